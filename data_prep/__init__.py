@@ -1,0 +1,1 @@
+"""Raw archives in, shards out. Knows wfdb and pandas; never imports jax."""

@@ -1,0 +1,1 @@
+"""One module an archive; each yields `Study` records."""
