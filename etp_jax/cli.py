@@ -1,0 +1,260 @@
+"""`etp`: parses, calls, prints. What each command does lives in the module that it calls."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that are installed with the package."""
+    folder = Path(importlib.import_module("etp_jax.configs").__path__[0])
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name: str) -> TrainConfig:
+    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`."""
+    path = Path(name)
+    if path.suffix == ".json":
+        return config_module.load(path)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise EtpError(f"{path}: no such recipe file")
+        config = runpy.run_path(str(path)).get("config")
+    elif name in recipe_names():
+        config = importlib.import_module(f"etp_jax.configs.{name}").config
+    else:
+        raise EtpError(f"no recipe {name!r}; shipped are {', '.join(recipe_names())}, or name a .py file")
+    if not isinstance(config, TrainConfig):
+        raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
+    return config
+
+
+@dataclass(frozen=True)
+class PrepPtbxl:
+    """PTB-XL (1.0.3 layout) to shards: `etp prep ptbxl`."""
+
+    source: Path
+    """Folder that holds ptbxl_database.csv."""
+    out: Path
+    """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
+    rate: Literal[100, 500] = 100
+    """Sampling rate of the files to read, in Hz."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes."""
+
+
+@dataclass(frozen=True)
+class PrepSynthetic:
+    """A synthetic archive in PTB-XL's layout, and its shards: `etp prep synthetic`."""
+
+    out: Path
+    """Shard folder to make; the archive is written beside it, as OUT-archive."""
+    records: int = 2000
+    seed: int = 0
+    rate: Literal[100, 500] = 100
+    """Sampling rate, in Hz."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Reads a shard folder whole: every CRC, schema, counts, patients in two splits."""
+
+    shards: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains a recipe, or goes on with the run that WORKDIR holds."""
+
+    workdir: Path
+    """Run folder: checkpoints, metrics, evaluation."""
+    config: str = "ptbxl"
+    """A shipped recipe's name, or a .py file that defines `config`."""
+    extend: bool = False
+    """Go on with a finished run to a greater --optim.epochs."""
+    distributed: bool = False
+    """Several hosts: take coordinator, process count and process id from the environment (JAX's own detection of
+    SLURM, GKE and TPU pods, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)."""
+    recipe: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measures a run: zero-shot, linear probe or retrieval, beside a random encoder."""
+
+    kind: tyro.conf.Positional[Literal["zero-shot", "probe", "retrieval"]]
+    run: Path
+    """Run folder made by `etp train`."""
+    shards: Path
+    """Shard folder to evaluate on."""
+    task: str = "ptbxl-super"
+    """Downstream task by name; retrieval needs none."""
+    split: str = "validation"
+    """`test` is asked for by name, for final tables only."""
+    checkpoint: Literal["best", "latest"] = "best"
+    prompts: str = "default"
+    """Prompt set of a zero-shot evaluation."""
+    json: Path | None = None
+    """Where the figures go; by default RUN/evaluation/."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes RUN/report.html: curves, per-class figures, example ECGs."""
+
+    run: Path
+    shards: Path
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Synthetic archive, shards, training, zero-shot, probe and report.html in a few minutes."""
+
+    out: Path = Path("runs/quickstart")
+    """Folder for everything it makes."""
+    records: int = 2000
+
+
+def prep_ptbxl(args: PrepPtbxl) -> None:
+    """Runs `etp prep ptbxl`."""
+    from data_prep.build import prep_ptbxl as prep
+
+    prep(args.source, args.out, rate=args.rate, workers=args.workers)
+
+
+def prep_synthetic(args: PrepSynthetic) -> None:
+    """Runs `etp prep synthetic`."""
+    from data_prep.archives.synthetic import ensure_archive
+    from data_prep.build import prep_ptbxl as prep
+
+    archive = args.out.with_name(args.out.name + "-archive")
+    ensure_archive(archive, records=args.records, seed=args.seed, rate=args.rate)
+    prep(archive, args.out, rate=args.rate, workers=args.workers, name="synthetic")
+
+
+def check(args: Check) -> None:
+    """Runs `etp check`."""
+    from etp_jax.records import check_shards
+
+    print(check_shards(args.shards))
+
+
+def train(args: Train) -> None:
+    """Runs `etp train`."""
+    from etp_jax.training import distributed, loop
+
+    if args.distributed:
+        distributed.initialise()
+    loop.train(args.recipe, args.workdir, extend=args.extend)
+
+
+def evaluate(args: Evaluate) -> None:
+    """Runs `etp evaluate`."""
+    from etp_jax import evaluation
+
+    evaluation.run(
+        args.kind,
+        args.run,
+        args.shards,
+        args.task,
+        split=args.split,
+        prompts=args.prompts,
+        json_path=args.json,
+        checkpoint=args.checkpoint,
+    )
+
+
+def report(args: Report) -> None:
+    """Runs `etp report`."""
+    from etp_jax.evaluation.page import write_page
+
+    print(f"wrote {write_page(args.run, args.shards)}")
+
+
+def quickstart(args: Quickstart) -> None:
+    """Runs `etp quickstart`."""
+    shards, run = args.out / "shards", args.out / "run"
+    prep_synthetic(PrepSynthetic(out=shards, records=args.records))
+    main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
+    for kind in ("zero-shot", "probe"):
+        evaluate(Evaluate(kind=kind, run=run, shards=shards, split="test"))
+    report(Report(run=run, shards=shards))
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "quickstart": (Quickstart, quickstart),
+    "prep ptbxl": (PrepPtbxl, prep_ptbxl),
+    "prep synthetic": (PrepSynthetic, prep_synthetic),
+    "check": (Check, check),
+    "train": (Train, train),
+    "evaluate": (Evaluate, evaluate),
+    "report": (Report, report),
+}
+
+
+def usage() -> str:
+    """The list of commands, a line each."""
+    lines = [f"  etp {name:<16} {(cls.__doc__ or '').splitlines()[0]}" for name, (cls, _) in COMMANDS.items()]
+    return "\n".join(["usage: etp COMMAND ... (each takes --help)", "", *lines])
+
+
+def parse(argv: list[str]) -> tuple[Callable[[Any], None], Any]:
+    """The command's function and its arguments; exits with status 2 and a message on bad ones."""
+    for words in (1, 2):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            cls, function = COMMANDS[name]
+            rest = argv[words:]
+            default = {"default": train_default(rest)} if cls is Train else {}
+            return function, tyro.cli(cls, args=rest, prog=f"etp {name}", description=cls.__doc__, **default)
+    raise EtpError(f"no command {' '.join(argv[:2])!r}; `etp --help` lists them")
+
+
+def train_default(argv: list[str]) -> Any:
+    """The recipe that --config names becomes the default of every option."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=Train.config)
+    name = parser.parse_known_args(argv)[0].config
+    return Train(workdir=tyro.MISSING, config=name, recipe=load_recipe(name))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `etp`; a user's mistake is one line on stderr and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        from etp_jax import __version__
+
+        print(f"etp-jax {__version__}")
+        return
+    try:
+        function, args = parse(argv)
+        function(args)
+    except EtpError as error:
+        print(f"etp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("etp: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
