@@ -1,0 +1,131 @@
+"""PTB-XL (https://physionet.org/content/ptb-xl/) and every folder of the same layout.
+
+The layout: `ptbxl_database.csv` (a row a record), `scp_statements.csv` (the label codes), and WFDB records under
+`records100/` and `records500/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import math
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+
+from data_prep.archives.study import Archive, Reject, Study, read_wfdb
+from etp_jax.errors import EtpError
+from etp_jax.records import LEADS
+from etp_jax.signal import Recording
+
+SECONDS = 10
+FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
+SPLITS = {**{fold: "train" for fold in range(1, 9)}, 9: "validation", 10: "test"}
+SEXES = {0: "male", 1: "female"}
+AGE_ABOVE_89 = 300
+"""PTB-XL hides ages above 89 as 300; they are stored as 90."""
+COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
+
+
+def open_archive(source: Path, rate: int = 100) -> Archive:
+    """Reads the tables of a PTB-XL folder; no signals yet.
+
+    Args:
+      source: the folder.
+      rate: 100 or 500 Hz; chooses the files.
+
+    Raises:
+      EtpError: a table is missing, not UTF-8, or lacks a column; or the rate is another.
+    """
+    if rate not in FILE_COLUMNS:
+        raise EtpError(f"rate {rate}: PTB-XL comes at {' and '.join(map(str, FILE_COLUMNS))} Hz")
+    database, database_sha = _read_table(source / "ptbxl_database.csv", (*COLUMNS, FILE_COLUMNS[rate]))
+    statements, statements_sha = _read_table(source / "scp_statements.csv", ("Unnamed: 0",))
+    codes = frozenset(statements["Unnamed: 0"])
+    studies, rejects = [], []
+    for row in database.to_dict("records"):
+        try:
+            studies.append(_study(row, codes, source / row[FILE_COLUMNS[rate]], rate))
+        except EtpError as error:
+            rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
+    return Archive(
+        name="ptbxl",
+        fs=rate,
+        samples=SECONDS * rate,
+        leads=LEADS,
+        label_vocabulary=tuple(sorted(codes)),
+        studies=tuple(studies),
+        rejects=tuple(rejects),
+        recipe={"train": "folds 1-8", "validation": "fold 9", "test": "fold 10"},
+        source={"ptbxl_database.csv": database_sha, "scp_statements.csv": statements_sha},
+    )
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
+    """The table with every cell as text, and the SHA-256 of the file."""
+    try:
+        data = path.read_bytes()
+        table = pd.read_csv(StringIO(data.decode("utf-8")), dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise EtpError(f"{path}: no such file; --source must name a folder of PTB-XL's layout") from None
+    except UnicodeDecodeError as error:
+        raise EtpError(f"{path}: not UTF-8 (byte {error.start}); download it again or convert it to UTF-8") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise EtpError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from None
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
+    return table, hashlib.sha256(data).hexdigest()
+
+
+def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> Study:
+    """One row of the database; raises EtpError if the record cannot be used."""
+    fold, patient = _number(row["strat_fold"]), _number(row["patient_id"])
+    if fold not in SPLITS:
+        raise EtpError(f"fold: {row['strat_fold']!r} is not one of 1-10")
+    if math.isnan(patient):
+        raise EtpError(f"patient: {row['patient_id']!r} is no number")
+    scp = _scp_codes(row["scp_codes"])
+    unknown = sorted(set(scp) - codes)
+    if unknown:
+        raise EtpError(f"unknown SCP code: {unknown[0]!r} is not in scp_statements.csv")
+    age = _number(row["age"])
+    return Study(
+        record_id=row["ecg_id"],
+        patient_id=str(int(patient)),
+        split=SPLITS[int(fold)],
+        read=partial(_read_signal, path, rate),
+        report=row["report"],
+        labels=tuple(scp),
+        likelihoods=tuple(scp.values()),
+        age=90.0 if age == AGE_ABOVE_89 else age,
+        sex=SEXES.get(int(sex), "") if not math.isnan(sex := _number(row["sex"])) else "",
+    )
+
+
+def _scp_codes(text: str) -> dict[str, float]:
+    """`{'NORM': 100.0, 'SR': 0.0}` → code to likelihood; 0 means present, likelihood unknown."""
+    try:
+        return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, AttributeError, TypeError):
+        raise EtpError(f"SCP codes: {text!r} is not a dictionary of code and likelihood") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _read_signal(path: Path, rate: int) -> Recording:
+    recording = read_wfdb(path)
+    if len(recording.channels) != len(LEADS):
+        raise EtpError(f"lead count: {len(recording.channels)} instead of {len(LEADS)}")
+    if recording.fs != rate or len(recording.signal) != SECONDS * rate:
+        raise EtpError(
+            f"length: {len(recording.signal)} samples at {recording.fs:g} Hz instead of {SECONDS * rate} at {rate} Hz"
+        )
+    return recording

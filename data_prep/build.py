@@ -1,0 +1,305 @@
+"""Archive → shard folder: parallel, idempotent, resumable.
+
+Every shard is one task whose records are fixed by the archive alone, and appears whole, under its final name, with a note
+of what it holds in `.parts/`. So a build that was killed at any moment goes on where it stopped, and ends with the
+same bytes. `build.json` comes last.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from io import StringIO
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.archives.ptbxl import open_archive
+from data_prep.archives.study import Archive, Reject, Study
+from data_prep.report import clean_report, coverage
+from etp_jax import signal
+from etp_jax.errors import EtpError
+from etp_jax.records import BUILD_FILE, FORMAT, Record, Shards
+from etp_jax.shard_writer import shard_name, write_metadata, write_shard, write_text
+
+PREPARATION = 1
+"""Version of what is done to a record; raised with every change that changes bytes."""
+SHARD_BYTES = 32 * 2**20
+"""Size of a shard, roughly: many for parallel work, few enough to hold them all open."""
+MAX_SHARDS = 256
+"""Shards of a split; beyond it they grow."""
+PARTS = ".parts"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build made."""
+
+    folder: Path
+    build: dict[str, Any]
+    """Content of `build.json`."""
+    seconds: float
+    """Time it took; 0 if the folder was finished already."""
+
+    def __str__(self) -> str:
+        """The summary that `etp prep` prints."""
+        splits = {name: split["records"] for name, split in self.build["splits"].items()}
+        records = sum(splits.values())
+        lines = [f"{records} records ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
+        lines += [f"{name}: {count}" for name, count in {**self.build["rejects"], **self.build["verdicts"]}.items()]
+        for where, share in self.build["translation"].items():
+            lines.append(
+                f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
+                f"{share['report_share']:.2%} of {share['reports']} distinct reports"
+            )
+        if self.seconds:
+            lines.append(f"{self.seconds:.1f} s, {records / self.seconds:.0f} records/s")
+            lines.append(f"shards: {self.folder}")
+        else:
+            lines.append(f"shards: {self.folder} (finished already; nothing was done)")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard to write."""
+
+    file: str
+    split: str
+    studies: tuple[Study, ...]
+
+
+def prep_ptbxl(source: Path, out: Path, rate: int = 100, workers: int = os.cpu_count() or 1) -> None:
+    """Turns a folder of PTB-XL's layout into a shard folder and prints what was made.
+
+    Args:
+      source: holds `ptbxl_database.csv`, `scp_statements.csv`, `records100/`, `records500/`.
+      out: the shard folder; new, or left unfinished by the same command.
+      rate: 100 or 500 Hz.
+      workers: processes.
+    """
+    print(build(open_archive(source, rate), out, workers))
+
+
+def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
+    """Writes the shard folder of an archive.
+
+    Raises:
+      EtpError: `out` holds something else or cannot be written; a patient is in two splits; no record is usable.
+    """
+    started = time.perf_counter()
+    recipe = _recipe(archive)
+    try:
+        if _finished(out, recipe):
+            return BuildSummary(out, Shards(out).build, 0.0)
+        tasks = _plan(archive)
+        _claim(out, recipe)
+        parts = _run(archive, out, tasks, workers)
+        content = _finish(archive, out, recipe, parts)
+    except OSError as error:
+        raise EtpError(
+            f"{error.filename or out}: {error.strerror}; nothing unfinished will be taken for data"
+        ) from None
+    return BuildSummary(out, content, time.perf_counter() - started)
+
+
+def _recipe(archive: Archive) -> dict[str, Any]:
+    """All that decides the bytes of the shards."""
+    package = resources.files("data_prep")
+    translation = b"".join((package / name).read_bytes() for name in ("report.py", "glossary.tsv"))
+    return {
+        "version": PREPARATION,
+        "archive": archive.name,
+        "splits": archive.recipe,
+        "leads": list(archive.leads),
+        "fs": archive.fs,
+        "samples": archive.samples,
+        "thresholds": {"flat_uv": signal.FLAT_UV, "max_missing": signal.MAX_MISSING},
+        "translation_sha256": hashlib.sha256(translation).hexdigest(),
+        "source": archive.source,
+    }
+
+
+def _finished(out: Path, recipe: dict[str, Any]) -> bool:
+    """Whether `out` is the finished result of this very build; EtpError if of another one."""
+    if not (out / BUILD_FILE).exists():
+        return False
+    if Shards(out).build["preparation"] != recipe:
+        raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
+    return True
+
+
+def _claim(out: Path, recipe: dict[str, Any]) -> None:
+    """Makes `out` ours: new, empty, or begun by the same build."""
+    parts, claim = out / PARTS, json.dumps(recipe, indent=1)
+    if (parts / "recipe.json").exists():
+        if (parts / "recipe.json").read_text(encoding="utf-8") != claim:
+            raise EtpError(f"{out}: holds an unfinished build of another source or preparation; delete it")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise EtpError(f"{out}: is not empty and was not begun by `etp prep`; choose another folder")
+    parts.mkdir(parents=True)
+    write_text(parts / "recipe.json", claim)
+
+
+def _plan(archive: Archive) -> list[_Task]:
+    """Cuts every split into shards of about equal size."""
+    home: dict[str, str] = {}
+    for study in archive.studies:
+        if home.setdefault(study.patient_id, study.split) != study.split:
+            raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
+    tasks = []
+    for split in SPLITS:
+        studies = [study for study in archive.studies if study.split == split]
+        size = len(studies) * archive.samples * len(archive.leads) * 2
+        count = min(MAX_SHARDS, math.ceil(size / SHARD_BYTES))
+        for number in range(count):
+            chosen = studies[number * len(studies) // count : (number + 1) * len(studies) // count]
+            tasks.append(_Task(shard_name(archive.name, split, number, count), split, tuple(chosen)))
+    return tasks
+
+
+def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> list[dict[str, Any]]:
+    """Writes the shards that are not there yet; the notes on all of them, in order."""
+    notes = {task.file: out / PARTS / f"{task.file}.json" for task in tasks}
+    todo = [task for task in tasks if not notes[task.file].exists()]
+    total, done = sum(len(t.studies) for t in tasks), sum(len(t.studies) for t in tasks if t not in todo)
+    with tqdm(total=total, initial=done, unit="rec", desc=f"prep {archive.name}") as progress:
+        for task in _in_processes(archive, out, todo, workers) if workers > 1 else _here(archive, out, todo):
+            progress.update(len(task.studies))
+    return [json.loads(notes[task.file].read_text(encoding="utf-8")) for task in tasks]
+
+
+def _here(archive: Archive, out: Path, todo: Sequence[_Task]) -> Iterator[_Task]:
+    for task in todo:
+        _write(archive, out, task)
+        yield task
+
+
+def _in_processes(archive: Archive, out: Path, todo: Sequence[_Task], workers: int) -> Iterator[_Task]:
+    context = multiprocessing.get_context("spawn")
+    bare = Archive(**{**vars(archive), "studies": (), "rejects": ()})  # a task brings its own studies
+    with ProcessPoolExecutor(min(workers, max(len(todo), 1)), context, initializer=_die_with_parent) as pool:
+        futures = {pool.submit(_write, bare, out, task): task for task in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool:
+            raise EtpError(
+                "a worker process was killed (out of memory?); run the same command again to go on"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """Lets a worker end when the main process is killed, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write(archive: Archive, out: Path, task: _Task) -> None:
+    """Writes one shard and the note on it."""
+    rejects: list[Reject] = []
+    verdicts: Counter[str] = Counter()
+
+    def records() -> Iterator[Record]:
+        for study in task.studies:
+            try:
+                yield _record(archive, study, verdicts)
+            except EtpError as error:
+                rejects.append(Reject(study.record_id, study.split, str(error)))
+
+    shard = write_shard(out / task.file, records())
+    note = {"split": task.split, "shard": shard, "rejects": [asdict(r) for r in rejects], "verdicts": verdicts}
+    write_text(out / PARTS / f"{task.file}.json", json.dumps(note))
+
+
+def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
+    """A study as a record; raises EtpError if its signal cannot be used."""
+    prepared = signal.prepare(study.read(), archive.fs, archive.samples, archive.leads)
+    report = _clean(study.report)
+    verdicts.update(verdict.rsplit(" ", 1)[0] for verdict in prepared.verdicts)
+    verdicts["empty report"] += not report.report
+    return Record(
+        ecg=prepared.ecg,
+        lead_mask=prepared.lead_mask,
+        record_id=study.record_id,
+        patient_id=study.patient_id,
+        report=report.report,
+        report_original=study.report,
+        statements=report.statements,
+        labels=study.labels,
+        likelihoods=study.likelihoods,
+        age=study.age,
+        sex=study.sex,
+        dataset=archive.name,
+    )
+
+
+_clean = lru_cache(maxsize=None)(clean_report)
+
+
+def _finish(archive: Archive, out: Path, recipe: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Writes rejects and metadata and removes what the build needed for itself."""
+    rejects = [asdict(reject) for reject in archive.rejects]
+    rejects += [reject for part in parts for reject in part["rejects"]]
+    verdicts: Counter[str] = Counter()
+    splits: dict[str, Any] = {}
+    for part in parts:
+        verdicts.update(part["verdicts"])
+        split = splits.setdefault(part["split"], {"records": 0, "shards": []})
+        split["records"] += part["shard"]["records"]
+        split["shards"].append(part["shard"])
+    if not any(split["records"] for split in splits.values()):
+        raise EtpError(f"{archive.name}: no usable record; {rejects[0]['reason'] if rejects else 'the table is empty'}")
+    table = StringIO()
+    writer = csv.DictWriter(table, ("record_id", "split", "reason"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rejects)
+    write_text(out / "rejects.csv", table.getvalue())
+    for leftover in out.glob(".*.tmp"):
+        leftover.unlink()
+    content = {
+        "format": FORMAT,
+        "name": archive.name,
+        "fs": archive.fs,
+        "leads": list(archive.leads),
+        "samples": archive.samples,
+        "label_vocabulary": list(archive.label_vocabulary),
+        "splits": splits,
+        "preparation": recipe,
+        "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
+        "verdicts": dict(sorted((+verdicts).items())),
+        "translation": {
+            "all splits": asdict(coverage([study.report for study in archive.studies])),
+            "test": asdict(coverage([study.report for study in archive.studies if study.split == "test"])),
+        },
+    }
+    write_metadata(out, content)
+    shutil.rmtree(out / PARTS)
+    return content

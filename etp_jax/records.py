@@ -1,0 +1,307 @@
+"""The record and the shard folder: their schema, and reading them with random access. No jax, no TensorFlow.
+
+A shard folder holds TFRecord files `<name>-<split>.tfrecord-00000-of-000NN`, TFDS's `features.json` and
+`dataset_info.json` (so `tfds.builder_from_directory` opens it), `rejects.csv`, and `build.json`: what all records have
+in common, how they were prepared, and size and SHA-256 of every file. `build.json` is written last; without it a
+folder is unfinished. `shard_writer.py` writes such a folder, `check.py` verifies it byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from etp_jax import tfrecord
+from etp_jax.errors import EtpError
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+FORMAT = 1
+"""Version of the record schema and of `build.json`."""
+BUILD_FILE = "build.json"
+TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
+TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One ECG with its report and labels."""
+
+    ecg: NDArray[np.int16]
+    """[T, leads], 1 µV a step, time-major; zero where the lead was not recorded."""
+    lead_mask: NDArray[np.bool_]
+    """[leads]; false: this lead was not recorded or is unusable."""
+    record_id: str
+    patient_id: str
+    report: str
+    """English, cleaned; empty if the record has none."""
+    report_original: str
+    statements: tuple[str, ...]
+    """The parts of the report, in their order."""
+    labels: tuple[str, ...]
+    likelihoods: tuple[float, ...]
+    """Parallel to `labels`, in percent, as the archive gives them (PTB-XL: 0 means present, likelihood unknown);
+    -1 where the archive gives none."""
+    age: float
+    """Years; NaN if unknown."""
+    sex: str
+    """`male`, `female`, or empty if unknown."""
+    dataset: str
+    features: tuple[str, ...] = ()
+    feature_evidence: tuple[str, ...] = ()
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as a `tf.train.Example`; the signal stands last, so that all else can be read without it."""
+    features: dict[str, tfrecord.Value] = {name: [getattr(record, name).encode()] for name in TEXTS}
+    features |= {name: [text.encode() for text in getattr(record, name)] for name in TEXT_LISTS}
+    features["likelihoods"] = np.array(record.likelihoods, np.float32)
+    features["age"] = np.array([record.age], np.float32)
+    features["lead_mask"] = np.asarray(record.lead_mask, np.int64)
+    features["ecg"] = [np.ascontiguousarray(record.ecg, "<i2").tobytes()]
+    return tfrecord.encode_example(features)
+
+
+def decode_metadata(payload: memoryview) -> dict[str, Any]:
+    """All fields of an encoded record but `ecg`; raises ValueError or KeyError if it is not one."""
+    features = tfrecord.decode_example(payload)
+    fields: dict[str, Any] = {name: tfrecord.bytes_list(features[name])[0].decode() for name in TEXTS}
+    fields |= {name: tuple(text.decode() for text in tfrecord.bytes_list(features[name])) for name in TEXT_LISTS}
+    fields["likelihoods"] = tuple(tfrecord.float_list(features["likelihoods"]).tolist())
+    fields["age"] = float(tfrecord.float_list(features["age"])[0])
+    fields["lead_mask"] = tfrecord.int64_list(features["lead_mask"]).astype(bool)
+    return fields
+
+
+def decode_record(payload: memoryview, leads: int) -> Record:
+    """The inverse of `encode_record`; raises ValueError or KeyError if the payload is not a record."""
+    (signal,) = tfrecord.bytes_list(tfrecord.decode_example(payload)["ecg"])
+    return Record(ecg=np.frombuffer(signal, "<i2").reshape(-1, leads), **decode_metadata(payload))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Everything but the signals of a split, a list a field, in file order."""
+
+    record_id: list[str]
+    patient_id: list[str]
+    report: list[str]
+    report_original: list[str]
+    statements: list[tuple[str, ...]]
+    labels: list[tuple[str, ...]]
+    likelihoods: list[tuple[float, ...]]
+    features: list[tuple[str, ...]]
+    feature_evidence: list[tuple[str, ...]]
+    age: NDArray[np.float32]
+    """[N] years, NaN if unknown."""
+    sex: list[str]
+    dataset: list[str]
+    lead_mask: NDArray[np.bool_]
+    """[N, leads]"""
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """The distinct reports of a split and which one each record has."""
+
+    reports: tuple[str, ...]
+    """Distinct reports in sorted order (the same on every host); an empty one is among them if a record has none."""
+    number: NDArray[np.int32]
+    """[N] position in `reports`, for each record of the split."""
+
+    @property
+    def paired(self) -> NDArray[np.int64]:
+        """Positions of the records that have a report: those from which an ECG-report pair can be made."""
+        blank = self.reports.index("") if "" in self.reports else -1
+        return np.flatnonzero(self.number != blank)
+
+
+class Shards:
+    """A finished shard folder.
+
+    Opening it compares the size of every shard with `build.json`, so that a cut or missing file is noticed at once;
+    `check.check_shards` reads every byte.
+
+    Raises:
+      EtpError: the folder is missing, unfinished, somebody else's, or a shard is missing or cut.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Opens `folder`."""
+        self.folder = Path(folder)
+        self.build: dict[str, Any] = _read_build(self.folder)
+        self.name: str = self.build["name"]
+        self.fs: int = self.build["fs"]
+        self.leads: tuple[str, ...] = tuple(self.build["leads"])
+        self.samples: int = self.build["samples"]
+        self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
+        self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
+        for name in self.splits:
+            for shard in self.shard_files(name):
+                self._check_size(shard)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over what defines the data: schema, label vocabulary and the checksums of all shards."""
+        fields = ("format", "name", "fs", "leads", "samples", "label_vocabulary", "splits")
+        text = json.dumps({field: self.build[field] for field in fields}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def shard_files(self, split: str) -> list[dict[str, Any]]:
+        """The shards of a split in order: `file`, `records`, `bytes`, `sha256` of each."""
+        return self.build["splits"][split]["shards"]
+
+    def split(self, name: str) -> Split:
+        """One split; raises EtpError, naming those there are, for an unknown one."""
+        if name not in self.splits:
+            raise EtpError(f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}")
+        return Split(self, name)
+
+    def reports(self, split: str, field: str = "report") -> ReportTable:
+        """The report table of a split, of field `report` or `report_original`."""
+        texts = getattr(self.split(split).columns, field)
+        reports = tuple(sorted(set(texts)))
+        place = {report: number for number, report in enumerate(reports)}
+        return ReportTable(reports, np.array([place[text] for text in texts], np.int32))
+
+    def _check_size(self, shard: dict[str, Any]) -> None:
+        path = self.folder / shard["file"]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise EtpError(f"{path}: missing, though {BUILD_FILE} lists it; copy or prepare the shards again") from None
+        if size != shard["bytes"]:
+            raise EtpError(
+                f"{path}: holds {size} bytes, {BUILD_FILE} says {shard['bytes']}; copy or prepare the shards again"
+            )
+
+
+def _read_build(folder: Path) -> dict[str, Any]:
+    path = folder / BUILD_FILE
+    if not folder.is_dir():
+        raise EtpError(f"{folder}: no such folder; `etp prep` makes shard folders")
+    try:
+        build = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if any(folder.glob("dataset_info.json")):
+            raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
+        raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
+    if build.get("format") != FORMAT:
+        raise EtpError(f"{path}: format {build.get('format')!r}, this version reads {FORMAT}; prepare the shards again")
+    return build
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the records of a split lie, and all of them but the signals."""
+
+    shard: NDArray[np.int32]
+    """[N] number of the shard file."""
+    start: NDArray[np.int64]
+    """[N] offset of the payload in the shard."""
+    length: NDArray[np.int64]
+    """[N] bytes of the payload."""
+    columns: Columns
+
+
+class Split:
+    """The records of one split, by position 0 ... N-1 in file order. Signals are read from disk when asked for."""
+
+    def __init__(self, shards: Shards, name: str):
+        """Opens the files of split `name`; use `Shards.split`."""
+        self.shards = shards
+        self.name = name
+        self._paths = [shards.folder / shard["file"] for shard in shards.shard_files(name)]
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        weakref.finalize(self, _close, self._files)
+        self._signal_bytes = 2 * shards.samples * len(shards.leads)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return self.shards.splits[self.name]
+
+    def __getitem__(self, position: int) -> Record:
+        """The record at `position`; raises EtpError if its bytes are not a record."""
+        number = range(len(self))[position]
+        shard, start = self._index.shard[number], int(self._index.start[number])
+        payload = os.pread(self._files[shard], int(self._index.length[number]), start)
+        try:
+            return decode_record(memoryview(payload), len(self.shards.leads))
+        except (ValueError, KeyError) as error:
+            raise EtpError(f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp check`") from None
+
+    def ecg(self, indices: ArrayLike, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+        """Signals at some positions, in their order.
+
+        The bytes go straight from the page cache into the batch: nothing is parsed and nothing stays in memory.
+
+        Args:
+          indices: [B] positions.
+          out: [B, T, leads] int16, C-contiguous, to be filled; allocated if None.
+
+        Returns:
+          [B, T, leads] int16, 1 µV a step.
+
+        Raises:
+          EtpError: a shard ends early.
+        """
+        positions = np.asarray(indices, np.int64)
+        index, size = self._index, self._signal_bytes
+        if out is None:
+            out = np.empty((len(positions), self.shards.samples, len(self.shards.leads)), np.int16)
+        buffer = memoryview(out.reshape(-1)).cast("B")
+        offsets = (index.start[positions] + index.length[positions] - size).tolist()  # the signal ends the payload
+        for row, (shard, offset) in enumerate(zip(index.shard[positions].tolist(), offsets, strict=True)):
+            if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
+                raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+        return out
+
+    @property
+    def columns(self) -> Columns:
+        """All records but their signals, read once."""
+        return self._index.columns
+
+    @cached_property
+    def _index(self) -> _Index:
+        return _scan(self)
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+def _scan(split: Split) -> _Index:
+    """Walks over the heads of all records."""
+    shard, start, length, rows = [], [], [], []
+    for number, (path, file) in enumerate(zip(split._paths, split._files, strict=True)):
+        position, size = 0, path.stat().st_size
+        while position < size:
+            head = os.pread(file, 4096, position)
+            payload = int.from_bytes(head[:8], "little")
+            metadata = tfrecord.FRAME_HEAD + payload - split._signal_bytes
+            if len(head) < metadata <= size:
+                head = os.pread(file, metadata, position)
+            try:
+                rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : metadata]))
+            except (ValueError, KeyError) as error:
+                raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp check`") from None
+            shard.append(number)
+            start.append(position + tfrecord.FRAME_HEAD)
+            length.append(payload)
+            position += tfrecord.FRAME_HEAD + payload + tfrecord.FRAME_TAIL
+    lists = {name: [row[name] for row in rows] for name in Columns.__dataclass_fields__}
+    lists["age"] = np.array(lists["age"], np.float32)
+    lists["lead_mask"] = np.array(lists["lead_mask"], bool).reshape(-1, len(split.shards.leads))
+    return _Index(np.array(shard, np.int32), np.array(start, np.int64), np.array(length, np.int64), Columns(**lists))

@@ -1,0 +1,172 @@
+"""TFRecord framing and `tf.train.Example` messages, without TensorFlow.
+
+A TFRecord file is a row of frames: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of the
+payload; all little-endian. The payload is a protobuf message, of which only the part that `tf.train.Example` uses is
+spoken here, in one canonical form: fields in the order given, numbers packed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.errors import EtpError
+
+FRAME_HEAD = 12
+"""Bytes of a frame before its payload."""
+FRAME_TAIL = 4
+"""Bytes of a frame after its payload."""
+
+Value = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
+"""What a feature of an Example holds: byte strings, float32 numbers or int64 numbers; any count, 0 included."""
+
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # field numbers of tf.train.Feature
+
+
+def masked_crc(data: bytes | memoryview) -> int:
+    """CRC-32C of `data`, rotated and shifted as the TFRecord format asks (a CRC of data that holds CRCs is weak)."""
+    crc = google_crc32c.value(bytes(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """One TFRecord frame around `payload`."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
+
+
+def read_frames(data: memoryview | bytes, where: str) -> Iterator[tuple[int, memoryview]]:
+    """Walks over the frames of a whole file and checks every CRC.
+
+    Args:
+      data: the bytes of the file.
+      where: name of the file, for messages.
+
+    Yields:
+      Offset of the payload in the file and the payload.
+
+    Raises:
+      EtpError: a frame is cut or its CRC differs; the message names file, frame number and offset.
+    """
+    data, start, number = memoryview(data), 0, 0
+    while start < len(data):
+        payload_start = start + FRAME_HEAD
+        damage = f"{where}: damaged at record {number} (byte {start})"
+        if payload_start > len(data):
+            raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
+        (length,) = struct.unpack_from("<Q", data, start)
+        if masked_crc(data[start : start + 8]) != struct.unpack_from("<I", data, start + 8)[0]:
+            raise EtpError(f"{damage}: the CRC of the length differs; copy or prepare it again")
+        payload_end = payload_start + length
+        if payload_end + FRAME_TAIL > len(data):
+            raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
+        payload = data[payload_start:payload_end]
+        if masked_crc(payload) != struct.unpack_from("<I", data, payload_end)[0]:
+            raise EtpError(f"{damage}: the CRC of the payload differs; copy or prepare it again")
+        yield payload_start, payload
+        start, number = payload_end + FRAME_TAIL, number + 1
+
+
+def encode_example(features: Mapping[str, Value]) -> bytes:
+    """A `tf.train.Example` with the features in the order given."""
+    entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in features.items())
+    return _field(1, b"".join(entries))
+
+
+def decode_example(payload: memoryview) -> dict[str, memoryview]:
+    """Splits a `tf.train.Example`, as `encode_example` writes it, into its features, each still encoded.
+
+    The payload may be cut inside its last feature, which then comes back cut: a signal written last need not be read.
+
+    Raises:
+      ValueError: these bytes are not such a message.
+    """
+    start, _ = _span(payload, 0, field=1)
+    features = {}
+    while start < len(payload):
+        entry_start, entry_end = _span(payload, start, field=1)
+        name_start, name_end = _span(payload, entry_start, field=1)
+        feature_start, _ = _span(payload, name_end, field=2)
+        features[bytes(payload[name_start:name_end]).decode()] = payload[feature_start:entry_end]
+        start = entry_end
+    return features
+
+
+def bytes_list(feature: memoryview) -> list[bytes]:
+    """The byte strings of an encoded feature; ValueError if it holds something else."""
+    start, end = _span(feature, 0, field=_BYTES_LIST)
+    values = []
+    while start < end:
+        value_start, start = _span(feature, start, field=1)
+        values.append(bytes(feature[value_start:start]))
+    return values
+
+
+def float_list(feature: memoryview) -> NDArray[np.float32]:
+    """The numbers of an encoded float feature; ValueError if it holds something else."""
+    return np.frombuffer(_packed(feature, _FLOAT_LIST), "<f4")
+
+
+def int64_list(feature: memoryview) -> NDArray[np.int64]:
+    """The numbers of an encoded integer feature; ValueError if it holds something else."""
+    packed, start, values = _packed(feature, _INT64_LIST), 0, []
+    while start < len(packed):
+        value, start = _read_varint(packed, start)
+        values.append(value)
+    return np.array(values, np.uint64).astype(np.int64)
+
+
+def _feature(value: Value) -> bytes:
+    if not isinstance(value, np.ndarray):
+        return _field(_BYTES_LIST, b"".join(_field(1, item) for item in value))
+    if value.dtype == np.float32:
+        return _field(_FLOAT_LIST, _field(1, value.astype("<f4").tobytes()) if value.size else b"")
+    if value.dtype == np.int64:
+        return _field(_INT64_LIST, _field(1, b"".join(_varint(int(item)) for item in value)) if value.size else b"")
+    raise TypeError(f"an Example holds float32 and int64, not {value.dtype}")
+
+
+def _packed(feature: memoryview, kind: int) -> memoryview:
+    start, end = _span(feature, 0, field=kind)
+    if start == end:
+        return feature[start:end]
+    start, end = _span(feature, start, field=1)
+    return feature[start:end]
+
+
+def _field(number: int, body: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return bytes((number << 3 | 2,)) + _varint(len(body)) + body
+
+
+def _span(data: memoryview, start: int, field: int) -> tuple[int, int]:
+    """Where the body of the length-delimited field at `start` begins and ends (beyond the data if it is cut)."""
+    if start >= len(data) or data[start] != field << 3 | 2:
+        raise ValueError(f"no field {field} at byte {start}")
+    length, body = _read_varint(data, start + 1)
+    return body, body + length
+
+
+def _varint(value: int) -> bytes:
+    value &= 2**64 - 1  # negative numbers travel as two's complement
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: memoryview, start: int) -> tuple[int, int]:
+    """The number at `start` and the position behind it."""
+    value, shift = 0, 0
+    for position in range(start, min(start + 10, len(data))):
+        value |= (data[position] & 0x7F) << shift
+        if data[position] < 0x80:
+            return value, position + 1
+        shift += 7
+    raise ValueError(f"no number at byte {start}")
