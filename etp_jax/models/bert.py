@@ -1,0 +1,241 @@
+"""BERT (Devlin et al. 2019, arXiv 1810.04805) in Flax, with the parameter names of Hugging Face's Flax model.
+
+`encoder/layer/0/attention/self/query/kernel` and the like, so published weights load by rule (`pretrained.py`). Only
+what a report encoder needs: absolute positions, one segment, no pooler, no heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from etp_jax.models.layers import Dropout, at_least_float32
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_new": partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Sizes of a BERT; names as in Hugging Face's `config.json`, but for one dropout instead of two."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    dropout: float = 0.0
+
+
+def dense(features: int, config: BertConfig, dtype: DTypeLike, name: str) -> nn.Dense:
+    """Linear layer with BERT's initial weights."""
+    return nn.Dense(
+        features,
+        kernel_init=nn.initializers.normal(config.initializer_range),
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        name=name,
+    )
+
+
+def layer_norm(config: BertConfig, dtype: DTypeLike) -> nn.LayerNorm:
+    """Layer normalisation; mean first, then the variance about it, in float32."""
+    return nn.LayerNorm(
+        epsilon=config.layer_norm_eps,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        name="LayerNorm",
+    )
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment embeddings, normalised."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, input_ids_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Embeds token ids [B, S] as [B, S, H]."""
+        config = self.config
+
+        def table(size: int, name: str) -> nn.Embed:
+            return nn.Embed(
+                size,
+                config.hidden_size,
+                embedding_init=nn.initializers.normal(config.initializer_range),
+                dtype=self.dtype,
+                param_dtype=at_least_float32(self.dtype),
+                name=name,
+            )
+
+        positions_S = jnp.arange(input_ids_BS.shape[1])
+        x_BSH = (
+            table(config.vocab_size, "word_embeddings")(input_ids_BS)
+            + table(config.max_position_embeddings, "position_embeddings")(positions_S)[None]
+            + table(config.type_vocab_size, "token_type_embeddings")(jnp.zeros_like(input_ids_BS))
+        )
+        return Dropout(config.dropout, name="dropout")(layer_norm(config, self.dtype)(x_BSH), keys)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention before its output projection."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Attends to the positions where the mask is set; [B, S, H] to [B, S, H]."""
+        heads = self.config.num_attention_heads
+        width = self.config.hidden_size // heads
+
+        def split(name: str) -> jax.Array:
+            y = dense(self.config.hidden_size, self.config, self.dtype, name)(x_BSH)
+            return y.reshape(*y.shape[:2], heads, width)
+
+        query, key, value = split("query"), split("key"), split("value")
+        scores_BNSS = jnp.einsum("bqnd,bknd->bnqk", query, key) / width**0.5
+        # Softmax in float32, or padding and small weights are lost in bfloat16.
+        scores_BNSS = scores_BNSS.astype(at_least_float32(self.dtype))
+        blocked = jnp.finfo(scores_BNSS.dtype).min
+        weights_BNSS = jax.nn.softmax(jnp.where(attention_mask_BS[:, None, None, :] != 0, scores_BNSS, blocked))
+        weights_BNSS = Dropout(self.config.dropout, name="dropout")(weights_BNSS.astype(self.dtype), keys)
+        return jnp.einsum("bnqk,bknd->bqnd", weights_BNSS, value).reshape(x_BSH.shape)
+
+
+class Output(nn.Module):
+    """Projection back to the residual stream, then normalisation of the sum (post-norm)."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, y: jax.Array, residual_BSH: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Adds the projected `y` to the residual stream [B, S, H]."""
+        y_BSH = dense(self.config.hidden_size, self.config, self.dtype, "dense")(y)
+        y_BSH = Dropout(self.config.dropout, name="dropout")(y_BSH, keys)
+        return layer_norm(self.config, self.dtype)(y_BSH + residual_BSH)
+
+
+class Attention(nn.Module):
+    """Self-attention with its output projection."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, S, H] to [B, S, H]."""
+        y_BSH = SelfAttention(self.config, self.dtype, name="self")(x_BSH, attention_mask_BS, keys)
+        return Output(self.config, self.dtype, name="output")(y_BSH, x_BSH, keys)
+
+
+class Layer(nn.Module):
+    """One transformer layer."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, S, H] to [B, S, H]."""
+        config = self.config
+        x_BSH = Attention(config, self.dtype, name="attention")(x_BSH, attention_mask_BS, keys)
+        y = Intermediate(config, self.dtype, name="intermediate")(x_BSH)
+        return Output(config, self.dtype, name="output")(y, x_BSH, keys)
+
+
+class Intermediate(nn.Module):
+    """The feed-forward layer's first half."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array) -> jax.Array:
+        """Maps [B, S, H] to [B, S, intermediate size]."""
+        y = dense(self.config.intermediate_size, self.config, self.dtype, "dense")(x_BSH)
+        return ACTIVATIONS[self.config.hidden_act](y)
+
+
+class Layers(nn.Module):
+    """The stack, named by number."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, S, H] to [B, S, H]."""
+        for i in range(self.config.num_hidden_layers):
+            x_BSH = Layer(self.config, self.dtype, name=str(i))(x_BSH, attention_mask_BS, keys)
+        return x_BSH
+
+
+class Encoder(nn.Module):
+    """Exists for its name: `encoder/layer/...`."""
+
+    config: BertConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, S, H] to [B, S, H]."""
+        return Layers(self.config, self.dtype, name="layer")(x_BSH, attention_mask_BS, keys)
+
+
+class Bert(nn.Module):
+    """BERT's encoder.
+
+    Attributes:
+        config: sizes.
+        dtype: compute type; parameters and softmax stay at least float32.
+    """
+
+    config: BertConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, input_ids_BS: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Encodes tokens.
+
+        Args:
+            input_ids_BS: token ids, int [B, S], S at most `max_position_embeddings`.
+            attention_mask_BS: int or bool [B, S], zero at padding.
+            keys: typed PRNG keys [B] for dropout; None is evaluation.
+
+        Returns:
+            Last hidden states [B, S, H] in the compute type.
+        """
+        x_BSH = Embeddings(self.config, self.dtype, name="embeddings")(input_ids_BS, keys)
+        return Encoder(self.config, self.dtype, name="encoder")(x_BSH, attention_mask_BS, keys)
+
+
+def pool_tokens(hidden_BSH: jax.Array, attention_mask_BS: jax.Array, pool: str) -> jax.Array:
+    """Pools hidden states to [B, H]: `cls` takes the first token, `mean` averages over the unmasked ones."""
+    hidden_BSH = hidden_BSH.astype(at_least_float32(hidden_BSH.dtype))
+    if pool == "cls":
+        return hidden_BSH[:, 0]
+    mask_BS1 = (attention_mask_BS != 0).astype(hidden_BSH.dtype)[..., None]
+    return (hidden_BSH * mask_BS1).sum(axis=1) / jnp.maximum(mask_BS1.sum(axis=1), 1)

@@ -1,0 +1,160 @@
+"""Two towers, their projections into the joint space, and the parameters of the score."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from etp_jax.config import LossConfig, ModelConfig
+from etp_jax.models.bert import Bert, BertConfig, pool_tokens
+from etp_jax.models.layers import Dropout, at_least_float32
+from etp_jax.models.resnet1d import ResNet1D
+
+LEAST_DEVIATION_MV = 1e-3
+"""Added in quadrature to a deviation before dividing by it: one step of the int16 signal, so a flat lead gives 0."""
+
+
+def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Scales microvolt for the encoder; leads that were not recorded become zero and enter no statistic.
+
+    Args:
+        ecg_BTL: int16 or float [B, T, leads], µV.
+        lead_mask_BL: bool [B, leads], false where the lead was not recorded.
+        scale: `EcgTowerConfig.scale`: millivolt, or zero mean and unit deviation by record or by lead.
+        dtype: type of the result, float32 or float64.
+
+    Returns:
+        [B, T, leads].
+    """
+    x_BTL = ecg_BTL.astype(dtype) / 1000
+    live_B1L = lead_mask_BL[:, None, :]
+    if scale != "millivolt":
+        axes = (1, 2) if scale == "record" else (1,)
+        live_BTL = jnp.broadcast_to(live_B1L, x_BTL.shape)
+        mean = jnp.mean(x_BTL, axis=axes, keepdims=True, where=live_BTL)
+        x_BTL = x_BTL - mean
+        variance = jnp.mean(x_BTL**2, axis=axes, keepdims=True, where=live_BTL)
+        x_BTL = x_BTL * jax.lax.rsqrt(variance + LEAST_DEVIATION_MV**2)
+    return jnp.where(live_B1L, x_BTL, 0)
+
+
+def normalize(x_BE: jax.Array) -> jax.Array:
+    """Scales rows to unit length; a zero row stays zero."""
+    return x_BE * jax.lax.rsqrt(jnp.maximum(jnp.sum(x_BE**2, axis=-1, keepdims=True), 1e-12))
+
+
+class Projection(nn.Module):
+    """From a tower's features to the joint space: one linear layer, or two with a GELU between."""
+
+    config: ModelConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BF: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, F] to unit vectors [B, E]."""
+
+        def linear(name: str) -> nn.Dense:
+            return nn.Dense(self.config.embedding_dim, dtype=self.dtype, param_dtype=self.dtype, name=name)
+
+        x_BF = Dropout(self.config.projection_dropout, name="dropout")(x_BF.astype(self.dtype), keys)
+        if self.config.projection == "mlp":
+            x_BF = nn.gelu(linear("hidden")(x_BF), approximate=False)
+        return normalize(linear("linear")(x_BF))
+
+
+class DualEncoder(nn.Module):
+    """ECG tower and text tower.
+
+    Parameters: `ecg_tower`, `ecg_projection`, `text_tower` (absent if frozen), `text_projection`, `logit_scale`
+    (logarithm of the scale) and, with the sigmoid loss only, `logit_bias`.
+
+    Attributes:
+        config: both towers and the joint space.
+        bert: sizes of the text tower, or None when it is frozen and its outputs come from the report table.
+        text_dim: width of the text tower's output.
+        dtype: compute type of the towers; projections, embeddings and the score's parameters stay at least float32.
+        loss: initial temperature, and whether there is a bias.
+    """
+
+    config: ModelConfig
+    bert: BertConfig | None
+    text_dim: int
+    dtype: DTypeLike = jnp.float32
+    loss: LossConfig = LossConfig()
+
+    def setup(self) -> None:
+        """Names the parts."""
+        exact = at_least_float32(self.dtype)
+        self.ecg_tower = ResNet1D(self.config.ecg, self.dtype)
+        self.ecg_projection = Projection(self.config, exact)
+        if self.bert is not None:
+            self.text_tower = Bert(self.bert, self.dtype)
+        self.text_projection = Projection(self.config, exact)
+        scale = math.log(1 / self.loss.temperature)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
+        if self.loss.score == "sigmoid":
+            # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), (), exact)
+
+    def encode_ecg(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encodes ECGs.
+
+        Args:
+            ecg_BTL: int16 (or float, when augmented) [B, T, leads], µV.
+            lead_mask_BL: bool [B, leads].
+            train: batch statistics, averaged over the device axis, instead of the running ones.
+            keys: typed PRNG keys [B] for drop-path and dropout; None is evaluation.
+
+        Returns:
+            Features [B, F] before the projection and unit embeddings [B, E], float32.
+        """
+        x_BTL = scale_ecg(ecg_BTL, lead_mask_BL, self.config.ecg.scale, at_least_float32(self.dtype))
+        features_BF = self.ecg_tower(x_BTL, train, keys)
+        return features_BF, self.ecg_projection(features_BF, keys)
+
+    def encode_text(self, text: jax.Array | dict[str, jax.Array], keys: jax.Array | None = None) -> jax.Array:
+        """Encodes reports.
+
+        Args:
+            text: the frozen tower's outputs, float [B, text_dim]; or tokens, {"input_ids", "attention_mask"}, int [B, S]
+                each.
+            keys: typed PRNG keys [B] for dropout; None is evaluation.
+
+        Returns:
+            Unit embeddings [B, E], float32.
+        """
+        if isinstance(text, dict):
+            hidden_BSH = self.text_tower(text["input_ids"], text["attention_mask"], keys)
+            text = pool_tokens(hidden_BSH, text["attention_mask"], self.config.text.pool)
+        return self.text_projection(text, keys)
+
+    def __call__(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, text: jax.Array | dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Both embeddings in evaluation mode; touches every parameter, for `init`."""
+        return self.encode_ecg(ecg_BTL, lead_mask_BL)[1], self.encode_text(text)
+
+
+def init_variables(
+    model: DualEncoder, key: jax.Array, samples: int, leads: int, text_params: Any = None
+) -> dict[str, Any]:
+    """Initial {"params", "batch_stats"}; `text_params`, if given, are the text tower's pretrained weights."""
+    ecg_BTL = jnp.zeros((1, samples, leads), jnp.int16)
+    lead_mask_BL = jnp.ones((1, leads), bool)
+    tokens_BS = jnp.zeros((1, 8), jnp.int32)
+    text = (
+        jnp.zeros((1, model.text_dim)) if model.bert is None else {"input_ids": tokens_BS, "attention_mask": tokens_BS}
+    )
+    variables = jax.jit(model.init)(key, ecg_BTL, lead_mask_BL, text)
+    params = dict(variables["params"])
+    if text_params is not None:
+        exact = at_least_float32(model.dtype)
+        params["text_tower"] = jax.tree.map(lambda x: jnp.asarray(x, exact), text_params)
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}

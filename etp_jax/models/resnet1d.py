@@ -1,0 +1,164 @@
+"""ResNet for one-dimensional signals: He et al. 2016 (arXiv 1512.03385) with convolutions along time.
+
+Layout as in MERL's code, the nearest published relative of ETP's and METS's encoder: a stem of kernel 7 and stride 2
+without max-pooling, four stages with strides 1, 2, 2, 2. Padding is written out as (k // 2, k // 2), which is
+PyTorch's; XLA's "SAME" pads stride-2 layers on the other side.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from etp_jax.config import EcgTowerConfig
+from etp_jax.errors import EtpError
+from etp_jax.models.layers import Dropout, at_least_float32
+
+AXIS = "batch"
+"""Name of the device axis over which batch statistics are averaged in training."""
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+EXPANSION = {18: 1, 34: 1, 50: 4}
+
+
+def feature_size(config: EcgTowerConfig) -> int:
+    """Width F of the pooled features."""
+    channels = config.width * 8 * EXPANSION[config.depth]
+    return 2 * channels if config.pool == "mean-max" else channels
+
+
+def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
+    """Convolution along time with PyTorch's padding and the initial weights of torchvision's ResNets."""
+    return nn.Conv(
+        features,
+        (kernel,),
+        strides=(stride,),
+        padding=((kernel // 2, kernel // 2),),
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        name=name,
+    )
+
+
+def norm(kind: str, channels: int, train: bool, dtype: DTypeLike, name: str) -> nn.Module:
+    """Batch normalisation (over all replicas in training) or group normalisation; statistics in float32."""
+    if kind == "group":
+        groups = math.gcd(32, channels)
+        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        axis_name=AXIS if train else None,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        name=name,
+    )
+
+
+class Block(nn.Module):
+    """Residual block: two convolutions (depth 18, 34) or a bottleneck of three (depth 50, stride in the middle)."""
+
+    channels: int
+    stride: int
+    drop_path: float
+    config: EcgTowerConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BTC: jax.Array, train: bool, keys: jax.Array | None) -> jax.Array:
+        """Maps [B, T, C] to [B, ceil(T / stride), channels * expansion]."""
+        kernel, expansion = self.config.kernel, EXPANSION[self.config.depth]
+        inner, outer = self.channels, self.channels * expansion
+        layers = (
+            [(inner, kernel, self.stride), (outer, kernel, 1)]
+            if expansion == 1
+            else [(inner, 1, 1), (inner, kernel, self.stride), (outer, 1, 1)]
+        )
+        y = x_BTC
+        for i, (features, width, stride) in enumerate(layers, 1):
+            y = conv(features, width, stride, self.dtype, f"conv{i}")(y)
+            y = norm(self.config.norm, features, train, self.dtype, f"norm{i}")(y)
+            if i < len(layers):
+                y = nn.relu(y)
+        shortcut = x_BTC
+        if self.stride != 1 or x_BTC.shape[-1] != outer:
+            shortcut = conv(outer, 1, self.stride, self.dtype, "shortcut_conv")(shortcut)
+            shortcut = norm(self.config.norm, outer, train, self.dtype, "shortcut_norm")(shortcut)
+        return nn.relu(shortcut + Dropout(self.drop_path, whole=True, name="drop_path")(y, keys))
+
+
+class ResNet1D(nn.Module):
+    """The ECG encoder.
+
+    Attributes:
+        config: depth, width, stem, kernel, normalisation, pooling, drop-path.
+        dtype: compute type; parameters, statistics and features stay at least float32.
+    """
+
+    config: EcgTowerConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, ecg_BTL: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """Encodes scaled ECGs of any length.
+
+        Args:
+            ecg_BTL: float [B, T, leads], already scaled.
+            train: use batch statistics, averaged over the device axis `AXIS`, and update the running ones.
+            keys: typed PRNG keys [B] for drop-path; None is evaluation.
+
+        Returns:
+            Pooled features [B, F], float32 (float64 if computed in float64).
+
+        Raises:
+            EtpError: the kernel length is even.
+        """
+        config = self.config
+        if config.kernel % 2 == 0:
+            raise EtpError(f"model.ecg.kernel is {config.kernel}; residual branches only line up for an odd kernel")
+        x = conv(config.width, 7, 2, self.dtype, "stem_conv")(ecg_BTL)
+        x = nn.relu(norm(config.norm, config.width, train, self.dtype, "stem_norm")(x))
+        if config.stem == "conv-pool":
+            x = nn.max_pool(x, (3,), (2,), padding=[(1, 1)])
+        blocks = BLOCKS[config.depth]
+        done = 0
+        for stage, count in enumerate(blocks):
+            for i in range(count):
+                x = Block(
+                    channels=config.width * 2**stage,
+                    stride=2 if stage > 0 and i == 0 else 1,
+                    drop_path=config.drop_path * done / (sum(blocks) - 1),
+                    config=config,
+                    dtype=self.dtype,
+                    name=f"stage{stage + 1}_block{i + 1}",
+                )(x, train, keys)
+                done += 1
+        return self.pool(x.astype(at_least_float32(self.dtype)))
+
+    def pool(self, x_BTC: jax.Array) -> jax.Array:
+        """Pools over time; `attention` weighs the moments by a learned score (uniform at the start)."""
+        match self.config.pool:
+            case "mean":
+                return x_BTC.mean(axis=1)
+            case "max":
+                return x_BTC.max(axis=1)
+            case "mean-max":
+                return jnp.concatenate([x_BTC.mean(axis=1), x_BTC.max(axis=1)], axis=-1)
+            case "attention":
+                dtype = x_BTC.dtype
+                score = nn.Dense(
+                    1,
+                    use_bias=False,
+                    kernel_init=nn.initializers.zeros,
+                    dtype=dtype,
+                    param_dtype=dtype,
+                    name="attention_pool",
+                )
+                return (x_BTC * jax.nn.softmax(score(x_BTC), axis=1)).sum(axis=1)
