@@ -123,8 +123,8 @@ class DualEncoder(nn.Module):
         """Encodes reports.
 
         Args:
-            text: the frozen tower's outputs, float [B, text_dim]; or tokens, {"input_ids", "attention_mask"}, int [B, S]
-                each.
+            text: the frozen tower's outputs, float [B, text_dim]; or its input, {"input_ids", "attention_mask"}, both
+                int [B, S].
             keys: typed PRNG keys [B] for dropout; None is evaluation.
 
         Returns:

@@ -126,7 +126,7 @@ class ResNet1D(nn.Module):
         x = conv(config.width, 7, 2, self.dtype, "stem_conv")(ecg_BTL)
         x = nn.relu(norm(config.norm, config.width, train, self.dtype, "stem_norm")(x))
         if config.stem == "conv-pool":
-            x = nn.max_pool(x, (3,), (2,), padding=[(1, 1)])
+            x = nn.max_pool(x, (3,), (2,), padding=((1, 1),))  # pyright: ignore[reportArgumentType]
         blocks = BLOCKS[config.depth]
         done = 0
         for stage, count in enumerate(blocks):
