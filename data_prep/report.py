@@ -103,6 +103,9 @@ _DEVICE_TAIL = re.compile(r"\s4\.(?:4\d?(?:\s+u[a-z]*(?:\s+b[a-z]*)?)?)?\s*$")
 # The archive's field held so many characters; a longer report lost its end.
 _FIELD_LENGTH = 255
 
+# The patient's form that some Swedish reports begin with ("nr: 030315 ... med: ").
+_FORM = re.compile(r"^nr: .*? med: ")
+
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "#": "ue"})
 
 
@@ -113,7 +116,7 @@ def strip_tails(text: str) -> tuple[str, bool]:
     """
     text = _LABEL_TAIL.sub("", unicodedata.normalize("NFC", text))
     full = len(text) >= _FIELD_LENGTH
-    text = fold(text)
+    text = _FORM.sub("", fold(text))
     stripped = _DEVICE_TAIL.sub("", text)
     cut = full and stripped == text and not text.rstrip().endswith(".")
     return (re.sub(r"[^\s.,]*$", "", text) if cut else stripped), cut
@@ -217,5 +220,9 @@ def _longest_match(glossary: Glossary, tokens: list[str], position: int) -> tupl
 def _split_statements(text: str) -> tuple[str, ...]:
     """Splits at `|`, puts punctuation where it belongs, drops empty and repeated statements."""
     text = re.sub(r"\s+(?=[,:!?)\]])|(?<=[(\[])\s+|\s*(?=/)|(?<=/)\s*", "", text)
-    statements = (re.sub(r"\s+", " ", part).strip(" ,:!?/+*&\"'`\\") for part in text.split("|"))
-    return tuple(dict.fromkeys(statement for statement in statements if re.search(r"\w", statement)))
+    statements: dict[str, None] = {}
+    for part in text.split("|"):
+        statement = re.sub(r"\s+", " ", re.sub(r",+", ",", part)).strip(" ,:!?/+*&\"'`\\").removesuffix(" in")
+        if re.search(r"\w", statement):
+            statements[statement] = None
+    return tuple(statements)
