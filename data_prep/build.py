@@ -1,8 +1,8 @@
 """Archive → shard folder: parallel, idempotent, resumable.
 
-Every shard is one task whose records are fixed by the archive alone, and appears whole, under its final name, with a note
-of what it holds in `.parts/`. So a build that was killed at any moment goes on where it stopped, and ends with the
-same bytes. `build.json` comes last.
+Every shard is one task whose records are fixed by the archive alone, and appears whole, under its final name, with a
+note of what it holds in `.parts/`. So a build that was killed at any moment goes on where it stopped, and ends with
+the same bytes. `build.json` comes last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from io import StringIO
@@ -35,8 +35,9 @@ from data_prep.archives.study import Archive, Reject, Study
 from data_prep.report import clean_report, coverage
 from etp_jax import signal
 from etp_jax.errors import EtpError
+from etp_jax.files import write_text
 from etp_jax.records import BUILD_FILE, FORMAT, Record, Shards
-from etp_jax.shard_writer import shard_name, write_metadata, write_shard, write_text
+from etp_jax.shard_writer import shard_name, write_metadata, write_shard
 
 PREPARATION = 1
 """Version of what is done to a record; raised with every change that changes bytes."""
@@ -86,7 +87,9 @@ class _Task:
     studies: tuple[Study, ...]
 
 
-def prep_ptbxl(source: Path, out: Path, rate: int = 100, workers: int = os.cpu_count() or 1) -> None:
+def prep_ptbxl(
+    source: Path, out: Path, rate: int = 100, workers: int = os.cpu_count() or 1, name: str = "ptbxl"
+) -> None:
     """Turns a folder of PTB-XL's layout into a shard folder and prints what was made.
 
     Args:
@@ -94,8 +97,9 @@ def prep_ptbxl(source: Path, out: Path, rate: int = 100, workers: int = os.cpu_c
       out: the shard folder; new, or left unfinished by the same command.
       rate: 100 or 500 Hz.
       workers: processes.
+      name: of the data set; shard files begin with it.
     """
-    print(build(open_archive(source, rate), out, workers))
+    print(build(open_archive(source, rate, name), out, workers))
 
 
 def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
@@ -143,26 +147,31 @@ def _finished(out: Path, recipe: dict[str, Any]) -> bool:
         return False
     if Shards(out).build["preparation"] != recipe:
         raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
+    shutil.rmtree(out / PARTS, ignore_errors=True)  # left there if the build was killed at its very end
     return True
 
 
 def _claim(out: Path, recipe: dict[str, Any]) -> None:
     """Makes `out` ours: new, empty, or begun by the same build."""
-    parts, claim = out / PARTS, json.dumps(recipe, indent=1)
-    if (parts / "recipe.json").exists():
-        if (parts / "recipe.json").read_text(encoding="utf-8") != claim:
+    parts, content = out / PARTS, json.dumps(recipe, indent=1)
+    claim = parts / "recipe.json"
+    if claim.exists():
+        if claim.read_text(encoding="utf-8") != content:
             raise EtpError(f"{out}: holds an unfinished build of another source or preparation; delete it")
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != PARTS for path in out.iterdir()):
         raise EtpError(f"{out}: is not empty and was not begun by `etp prep`; choose another folder")
-    parts.mkdir(parents=True)
-    write_text(parts / "recipe.json", claim)
+    parts.mkdir(parents=True, exist_ok=True)
+    write_text(claim, content)
 
 
 def _plan(archive: Archive) -> list[_Task]:
     """Cuts every split into shards of about equal size."""
     home: dict[str, str] = {}
+    counts = Counter(study.record_id for study in archive.studies)
     for study in archive.studies:
+        if counts[study.record_id] > 1:
+            raise EtpError(f"{archive.name}: record {study.record_id} appears twice; fix the source's table")
         if home.setdefault(study.patient_id, study.split) != study.split:
             raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
     tasks = []
@@ -178,13 +187,26 @@ def _plan(archive: Archive) -> list[_Task]:
 
 def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> list[dict[str, Any]]:
     """Writes the shards that are not there yet; the notes on all of them, in order."""
-    notes = {task.file: out / PARTS / f"{task.file}.json" for task in tasks}
-    todo = [task for task in tasks if not notes[task.file].exists()]
-    total, done = sum(len(t.studies) for t in tasks), sum(len(t.studies) for t in tasks if t not in todo)
-    with tqdm(total=total, initial=done, unit="rec", desc=f"prep {archive.name}") as progress:
+    todo = [task for task in tasks if _note(out, task) is None]
+    total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
+    with tqdm(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
         for task in _in_processes(archive, out, todo, workers) if workers > 1 else _here(archive, out, todo):
             progress.update(len(task.studies))
-    return [json.loads(notes[task.file].read_text(encoding="utf-8")) for task in tasks]
+    notes = [_note(out, task) for task in tasks]
+    return [note for note in notes if note is not None]
+
+
+def _note(out: Path, task: _Task) -> dict[str, Any] | None:
+    """The note on a shard that is wholly written; else None."""
+    path, shard = _note_path(out, task), out / task.file
+    if not path.exists() or not shard.exists():
+        return None
+    note = json.loads(path.read_text(encoding="utf-8"))
+    return note if shard.stat().st_size == note["shard"]["bytes"] else None
+
+
+def _note_path(out: Path, task: _Task) -> Path:
+    return out / PARTS / f"{task.file}.json"
 
 
 def _here(archive: Archive, out: Path, todo: Sequence[_Task]) -> Iterator[_Task]:
@@ -194,18 +216,17 @@ def _here(archive: Archive, out: Path, todo: Sequence[_Task]) -> Iterator[_Task]
 
 
 def _in_processes(archive: Archive, out: Path, todo: Sequence[_Task], workers: int) -> Iterator[_Task]:
+    bare = replace(archive, studies=(), rejects=())  # a task brings its own studies
+    # Fresh processes rather than forks: progress bars and numerical libraries hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    bare = Archive(**{**vars(archive), "studies": (), "rejects": ()})  # a task brings its own studies
-    with ProcessPoolExecutor(min(workers, max(len(todo), 1)), context, initializer=_die_with_parent) as pool:
-        futures = {pool.submit(_write, bare, out, task): task for task in todo}
+    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+        tasks = {pool.submit(_write, bare, out, task): task for task in todo}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(tasks):
                 future.result()
-                yield futures[future]
+                yield tasks[future]
         except BrokenProcessPool:
-            raise EtpError(
-                "a worker process was killed (out of memory?); run the same command again to go on"
-            ) from None
+            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to go on") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -236,7 +257,7 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
     shard = write_shard(out / task.file, records())
     note = {"split": task.split, "shard": shard, "rejects": [asdict(r) for r in rejects], "verdicts": verdicts}
-    write_text(out / PARTS / f"{task.file}.json", json.dumps(note))
+    write_text(_note_path(out, task), json.dumps(note))
 
 
 def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
@@ -278,9 +299,9 @@ def _finish(archive: Archive, out: Path, recipe: dict[str, Any], parts: Sequence
     if not any(split["records"] for split in splits.values()):
         raise EtpError(f"{archive.name}: no usable record; {rejects[0]['reason'] if rejects else 'the table is empty'}")
     table = StringIO()
-    writer = csv.DictWriter(table, ("record_id", "split", "reason"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rejects)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("record_id", "split", "reason"))
+    writer.writerows((reject["record_id"], reject["split"], reject["reason"]) for reject in rejects)
     write_text(out / "rejects.csv", table.getvalue())
     for leftover in out.glob(".*.tmp"):
         leftover.unlink()

@@ -150,7 +150,7 @@ def prep_synthetic(args: PrepSynthetic) -> None:
 
 def check(args: Check) -> None:
     """Runs `etp check`."""
-    from etp_jax.records import check_shards
+    from etp_jax.check import check_shards
 
     print(check_shards(args.shards))
 

@@ -3,16 +3,18 @@
 A shard folder holds TFRecord files `<name>-<split>.tfrecord-00000-of-000NN`, TFDS's `features.json` and
 `dataset_info.json` (so `tfds.builder_from_directory` opens it), `rejects.csv`, and `build.json`: what all records have
 in common, how they were prepared, and size and SHA-256 of every file. `build.json` is written last; without it a
-folder is unfinished. `shard_writer.py` writes such a folder, `check.py` verifies it byte by byte.
+folder is unfinished. `.index/` holds what reading found out and may be deleted. `shard_writer.py` writes such a folder,
+`check.py` verifies it byte by byte.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import math
 import os
 import weakref
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +25,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax import tfrecord
 from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 FORMAT = 1
 """Version of the record schema and of `build.json`."""
 BUILD_FILE = "build.json"
+INDEX_FOLDER = ".index"
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
 
@@ -148,6 +152,12 @@ class Shards:
         for name in self.splits:
             for shard in self.shard_files(name):
                 self._check_size(shard)
+        self._opened: dict[str, Split] = {}
+
+    @property
+    def signal_bytes(self) -> int:
+        """Bytes of one signal."""
+        return 2 * self.samples * len(self.leads)
 
     @property
     def fingerprint(self) -> str:
@@ -164,7 +174,9 @@ class Shards:
         """One split; raises EtpError, naming those there are, for an unknown one."""
         if name not in self.splits:
             raise EtpError(f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}")
-        return Split(self, name)
+        if name not in self._opened:
+            self._opened[name] = Split(self, name)
+        return self._opened[name]
 
     def reports(self, split: str, field: str = "report") -> ReportTable:
         """The report table of a split, of field `report` or `report_original`."""
@@ -202,19 +214,6 @@ def _read_build(folder: Path) -> dict[str, Any]:
     return build
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Where the records of a split lie, and all of them but the signals."""
-
-    shard: NDArray[np.int32]
-    """[N] number of the shard file."""
-    start: NDArray[np.int64]
-    """[N] offset of the payload in the shard."""
-    length: NDArray[np.int64]
-    """[N] bytes of the payload."""
-    columns: Columns
-
-
 class Split:
     """The records of one split, by position 0 ... N-1 in file order. Signals are read from disk when asked for."""
 
@@ -225,7 +224,6 @@ class Split:
         self._paths = [shards.folder / shard["file"] for shard in shards.shard_files(name)]
         self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
         weakref.finalize(self, _close, self._files)
-        self._signal_bytes = 2 * shards.samples * len(shards.leads)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -233,12 +231,11 @@ class Split:
 
     def __getitem__(self, position: int) -> Record:
         """The record at `position`; raises EtpError if its bytes are not a record."""
-        number = range(len(self))[position]
-        shard, start = self._index.shard[number], int(self._index.start[number])
-        payload = os.pread(self._files[shard], int(self._index.length[number]), start)
+        shard, start, length = self._index.places[range(len(self))[position]].tolist()
+        payload = os.pread(self._files[shard], length, start)
         try:
             return decode_record(memoryview(payload), len(self.shards.leads))
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError) as error:
             raise EtpError(f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp check`") from None
 
     def ecg(self, indices: ArrayLike, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
@@ -257,12 +254,16 @@ class Split:
           EtpError: a shard ends early.
         """
         positions = np.asarray(indices, np.int64)
-        index, size = self._index, self._signal_bytes
+        shape = (len(positions), self.shards.samples, len(self.shards.leads))
         if out is None:
-            out = np.empty((len(positions), self.shards.samples, len(self.shards.leads)), np.int16)
-        buffer = memoryview(out.reshape(-1)).cast("B")
-        offsets = (index.start[positions] + index.length[positions] - size).tolist()  # the signal ends the payload
-        for row, (shard, offset) in enumerate(zip(index.shard[positions].tolist(), offsets, strict=True)):
+            out = np.empty(shape, np.int16)
+        if out.shape != shape or out.dtype != np.int16:
+            raise ValueError(f"out is {out.dtype} {out.shape}, these records need int16 {shape}")
+        if len(positions) == 0:
+            return out
+        buffer, size = out.data.cast("B"), self.shards.signal_bytes
+        for row, (shard, start, length) in enumerate(self._index.places[positions].tolist()):
+            offset = start + length - size  # the signal ends the payload
             if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
                 raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
         return out
@@ -274,7 +275,39 @@ class Split:
 
     @cached_property
     def _index(self) -> _Index:
-        return _scan(self)
+        """From the sidecar `.index/<split>.npz`, which is made (again) where it is missing or of other shards."""
+        sidecar = self.shards.folder / INDEX_FOLDER / f"{self.name}.npz"
+        index = _load_index(sidecar, self.shards.fingerprint)
+        if index is None:
+            index = self._scan()
+            _save_index(index, sidecar, self.shards.fingerprint)
+        return index
+
+    def _scan(self) -> _Index:
+        """Walks over the heads of all records; the signals are skipped."""
+        places, rows = [], []
+        for shard, (path, file) in enumerate(zip(self._paths, self._files, strict=True)):
+            position, size = 0, path.stat().st_size
+            while position < size:
+                head = os.pread(file, 4096, position)
+                length = int.from_bytes(head[:8], "little")
+                end = tfrecord.FRAME_HEAD + length - self.shards.signal_bytes
+                if len(head) < end <= size:
+                    head = os.pread(file, end, position)
+                try:
+                    rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : end]))
+                except (ValueError, LookupError) as error:
+                    raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp check`") from None
+                places.append((shard, position + tfrecord.FRAME_HEAD, length))
+                position += tfrecord.FRAME_HEAD + length + tfrecord.FRAME_TAIL
+        if len(rows) != len(self):
+            raise EtpError(
+                f"{self.shards.folder}: {self.name} holds {len(rows)} records, {BUILD_FILE} says {len(self)}"
+            )
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in Columns.__dataclass_fields__}
+        columns["age"] = np.array(columns["age"], np.float32)
+        columns["lead_mask"] = np.array(columns["lead_mask"], bool).reshape(-1, len(self.shards.leads))
+        return _Index(np.array(places, np.int64).reshape(-1, 3), Columns(**columns))
 
 
 def _close(files: list[int]) -> None:
@@ -282,26 +315,36 @@ def _close(files: list[int]) -> None:
         os.close(file)
 
 
-def _scan(split: Split) -> _Index:
-    """Walks over the heads of all records."""
-    shard, start, length, rows = [], [], [], []
-    for number, (path, file) in enumerate(zip(split._paths, split._files, strict=True)):
-        position, size = 0, path.stat().st_size
-        while position < size:
-            head = os.pread(file, 4096, position)
-            payload = int.from_bytes(head[:8], "little")
-            metadata = tfrecord.FRAME_HEAD + payload - split._signal_bytes
-            if len(head) < metadata <= size:
-                head = os.pread(file, metadata, position)
-            try:
-                rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : metadata]))
-            except (ValueError, KeyError) as error:
-                raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp check`") from None
-            shard.append(number)
-            start.append(position + tfrecord.FRAME_HEAD)
-            length.append(payload)
-            position += tfrecord.FRAME_HEAD + payload + tfrecord.FRAME_TAIL
-    lists = {name: [row[name] for row in rows] for name in Columns.__dataclass_fields__}
-    lists["age"] = np.array(lists["age"], np.float32)
-    lists["lead_mask"] = np.array(lists["lead_mask"], bool).reshape(-1, len(split.shards.leads))
-    return _Index(np.array(shard, np.int32), np.array(start, np.int64), np.array(length, np.int64), Columns(**lists))
+@dataclass(frozen=True)
+class _Index:
+    """Where the records of a split lie, and all of them but the signals."""
+
+    places: NDArray[np.int64]
+    """[N, 3]: number of the shard, offset of the payload in it, bytes of the payload."""
+    columns: Columns
+
+
+def _save_index(index: _Index, path: Path, fingerprint: str) -> None:
+    columns = vars(index.columns)
+    arrays = {name: column for name, column in columns.items() if isinstance(column, np.ndarray)}
+    lists = {name: column for name, column in columns.items() if name not in arrays}
+    text = np.frombuffer(json.dumps({"fingerprint": fingerprint, **lists}).encode(), np.uint8)
+    with contextlib.suppress(OSError):  # a read-only folder: the index is made again next time
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as file:
+            np.savez(file, allow_pickle=False, places=index.places, text=text, **arrays)
+
+
+def _load_index(path: Path, fingerprint: str) -> _Index | None:
+    """The saved index; None if there is none, or one of other shards, or a damaged one."""
+    try:
+        with np.load(path) as arrays:
+            columns: dict[str, Any] = json.loads(arrays["text"].tobytes())
+            if columns.pop("fingerprint") != fingerprint:
+                return None
+            columns |= {name: arrays[name] for name in ("age", "lead_mask")}
+            for name in (*TEXT_LISTS, "likelihoods"):
+                columns[name] = [tuple(row) for row in columns[name]]
+            return _Index(arrays["places"], Columns(**columns))
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+        return None

@@ -15,9 +15,9 @@ from etp_jax.records import LEADS
 
 MICROVOLT = {"mV": 1e3, "uV": 1.0, "µV": 1.0, "μV": 1.0, "V": 1e6}
 """Microvolt in one unit (both ways of writing mu)."""
-FLAT_UV = 0.5
+FLAT_UV = 5.0
 """A lead whose highest and lowest sample differ by no more than this was not connected, in microvolt."""
-MAX_MISSING = 0.1
+MAX_MISSING = 0.05
 """Greatest share of missing (NaN) samples of a lead that is repaired; with more the lead is masked."""
 
 _SYNONYMS = {lead.casefold(): lead for lead in LEADS} | {"mli": "I", "mlii": "II", "mliii": "III"}
@@ -104,9 +104,11 @@ def prepare(recording: Recording, fs: int, samples: int, leads: Sequence[str] = 
     Raises:
       EtpError: lead names do not fit, or no lead is usable; the text before the colon is the kind of trouble.
     """
+    if len(recording.signal) == 0 or recording.fs <= 0:
+        raise EtpError(f"empty signal: {len(recording.signal)} samples at {recording.fs:g} Hz")
     signal, mask = arrange(recording, leads)
     verdicts = []
-    for place in np.flatnonzero(mask):
+    for place in np.flatnonzero(mask).tolist():
         lead, values = leads[place], signal[:, place]
         missing = ~np.isfinite(values)
         if missing.mean() > MAX_MISSING:
@@ -127,5 +129,5 @@ def prepare(recording: Recording, fs: int, samples: int, leads: Sequence[str] = 
     signal = np.rint(fit(resample(signal, recording.fs, fs), samples))
     limits = np.iinfo(np.int16)
     clipped = (signal < limits.min) | (signal > limits.max)
-    verdicts += [f"clipped lead {leads[place]}" for place in np.flatnonzero(clipped.any(axis=0))]
+    verdicts += [f"clipped lead {leads[place]}" for place in np.flatnonzero(clipped.any(axis=0)).tolist()]
     return Prepared(np.clip(signal, limits.min, limits.max).astype(np.int16), mask, tuple(verdicts))

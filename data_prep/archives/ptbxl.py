@@ -29,12 +29,16 @@ AGE_ABOVE_89 = 300
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
 
 
-def open_archive(source: Path, rate: int = 100) -> Archive:
+def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     """Reads the tables of a PTB-XL folder; no signals yet.
+
+    A code that `scp_statements.csv` does not list makes its record a reject: with unknown labels it could neither be
+    trained on nor scored. A record without a report stays: it has labels and can be scored.
 
     Args:
       source: the folder.
       rate: 100 or 500 Hz; chooses the files.
+      name: of the data set.
 
     Raises:
       EtpError: a table is missing, not UTF-8, or lacks a column; or the rate is another.
@@ -51,7 +55,7 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
         except EtpError as error:
             rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
     return Archive(
-        name="ptbxl",
+        name=name,
         fs=rate,
         samples=SECONDS * rate,
         leads=LEADS,
@@ -68,8 +72,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str
     try:
         data = path.read_bytes()
         table = pd.read_csv(StringIO(data.decode("utf-8")), dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise EtpError(f"{path}: no such file; --source must name a folder of PTB-XL's layout") from None
+    except OSError as error:
+        raise EtpError(f"{path}: {error.strerror}; --source must name a folder of PTB-XL's layout") from None
     except UnicodeDecodeError as error:
         raise EtpError(f"{path}: not UTF-8 (byte {error.start}); download it again or convert it to UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:

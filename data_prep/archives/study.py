@@ -65,19 +65,22 @@ def read_wfdb(path: Path) -> Recording:
     """Reads a WFDB record (path without `.hea`).
 
     Raises:
-      EtpError: files are missing, cut or damaged, or the unit is not a voltage.
+      EtpError: files are missing, cut or damaged, or the unit is not a voltage; `kind: detail`.
     """
     try:
-        record = wfdb.rdrecord(str(path))
+        record: Any = wfdb.rdrecord(str(path), physical=False)
+        signal = record.dac()
+        sums = record.calc_checksum()
     except FileNotFoundError as error:
         raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
     # What wfdb raises on damaged headers and cut signal files; it has no exception of its own.
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
-    if record.p_signal is None or record.units is None:
-        raise EtpError(f"unreadable signal: {path.name} holds no samples")
+    for channel, found, noted in zip(record.sig_name, sums, record.checksum, strict=True):
+        if noted is not None and (found - noted) % 2**16:  # the header may give it signed
+            raise EtpError(f"checksum: lead {channel} of {path.name} differs from the header")
     unknown = sorted(set(record.units) - set(MICROVOLT))
     if unknown:
         raise EtpError(f"unit: {path.name} is in {unknown[0]!r}, not in one of {', '.join(MICROVOLT)}")
     scale = np.array([MICROVOLT[unit] for unit in record.units])
-    return Recording(record.p_signal * scale, float(record.fs), tuple(record.sig_name))
+    return Recording(signal * scale, float(record.fs), tuple(record.sig_name))
