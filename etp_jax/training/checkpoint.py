@@ -1,0 +1,188 @@
+"""Checkpoints of a run: saved while training goes on; the newest and the best are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import absl.logging
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from etp_jax.errors import EtpError
+
+# Orbax warns about what is meant so: checkpoints without metrics, read-only folders.
+absl.logging.set_verbosity(absl.logging.ERROR)
+
+FOLDER = "checkpoints"
+"""Where a run folder keeps them."""
+
+Best = Literal["loss", "recall"]
+
+
+class Checkpoints:
+    """The checkpoints of one run, each named by the number of updates that made it.
+
+    A checkpoint appears under its name only when it is whole, and an older one is deleted only after that; so the
+    process may be killed at any moment. All hosts call every method.
+    """
+
+    def __init__(self, run_dir: Path, best: Best, read_only: bool = False):
+        """Opens `run_dir/checkpoints`; unless `read_only` it is created and rests of a killed save are removed."""
+
+        def metric(metrics: dict[str, float]) -> float:
+            return metrics[best]
+
+        self.folder = run_dir.absolute() / FOLDER
+        self._lower_is_better = best == "loss"
+        # `best_fn` has Orbax write the metrics and name the best step. What is kept is the policy's business alone:
+        # `best_fn` with `max_to_keep` would delete the newest checkpoint, from which a killed run must go on.
+        options = ocp.CheckpointManagerOptions(
+            best_fn=metric,
+            best_mode="min" if self._lower_is_better else "max",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(1),
+                    checkpoint_managers.BestN(
+                        get_metric_fn=metric, reverse=self._lower_is_better, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+        )
+        with _one_line(self.folder, "the checkpoints cannot be opened"):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "meta"))
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints there are, in order."""
+        return sorted(self._manager.all_steps())
+
+    def find(self, which: Literal["best", "latest"] | int) -> int | None:
+        """Step of a checkpoint; `best` is the newest while none has been validated. None if there is none."""
+        if isinstance(which, int):
+            return which if which in self.steps() else None
+        newest = self.steps()[-1] if self.steps() else None
+        best = self._manager.best_step() if which == "best" else None
+        return newest if best is None or self._manager.metrics(best) is None else best
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Starts saving; returns when `state` has been copied and may be donated.
+
+        Args:
+          step: updates made.
+          state: pytree of global arrays (on one host any arrays).
+          meta: JSON beside it.
+          metrics: {"loss", "recall"} of validation, if this state was validated; only such a one can be the best.
+
+        Raises:
+          EtpError: this or the previous checkpoint could not be written.
+        """
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with _one_line(self.folder, f"a checkpoint could not be saved at step {step}", "free disk space"):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises EtpError if it failed."""
+        with _one_line(self.folder, "the last checkpoint could not be saved", "free disk space"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the manager's threads."""
+        self.wait()
+        self._manager.close()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state."""
+        with _one_line(self.folder / str(step), "the checkpoint cannot be read", _DAMAGED):
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a checkpoint, with the structure, shapes, types and placement of `like`.
+
+        Raises:
+          EtpError: damaged, or an array of another shape, which is named.
+        """
+        where = self.folder / str(step)
+        with _one_line(where, "the checkpoint cannot be read", _DAMAGED):
+            _check_shapes(where, _shapes(self._saved(step)), _shapes(like))
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            return self._manager.restore(step, args=items)["state"]
+
+    def restore_numpy(self, step: int, names: tuple[str, ...]) -> dict[str, Any]:
+        """Some top-level parts of a checkpoint's state as nested dictionaries of numpy arrays, on any devices."""
+        where = self.folder / str(step)
+        with _one_line(where, "the checkpoint cannot be read", _DAMAGED):
+            saved = self._saved(step)
+            item = {name: saved[name] for name in names if saved.get(name) is not None}
+            args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                return reader.restore(
+                    where / "state", args=ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+                )
+
+    def _saved(self, step: int) -> dict[str, Any]:
+        """Shapes and types of a checkpoint's state, as nested dictionaries."""
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return dict(reader.metadata(self.folder / str(step) / "state").item_metadata.tree)
+
+
+def restore_params(
+    run_dir: Path, which: Literal["best", "latest"] | int = "best", best: Best = "loss"
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """What evaluation needs of a run, on any number of devices.
+
+    Args:
+      run_dir: run folder.
+      which: `best` by pre-training validation, `latest`, or a step.
+      best: what decides the best, `config.run.best`.
+
+    Returns:
+      Parameters (their moving average if the run keeps one), batch statistics, both as numpy trees, and the step.
+
+    Raises:
+      EtpError: no such checkpoint, or a damaged one.
+    """
+    if not (run_dir / FOLDER).is_dir():
+        raise EtpError(f"{run_dir}: no run folder with checkpoints; `etp train --workdir {run_dir}` makes one")
+    checkpoints = Checkpoints(run_dir, best, read_only=True)
+    step = checkpoints.find(which)
+    if step is None:
+        there = ", ".join(map(str, checkpoints.steps())) or "none yet"
+        raise EtpError(f"{checkpoints.folder}: no checkpoint {which!r}; there are: {there}")
+    parts = checkpoints.restore_numpy(step, ("params", "batch_stats", "ema"))
+    checkpoints.close()
+    return parts.get("ema") or parts["params"], parts.get("batch_stats", {}), step
+
+
+_DAMAGED = "it is damaged: delete its folder to go on from an earlier one, if there is one"
+
+
+@contextmanager
+def _one_line(where: Path, problem: str, advice: str = "check that the folder can be written and read") -> Iterator:
+    """Turns what Orbax and TensorStore raise for files that they cannot read or write into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EtpError(f"{where}: {problem} ({reason[:200]}); {advice}") from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _check_shapes(where: Path, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
+            raise EtpError(
+                f"{where}: {name} has shape {saved.get(name, 'none')}, this run needs {expected.get(name, 'none')}; "
+                "name another --workdir"
+            )
