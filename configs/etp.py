@@ -1,0 +1,53 @@
+"""ETP (arXiv 2309.07145, ICASSP 2024): both towers trained, symmetric InfoNCE on each ECG's own report.
+
+There is no official code. "Unknown" marks what the paper's accessible descriptions do not say; the value beside it is
+ours. Figures of its section 3.2 come to us through a third party's configuration.
+"""
+
+from etp_jax.config import (
+    AugmentConfig,
+    DataConfig,
+    EcgTowerConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TextTowerConfig,
+    TrainConfig,
+)
+
+config = TrainConfig(
+    data=DataConfig(
+        batch_size=128,  # section 3.2
+    ),
+    augment=AugmentConfig(),  # unknown; none
+    model=ModelConfig(
+        ecg=EcgTowerConfig(
+            depth=18,  # ResNet18-1D, section 3.2
+            stem="conv",  # unknown; as in MERL's code, which carries ETP's traces
+            pool="mean",  # unknown
+            scale="millivolt",  # unknown
+        ),
+        text=TextTowerConfig(
+            pretrained="emilyalsentzer/Bio_ClinicalBERT",  # BioClinicalBERT
+            frozen=False,  # unknown; trained, as our table of the recipes has it
+            pool="cls",  # unknown
+            max_tokens=128,  # unknown
+        ),
+        embedding_dim=128,  # unknown
+        projection="linear",  # unknown
+    ),
+    loss=LossConfig(
+        pairs="own",  # symmetric InfoNCE
+        score="softmax",
+        temperature=0.07,  # unknown; CLIP's
+        learn_temperature=True,  # unknown
+    ),
+    optim=OptimConfig(
+        name="adam",  # unknown
+        learning_rate=2e-3,  # section 3.2
+        weight_decay=1e-5,  # section 3.2
+        epochs=50.0,  # unknown
+        schedule="constant",  # unknown
+        warmup_epochs=0.0,  # unknown
+    ),
+)

@@ -1,0 +1,54 @@
+"""METS (arXiv 2303.12311, MIDL 2023): frozen ClinicalBERT, trained ResNet1d-18, InfoNCE on each ECG's own report.
+
+Section numbers are not given because the paper's description of the method and its implementation details run over
+several; "unknown" marks what it does not say, and the value beside it is ours.
+"""
+
+from etp_jax.config import (
+    AugmentConfig,
+    DataConfig,
+    EcgTowerConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TextTowerConfig,
+    TrainConfig,
+)
+
+config = TrainConfig(
+    data=DataConfig(
+        batch_size=32,  # implementation details
+    ),
+    augment=AugmentConfig(),  # none is described
+    model=ModelConfig(
+        ecg=EcgTowerConfig(
+            depth=18,  # ResNet1d-18
+            stem="conv",  # unknown
+            pool="mean",  # unknown
+            scale="millivolt",  # unknown
+        ),
+        text=TextTowerConfig(
+            pretrained="emilyalsentzer/Bio_ClinicalBERT",  # ClinicalBERT of Alsentzer et al. 2019
+            frozen=True,  # "frozen language model"
+            pool="cls",  # unknown
+            max_tokens=128,  # unknown
+            template="The report of the ECG is that {report}",
+        ),
+        embedding_dim=128,  # a linear head on each side, to 128
+        projection="linear",
+    ),
+    loss=LossConfig(
+        pairs="own",  # mean of ECG-to-text and text-to-ECG
+        score="softmax",
+        temperature=0.07,  # at the start
+        learn_temperature=True,
+    ),
+    optim=OptimConfig(
+        name="adam",
+        learning_rate=1e-3,
+        weight_decay=1e-3,
+        epochs=50.0,
+        schedule="constant",  # none is stated
+        warmup_epochs=0.0,  # none is stated
+    ),
+)
