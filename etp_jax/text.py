@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +39,38 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads `tokenizer.json`, or a Hugging Face folder with it or with `vocab.txt`; EtpError if there is none."""
+        """Reads a `tokenizer.json`, or the one or the `vocab.txt` in a Hugging Face folder.
+
+        Raises:
+            EtpError: there is none, or it is not a tokenizer with BERT's special tokens.
+        """
         file = path / "tokenizer.json" if path.is_dir() else path
         if file.exists():
-            try:
-                return cls(tokenizers.Tokenizer.from_file(str(file)))
-            except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-                raise EtpError(f"{file}: not a tokenizer ({error})") from None
-        vocabulary = path / "vocab.txt"
-        if not vocabulary.exists():
-            raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
-        words = vocabulary.read_text(encoding="utf-8").splitlines()
-        return cls(wordpiece({word: i for i, word in enumerate(words)}, lowercase=is_lowercase(path, words)))
+            inner = tokenizers.Tokenizer.from_str(json.dumps(read_json(file, required="model")))
+        else:
+            file = path / "vocab.txt"
+            if not file.exists():
+                raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
+            words = file.read_text(encoding="utf-8").splitlines()
+            inner = wordpiece({word: i for i, word in enumerate(words)}, lowercase=is_lowercase(path, words))
+        missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if inner.token_to_id(token) is None]
+        if missing:
+            raise EtpError(f"{file}: lacks the token {missing[0]}; this is not BERT's tokenizer")
+        return cls(inner)
 
     @classmethod
     def train_wordpiece(cls, texts: Sequence[str], vocabulary: int) -> Tokenizer:
         """Trains a lower-case vocabulary of at most `vocabulary` pieces; the same texts always give the same one."""
         # The trainer numbers word-internal letters in the order of a random hash map, and ties follow the numbers.
         # Handing it every letter in sorted order first takes the chance out.
-        bare = wordpiece({"[UNK]": 0}, lowercase=True)
+        bare = wordpiece({}, lowercase=True)
         letters = sorted({c for text in texts for c in bare.normalizer.normalize_str(text) if not c.isspace()})
         first = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
         trainer = trainers.WordPieceTrainer(
             vocab_size=max(vocabulary, len(first)), special_tokens=first, show_progress=False
         )
         bare.train_from_iterator(sorted(texts), trainer)
-        pieces = bare.get_vocab(with_added_tokens=True)
-        return cls(wordpiece(pieces, lowercase=True))
+        return cls(wordpiece(bare.get_vocab(), lowercase=True))
 
     def save(self, file: Path) -> None:
         """Writes `tokenizer.json`."""
@@ -98,8 +105,19 @@ def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeniz
 def is_lowercase(folder: Path, vocabulary: Sequence[str]) -> bool:
     """Whether text is lower-cased: as `tokenizer_config.json` says, else unless the vocabulary has capitals itself."""
     file = folder / "tokenizer_config.json"
-    said = json.loads(file.read_text(encoding="utf-8")).get("do_lower_case") if file.exists() else None
+    said = read_json(file).get("do_lower_case") if file.exists() else None
     return said if said is not None else all(word == word.lower() for word in vocabulary if word not in SPECIAL)
+
+
+def read_json(file: Path, required: str | None = None) -> dict[str, Any]:
+    """A JSON object of a Hugging Face folder; raises EtpError when it is none or lacks the key `required`."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EtpError(f"{file}: not JSON ({error}); get it again") from None
+    if not isinstance(value, dict) or (required and required not in value):
+        raise EtpError(f"{file}: lacks {required or 'an object'}; get it again")
+    return value
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
@@ -110,8 +128,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dic
         most `max_tokens`. Padding is 0 in both.
     """
     rows = tokenizer(texts, max_tokens)
-    longest = max(map(len, rows), default=1)
-    width = min(-(-longest // BUCKET) * BUCKET, max_tokens)
+    width = min(round_up(max(map(len, rows), default=1)), max_tokens)
     input_ids = np.zeros((len(rows), width), np.int32)
     attention_mask = np.zeros((len(rows), width), np.int32)
     for i, row in enumerate(rows):
@@ -148,6 +165,8 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
     if config.pretrained is None:
         if config.frozen:
             raise EtpError("model.text: a tower from scratch (pretrained = None) cannot be frozen; name its weights")
+        if config.hidden % config.heads:
+            raise EtpError(f"model.text: hidden {config.hidden} is not divisible by {config.heads} heads")
         tokenizer = Tokenizer.train_wordpiece(apply_template(config.template, reports), config.vocabulary)
         bert_config = BertConfig(
             vocab_size=tokenizer.size,
@@ -173,8 +192,23 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
 
 
 def apply_template(template: str, reports: Sequence[str]) -> list[str]:
-    """Puts each report into the template's `{report}`."""
+    """Puts each report into the template's `{report}`; raises EtpError when the template has other holes or none."""
+    try:
+        complete = "report" in template.format(report="report") and template != template.format(report="")
+    except (LookupError, ValueError):
+        complete = False
+    if not complete:
+        raise EtpError(f"model.text.template is {template!r}; it needs {{report}}, and no other braces")
     return [template.format(report=report) for report in reports]
+
+
+@partial(jax.jit, static_argnames=("config", "pool"))
+def encode_tokens(
+    params: Any, input_ids_BS: jax.Array, attention_mask_BS: jax.Array, config: BertConfig, pool: str
+) -> jax.Array:
+    """Pooled outputs [B, H] of a text tower in evaluation mode."""
+    hidden_BSH: Any = Bert(config).apply({"params": params}, input_ids_BS, attention_mask_BS)
+    return pool_tokens(hidden_BSH, attention_mask_BS, pool)
 
 
 def encode_table(
@@ -192,24 +226,24 @@ def encode_table(
     Returns:
         float32 [R, H].
     """
-    bert = Bert(bert_config)
-
-    @jax.jit
-    def encode(params: Any, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        hidden: Any = bert.apply({"params": params}, input_ids, attention_mask)
-        return pool_tokens(hidden, attention_mask, pool)
-
     lengths = tokens["attention_mask"].sum(axis=1)
     order = np.argsort(lengths, kind="stable")
     params = jax.device_put(params)
-    result = np.zeros((len(order), bert_config.hidden_size), np.float32)
+    table = np.zeros((len(order), bert_config.hidden_size), np.float32)
     for start in tqdm(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
         rows = order[start : start + batch]
-        width = min(-(-int(lengths[rows].max()) // BUCKET) * BUCKET, tokens["input_ids"].shape[1])
+        width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
         padded = np.resize(rows, batch)  # the last batch repeats its rows, so that one shape serves all
-        out = encode(params, tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width])
-        result[rows] = np.asarray(out)[: len(rows)]
-    return result
+        pooled = encode_tokens(
+            params, tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width], bert_config, pool
+        )
+        table[rows] = np.asarray(pooled)[: len(rows)]
+    return table
+
+
+def round_up(length: int) -> int:
+    """The next multiple of `BUCKET`."""
+    return -(-int(length) // BUCKET) * BUCKET
 
 
 def frozen_table(
@@ -235,7 +269,7 @@ def frozen_table(
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, table)
-        partial.replace(file)  # whole or not there
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as stream:
+            np.save(stream, table)
+        Path(stream.name).replace(file)  # whole or not there
     return table

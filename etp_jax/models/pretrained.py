@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,13 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise EtpError(f"{file}: PyTorch weights; install torch, or convert them to model.safetensors") from None
-    import pickle
-
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EtpError(f"{file}: not a whole file of plain tensors ({reason}); get it again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise EtpError(f"{file}: not a dictionary of tensors; convert it to model.safetensors")
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
