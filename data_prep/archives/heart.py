@@ -11,7 +11,7 @@ middle of the QRS complex. What is called a code here is an SCP code of PTB-XL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +41,7 @@ MONTAGE[2:, 3:] = np.eye(6)
 MONTAGE[2:, :3] = -1 / 3
 
 
-def _waves(*rows: tuple[float, float, float, float, float]) -> np.ndarray:
+def _waves(*rows: Sequence[float]) -> np.ndarray:
     """Gaussians [n, 5]: time and width given in ms and kept in s, then x, y, z in mV."""
     return np.array(rows, dtype=np.float64).reshape(-1, 5) * (1e-3, 1e-3, 1, 1, 1)
 
@@ -52,11 +52,11 @@ QRS = _waves(
     (-24, 7, -0.10, -0.06, -0.24), (-4, 8.5, 1.15, 0.52, 0.05), (9, 9, 0.15, 0.22, 0.66), (23, 9, -0.22, 0, 0.42)
 )
 T = _waves((120, 40, 0, 0, -0.04), (205, 48, 0.08, 0.04, -0.10), (258, 34, 0.17, 0.10, -0.11))
-QRS_LBBB = _waves((-28, 15, 0.40, 0.15, 0.75), (2, 17, 0.45, 0.30, 1.45), (36, 16, 0.45, -0.12, 0.75))
+QRS_LBBB = _waves((-28, 15, 0.50, 0.15, 0.75), (2, 17, 0.50, 0.30, 1.45), (36, 16, 0.62, -0.12, 0.70))
 T_LBBB = _waves((120, 45, -0.12, -0.04, -0.24), (235, 52, -0.22, -0.04, -0.52))
 QRS_RBBB = _waves((-24, 7, -0.06, -0.04, -0.20), (-4, 8.5, 0.95, 0.36, -0.10), (10, 8, 0.05, 0.10, 0.18))
 SLOW_RBBB = _waves((32, 11, -0.26, -0.02, -0.30), (54, 14, -0.42, -0.06, -0.50))
-SLOW_IRBBB = _waves((35, 7.5, -0.30, -0.10, -0.42))
+SLOW_IRBBB = _waves((39, 8.5, -0.30, -0.10, -0.40))
 QRS_LAFB = _waves(
     (-24, 8, 0.04, 0.20, -0.18), (-5, 9, 0.92, 0.02, 0.02), (12, 10, 0.05, -0.66, 0.60), (26, 10, -0.10, -0.30, 0.28)
 )
@@ -88,7 +88,7 @@ def _scaled(waves: np.ndarray, *factors: float) -> np.ndarray:
     return waves * np.concatenate([[1, 1], np.broadcast_to(factors, 3)])
 
 
-def _with(waves: np.ndarray, *rows: tuple[float, float, float, float, float]) -> np.ndarray:
+def _with(waves: np.ndarray, *rows: Sequence[float]) -> np.ndarray:
     return np.concatenate([waves, _waves(*rows)])
 
 
@@ -101,14 +101,14 @@ def shape(codes: Collection[str], strength: float = 1.0) -> Beat:
     """The beat that the findings make.
 
     Args:
-        codes: SCP codes; those that change rhythm only are ignored here.
+        codes: SCP codes; those of rhythm only decide whether there is a P wave.
         strength: How marked the findings are; 1 is typical.
     """
     beat = Beat(P, QRS, T)
     for code, change in _SHAPES.items():
         if code in codes:
             beat = change(beat, strength)
-    return beat
+    return replace(beat, p=_waves()) if {"AFIB", "AFLT", "SVTAC"} & set(codes) else beat
 
 
 def _infarct(q: tuple[float, float, float], t: tuple[float, float, float]) -> Callable[[Beat, float], Beat]:
@@ -145,7 +145,7 @@ _SHAPES: dict[str, Callable[[Beat, float], Beat]] = {
     "IVCD": lambda b, s: replace(
         b, qrs=np.concatenate([b.qrs * (1.28, 1.28, 0.9, 0.9, 0.9), _waves((40, 11, 0.22, 0.12, 0.30))])
     ),
-    "LVH": lambda b, s: replace(b, qrs=_scaled(b.qrs, 1 + 0.62 * s, 1 + 0.30 * s, 1 + 0.85 * s)),
+    "LVH": lambda b, s: replace(b, qrs=_scaled(b.qrs, 1 + 0.7 * s, 1 + 0.3 * s, 1 + 0.95 * s)),
     "RVH": lambda b, s: replace(
         b,
         qrs=_with(_scaled(b.qrs, 0.55, 1, 0.35), (16, 12, -0.65 * s, 0.35 * s, -0.60 * s)),
@@ -171,9 +171,22 @@ _SHAPES: dict[str, Callable[[Beat, float], Beat]] = {
 }
 
 
+def individual(beat: Beat, rng: np.random.Generator) -> Beat:
+    """The same findings in one particular heart: every Gaussian a little different in size, direction and width."""
+
+    def vary(waves: np.ndarray) -> np.ndarray:
+        return waves * np.exp(rng.normal(0, (0, 0.07, 0.14, 0.14, 0.14), size=waves.shape))
+
+    return Beat(vary(beat.p), vary(beat.qrs), vary(beat.t))
+
+
 def axis(beat: Beat, lead_field: np.ndarray) -> float:
-    """Electrical axis of the QRS in the frontal plane, in degrees (0 to the left, 90 to the feet)."""
-    area = beat.qrs[:, 1] @ (beat.qrs[:, 2:] @ lead_field[:2].T)
+    """Electrical axis of the QRS in the frontal plane, in degrees (0 to the left, 90 to the feet).
+
+    The slow end of a bundle branch block does not count, as in clinical use.
+    """
+    qrs = beat.qrs[beat.qrs[:, 0] < 0.03]
+    area = qrs[:, 1] @ (qrs[:, 2:] @ lead_field[:2].T)
     one, avf = area[0], area[1] - area[0] / 2
     return float(np.degrees(np.arctan2(2 / np.sqrt(3) * avf, one)))
 
@@ -235,21 +248,18 @@ def rhythm(codes: Collection[str], rate: float, rng: np.random.Generator) -> lis
 
     kind = VENTRICULAR if "PVC" in codes else ATRIAL
     every = 2 if "BIGU" in codes else 3 if "TRIGU" in codes else 0
-    early = sorted(rng.uniform(1, SECONDS - 1, size=rng.integers(1, 4))) if {"PVC", "PAC"} & set(codes) else []
-    beats, t, number = [], -2.0 - rng.uniform(0, mean), 0
+    single = {"PVC", "PAC"} & set(codes) and not every
+    due = sorted(rng.uniform(0.5, SECONDS - 3.5, size=rng.integers(1, 4))) if single else []
+    beats, t, conducted = [], -2.0 - rng.uniform(0, mean), 0
     while t < SECONDS + 1:
-        rr, number = interval(t), number + 1
-        due = bool(early) and early[0] < t
-        if (every and number % every == 0) or (due and not every):
-            early = early[1:]
-            both = "PVC" in codes and "PAC" in codes and rng.random() < 0.5
-            this = ATRIAL if both else kind
+        rr, conducted = interval(t), conducted + 1
+        if conducted == every or (due and due[0] < t):
+            due, conducted = due[1:], 1
             premature = rr * rng.uniform(0.55, 0.70)
-            beats.append((t + premature, premature, this))
+            beats.append((t + premature, premature, kind))
             # A ventricular beat leaves the sinus node alone: the next beat comes where it would have (full pause).
-            rr = 2 * rr if this == VENTRICULAR else premature + 1.05 * rr
+            rr = 2 * rr if kind == VENTRICULAR else premature + 1.05 * rr
             beats.append((t + rr, rr - premature, REGULAR))
-            number += 1 if every == 2 else 0
         else:
             beats.append((t + rr, rr, REGULAR))
         t += rr
@@ -270,27 +280,27 @@ def dipole(
         fs: Sampling rate in Hz.
         rng: Decides the origin of ectopic beats, and small changes from beat to beat.
     """
-    origin = np.array([0.75, 0.25, 0.85]) * rng.choice([1, -1]) + rng.normal(0, 0.45, size=3)
+    origin = np.array([0.75, 0.25, 0.85]) * rng.choice([1, -1]) + rng.normal(0, 0.35, size=3)
+    origin *= rng.uniform(1.0, 1.6) / np.linalg.norm(origin)
+    other = origin[[0, 2, 1]]
     ectopic = Beat(
-        _waves(),
-        _waves((-26, 20, *origin), (20, 24, *(1.1 * origin[[0, 2, 1]]))),
-        _waves((105, 38, *(-0.12 * origin)), (255, 55, *(-0.42 * origin))),
+        p=_waves(),
+        qrs=_waves((-32, 12, *(0.55 * origin)), (-4, 14, *origin), (30, 15, *(0.8 * other))),
+        t=_waves((105, 38, *(-0.12 * origin)), (255, 55, *(-0.42 * origin))),
     )
-    rows = []
+    out = np.zeros((int(SECONDS * fs), 3))
     for at, rr, kind in beats:
         this = ectopic if kind == VENTRICULAR else beat
         p = this.p - (delay, 0, 0, 0, 0)
         p = _scaled(p, 1, rng.uniform(-0.8, 0.4), 1.3) if kind == ATRIAL else p
         t = this.t * (*(2 * [np.sqrt(np.clip(rr, 0.35, 1.4))]), 1, 1, 1)
         waves = _scaled(np.concatenate([p, this.qrs, t]), rng.normal(1, 0.025))
-        rows.append(waves + np.array([at, 0, 0, 0, 0]))
-    waves = np.concatenate(rows)
-    waves = waves[(waves[:, 0] > -0.5) & (waves[:, 0] < SECONDS + 0.5)]
-    # The recorder's low-pass filter in front of the sampler: it widens a Gaussian and keeps its area.
-    width = np.hypot(waves[:, 1], 0.4 / fs)
-    time = np.arange(int(SECONDS * fs)) / fs
-    bells = np.exp(-0.5 * ((time[:, None] - waves[:, 0]) / width) ** 2)
-    return bells @ (waves[:, 2:] * (waves[:, 1] / width)[:, None])
+        # The recorder's low-pass filter in front of the sampler: it widens a Gaussian and keeps its area.
+        width = np.hypot(waves[:, 1], 0.4 / fs)
+        samples = np.arange(max(0, round((at - 0.5) * fs)), min(len(out), round((at + 0.9) * fs)))
+        bells = np.exp(-0.5 * (((samples / fs - at)[:, None] - waves[:, 0]) / width) ** 2)
+        out[samples] += bells @ (waves[:, 2:] * (waves[:, 1] / width)[:, None])
+    return out
 
 
 def atria(codes: Collection[str], start: float, rate: float, fs: int, rng: np.random.Generator) -> np.ndarray:
@@ -306,8 +316,8 @@ def atria(codes: Collection[str], start: float, rate: float, fs: int, rng: np.ra
         wander = np.sin(2 * np.pi * rng.uniform(0.1, 0.4) * time + rng.uniform(0, 6)) * rng.uniform(0.5, 2.0)
         cycle = 2 * np.pi * rng.uniform(5, 8) * time + wander
         swell = 1 + 0.4 * np.sin(2 * np.pi * rng.uniform(0.1, 0.7) * time + rng.uniform(0, 6))
-        size, harmonics = rng.uniform(0.025, 0.07), (1, 0.5, 0.3)
-        direction = np.array([[-0.5], [0.7], [-0.9]]) + rng.normal(0, 0.25, size=(3, 1))
+        size, harmonics = rng.uniform(0.02, 0.05), (1, 0.35, 0.15)
+        direction = np.array([[-0.6], [0.7], [-0.6]]) + rng.normal(0, 0.25, size=(3, 1))
     elif "AFLT" in codes:
         # Conducted beats keep their place in the flutter cycle.
         cycle = 2 * np.pi * (time - start) / flutter_cycle(rate)
@@ -323,17 +333,17 @@ def noise(fs: int, rng: np.random.Generator) -> np.ndarray:
     """What the nine electrodes pick up besides the heart, [T, 9] in mV: drift, breathing, muscle, mains, amplifier."""
     samples = int(SECONDS * fs)
     time = np.arange(samples)[:, None] / fs
-    loose = np.exp(rng.normal(0, 0.5, size=9))
-    frequency, phase = rng.uniform(0.03, 0.5, size=(4, 1)), rng.uniform(0, 2 * np.pi, size=(4, 9))
-    size = 0.022 * np.exp(rng.normal(0, 0.5)) * np.sqrt(0.1 / frequency)
-    drift = sum(a * np.sin(2 * np.pi * f * time + p) for a, f, p in zip(size, frequency, phase, strict=True))
-    hiss = rng.standard_normal((samples, 9))
-    tension = np.exp(rng.normal(0, 0.6, size=9))
-    burst = 1 + 3 * (rng.random() < 0.1) * np.exp(-0.5 * ((time - rng.uniform(0, SECONDS)) / rng.uniform(0.3, 1)) ** 2)
-    muscle = 0.0025 * tension * burst * np.diff(hiss, axis=0, prepend=hiss[:1])
+    frequency = rng.uniform(0.03, 0.5, size=4)
+    size = 0.022 * np.exp(rng.normal(0, 0.5)) * np.sqrt(0.1 / frequency)[:, None] * np.exp(rng.normal(0, 0.5, size=9))
+    phase, turn = rng.uniform(0, 2 * np.pi, size=(4, 9)), 2 * np.pi * frequency * time
+    drift = np.sin(turn) @ (size * np.cos(phase)) + np.cos(turn) @ (size * np.sin(phase))
     # At 100 Hz the mains lie on the Nyquist frequency, where the recorder's filter has removed them.
     mains = rng.exponential(0.004) * np.sin(2 * np.pi * 50 * time + 0.3) * rng.uniform(0, 1, size=9) if fs > 100 else 0
-    return drift * loose + muscle + 0.002 * rng.standard_normal((samples, 9)) + mains
+    tension, burst = np.exp(rng.normal(0, 0.6, size=9)), 3 * (rng.random() < 0.1)
+    muscle = 1 + burst * np.exp(-0.5 * ((time - rng.uniform(0, SECONDS)) / rng.uniform(0.3, 1)) ** 2)
+    hiss = rng.standard_normal((samples + 1, 9))
+    # Muscle is noise of the high frequencies: the difference of neighbouring samples.
+    return drift + mains + 0.0025 * tension * muscle * np.diff(hiss, axis=0) + 0.002 * hiss[1:]
 
 
 def twelve_leads(independent: np.ndarray) -> np.ndarray:
@@ -348,31 +358,26 @@ def twelve_leads(independent: np.ndarray) -> np.ndarray:
 
 
 def record(
+    beat: Beat,
     codes: Collection[str],
     lead_field: np.ndarray,
     rng: np.random.Generator,
     *,
     rate: float = 70.0,
     delay: float = 0.0,
-    strength: float = 1.0,
-    repolarisation: float = 1.0,
     fs: int = 100,
 ) -> np.ndarray:
     """Ten seconds of a patient's ECG, int16 [T, 12], in µV and PTB-XL's lead order.
 
     Args:
-        codes: SCP codes of all findings, of rhythm, form and diagnosis.
+        beat: From `shape`.
+        codes: SCP codes of rhythm and ectopy (others are ignored here).
         lead_field: From `body`, [8, 3].
         rng: Decides timing and noise.
         rate: Beats a minute.
         delay: Lengthening of the PR interval, in seconds.
-        strength: How marked the findings are.
-        repolarisation: The patient's own T-wave gain.
         fs: Sampling rate in Hz.
     """
-    beat = shape(codes, strength)
-    no_p = {"AFIB", "AFLT", "SVTAC", "PACE"} & set(codes)
-    beat = replace(beat, p=_waves() if no_p else beat.p, t=_scaled(beat.t, repolarisation))
     beats = rhythm(codes, rate, rng)
-    heart = dipole(beat, beats, delay, fs, rng) + atria(codes, beats[0][0], rate, fs, rng)
-    return twelve_leads(heart @ lead_field.T + noise(fs, rng) @ MONTAGE.T)
+    cardiac = dipole(beat, beats, delay, fs, rng) + atria(codes, beats[0][0], rate, fs, rng)
+    return twelve_leads(cardiac @ lead_field.T + noise(fs, rng) @ MONTAGE.T)

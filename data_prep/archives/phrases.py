@@ -27,12 +27,12 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "PVC BIGU": (
         ("ventrikulÄre extrasystole(n), bigeminus",),
         ("premature ventricular contraction(s), bigeminy.", "premature ventricular contractions, bigeminy."),
-        ("ventrikulÄr(a) extrasystoli(er), bigemini",),
+        ("ventrikulÄr(a) extrasystoli(er)",),
     ),
     "PVC TRIGU": (
         ("ventrikulÄre extrasystole(n), trigeminus",),
         ("premature ventricular contraction(s), trigeminy.", "premature ventricular contractions, trigeminy."),
-        ("ventrikulÄr(a) extrasystoli(er), trigemini",),
+        ("ventrikulÄr(a) extrasystoli(er)",),
     ),
     "PAC": (
         ("supraventrikulÄre extrasystole(n)",),
@@ -42,12 +42,12 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "PAC BIGU": (
         ("supraventrikulÄre extrasystole(n), bigeminus",),
         ("premature atrial contraction(s), bigeminy.", "premature atrial contractions, bigeminy."),
-        ("supraventrikulÄr(a) extrasystoli(er), bigemini",),
+        ("supraventrikulÄr(a) extrasystoli(er)",),
     ),
     "PAC TRIGU": (
         ("supraventrikulÄre extrasystole(n), trigeminus",),
         ("premature atrial contraction(s), trigeminy.",),
-        ("supraventrikulÄr(a) extrasystoli(er), trigemini",),
+        ("supraventrikulÄr(a) extrasystoli(er)",),
     ),
     "SR": (("sinusrhythmus",), ("sinus rhythm.",), ("sinusrytm",)),
     "SBRAD": (("sinusbradykardie",), ("sinus bradycardia.",), ("sinusbradykardi",)),
@@ -60,25 +60,25 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
         ("fÖrmaksflimmer med hÖg kammarfrekvens",),
     ),
     "AFLT": (
-        ("vorhofflattern mit wechselnder Überleitung", "vorhofflattern"),
-        ("atrial flutter with variable a:v block.", "atrial flutter."),
-        ("fÖrmaksfladder",),
+        ("vorhofflattern",),
+        ("atrial flutter with 4:1 av block.",),
+        ("fÖrmaksflimmer/-fladder",),
     ),
     "AFLT fast": (
-        ("vorhofflattern 2:1 Überleitung", "vorhofflattern 2:1"),
+        ("vorhofflattern 2:1",),
         (
             "rhythm is atrial flutter with 2:1 av block and rapid ventricular response.",
             "atrial flutter with 2:1 av block.",
         ),
-        ("fÖrmaksfladder med hÖg kammarfrekvens",),
+        ("fÖrmaksflimmer med hÖg kammarfrekvens",),
     ),
     "SVTAC": (
         ("supraventrikulÄre tachykardie",),
         (
             "a rapid, regular supraventricular tachycardia is present.",
-            "rapid regular supraventricular tachycardia without evident p waves.",
+            "rapid regular supraventricular tachycardia.",
         ),
-        ("supraventrikulÄr tachykardi",),
+        ("regelbunden rytm, inga p-vÅg funna",),
     ),
     "PACE": (
         ("schrittmacher ekg", "pacemaker ekg"),
@@ -97,7 +97,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "RAO/RAE": (
         ("p-dextrocardiale", "vorhofsueberlastung rechts"),
         ("right atrial enlargement.", "possible right atrial enlargement."),
-        ("hypertrofi av hÖger fÖrmak",),
+        ("",),
     ),
     "MID": (("lagetyp normal", "lagetyp normal", "lagetyp normal", ""), ("",), ("",)),
     "LAD": (("linkstyp",), ("", "", "borderline left axis deviation."), ("vÄnster el-axel",)),
@@ -157,7 +157,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "RVH": (
         ("rechtshypertrophie mÖglich", "rechtshypertrophie"),
         ("right ventricular hypertrophy.", "possible right ventricular hypertrophy."),
-        ("hÖger kammarhypertrofi",),
+        ("",),
     ),
     "IMI": (
         (
@@ -256,7 +256,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
         ("t-fÖrÄndring, sÅsom vid    anterior myokardaffektion",),
     ),
     "STD_": (
-        ("st-senkung in ii,iii,avf v4-v6", "st-senkung in v4-6"),
+        ("st-senkung in v4-6", "st-senkung in v5-6"),
         ("minor non-specific st segment depression in v4,5,6.",),
         ("ospecifik st-fÖrÄndring",),
     ),
@@ -266,9 +266,9 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
         ("ospecifik t-fÖrÄndring",),
     ),
     "LOWT": (
-        ("t abgeflacht in i,avl,v5-6|NDT",),
+        ("t abgeflacht|NDT",),
         ("t waves are low or flat throughout. myocardial ischaemia is likely.|NDT",),
-        ("flacka t-vÅgor|NDT",),
+        ("ospecifik t-fÖrÄndring|NDT",),
     ),
     "NST_": (
         ("unspezifische abnormale st-senkung",),
