@@ -1,0 +1,132 @@
+"""From a split to batches on the devices. The order is a function of (seed, step), so resuming needs only the step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from etp_jax.errors import EtpError
+from etp_jax.records import ReportTable, Split
+
+Batch = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of 0 ... size - 1, int64, fresh for each epoch."""
+    # Sorting raw Philox output, because numpy keeps bit generators stable over its versions and `permutation` not.
+    return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
+
+
+class Batches:
+    """The training batches of one host.
+
+    Every epoch is a fresh permutation of all records that have a report; what does not fill a last batch is left out of
+    that epoch. Each host takes its slice of every global batch, so the order does not depend on the number of hosts.
+
+    Attributes:
+        batch_size: pairs a step over all hosts.
+        steps_per_epoch: whole batches an epoch.
+        unpaired: records left out because their report is empty.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        reports: ReportTable,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        devices: int = 1,
+    ) -> None:
+        """Lays out the order.
+
+        Args:
+            split: where the records come from.
+            reports: the split's report table.
+            batch_size: pairs a step over all hosts.
+            seed: decides the order; not negative.
+            process_index: this host.
+            process_count: number of hosts.
+            devices: number of devices over all hosts.
+
+        Raises:
+            EtpError: the batch is larger than the split, or the devices do not divide it; or the seed is negative.
+        """
+        self.paired = reports.paired
+        self.unpaired = len(reports.number) - len(self.paired)
+        if not 0 < batch_size <= len(self.paired):
+            raise EtpError(
+                f"data.batch_size is {batch_size}, but {split.shards.folder} ({split.name}) has {len(self.paired)} "
+                f"records with a report; choose a batch between 1 and that"
+            )
+        if batch_size % devices:
+            raise EtpError(
+                f"data.batch_size {batch_size} is not a multiple of the number of devices, {devices}; "
+                f"{batch_size // devices * devices or devices} would be"
+            )
+        if seed < 0:
+            raise EtpError(f"seed is {seed}; it must not be negative")
+        self.split, self.reports, self.batch_size, self.seed = split, reports, batch_size, seed
+        self.steps_per_epoch = len(self.paired) // batch_size
+        share = batch_size // process_count
+        self._rows = slice(process_index * share, (process_index + 1) * share)
+        self._epoch, self._order = -1, self.paired
+
+    def at(self, step: int) -> Batch:
+        """This host's rows of global batch `step`.
+
+        Returns:
+            `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
+            `position` int32 [n], row in the global batch.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self.paired[epoch_order(len(self.paired), self.seed, epoch)]
+        rows = np.arange(self.batch_size, dtype=np.int32)[self._rows]
+        records = self._order[within * self.batch_size + rows]
+        return {
+            "ecg": self.split.ecg(records),
+            "lead_mask": self.split.columns.lead_mask[records],
+            "report": self.reports.number[records],
+            "position": rows,
+        }
+
+
+def prefetch(
+    batches: Batches, start_step: int, stop_step: int, put: Callable[[Batch], T], depth: int = 2
+) -> Iterator[tuple[int, T]]:
+    """Reads batches in a background thread and puts them on the devices ahead of their use.
+
+    An error in the thread is raised at the step it belongs to. Closing the generator ends the thread.
+
+    Args:
+        batches: where they come from.
+        start_step: first step.
+        stop_step: step after the last one.
+        put: takes a host batch to the devices.
+        depth: batches held ready or in the making.
+
+    Yields:
+        Step and batch on the devices.
+    """
+
+    def load(step: int) -> tuple[int, T]:
+        return step, put(batches.at(step))
+
+    steps = iter(range(start_step, stop_step))
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as reader:
+        ahead = deque(reader.submit(load, step) for step in islice(steps, max(depth, 1)))
+        try:
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(reader.submit(load, step) for step in islice(steps, 1))
+                yield batch
+        finally:
+            reader.shutdown(cancel_futures=True)

@@ -1,0 +1,131 @@
+"""The optimiser, its schedule, and which parameters it touches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from etp_jax.config import OptimConfig, TrainConfig
+from etp_jax.errors import EtpError
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def path_names(path: tuple[Any, ...]) -> list[str]:
+    """The keys of a parameter's path."""
+    return [str(key.key) for key in path]
+
+
+def trainable(params: Any, config: TrainConfig) -> Any:
+    """Which parameters are learned.
+
+    Fixed are the text tower's parameters whose path (`encoder/layer/5/attention/self/query/kernel`) does not match
+    `model.text.trainable` as a whole, and the logit scale unless `loss.learn_temperature`.
+
+    Args:
+        params: the model's parameters.
+        config: of the run.
+
+    Returns:
+        Tree of bool like `params`.
+
+    Raises:
+        EtpError: the regular expression is wrong, or matches no parameter of a text tower that is there.
+    """
+    wanted = config.model.text.trainable
+    try:
+        pattern = re.compile(wanted)
+    except re.error as error:
+        raise EtpError(f"model.text.trainable {wanted!r} is not a regular expression: {error}") from None
+
+    def learned(path: tuple[Any, ...], _: Any) -> bool:
+        room, *rest = path_names(path)
+        if room == "logit_scale":
+            return config.loss.learn_temperature
+        return room != "text_tower" or pattern.fullmatch("/".join(rest)) is not None
+
+    mask = jax.tree_util.tree_map_with_path(learned, params)
+    if "text_tower" in params and not any(jax.tree.leaves(mask["text_tower"])):
+        some = path_names(jax.tree_util.tree_leaves_with_path(params["text_tower"])[0][0])
+        raise EtpError(
+            f"model.text.trainable {wanted!r} matches no parameter of the text tower as a whole, e.g. "
+            f"{'/'.join(some)!r}; set model.text.frozen to train none"
+        )
+    return mask
+
+
+def take(params: Any, mask: Any, learned: bool = True) -> Any:
+    """The parameters where `mask` equals `learned`; None elsewhere, which JAX does not count as a leaf."""
+    return jax.tree.map(lambda p, m: p if m is learned else None, params, mask)
+
+
+def merge(learned: Any, fixed: Any) -> Any:
+    """Puts together what `take` took apart."""
+    return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)
+
+
+def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
+    """Learning rate as a function of the step (from 0): linear warm-up, then constant or a half cosine to zero.
+
+    Raises:
+        EtpError: the run has no step, or the warm-up is longer than the run.
+    """
+    total = round(config.epochs * steps_per_epoch)
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if total < 1:
+        raise EtpError(f"optim.epochs {config.epochs} at {steps_per_epoch} steps an epoch is not a single step")
+    if warmup >= total and warmup > 0:
+        raise EtpError(f"optim.warmup_epochs {config.warmup_epochs} must be less than optim.epochs {config.epochs}")
+
+    def schedule(step: Any) -> jax.Array:
+        rate = config.learning_rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
+        if config.schedule == "cosine":
+            done = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
+            rate = rate * (1 + jnp.cos(jnp.pi * done)) / 2
+        return rate
+
+    return schedule
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay shrinks: matrices and kernels, not biases, norms, logit scale and bias."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def in_text_tower(params: Any) -> Any:
+    """Which parameters belong to the text tower."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_names(path)[0] == "text_tower", params)
+
+
+def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """Adam (Kingma & Ba 2015; weight decay added to the gradient, as in PyTorch) or AdamW (arXiv 1711.05101).
+
+    It is given the learned parameters only (`take`), so fixed ones cost no moments and enter no norm.
+
+    Args:
+        config: of the optimiser.
+        steps_per_epoch: to turn epochs into steps.
+
+    Returns:
+        The optimiser and its schedule.
+
+    Raises:
+        EtpError: the schedule is impossible or a learning rate is not positive.
+    """
+    text_rate = config.learning_rate if config.text_learning_rate is None else config.text_learning_rate
+    if config.learning_rate <= 0 or text_rate <= 0:
+        raise EtpError("optim.learning_rate and optim.text_learning_rate must be positive")
+    schedule = make_schedule(config, steps_per_epoch)
+    adam = optax.scale_by_adam(config.b1, config.b2, eps=1e-8)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity(),
+        *((decay, adam) if config.name == "adam" else (adam, decay)),
+        optax.masked(optax.scale(text_rate / config.learning_rate), in_text_tower),
+        optax.scale_by_learning_rate(schedule),
+    ), schedule

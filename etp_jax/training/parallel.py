@@ -1,0 +1,90 @@
+"""Runs a per-device step on all devices: `pmap` (default) or `shard_map`, on one host or several.
+
+The step sees its device's rows and knows only the axis name `AXIS`; everything about layout stands here.
+
+On virtual CPU devices a loop that runs ahead of the computation can deadlock in XLA's rendezvous. Whoever drives the
+steps there reads the metrics of step i before it starts step i + 2, or blocks on every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from etp_jax.models.resnet1d import AXIS
+
+REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+class Parallel:
+    """One way to spread steps over devices.
+
+    Attributes:
+        mode: `pmap` or `shard_map`; both give the same bits.
+        mesh: all devices of all hosts, along `AXIS`.
+    """
+
+    def __init__(self, mode: Literal["pmap", "shard_map"], devices: Sequence[Any] | None = None) -> None:
+        """Takes the devices of all hosts, in the same order everywhere; None is all there are."""
+        self.mode = mode
+        self.mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+    @property
+    def devices(self) -> int:
+        """Number of devices over all hosts."""
+        return self.mesh.size
+
+    def wrap_train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `step(state, batch, texts) -> (state, metrics)`; both are replicated, the state is donated."""
+        return self._wrap(step, (REPLICATED, SPLIT, REPLICATED), donate=(0,))
+
+    def wrap_eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `step(params, batch_stats, batch, texts) -> rows`; all hosts get the rows of the whole global batch."""
+
+        def gathered(*args: Any) -> Any:
+            return jax.lax.all_gather(step(*args), AXIS, tiled=True)
+
+        return self._wrap(gathered, (REPLICATED, REPLICATED, SPLIT, REPLICATED), donate=())
+
+    def _wrap(self, step: Callable[..., Any], specs: tuple[PartitionSpec, ...], donate: tuple[int, ...]) -> Any:
+        if self.mode == "pmap":
+            axes = tuple(0 if spec == SPLIT else None for spec in specs)
+            devices = list(self.mesh.devices.flat)
+            return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donate, devices=devices)
+        # check_vma would sum gradients a second time: the step's own pmean is the whole reduction.
+        spread = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=REPLICATED, check_vma=False)
+        return jax.jit(spread, donate_argnums=donate)
+
+    def put_batch(self, batch: Any) -> Any:
+        """Takes this host's rows of a global batch to its devices.
+
+        Returns:
+            The batch as the wrapped step wants it: [local devices, n, ...] for pmap, [global rows, ...] for shard_map.
+        """
+        if self.mode == "shard_map":
+            sharding = NamedSharding(self.mesh, SPLIT)
+            return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+        local = NamedSharding(self.mesh.local_mesh, SPLIT)
+        count = self.mesh.local_mesh.size
+        return jax.tree.map(lambda x: jax.device_put(x.reshape(count, -1, *x.shape[1:]), local), batch)
+
+    def replicate(self, tree: Any) -> Any:
+        """Copies a tree to every device: a fresh state, a restored one, or the report table."""
+
+        def copy(x: Any) -> jax.Array:
+            if isinstance(x, jax.Array) and not x.is_fully_addressable:
+                x = x.addressable_data(0)  # restored as a global array: every device holds the whole
+            # On several hosts pmap would copy anything laid out otherwise, and donation would delete the original.
+            return jax.device_put(x, NamedSharding(self.mesh.local_mesh, REPLICATED), may_alias=False)
+
+        tree = jax.tree.map(copy, tree)
+        return tree if self.mode == "pmap" else self.to_global(tree)
+
+    def to_global(self, tree: Any) -> Any:
+        """A replicated tree as arrays over the devices of all hosts, the only form that Orbax saves from several."""
+        return multihost_utils.host_local_array_to_global_array(tree, self.mesh, REPLICATED)

@@ -1,0 +1,172 @@
+"""One training step of one device. It is pure and knows nothing of the layout but the axis name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.models.dual_encoder import DualEncoder
+from etp_jax.models.resnet1d import AXIS
+from etp_jax.training import optim
+from etp_jax.training.augment import augment
+
+Tree = Any
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that changes in training; keys and order follow from the seed and `step`."""
+
+    step: jax.Array
+    """int32, number of steps done."""
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    """Of the learned parameters only."""
+    ema: Tree
+    """Moving average of `params`, or None."""
+
+
+def compute_dtype(precision: str) -> jnp.dtype:
+    """`run.precision` as a type; `auto` is bfloat16 on TPU and GPU and float32 on CPU."""
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(precision)
+
+
+def init_state(variables: Tree, optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainState:
+    """The state before the first step, from the model's {"params", "batch_stats"}."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(optim.take(params, optim.trainable(params, config))),
+        ema=jax.tree.map(jnp.copy, params) if config.optim.ema > 0 else None,
+    )
+
+
+def text_input(texts: dict[str, jax.Array], report_b: jax.Array) -> Any:
+    """What the model's `encode_text` takes, for reports by number: cached outputs, or tokens."""
+    if "embeddings" in texts:
+        return texts["embeddings"][report_b]
+    return {name: texts[name][report_b] for name in ("input_ids", "attention_mask")}
+
+
+def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys [b] for augmentation and for dropout: functions of seed, step and row of the global batch alone."""
+    # Named, because under other generators (JAX_DEFAULT_PRNG_IMPL) vmapped draws depend on the neighbours.
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+    keys_b2 = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(position_b)
+    return keys_b2[:, 0], keys_b2[:, 1]
+
+
+def make_train_step(
+    model: DualEncoder,
+    optimizer: optax.GradientTransformation,
+    schedule: optim.Schedule,
+    config: TrainConfig,
+    fs: int,
+) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """Builds the step.
+
+    Args:
+        model: both towers.
+        optimizer: and
+        schedule: from `optim.make_optimizer`.
+        config: of the run.
+        fs: sampling rate of the ECGs, Hz.
+
+    Returns:
+        `train_step(state, batch, texts)`, to be run under the axis `AXIS`. `batch` is a device's part of what
+        `input.Batches` gives; `texts` the whole report table: {"embeddings" [R, D]} of a frozen tower, or {"input_ids",
+        "attention_mask"} [R, S]; and "semantic" [R, D] for `semantic` pairs. It returns the next state and scalars:
+        loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
+
+    Raises:
+        EtpError: the temperature starts beyond the greatest logit scale.
+    """
+    loss_config = config.loss
+    if not 0 < 1 / loss_config.temperature <= loss_config.max_logit_scale:
+        raise EtpError(
+            f"loss.temperature {loss_config.temperature} starts the logit scale at {1 / loss_config.temperature:g}, "
+            f"beyond loss.max_logit_scale {loss_config.max_logit_scale:g}"
+        )
+
+    def train_step(
+        state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
+    ) -> tuple[TrainState, Metrics]:
+        augment_keys, dropout_keys = example_keys(config.seed, state.step, batch["position"])
+        ecg_bTL, lead_mask_bL = augment(batch["ecg"], batch["lead_mask"], augment_keys, config.augment, fs)
+        text = text_input(texts, batch["report"])
+        semantic_bD = texts["semantic"][batch["report"]] if loss_config.pairs == "semantic" else None
+        mask = optim.trainable(state.params, config)
+        fixed = optim.take(state.params, mask, learned=False)
+
+        def loss_of(learned: Tree) -> tuple[jax.Array, tuple[Metrics, Tree]]:
+            params = optim.merge(learned, fixed)
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (_, ecg_bE), updated = model.apply(
+                variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
+            )
+            text_bE: Any = model.apply(variables, text, dropout_keys, method="encode_text")
+            loss, metrics = contrastive_loss(
+                ecg_bE,
+                text_bE,
+                batch["report"],
+                semantic_bD,
+                jnp.exp(params["logit_scale"]),
+                params.get("logit_bias"),
+                loss_config,
+                AXIS,
+            )
+            return loss, (metrics, updated.get("batch_stats", {}))
+
+        learned = optim.take(state.params, mask)
+        (loss, (metrics, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(learned)
+        # The loss is averaged inside already; averaging the gradients again is exact under pmap and shard_map alike.
+        grads = jax.lax.pmean(grads, AXIS)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learned)
+        params = optim.merge(optax.apply_updates(learned, updates), fixed)
+        # Clamped here and not on use: a clamp inside the loss would also stop the gradient that leads back.
+        limit = jnp.log(loss_config.max_logit_scale).astype(params["logit_scale"].dtype)
+        params["logit_scale"] = jnp.minimum(params["logit_scale"], limit)
+        metrics |= {
+            "loss": loss,
+            "logit_scale": jnp.exp(state.params["logit_scale"]),
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": schedule(state.step),
+        }
+        ema = None if state.ema is None else average(state.ema, params, config.optim.ema, state.step)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+
+    return train_step
+
+
+def average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
+    """Exponential moving average; the decay starts lower, or the random initial weights would linger."""
+    decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + ((1 - decay_now) * (p - e)).astype(e.dtype), ema, params)
+
+
+def make_eval_step(model: DualEncoder) -> Callable[..., dict[str, jax.Array]]:
+    """Builds `eval_step(params, batch_stats, batch, texts)`, which returns unit embeddings `ecg` and `text` [b, E]."""
+
+    def eval_step(
+        params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        encoded: Any = model.apply(variables, batch["ecg"], batch["lead_mask"], method="encode_ecg")
+        text: Any = model.apply(variables, text_input(texts, batch["report"]), method="encode_text")
+        return {"ecg": encoded[1], "text": text}
+
+    return eval_step
