@@ -243,7 +243,7 @@ def rhythm(codes: Collection[str], rate: float, rng: np.random.Generator) -> lis
         if "AFIB" in codes:
             return max(0.32, mean * float(rng.gamma(22, 1 / 22)))
         if "AFLT" in codes:
-            return flutter * max(2, round(mean / flutter + rng.choice([-1, 0, 0, 1])))
+            return flutter * max(2, round(mean / flutter + rng.choice([-1, 0, 0, 0, 0, 1])))
         return mean * (1 + vary(t))
 
     kind = VENTRICULAR if "PVC" in codes else ATRIAL
@@ -321,7 +321,7 @@ def atria(codes: Collection[str], start: float, rate: float, fs: int, rng: np.ra
     elif "AFLT" in codes:
         # Conducted beats keep their place in the flutter cycle.
         cycle = 2 * np.pi * (time - start) / flutter_cycle(rate)
-        swell, size, harmonics = np.ones_like(time), rng.uniform(0.10, 0.16), (1, 0.5, 0.33)
+        swell, size, harmonics = np.ones_like(time), rng.uniform(0.08, 0.13), (1, 0.5, 0.33)
         direction = np.array([[-0.1], [-1.0], [-0.3]])
     else:
         return np.zeros((time.size, 3))
