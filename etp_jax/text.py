@@ -194,7 +194,7 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
 def apply_template(template: str, reports: Sequence[str]) -> list[str]:
     """Puts each report into the template's `{report}`; raises EtpError when the template has other holes or none."""
     try:
-        complete = "report" in template.format(report="report") and template != template.format(report="")
+        complete = template.format(report="a") != template.format(report="b")
     except (LookupError, ValueError):
         complete = False
     if not complete:

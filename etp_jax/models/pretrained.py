@@ -26,6 +26,9 @@ WEIGHTS = ("model.safetensors", "flax_model.msgpack", "pytorch_model.bin")
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
+HUB_TIMEOUT_S = 10.0
+"""Longest wait for the hub's first answer."""
+
 Names = tuple[str, ...]
 
 
@@ -52,18 +55,30 @@ def resolve(source: str) -> Path:
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise EtpError(f"text tower {source!r}: no such folder")
+    return from_hub(source)
+
+
+def from_hub(source: str) -> Path:
+    """Downloads a text tower's files from the Hugging Face hub, or finds them in its cache when there is no network."""
+    # Of whichever HTTP client the installed version uses; its errors are not all OSErrors.
+    failures = (OSError, ValueError, huggingface_hub.errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]
+    problem = ""
+    try:
+        # snapshot_download has no timeout of its own, so a network that swallows packets would hold it for ever.
+        huggingface_hub.model_info(source, timeout=HUB_TIMEOUT_S)
+    except failures as error:
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
     try:
         for weights in WEIGHTS:
-            folder = Path(
-                huggingface_hub.snapshot_download(source, allow_patterns=["config.json", *TOKENIZER, weights])
-            )
-            if (folder / weights).exists():
+            patterns = ["config.json", *TOKENIZER, weights]
+            found = huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=bool(problem))
+            if (Path(found) / weights).exists():
                 break
-        return folder
-    except (OSError, ValueError, huggingface_hub.errors.HTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return Path(found)
+    except failures as error:
+        problem = problem or str(error).strip().partition("\n")[0] or type(error).__name__
         raise EtpError(
-            f"text tower {source!r}: no such folder, and the Hugging Face hub does not give it ({reason}); name a "
+            f"text tower {source!r}: no such folder, and the Hugging Face hub does not give it ({problem}); name a "
             "folder with its files, `package:NAME/FOLDER` inside an installed package, or `pretrained = None`"
         ) from None
 
