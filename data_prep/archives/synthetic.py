@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import datetime
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ SCP_COLUMNS = (
     *("Statement Category", "SCP-ECG Statement Description", "AHA code", "aECG REFID", "CDISC Code", "DICOM Code"),
 )
 SUFFIX = {100: "lr", 500: "hr"}
+VERSION = 1
+"""Of what is drawn: to be raised when the same seed makes another archive than before."""
 
 # Chronic findings with their weights among patients who have any. A patient has at most one of each group.
 _FINDINGS: dict[str, dict[tuple[str, ...], float]] = {
@@ -261,28 +264,39 @@ def _write_statements(path: Path) -> None:
             write([s.code, s.description, *kinds, s.diagnostic_class, s.diagnostic_subclass, *[""] * 6])
 
 
-def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> None:
+def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bool:
     """Writes the archive: the same seed gives the same bytes.
 
-    `ptbxl_database.csv` comes last, so that a folder without it is unfinished.
+    What is asked for is noted first (`synthetic.json`) and `ptbxl_database.csv` comes last, so that the same call again
+    finishes an interrupted archive and leaves a finished one alone.
 
     Args:
-        out: Folder to make; it may exist but must be empty.
+        out: Folder to make; it may exist but must be empty or hold this very archive.
         records: How many ECGs.
         seed: Decides everything.
         rate: Sampling rate in Hz: 100 (`records100`) or 500 (`records500`).
 
+    Returns:
+        Whether anything was written: false if the archive was there already.
+
     Raises:
-        EtpError: `out` holds files already or cannot be written; `rate` or `records` makes no archive.
+        EtpError: `out` holds other files or cannot be written; `rate` or `records` makes no archive.
     """
     if rate not in SUFFIX:
         raise EtpError(f"rate {rate}: PTB-XL's layout has 100 and 500 Hz only; choose one of them")
     if records < 1:
         raise EtpError(f"records {records}: an archive has at least one record")
+    recipe = json.dumps({"version": VERSION, "records": records, "seed": seed, "rate": rate}) + "\n"
+    note, database = out / "synthetic.json", out / "ptbxl_database.csv"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise EtpError(f"{out}: not empty; choose a new folder for the synthetic archive")
+        if any(out.iterdir()) and not (note.is_file() and note.read_bytes() == recipe.encode()):
+            raise EtpError(
+                f"{out}: holds other files; choose a new folder for the synthetic archive, or delete this one"
+            )
+        if database.is_file():
+            return False
+        note.write_text(recipe, encoding="utf-8")
         rows = []
         for row, ecg in tqdm(itertools.islice(_records(seed, rate), records), "synthesise", records, disable=None):
             path = out / str(row[f"filename_{SUFFIX[rate]}"])
@@ -290,15 +304,17 @@ def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> No
             _write_wfdb(path, ecg, rate)
             rows.append(row)
         _write_statements(out / "scp_statements.csv")
-        with (out / "ptbxl_database.csv").open("w", encoding="utf-8", newline="") as file:
+        with (out / "unfinished.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+        (out / "unfinished.csv").rename(database)
     except OSError as error:
         raise EtpError(f"{out}: cannot write the synthetic archive there ({error.strerror})") from error
+    return True
 
 
-def synthesise(out: Path, records: int, seed: int = 0, rate: int = 100) -> None:
-    """What `etp prep synthetic` calls: `write_archive`, and one line that says what was written."""
-    write_archive(out, records, seed, rate)
-    print(f"{out}: {records} synthetic records of 12 leads at {rate} Hz (seed {seed}), in PTB-XL's layout")
+def ensure_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> None:
+    """`write_archive`, and one line that says what was done."""
+    done = "written" if write_archive(out, records, seed, rate) else "there already"
+    print(f"{out}: {records} synthetic 12-lead records at {rate} Hz (seed {seed}), in PTB-XL's layout, {done}")

@@ -419,13 +419,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
     for name, records, seed in (("a", 6, 7), ("b", 6, 7), ("more", 9, 7), ("other", 6, 8)):
-        write_archive(tmp_path / name, records, seed)
+        assert write_archive(tmp_path / name, records, seed)
     a, b, more, other = (contents(tmp_path / name) for name in ("a", "b", "more", "other"))
     assert a == b
     signals = [name for name in a if name.endswith((".dat", ".hea"))]
     assert len(signals) == 12 and all(a[name] == more[name] for name in signals)
     assert more["ptbxl_database.csv"].startswith(a["ptbxl_database.csv"])
     assert all(a[name] != other[name] for name in signals)
+
+
+def test_again_finishes_or_leaves_alone(tmp_path: Path) -> None:
+    write_archive(tmp_path / "whole", 4)
+    write_archive(tmp_path / "cut", 4)
+    whole = contents(tmp_path / "whole")
+    (tmp_path / "cut" / "ptbxl_database.csv").unlink()
+    (tmp_path / "cut" / "records100" / "00000" / "00003_lr.dat").write_bytes(b"half")
+    assert write_archive(tmp_path / "cut", 4)
+    assert contents(tmp_path / "cut") == whole
+    assert not write_archive(tmp_path / "whole", 4)
+    with pytest.raises(EtpError, match="other files"):
+        write_archive(tmp_path / "whole", 5)
+    assert contents(tmp_path / "whole") == whole
 
 
 def test_500_hertz(tmp_path: Path) -> None:
@@ -439,7 +453,7 @@ def test_500_hertz(tmp_path: Path) -> None:
 def test_bad_requests(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with pytest.raises(EtpError, match="not empty"):
+    with pytest.raises(EtpError, match="other files"):
         write_archive(tmp_path / "full", 1)
     with pytest.raises(EtpError, match="cannot write"):
         write_archive(tmp_path / "full" / "notes.txt" / "archive", 1)
