@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -101,7 +101,7 @@ class Batches:
 
 def prefetch(
     batches: Batches, start_step: int, stop_step: int, put: Callable[[Batch], T], depth: int = 2
-) -> Iterator[tuple[int, T]]:
+) -> Generator[tuple[int, T], None, None]:
     """Reads batches in a background thread and puts them on the devices ahead of their use.
 
     An error in the thread is raised at the step it belongs to. Closing the generator ends the thread.

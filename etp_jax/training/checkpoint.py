@@ -92,8 +92,12 @@ class Checkpoints:
         with _one_line(self.folder, "the last checkpoint could not be saved", "free disk space"):
             self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits, then frees the manager's threads."""
+    def __enter__(self) -> Checkpoints:
+        """Closes on leaving."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for a save under way, then frees the threads."""
         self.wait()
         self._manager.close()
 
@@ -151,13 +155,12 @@ def restore_params(
     """
     if not (run_dir / FOLDER).is_dir():
         raise EtpError(f"{run_dir}: no run folder with checkpoints; `etp train --workdir {run_dir}` makes one")
-    checkpoints = Checkpoints(run_dir, best, read_only=True)
-    step = checkpoints.find(which)
-    if step is None:
-        there = ", ".join(map(str, checkpoints.steps())) or "none yet"
-        raise EtpError(f"{checkpoints.folder}: no checkpoint {which!r}; there are: {there}")
-    parts = checkpoints.restore_numpy(step, ("params", "batch_stats", "ema"))
-    checkpoints.close()
+    with Checkpoints(run_dir, best, read_only=True) as checkpoints:
+        step = checkpoints.find(which)
+        if step is None:
+            there = ", ".join(map(str, checkpoints.steps())) or "none yet"
+            raise EtpError(f"{checkpoints.folder}: no checkpoint {which!r}; there are: {there}")
+        parts = checkpoints.restore_numpy(step, ("params", "batch_stats", "ema"))
     return parts.get("ema") or parts["params"], parts.get("batch_stats", {}), step
 
 

@@ -77,8 +77,8 @@ def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray, block: int =
       block: queries at a time.
 
     Returns:
-      Recall at 1, 5 and 10 and median rank, both directions: `ecg_to_text_r@1`, ..., `text_to_ecg_median_rank`; and
-      `recall`, the mean of both recalls at 10.
+      Recall at 1, 5 and 10 and median rank, both directions: `ecg_to_text_recall_1`, ...,
+      `text_to_ecg_median_rank`; and `recall`, the mean of both recalls at 10.
     """
     result: dict[str, float] = {}
     for name, queries_NE, keys_NE in (("ecg_to_text", ecg_NE, text_NE), ("text_to_ecg", text_NE, ecg_NE)):
@@ -88,9 +88,9 @@ def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray, block: int =
                 for start in range(0, len(report_N), block)
             ]
         )
-        result |= {f"{name}_r@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
+        result |= {f"{name}_recall_{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
         result[f"{name}_median_rank"] = float(np.median(ranks))
-    result["recall"] = (result["ecg_to_text_r@10"] + result["text_to_ecg_r@10"]) / 2
+    result["recall"] = (result["ecg_to_text_recall_10"] + result["text_to_ecg_recall_10"]) / 2
     return result
 
 

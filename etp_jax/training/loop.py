@@ -1,0 +1,213 @@
+"""The training run: what it will do, the steps, validation, checkpoints, metrics, and stopping in good order."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.input import Batches, prefetch
+from etp_jax.models.dual_encoder import init_variables
+from etp_jax.records import Shards
+from etp_jax.text import build_text
+from etp_jax.training import optim, resume, setup
+from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.parallel import Parallel
+from etp_jax.training.progress import Progress
+from etp_jax.training.step import TrainState, init_state, make_train_step
+from etp_jax.training.stop import Stop
+from etp_jax.training.validation import Validation
+
+
+def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
+    """Trains a recipe, or goes on with the run that `workdir` holds.
+
+    On SIGTERM or Ctrl-C the step is finished and saved, then the process ends with status 128 + signal number (143 or
+    130), as if the signal had killed it. The same command goes on from there. Killed at any other moment, the run goes
+    on from its last checkpoint; on the same devices it ends with the same bits either way.
+
+    Args:
+      config: the recipe.
+      workdir: run folder; made if it is not there. Several hosts must share it.
+      extend: go on to a greater `optim.epochs` than the run was started with.
+
+    Raises:
+      EtpError: bad data or options, a run of other options, a folder or disk that cannot be written, too little memory,
+        a loss that is not finite.
+      SystemExit: stopped by a signal.
+    """
+    with _one_line(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        run = _prepare(config, workdir, extend)
+        if run.start >= run.total:
+            _say(f"{workdir}: this run is finished ({run.start} steps); --extend with more --optim.epochs goes on")
+            return
+        stopped_by = _run(run)
+    if stopped_by:
+        sys.exit(128 + stopped_by)
+
+
+@dataclass
+class _Run:
+    """All that the loop needs."""
+
+    config: TrainConfig
+    workdir: Path
+    batches: Batches
+    parallel: Parallel
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    texts: Any
+    validation: Validation
+    checkpoints: Checkpoints
+    meta: dict[str, Any]
+    state: TrainState
+    start: int
+    """Updates that `state` has behind it."""
+    total: int
+    """Updates of the whole run."""
+
+
+def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run:
+    """Builds everything, restores the newest checkpoint, and says what will be done."""
+    if not config.data.shards:
+        raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
+    dtype = setup.set_precision(config.run.precision)
+    parallel = Parallel(config.run.parallel)
+    shards = Shards(config.data.shards)
+    split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
+    held_out = shards.split(config.data.validation_split)
+    held_out_reports = shards.reports(config.data.validation_split)
+    hosts = jax.process_index(), jax.process_count()
+    batches = Batches(split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices)
+    total = round(config.optim.epochs * batches.steps_per_epoch)
+    optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
+    text = build_text(config.model.text, reports.reports)
+
+    checkpoints = Checkpoints(workdir, config.run.best)
+    meta = resume.meta(config, shards, text)
+    start = checkpoints.find("latest") or 0
+    if start:
+        resume.check_same(workdir, checkpoints.meta(start), meta, extend)
+    if jax.process_index() == 0:
+        setup.write_run_folder(workdir, config, shards, text)
+
+    model = setup.build_model(config, text, dtype)
+    text_params = None if config.model.text.frozen else text.params
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
+    state = init_state(variables, optimizer, config)
+    if start:
+        state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
+
+    _say(f"{workdir}: {'training' if start == 0 else f'going on at step {start}'}")
+    _say(_plan(config, batches, len(held_out_reports.paired), parallel, dtype.name, total))
+    _say(_size(config, state.params, text.params))
+
+    cache = setup.text_cache(shards, workdir)
+    texts = setup.text_inputs(config, text, reports.reports, cache)
+    held_out_texts = setup.text_inputs(config, text, held_out_reports.reports, cache)
+    return _Run(
+        config=config,
+        workdir=workdir,
+        batches=batches,
+        parallel=parallel,
+        step=parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, shards.fs)),
+        texts=parallel.replicate(texts),
+        validation=Validation(config, model, held_out, held_out_reports, held_out_texts, parallel),
+        checkpoints=checkpoints,
+        meta=meta,
+        state=parallel.replicate(state),
+        start=start,
+        total=total,
+    )
+
+
+def _plan(config: TrainConfig, batches: Batches, held_out: int, parallel: Parallel, dtype: str, total: int) -> str:
+    left_out = f" ({batches.unpaired} without a report left out)" if batches.unpaired else ""
+    distinct = len(set(batches.reports.number[batches.paired].tolist()))
+    return (
+        f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {held_out} records validate\n"
+        f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}, batch {batches.batch_size} on "
+        f"{parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of {jax.process_count()} host(s), {dtype}, "
+        f"{config.run.parallel}"
+    )
+
+
+def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, Any] | None) -> str:
+    """Parameters of each part, and how many of them are learned."""
+
+    def count(tree: Any) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    learned = optim.take(params, optim.trainable(params, config))
+    parts = [f"{name} {count(learned[name])} of {count(params[name])}" for name in sorted(params)]
+    frozen = [f"text_tower 0 of {count(frozen_text)} (frozen)"] if config.model.text.frozen else []
+    return "  parameters trained: " + ", ".join(frozen + parts)
+
+
+def _run(run: _Run) -> int | None:
+    """Trains to the end, or until a signal, whose number is returned.
+
+    The order must stay: validate, save, next batch, dispatch, then the metrics of the step before. A state is saved
+    only after the loss and gradient that made it have been seen to be finite; reading them one step late keeps the
+    devices busy, and virtual CPU devices from a deadlock.
+    """
+    config, state, checkpoints = run.config, run.state, run.checkpoints
+    validate_every = max(1, round(config.run.validate_every * run.batches.steps_per_epoch))
+    batches = prefetch(run.batches, run.start, run.total, run.parallel.put_batch, config.data.prefetch)
+    done, stopped_by = run.start, None
+    progress = Progress(config, run.workdir, done, run.total, run.batches.steps_per_epoch)
+    with checkpoints, closing(batches), progress, Stop() as stop:
+        while done < run.total and not stopped_by:
+            with progress.waiting():
+                _, batch = next(batches)
+            state, metrics = run.step(state, batch, run.texts)
+            done += 1
+            progress.step(done, metrics)
+
+            validate = done % validate_every == 0 or done == run.total
+            stopped_by = stop.reached(done)
+            if validate or stopped_by or done % config.run.checkpoint_every == 0:
+                progress.flush()
+                with progress.paused():
+                    scores = run.validation(state) if validate else None
+                    if scores:
+                        progress.validation(done, scores)
+                    checkpoints.save(done, run.parallel.to_global(state), run.meta, scores)
+        checkpoints.wait()
+    end = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "finished"
+    kept, best = ", ".join(map(str, checkpoints.steps())), checkpoints.find("best")
+    _say(f"{run.workdir}: {end} at step {done}; checkpoints {kept}, best {best}")
+    return None if done == run.total else stopped_by
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+@contextmanager
+def _one_line(workdir: Path) -> Iterator[None]:
+    """Turns a disk that cannot be written and a device whose memory is too small into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise EtpError(
+            f"{error.filename or workdir}: {error.strerror or error}; name a --workdir that can be written, on a disk "
+            "with room"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise EtpError(
+            f"the device's memory is too small ({str(error).splitlines()[0]}); lower --data.batch-size"
+        ) from error

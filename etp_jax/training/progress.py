@@ -1,0 +1,111 @@
+"""What a run shows and logs while it goes: progress line, `metrics.jsonl`, and a check that losses are finite."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.training.metrics import MetricsLog
+
+
+class Progress:
+    """Progress line and metrics log; measures the time of training alone, without validation, saving and compiling."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, start: int, total: int, steps_per_epoch: int):
+        """Begins at `start` of `total` updates. Only the first host shows and logs; the others check their losses."""
+        chief = jax.process_index() == 0
+        self._run_dir, self._log_every = run_dir, config.run.log_every
+        self._steps_per_epoch, self._batch_size = steps_per_epoch, config.data.batch_size
+        self._log = MetricsLog(run_dir, start, config.run.tensorboard) if chief else None
+        self._bar = tqdm(
+            total=total, initial=start, unit="step", disable=not chief, mininterval=1 if sys.stderr.isatty() else 60
+        )
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._started: float | None = None
+        self._steps, self._waited = 0, 0.0
+
+    def __enter__(self) -> Progress:
+        """Closes on leaving."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the progress line and the log."""
+        self._bar.close()
+        if self._log:
+            self._log.close()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent here is the input's fault."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent here does not count."""
+        start = time.perf_counter()
+        yield
+        if self._started is not None:
+            self._started += time.perf_counter() - start
+
+    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of an update just dispatched, and reads and reports those of the one before."""
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Reads and reports what is pending; raises EtpError when it is not finite."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending[0], {name: float(np.asarray(value)) for name, value in self._pending[1].items()}
+        self._pending = None
+        for name in ("loss", "grad_norm"):
+            self._check_finite(name, metrics[name], step)
+        if self._started is None:  # the first step of a process compiles
+            self._started, self._waited = time.perf_counter(), 0.0
+        else:
+            self._steps += 1
+        self._bar.update()
+        if step % self._log_every == 0 and self._log:
+            self._write(step, metrics)
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        assert self._log and self._started is not None
+        now = time.perf_counter()
+        seconds = now - self._started
+        rate = self._steps * self._batch_size / seconds if self._steps else 0.0
+        wait_share = self._waited / seconds if self._steps else 0.0
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate:.0f} ECG/s", refresh=False)
+        values = {"epoch": step / self._steps_per_epoch, **metrics, "ecg_per_s": rate, "wait_share": wait_share}
+        self._log.write("train", step, values)
+        self._started, self._steps, self._waited = now, 0, 0.0
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        """Reports a validation; raises EtpError when its loss is not finite."""
+        self._check_finite("validation loss", scores["loss"], step)
+        if self._log:
+            epoch = step / self._steps_per_epoch
+            self._log.write("validation", step, {"epoch": epoch, **scores})
+            self._bar.write(
+                f"  step {step}, epoch {epoch:.2f}: validation loss {scores['loss']:.4f}, recall@10 "
+                f"{scores['recall']:.3f}, median rank {scores['ecg_to_text_median_rank']:g}",
+                file=sys.stdout,
+            )
+
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise EtpError(
+                f"{self._run_dir}: {name} is {value} at step {step}; try a lower --optim.learning-rate, "
+                "--optim.clip-norm 1, or --run.precision float32 (the checkpoints kept are from before)"
+            )

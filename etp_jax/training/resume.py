@@ -1,0 +1,76 @@
+"""Whether a run may go on from a checkpoint: what decides the result must be the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.records import Shards
+from etp_jax.text import TextTower
+
+MAY_DIFFER = (
+    "data.shards",  # the fingerprint decides, wherever the folder lies
+    "data.prefetch",
+    "model.text.pretrained",  # the checksum of the weights decides
+    "optim.epochs",  # has its own rule
+    "run.",  # how, not what: devices, precision, logging, intervals, which checkpoint counts as best
+)
+"""Options, or beginnings of options, that need not be the same; all others must."""
+
+
+def meta(config: TrainConfig, shards: Shards, text: TextTower) -> dict[str, Any]:
+    """What is kept beside each checkpoint to decide it."""
+    return {
+        "config": config_module.to_dict(config),
+        "fingerprint": shards.fingerprint,
+        "text_sha256": text.sha256,
+    }
+
+
+def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], extend: bool) -> None:
+    """Raises EtpError naming the first option that differs, with both values.
+
+    Args:
+      run_dir: for the message.
+      saved: `meta` of the checkpoint.
+      current: `meta` of what was asked for.
+      extend: a greater number of epochs is meant.
+    """
+    before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
+    for name in now:
+        if not name.startswith(MAY_DIFFER) and before[name] != now[name]:
+            raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before[name], now[name]))
+    if saved["fingerprint"] != current["fingerprint"]:
+        shards = f"the fingerprint of --data.shards {now['data.shards']}"
+        raise EtpError(_differs(run_dir, shards, saved["fingerprint"][:12], current["fingerprint"][:12]))
+    if saved["text_sha256"] != current["text_sha256"]:
+        tower = f"the SHA-256 of --model.text.pretrained {now['model.text.pretrained']}"
+        raise EtpError(_differs(run_dir, tower, saved["text_sha256"][:12], current["text_sha256"][:12]))
+    if now["optim.epochs"] != before["optim.epochs"]:
+        if now["optim.epochs"] < before["optim.epochs"]:
+            raise EtpError(_differs(run_dir, "--optim.epochs", before["optim.epochs"], now["optim.epochs"]))
+        if not extend:
+            raise EtpError(
+                f"{run_dir}: --optim.epochs was {before['optim.epochs']:g} in this run, {now['optim.epochs']:g} is "
+                "asked for; add --extend for a longer schedule"
+            )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
+    """An older version's config, options that it did not have at their defaults."""
+    return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
+
+
+def _differs(run_dir: Path, name: str, before: Any, now: Any) -> str:
+    return f"{run_dir}: {name} was {before} in this run, {now} is asked for; use the same, or name another --workdir"

@@ -1,0 +1,119 @@
+"""What training and evaluation build alike: the text tower, the model, and what the model reads of reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from numpy.typing import NDArray
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.models.bert import BertConfig
+from etp_jax.models.dual_encoder import DualEncoder
+from etp_jax.records import INDEX_FOLDER, Shards
+from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, frozen_table, tokenize
+from etp_jax.training.step import compute_dtype
+
+CONFIG_FILE = "config.json"
+TEXT_FILE = "text.json"
+TOKENIZER_FILE = "tokenizer.json"
+SHARDS_FILE = "shards.json"
+
+
+def set_precision(precision: str) -> jnp.dtype:
+    """The towers' compute type; float64 also switches jax to 64 bits, so this comes before any array is made."""
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return compute_dtype(precision)
+
+
+def build_model(config: TrainConfig, text: TextTower, dtype: jnp.dtype) -> DualEncoder:
+    """The model of a recipe; a frozen text tower stays outside."""
+    bert = None if config.model.text.frozen else text.bert_config
+    return DualEncoder(config.model, bert, text.bert_config.hidden_size, dtype, config.loss)
+
+
+def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], cache: Path | None) -> dict[str, NDArray]:
+    """What the model reads of reports, a row each.
+
+    Args:
+      config: the recipe.
+      text: its text tower.
+      reports: R reports; the template is put around them here.
+      cache: folder that keeps a frozen tower's outputs.
+
+    Returns:
+      {"embeddings"}, float32 [R, H], of a frozen tower; of a trained one {"input_ids", "attention_mask"}, int32 [R, S].
+      For semantic pairs also "semantic", float32 [R, H], the outputs of the tower before training.
+
+    Raises:
+      EtpError: semantic pairs with a tower from scratch, whose outputs mean nothing.
+    """
+    texts = apply_template(config.model.text.template, reports)
+    frozen, semantic = config.model.text.frozen, config.loss.pairs == "semantic"
+    if semantic and text.params is None:
+        raise EtpError("loss.pairs = semantic needs a text tower with weights; name one as model.text.pretrained")
+    inputs = {} if frozen else tokenize(text.tokenizer, texts, config.model.text.max_tokens)
+    if frozen or semantic:
+        outputs = frozen_table(text, config.model.text, texts, cache)
+        inputs |= dict.fromkeys(["embeddings"] * frozen + ["semantic"] * semantic, outputs)
+    return inputs
+
+
+def text_cache(shards: Shards, run_dir: Path) -> Path:
+    """Where a frozen tower's outputs are kept: beside the shards, for all runs, or else in the run folder."""
+    writable = os.access(shards.folder, os.W_OK)
+    return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
+
+
+def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: TextTower) -> None:
+    """Writes what a checkpoint needs beside it: recipe, tokenizer, text tower, shape of the data."""
+    config_module.save(config, run_dir / CONFIG_FILE)
+    text.tokenizer.save(run_dir / TOKENIZER_FILE)
+    about_text = {
+        "source": text.source,
+        "sha256": text.sha256,
+        "frozen": config.model.text.frozen,
+        "dim": text.bert_config.hidden_size,
+        "bert": dataclasses.asdict(text.bert_config),
+    }
+    about_shards = {
+        "fingerprint": shards.fingerprint,
+        "fs": shards.fs,
+        "leads": shards.leads,
+        "samples": shards.samples,
+        "name": shards.name,
+    }
+    write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
+    write_text(run_dir / SHARDS_FILE, json.dumps(about_shards, indent=1) + "\n")
+
+
+def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
+    """The text tower of a finished run: a frozen one from its source, a trained one without weights.
+
+    Raises:
+      EtpError: not a run folder, or the frozen tower's weights are not those that the run was trained with.
+    """
+    path = run_dir / TEXT_FILE
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None
+    if not about["frozen"]:
+        tokenizer = Tokenizer.load(run_dir / TOKENIZER_FILE)
+        return TextTower(BertConfig(**about["bert"]), None, tokenizer, about["source"], about["sha256"])
+    text = build_text(config.model.text, ())
+    if text.sha256 != about["sha256"]:
+        raise EtpError(
+            f"{about['source']}: the weights of the text tower are not those of this run (SHA-256 {text.sha256[:12]}, "
+            f"{path} says {about['sha256'][:12]}); get the same ones"
+        )
+    return text

@@ -1,0 +1,48 @@
+"""Stopping in good order: SIGTERM and Ctrl-C end a run after a step, not within it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Stop:
+    """Notices SIGTERM and Ctrl-C, so that the step can be finished and saved.
+
+    On several hosts JAX's preemption service catches SIGTERM on any of them and names a step at which all of them stop.
+    """
+
+    def __init__(self) -> None:
+        """Nothing changes before the `with` block."""
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        """Takes the signals over."""
+        if jax.process_count() == 1:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        again = self._received is not None
+        self._received = number
+        message = "already stopping" if again else "this step is finished and saved first"
+        print(f"\n{signal.Signals(number).name}: {message}", file=sys.stderr, flush=True)
+
+    def reached(self, step: int) -> int | None:
+        """The signal because of which to stop after `step`, or None; the same on all hosts."""
+        if jax.process_count() > 1:
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+        return self._received

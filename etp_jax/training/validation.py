@@ -1,0 +1,89 @@
+"""Pre-training validation: contrastive loss and retrieval on the validation split. No downstream label is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.input import epoch_order
+from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.models.dual_encoder import DualEncoder
+from etp_jax.records import ReportTable, Split
+from etp_jax.training.metrics import retrieval
+from etp_jax.training.parallel import Parallel
+from etp_jax.training.step import TrainState, make_eval_step
+
+
+class Validation:
+    """Measures a state on all records of the validation split that have a report."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: DualEncoder,
+        split: Split,
+        reports: ReportTable,
+        texts: dict[str, NDArray],
+        parallel: Parallel,
+    ):
+        """Lays out the batches; `texts` is `setup.text_inputs` of the split's reports."""
+        self._split, self._parallel, self._loss = split, parallel, config.loss
+        self._batch = config.data.batch_size
+        # Mixed once: neighbours in the file are often of one patient. The same batches at every validation.
+        self._records = reports.paired[epoch_order(len(reports.paired), 0, 0)]
+        if len(self._records) == 0:
+            raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
+        self._report = reports.number
+        self._texts = parallel.replicate(texts)
+        self._semantic = texts.get("semantic")
+        self._encode = parallel.wrap_eval_step(make_eval_step(model))
+        self._loss_of = jax.jit(self._batch_loss)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._records)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Loss and `metrics.retrieval` of the parameters, or of their moving average if there is one."""
+        params = state.params if state.ema is None else state.ema
+        ecg_NE, text_NE = self._embed(params, state.batch_stats)
+        report_N = self._report[self._records]
+        score = {name: np.asarray(params[name]) for name in ("logit_scale", "logit_bias") if name in params}
+        size = min(self._batch, len(report_N))
+        losses = []
+        for start in range(0, len(report_N) - size + 1, size):  # the loss depends on the size, so the rest is left out
+            rows = slice(start, start + size)
+            semantic = None if self._semantic is None else self._semantic[report_N[rows]]
+            losses.append(self._loss_of(score, ecg_NE[rows], text_NE[rows], report_N[rows], semantic))
+        return {"loss": float(np.mean(losses)), **retrieval(ecg_NE, text_NE, report_N)}
+
+    def _embed(self, params: Any, batch_stats: Any) -> tuple[NDArray, NDArray]:
+        """Unit embeddings of the ECGs and of their reports, [N, E] each, on every host."""
+        share = self._batch // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        ecg, text = [], []
+        for start in range(0, len(self._records), self._batch):
+            rows = np.resize(self._records[start : start + self._batch], self._batch)[mine]  # the last one repeats
+            batch = {
+                "ecg": self._split.ecg(rows),
+                "lead_mask": self._split.columns.lead_mask[rows],
+                "report": self._report[rows],
+            }
+            encoded = self._encode(params, batch_stats, self._parallel.put_batch(batch), self._texts)
+            ecg.append(np.asarray(encoded["ecg"]))
+            text.append(np.asarray(encoded["text"]))
+        count = len(self._records)
+        return np.concatenate(ecg)[:count], np.concatenate(text)[:count]
+
+    def _batch_loss(
+        self, score: dict[str, jax.Array], ecg_bE: jax.Array, text_bE: jax.Array, report_b: jax.Array, semantic_bD: Any
+    ) -> jax.Array:
+        scale = jnp.exp(score["logit_scale"])
+        bias = score.get("logit_bias")
+        return contrastive_loss(ecg_bE, text_bE, report_b, semantic_bD, scale, bias, self._loss, None)[0]
