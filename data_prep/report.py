@@ -1,8 +1,9 @@
 """Clinical ECG reports in German, Swedish or English -> clean English statements.
 
-PTB-XL's reports were typed and machine-made in three languages, lower-cased, with broken umlauts and with tails that say
-nothing about the heart or give the labels away. `clean_report` removes those, then translates by the longest matching
-phrase of `glossary.tsv`. No model takes part, so equal findings get equal English words whatever their language.
+PTB-XL's reports were typed and machine-made in three languages, lower-cased, with broken umlauts and with tails that
+say nothing about the heart or give the labels away. `clean_report` removes those, then translates by the longest
+matching phrase of `glossary.tsv`. No model takes part, so equal findings get equal English words whatever their
+language.
 
 A line of the glossary is `language, source, english`:
 
@@ -30,8 +31,9 @@ from etp_jax.errors import EtpError
 class CleanReport:
     """A report as a cardiologist would write it in English.
 
-    `report` is `statements` joined by ". ", or "" where nothing is said about the heart. `tokens` counts the words of the
-    original (not numbers, leads or punctuation); `unknown` holds those without an entry, which stay untranslated.
+    `report` is `statements` joined by ". ", or "" where nothing is said about the heart ("trace only requested").
+    `tokens` counts the words of the original (not numbers, leads or punctuation); `unknown` holds those without an
+    entry, which stay untranslated.
     """
 
     report: str
@@ -65,12 +67,12 @@ def clean_report(text: str) -> CleanReport:
     position = 0
     while position < len(tokens):
         token = tokens[position]
-        length, english = _longest_match(glossary, tokens, position)
+        length, english = glossary.longest_match(tokens, position)
         words += sum(_is_word(t) for t in tokens[position : position + length])
         if english is None:
             if _is_word(token):
                 unknown.append(token)
-            english = LEADS.get(token, "|" if token in ".;" else token)
+            english = LEADS.get(token, "|" if token in (".", ";") else token)
         pieces.append(english)
         position += length
     # What a cut-off statement would have gone on to say may have been "cannot be excluded".
@@ -97,9 +99,10 @@ def coverage(reports: Iterable[str]) -> Coverage:
 # --- Cleaning --------------------------------------------------------------------------------------------------------
 
 # What follows these was added when the labels were reviewed: it names them.
-_LABEL_TAIL = re.compile(r" ?(?:consensus label derived from|\bedit:).*", re.IGNORECASE | re.DOTALL)
-# "4.46   unbestätigter bericht" (version of the device's program, unconfirmed report), often cut short.
-_DEVICE_TAIL = re.compile(r"\s4\.(?:4\d?(?:\s+u[a-z]*(?:\s+b[a-z]*)?)?)?\s*$")
+_LABEL_TAIL = re.compile(r" ?(?:consensus label derived from|edit:).*", re.IGNORECASE | re.DOTALL)
+# "4.46   unbestätigter bericht": version of the device's program, unconfirmed report.
+_DEVICE_TAIL = re.compile(r"\s4\.4\d(?:\s+u[a-z]*(?:\s+b[a-z]*)?)?\s*$")
+_CUT_DEVICE_TAIL = re.compile(r"\s4(?:\.4?)?$")
 # The archive's field held so many characters; a longer report lost its end.
 _FIELD_LENGTH = 255
 
@@ -118,6 +121,8 @@ def strip_tails(text: str) -> tuple[str, bool]:
     full = len(text) >= _FIELD_LENGTH
     text = _FORM.sub("", fold(text))
     stripped = _DEVICE_TAIL.sub("", text)
+    if full:
+        stripped = _CUT_DEVICE_TAIL.sub("", stripped)
     cut = full and stripped == text and not text.rstrip().endswith(".")
     return (re.sub(r"[^\s.,]*$", "", text) if cut else stripped), cut
 
@@ -131,10 +136,11 @@ def fold(text: str) -> str:
 
 LEADS = {"i": "I", "ii": "II", "iii": "III", "avr": "aVR", "avl": "aVL", "avf": "aVF"}
 
-_CHEST_LEADS = re.compile(r"\bv ?[1-6](?:(?: ?[-,+/&] ?(?:in )?v?| ?(?:und|and|bis|to) v)[1-6](?![\d:]))*(?![\d:])")
+_CHEST_LEADS = re.compile(r"\bv ?[1-6](?:(?: ?[-,+/&] ?(?:in )?v?| ?(?:und|and|bis|to) v)[1-6](?![\d:]))*(?!\d)")
+_LIMB_LEADS = re.compile(r"\bi ?- ?iii\b")
 _TOKEN = re.compile(
     r"""V[1-6](?:-V[1-6])?                      # chest leads, from _CHEST_LEADS
-    |   [a-z][a-z0-9]*(?:'[a-z]+)?              # word
+    |   [^\W\d_]\w*(?:'[a-z]+)?                # word
     |   \d+(?:[.,:]\d+)*(?:-\d+(?:[.,]\d+)*)?   # number, ratio, range
     |   [^\s\w-]                                # punctuation; hyphens only join words
     """,
@@ -144,7 +150,7 @@ _TOKEN = re.compile(
 
 def tokenize(folded: str) -> list[str]:
     """Words, numbers, leads and punctuation; chest leads in one spelling (`v4,5 +v6` -> `V4-V6`)."""
-    return _TOKEN.findall(_CHEST_LEADS.sub(_chest_leads, folded))
+    return _TOKEN.findall(_CHEST_LEADS.sub(_chest_leads, _LIMB_LEADS.sub("i, ii, iii", folded)))
 
 
 def _chest_leads(match: re.Match[str]) -> str:
@@ -170,28 +176,41 @@ def _chest_leads(match: re.Match[str]) -> str:
 
 def _is_word(token: str) -> bool:
     """True for what could need translation: neither number, nor lead, nor punctuation."""
-    return "a" <= token[0] <= "z" and token not in LEADS
+    return token[0].islower() and token not in LEADS
 
 
 # --- Glossary --------------------------------------------------------------------------------------------------------
 
-Glossary = dict[str, list[tuple[list[str], str]]]
+
+@dataclass(frozen=True)
+class Glossary:
+    """Phrases as tuples of tokens, and how long those are that begin with a token, longest first."""
+
+    english: dict[tuple[str, ...], str]
+    lengths: dict[str, list[int]]
+
+    def longest_match(self, tokens: list[str], position: int) -> tuple[int, str | None]:
+        """Length and English of the longest phrase that begins here; (1, None) where there is none."""
+        for length in self.lengths.get(tokens[position], ()):
+            english = self.english.get(tuple(tokens[position : position + length]))
+            if english is not None:
+                return length, english
+        return 1, None
 
 
 @cache
 def load_glossary() -> Glossary:
-    """The glossary's phrases by their first token, longest first. Raises EtpError on a malformed or doubled line."""
-    glossary: Glossary = {}
-    seen: set[tuple[str, ...]] = set()
-    for number, (_, source, english) in enumerate(read_glossary(), start=2):
-        phrase = tokenize(fold(source))
-        if not phrase or tuple(phrase) in seen:
+    """The glossary, read once. Raises EtpError on a malformed or doubled line."""
+    english: dict[tuple[str, ...], str] = {}
+    for number, (_, source, target) in enumerate(read_glossary(), start=2):
+        phrase = tuple(tokenize(fold(source)))
+        if not phrase or phrase in english:
             raise EtpError(f"glossary.tsv, line {number}: {source!r} is {'a second time' if phrase else 'no phrase'}")
-        seen.add(tuple(phrase))
-        glossary.setdefault(phrase[0], []).append((phrase, english))
-    for phrases in glossary.values():
-        phrases.sort(key=lambda entry: -len(entry[0]))
-    return glossary
+        english[phrase] = target
+    lengths: dict[str, set[int]] = {}
+    for phrase in english:
+        lengths.setdefault(phrase[0], set()).add(len(phrase))
+    return Glossary(english, {first: sorted(found, reverse=True) for first, found in lengths.items()})
 
 
 def read_glossary() -> list[tuple[str, str, str]]:
@@ -206,19 +225,12 @@ def read_glossary() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _longest_match(glossary: Glossary, tokens: list[str], position: int) -> tuple[int, str | None]:
-    """Length and English of the longest phrase that begins here; (1, None) where there is none."""
-    for phrase, english in glossary.get(tokens[position], ()):
-        if tokens[position : position + len(phrase)] == phrase:
-            return len(phrase), english
-    return 1, None
-
-
 # --- Statements ------------------------------------------------------------------------------------------------------
 
 
 def _split_statements(text: str) -> tuple[str, ...]:
     """Splits at `|`, puts punctuation where it belongs, drops empty and repeated statements."""
+    text = re.sub(r"\bin in\b", "in", text)
     text = re.sub(r"\s+(?=[,:!?)\]])|(?<=[(\[])\s+|\s*(?=/)|(?<=/)\s*", "", text)
     statements: dict[str, None] = {}
     for part in text.split("|"):
