@@ -52,6 +52,7 @@ TAIL = " 4.46                          unbestÄtigter bericht"
             "premature supraventricular complexes|sinus rhythm|left axis deviation|left anterior fascicular block|"
             "abnormal QRS(T)|possible high lateral myocardial infarction",
         ),
+        ("pr interval is normal. left axis deviation.", "PR interval is normal|left axis deviation"),
         (
             "sinus rhythm. st segments are depressed in i, ii, avl, v4,5,6. this may be due to lv strain or    "
             "ischaemia. voltages are high in limb leads suggesting lvh.",
@@ -77,7 +78,7 @@ def test_translates_into_statements_in_their_order(original: str, statements: st
         ("vorhofflimmern/-flattern", "atrial fibrillation/flutter", "fÖrmaksflimmer/-fladder"),
         ("tachykardes vorhofflimmern", "atrial fibrillation with rapid ventricular response.",
          "fÖrmaksflimmer med hÖg kammarfrekvens"),
-        ("ventrikulÄre extrasystole(n)", "premature ventricular contractions", "ventrikulÄr(a) extrasystoli(er)", "ves"),
+        ("ves", "premature ventricular contraction(s).", "ventrikulÄr(a) extrasystoli(er)"),
         ("qt-verlÄngerung", "prolonged qt.", "qt fÖrlÄngd"),
         ("periphere niederspannung", "low limb lead voltage.", "lÅga qrs amplituder i extremitetsavledningarna"),
         ("st-senkung in v5-6", "st segments are depressed in v5,6.", "st-senkung Über v5,v6"),
