@@ -80,7 +80,10 @@ class TextTowerConfig:
     pool: Literal["cls", "mean"] = "cls"
     max_tokens: int = 128
     template: str = "{report}"
-    """Sentence made of a report before it is tokenized."""
+    """Sentence made of a report (or statement, see `unit`) before it is tokenized."""
+    unit: Literal["report", "statements"] = "report"
+    """Frozen only: what the tower reads at a time. `statements`: each statement of a report by itself; the report's
+    vector is the mean of their unit vectors."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
     vocabulary: int = 2000

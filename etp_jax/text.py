@@ -24,6 +24,9 @@ from etp_jax.models.pretrained import load_bert, resolve
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+STATEMENT_END = ". "
+"""Joins the statements of a prepared report."""
+
 BUCKET = 8
 """Token tables are padded to a multiple of this, so that few shapes are compiled."""
 
@@ -162,6 +165,8 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
     Raises:
         EtpError: it cannot be had, its files do not fit, or a tower from scratch is to be frozen.
     """
+    if config.unit == "statements" and not config.frozen:
+        raise EtpError("model.text.unit = statements is for a frozen tower; a trained one reads whole reports")
     if config.pretrained is None:
         if config.frozen:
             raise EtpError("model.text: a tower from scratch (pretrained = None) cannot be frozen; name its weights")
@@ -244,6 +249,30 @@ def encode_table(
 def round_up(length: int) -> int:
     """The next multiple of `BUCKET`."""
     return -(-int(length) // BUCKET) * BUCKET
+
+
+def frozen_outputs(
+    tower: TextTower, config: TextTowerConfig, reports: Sequence[str], cache: Path | None = None
+) -> np.ndarray:
+    """What a frozen tower makes of reports, read whole or statement by statement (`config.unit`).
+
+    Args:
+        tower: with weights.
+        config: template, unit, pooling and greatest length.
+        reports: R reports, their statements joined by ". ".
+        cache: as in `frozen_table`.
+
+    Returns:
+        float32 [R, H].
+    """
+    if config.unit == "report":
+        return frozen_table(tower, config, apply_template(config.template, reports), cache)
+    statements = [report.split(STATEMENT_END) for report in reports]
+    distinct = sorted({statement for parts in statements for statement in parts})
+    number = {statement: i for i, statement in enumerate(distinct)}
+    table_SH = frozen_table(tower, config, apply_template(config.template, distinct), cache)
+    table_SH = table_SH / np.linalg.norm(table_SH, axis=1, keepdims=True)
+    return np.stack([table_SH[[number[statement] for statement in parts]].mean(axis=0) for parts in statements])
 
 
 def frozen_table(

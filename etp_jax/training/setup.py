@@ -19,7 +19,7 @@ from etp_jax.files import write_text
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.records import INDEX_FOLDER, Shards
-from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, frozen_table, tokenize
+from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
 from etp_jax.training.step import compute_dtype
 
 CONFIG_FILE = "config.json"
@@ -57,13 +57,15 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
     Raises:
       EtpError: semantic pairs with a tower from scratch, whose outputs mean nothing.
     """
-    texts = apply_template(config.model.text.template, reports)
     frozen, semantic = config.model.text.frozen, config.loss.pairs == "semantic"
     if semantic and text.params is None:
         raise EtpError("loss.pairs = semantic needs a text tower with weights; name one as model.text.pretrained")
-    inputs = {} if frozen else tokenize(text.tokenizer, texts, config.model.text.max_tokens)
+    inputs = {}
+    if not frozen:
+        texts = apply_template(config.model.text.template, reports)
+        inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens)
     if frozen or semantic:
-        outputs = frozen_table(text, config.model.text, texts, cache)
+        outputs = frozen_outputs(text, config.model.text, reports, cache)
         inputs |= dict.fromkeys(["embeddings"] * frozen + ["semantic"] * semantic, outputs)
     return inputs
 
