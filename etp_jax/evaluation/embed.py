@@ -1,0 +1,161 @@
+"""Embeddings of ECGs and reports by a trained run, or by the same architecture drawn afresh."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from etp_jax import __version__
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
+from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.records import Shards, Split
+from etp_jax.text import TextTower, encode_table
+from etp_jax.training import checkpoint, setup
+
+BATCH = 64
+"""Records a device and call."""
+CACHE_FOLDER = ".cache"
+"""Keeps embeddings inside a run folder; may be deleted."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Both towers in evaluation mode, in float32 whatever the precision of the training."""
+
+    run_dir: Path
+    config: TrainConfig
+    trained_on: dict[str, Any]
+    """What the run's `shards.json` says of its training data."""
+    model: DualEncoder
+    variables: dict[str, Any]
+    """{"params", "batch_stats"}, float32."""
+    tower: TextTower
+    step: int
+    """Updates that made it; 0 if drawn afresh."""
+    train_seed: int
+    """Seed of the training, or of the draw."""
+
+    @classmethod
+    def from_run(cls, run_dir: Path, which: Literal["best", "latest"] | int = "best") -> Encoder:
+        """A checkpoint of a run.
+
+        Raises:
+          EtpError: there is none, or the weights of a frozen text tower are not those that the run was trained with.
+        """
+        config = config_module.load(run_dir / setup.CONFIG_FILE)
+        params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
+        tower = setup.load_text(run_dir, config)
+        variables = {"params": params, "batch_stats": batch_stats}
+        trained_on = _read_json(run_dir / setup.SHARDS_FILE)
+        model = setup.build_model(config, tower, jnp.dtype(jnp.float32))
+        return cls(run_dir, config, trained_on, model, _float32(variables), tower, step, config.seed)
+
+    def random(self, seed: int) -> Encoder:
+        """The same with ECG tower and both projections drawn afresh; the text tower stays as it is."""
+        shape = self.trained_on["samples"], len(self.trained_on["leads"])
+        text_params = self.variables["params"].get("text_tower")
+        variables = init_variables(self.model, jax.random.key(seed), *shape, text_params)
+        return dataclasses.replace(self, variables=_float32(variables), step=0, train_seed=seed)
+
+    def ecg(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encodes all ECGs of a split on all local devices; the run folder keeps the result.
+
+        Args:
+          split: N records with the sampling rate, leads and length of the training data.
+
+        Returns:
+          Pooled features before the projection [N, F] and unit embeddings [N, E].
+
+        Raises:
+          EtpError: the records differ in one of these.
+        """
+        self._check_signals(split.shards)
+        cache = self.run_dir / CACHE_FOLDER / f"{self._key(split)}.npz"
+        if cache.exists():
+            with np.load(cache) as arrays:
+                return arrays["features"], arrays["embeddings"]
+        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
+        variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
+        by_example = NamedSharding(mesh, PartitionSpec("batch"))
+        encode = jax.jit(partial(self.model.apply, method="encode_ecg"))
+        size = BATCH * mesh.size
+        outputs = []
+        for start in tqdm(range(0, len(split), size), desc=f"encoding ECGs of {split.name}", unit="batch"):
+            rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
+            batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
+            with jax.default_matmul_precision("highest"):
+                outputs.append(jax.device_get(encode(variables, *batch)))
+        features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
+        if os.access(self.run_dir, os.W_OK):
+            cache.parent.mkdir(exist_ok=True)
+            with whole_file(cache) as file:
+                np.savez(file, features=features_NF, embeddings=embeddings_NE)
+        return features_NF, embeddings_NE
+
+    def text(self, texts: Sequence[str], whole: bool = False) -> NDArray[np.float32]:
+        """Encodes reports or prompts.
+
+        Args:
+          texts: R sentences.
+          whole: they are what the tower reads; otherwise the recipe's template is put around each.
+
+        Returns:
+          Unit embeddings [R, E].
+        """
+        config = self.config
+        if whole:
+            text_config = dataclasses.replace(config.model.text, template="{report}")
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text_config))
+        inputs = setup.text_inputs(config, self.tower, texts, cache=None)
+        with jax.default_matmul_precision("highest"):
+            if config.model.text.frozen:
+                hidden_RH = inputs["embeddings"]
+            else:
+                params = self.variables["params"]["text_tower"]
+                hidden_RH = encode_table(self.tower.bert_config, params, inputs, config.model.text.pool)
+            return np.asarray(self.model.apply(self.variables, hidden_RH, method="encode_text"))
+
+    def _check_signals(self, shards: Shards) -> None:
+        here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
+        for name, value in here.items():
+            if value != self.trained_on[name]:
+                raise EtpError(
+                    f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
+                    "prepare the shards alike"
+                )
+
+    def _key(self, split: Split) -> str:
+        """Names an encoder and a split by everything that the result depends on."""
+        about = [__version__, config_module.to_dict(self.config.model), split.shards.fingerprint, split.name]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for leaf in jax.tree.leaves(self.variables):
+            digest.update(leaf.tobytes())
+        return f"ecg-{digest.hexdigest()[:24]}"
+
+
+def _float32(variables: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None

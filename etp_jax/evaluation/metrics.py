@@ -1,0 +1,157 @@
+"""AUROC, average precision and F1 of multi-label scores, with bootstrap intervals over patients. No jax.
+
+Every function takes weights, which is how the bootstrap works: a replicate counts each record as often as its patient
+was drawn. Scores are sorted once a class; all replicates then come from cumulative sums along that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+METRICS = ("auroc", "auprc", "f1")
+"""Names in the order of the last axis of `Scored.values`."""
+
+
+def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Floats) -> tuple[Floats, Floats]:
+    """AUROC and average precision of one class under several weightings.
+
+    AUROC is the probability that a positive scores above a negative, ties counting half (Mann-Whitney). Average
+    precision is the sum over distinct scores of precision times the gain in recall (no interpolation); records of equal
+    score are counted together, so their order does not matter.
+
+    Args:
+      scores_N: [N] scores, greater is more likely.
+      y_N: bool [N].
+      weights_NR: [N, R] weight of each record in each of R weightings, at least 0.
+
+    Returns:
+      AUROC [R] and average precision [R]; NaN where a weighting has only one outcome.
+    """
+    order = np.argsort(-scores_N, kind="stable")
+    ranked_N = scores_N[order]
+    positive_P = np.flatnonzero(y_N[order])
+    weights_NR = weights_NR[order]
+    all_NR = np.cumsum(weights_NR, axis=0)
+    positive_PR = weights_NR[positive_P]
+    hits_PR = np.cumsum(positive_PR, axis=0)
+    total_R, positives_R = all_NR[-1], positive_PR.sum(axis=0)
+    negatives_R = total_R - positives_R
+
+    # Around each positive: records that score strictly higher end at `start`, those of equal score at `end`.
+    start_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="left")
+    end_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="right")
+    zero_1R = np.zeros((1, all_NR.shape[1]))
+    above_PR = np.concatenate([zero_1R, all_NR])[start_P]
+    hits_above_PR = np.concatenate([zero_1R, hits_PR])[np.searchsorted(positive_P, start_P)]
+    through_PR = all_NR[end_P - 1]
+    hits_through_PR = hits_PR[np.searchsorted(positive_P, end_P) - 1]
+
+    false_above_PR = above_PR - hits_above_PR
+    false_through_PR = through_PR - hits_through_PR
+    beaten_PR = negatives_R - (false_above_PR + false_through_PR) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auroc_R = np.einsum("pr,pr->r", positive_PR, beaten_PR) / (positives_R * negatives_R)
+        # A positive of weight 0 adds nothing, whatever the precision there.
+        precision_PR = np.divide(hits_through_PR, through_PR, out=np.zeros_like(through_PR), where=through_PR > 0)
+        auprc_R = np.einsum("pr,pr->r", positive_PR, precision_PR) / positives_R
+    one_outcome_R = (positives_R == 0) | (negatives_R == 0)
+    return np.where(one_outcome_R, np.nan, auroc_R), np.where(one_outcome_R, np.nan, auprc_R)
+
+
+def f1(called_N: Bools, y_N: Bools, weights_NR: Floats) -> Floats:
+    """F1 [R] of one class under several weightings; 0 if nothing is called, NaN where there is only one outcome."""
+    hits_R = (called_N & y_N) @ weights_NR
+    called_R, positives_R = called_N @ weights_NR, y_N @ weights_NR
+    sum_R = called_R + positives_R
+    f1_R = np.divide(2 * hits_R, sum_R, out=np.zeros_like(sum_R), where=sum_R > 0)
+    return np.where((positives_R == 0) | (positives_R == weights_NR.sum(axis=0)), np.nan, f1_R)
+
+
+def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
+    """For each class the least score to be called positive, such that F1 is greatest.
+
+    Of thresholds with equal F1 the highest is taken; +inf (nothing is called) for a class without positives.
+    """
+    thresholds_C = np.full(y_NC.shape[1], np.inf)
+    for c in np.flatnonzero(y_NC.any(axis=0)):
+        order = np.argsort(-scores_NC[:, c], kind="stable")
+        ranked_N, hits_N = scores_NC[order, c], np.cumsum(y_NC[order, c])
+        f1_N = 2 * hits_N / (np.arange(1, len(order) + 1) + hits_N[-1])
+        last_of_ties_N = np.append(ranked_N[1:] != ranked_N[:-1], True)
+        thresholds_C[c] = ranked_N[np.argmax(np.where(last_of_ties_N, f1_N, -1))]
+    return thresholds_C
+
+
+def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0) -> Floats:
+    """How often each record counts in each replicate of a bootstrap over patients.
+
+    Args:
+      patients: [N] patient of each record.
+      replicates: R.
+      seed: of the draws.
+
+    Returns:
+      [N, 1 + R]; the first column is all ones: the sample itself. In each other one as many patients are drawn, with
+      replacement, as there are.
+    """
+    distinct, patient_N = np.unique(patients, return_inverse=True)
+    count = len(distinct)
+    draws_RP = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+    sample_1P = np.ones((1, count))
+    return np.concatenate([sample_1P, draws_RP]).T[patient_N]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Metrics of one set of scores on the sample and its replicates."""
+
+    values: Floats
+    """[C, 3, 1 + R] in the order of `METRICS`; NaN where a class has one outcome only; column 0 is the sample."""
+    positives: NDArray[np.int64]
+    """[C] positive records of the sample."""
+
+    @property
+    def macro(self) -> Floats:
+        """[3, 1 + R] means over the classes with both outcomes in the sample, or in the replicate."""
+        scored = ~np.isnan(self.values)
+        sums = np.where(scored, self.values, 0).sum(axis=0)
+        counts = scored.sum(axis=0)
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    @property
+    def classes_scored(self) -> int:
+        """Classes with both outcomes in the sample."""
+        return int((~np.isnan(self.values[:, 0, 0])).sum())
+
+
+def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Floats) -> Scored:
+    """All metrics of every class under every weighting.
+
+    Args:
+      scores_NC: [N, C] scores.
+      called_NC: bool [N, C], what is called positive, for F1.
+      y_NC: bool [N, C], the truth.
+      weights_NR: [N, R] as `bootstrap_weights` gives them.
+    """
+    values = np.stack(
+        [
+            np.stack([*ranking(scores_NC[:, c], y_NC[:, c], weights_NR), f1(called_NC[:, c], y_NC[:, c], weights_NR)])
+            for c in range(y_NC.shape[1])
+        ]
+    )
+    return Scored(values, y_NC.sum(axis=0))
+
+
+def interval(replicates: Floats) -> tuple[float, float]:
+    """95 % percentile interval, leaving out replicates without a value (NaN)."""
+    replicates = replicates[~np.isnan(replicates)]
+    if len(replicates) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,187 @@
+"""Rows and summaries of an evaluation, as JSON and as a printed table."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.labelled import Labelled
+from etp_jax.evaluation.metrics import METRICS, Scored, interval
+from etp_jax.files import whole_file, write_text
+from etp_jax.tasks import Task
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoder, on one subset of the training records."""
+
+    encoder: str
+    """`trained` or `random`."""
+    fraction: float
+    """Share of the training records whose labels were used; 0 where none were."""
+    train_seed: int
+    subset_seed: int | None
+    """None where nothing is drawn."""
+    values: dict[str, NDArray[np.float64]]
+    """[1 + R] by metric: on the sample and on its replicates."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else is to be told, ready for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row in the evaluation JSON."""
+        return {
+            "encoder": self.encoder,
+            "fraction": self.fraction,
+            "train_seed": self.train_seed,
+            "subset_seed": self.subset_seed,
+            **{name: _number(values_R[0]) for name, values_R in self.values.items()},
+            **self.details,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found."""
+
+    records: int
+    """Number of records scored."""
+    thresholds_from: str | None
+    protocol: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    scores: dict[str, NDArray] = field(default_factory=dict)
+    """[n, C] by encoder; of its first row at the greatest fraction."""
+
+
+def classification_row(
+    scored: Scored,
+    task: Task,
+    encoder: str,
+    fraction: float,
+    train_seed: int,
+    subset_seed: int | None = None,
+    **details: Any,
+) -> Row:
+    """The row of a classification: macro metrics and, in the details, those of each class."""
+    per_class = {}
+    for c, values_MR, positives in zip(task.classes, scored.values, scored.positives, strict=True):
+        per_class[c.code] = {name: _number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
+        per_class[c.code] |= {f"auroc_{end}": value for end, value in _interval(values_MR[0, 1:]).items()}
+        per_class[c.code]["positives"] = int(positives)
+    values = {f"macro_{name}": values_R for name, values_R in zip(METRICS, scored.macro, strict=True)}
+    details = {"classes_scored": scored.classes_scored, **details, "per_class": per_class}
+    return Row(encoder, fraction, train_seed, subset_seed, values, details)
+
+
+def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and 95 % interval of every metric, by encoder and fraction.
+
+    All rows of a replicate share one draw of patients. Where a group has several rows (subset seeds, random encoders),
+    the replicate also draws among them with replacement: the interval covers both.
+    """
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.encoder, row.fraction), []).append(row)
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for (encoder, fraction), group in groups.items():
+        metrics = summary.setdefault(encoder, {})[str(fraction)] = {}
+        for name in group[0].values:
+            values_SR = np.stack([row.values[name] for row in group])
+            replicates_SR = values_SR[:, 1:]
+            drawn_SR = np.random.default_rng(seed).integers(len(group), size=replicates_SR.shape)
+            means_R = np.take_along_axis(replicates_SR, drawn_SR, axis=0).mean(axis=0)
+            metrics[name] = {"mean": _number(values_SR[:, 0].mean()), **_interval(means_R)}
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """What computed the figures."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("etp-jax", "jax", "flax", "numpy")}
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
+    """Writes a result, whole or not at all; raises EtpError if that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise EtpError(f"{path}: cannot be written ({error.strerror}); name another file with --json") from None
+
+
+def write_scores(outcome: Outcome, task: Task, target: Labelled, path: Path) -> None:
+    """Writes the scores, for ROC curves and for whoever computes other metrics.
+
+    An `.npz` with `record_id` [n], `classes` [C] (codes), `y` bool [n, C], and [n, C] float32 scores under the name of
+    each encoder.
+    """
+    arrays = {
+        "record_id": np.array(target.split.columns.record_id)[target.rows],
+        "classes": np.array([c.code for c in task.classes]),
+        "y": target.y_nC,
+        **outcome.scores,
+    }
+    with whole_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as aligned plain text: a line for each encoder and fraction, then one for each class."""
+    summary, rows = result["summary"], result["rows"]
+    names = list(next(iter(summary["trained"].values())))
+    lines = [["encoder", "labels", *(name.replace("_", " ").replace("auroc", "AUROC") for name in names)]]
+    for encoder, fractions in summary.items():
+        for fraction, metrics in fractions.items():
+            lines.append([encoder, f"{float(fraction):.0%}", *(_with_interval(metrics[name]) for name in names)])
+    head = [
+        f"{result['kind']} {result['task'] or ''} on {result['split']}: {result['records']} records",
+        f"pre-trained on {result['pretrained_on']}, checkpoint of step {result['checkpoint']['step']}",
+    ]
+    if result["thresholds_from"]:
+        head.append(f"thresholds of F1 from {result['thresholds_from']}")
+    text = ["; ".join(head), "", *_align(lines)]
+    if "per_class" not in rows[0]:
+        return "\n".join(text)
+    fraction = max(row["fraction"] for row in rows)
+    trained, random = (
+        next(r for r in rows if r["encoder"] == encoder and r["fraction"] == fraction)
+        for encoder in ("trained", "random")
+    )
+    classes = [["class", "positives", "AUROC", "AUPRC", "F1", "random encoder's AUROC"]]
+    for code, values in trained["per_class"].items():
+        auroc = {"mean": values["auroc"], "low": values["auroc_low"], "high": values["auroc_high"]}
+        others = [values["auprc"], values["f1"], random["per_class"][code]["auroc"]]
+        classes.append([code, str(values["positives"]), _with_interval(auroc), *map(_short, others)])
+    scored = f"macro over {trained['classes_scored']} of {len(trained['per_class'])} classes: those with both outcomes"
+    return "\n".join([*text, "", scored, "", *_align(classes)])
+
+
+def _number(value: float) -> float | None:
+    """Six decimals; None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else round(float(value), 6)
+
+
+def _interval(replicates: NDArray[np.float64]) -> dict[str, float | None]:
+    low, high = interval(replicates)
+    return {"low": _number(low), "high": _number(high)}
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(value: dict[str, float | None]) -> str:
+    return f"{_short(value['mean'])} [{_short(value['low'])}, {_short(value['high'])}]"
+
+
+def _align(lines: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

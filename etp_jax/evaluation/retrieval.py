@@ -1,0 +1,59 @@
+"""Retrieval over a split: the report of each ECG among all, and an ECG of each report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.metrics import bootstrap_weights
+from etp_jax.evaluation.results import Outcome, Row
+from etp_jax.records import Shards
+from etp_jax.training.metrics import RECALL_AT, retrieval_ranks
+
+
+def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str, bootstrap: int) -> Outcome:
+    """Recall at 1, 5 and 10 and the median rank, both ways; equal reports count as hits.
+
+    Intervals come from draws of the queries by patient; what is searched stays the whole split.
+
+    Args:
+      encoders: each under its name in the result.
+      shards: with that split.
+      split: its records with a report are searched.
+      bootstrap: replicates.
+    """
+    records, table = shards.split(split), shards.reports(split)
+    paired = table.paired
+    weights_NR = bootstrap_weights(np.array(records.columns.patient_id)[paired], bootstrap)
+    outcome = Outcome(
+        records=len(paired),
+        thresholds_from=None,
+        protocol={"searched": "all records of the split that have a report; a hit is any record with an equal report"},
+    )
+    for name, encoder in encoders:
+        ecg_NE = encoder.ecg(records)[1][paired]
+        text_NE = encoder.text(table.reports)[table.number[paired]]
+        values = {}
+        for direction, ranks_N in retrieval_ranks(ecg_NE, text_NE, table.number[paired]).items():
+            values |= {f"{direction}_recall_{k}": weighted_mean(ranks_N <= k, weights_NR) for k in RECALL_AT}
+            values[f"{direction}_median_rank"] = weighted_median(ranks_N, weights_NR)
+        outcome.rows.append(Row(name, 0.0, encoder.train_seed, None, values))
+    return outcome
+
+
+def weighted_mean(values_N: NDArray, weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean [R] under each weighting."""
+    return values_N @ weights_NR / weights_NR.sum(axis=0)
+
+
+def weighted_median(values_N: NDArray, weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median [R] under each weighting by whole numbers: of an even count, the mean of the two in the middle."""
+    order = np.argsort(values_N, kind="stable")
+    ranked_N, sums_NR = values_N[order], np.cumsum(weights_NR[order], axis=0)
+    half_R = sums_NR[-1] / 2
+    lower_R = ranked_N[(sums_NR < half_R).sum(axis=0)]
+    upper_R = ranked_N[(sums_NR <= half_R).sum(axis=0)]
+    return (lower_R + upper_R) / 2
