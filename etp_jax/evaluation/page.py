@@ -1,0 +1,245 @@
+"""`report.html`: what a run learned, on one page that opens from disk without a network.
+
+The page holds everything in itself: its style sheet, charts and ECGs as inline SVG, no script. What a run does not
+have yet (an evaluation, a checkpoint) is said where it would stand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax import __version__
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.evaluation.charts import Series, legend, line_chart
+from etp_jax.evaluation.ecg_paper import draw_ecg
+from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.page_parts import missing, table
+from etp_jax.evaluation.page_results import read_evaluations, results_section
+from etp_jax.files import write_text
+from etp_jax.records import Record, Shards
+from etp_jax.training import checkpoint, setup
+from etp_jax.training.metrics import RECALL_AT, read_metrics
+from etp_jax.training.resume import flatten
+
+FILE = "report.html"
+EXAMPLES = 6
+NEAREST = 5
+"""Reports listed under each example."""
+
+
+def write_page(run: Path, shards: Path) -> Path:
+    """Writes `report.html` into a run folder.
+
+    Args:
+      run: Run folder made by `etp train`; its evaluations and checkpoints are shown as far as they exist.
+      shards: Shard folder whose validation split gives the examples; sampling rate and leads as in training.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      EtpError: not a run folder, not a shard folder, a damaged file in one of them, or shards that the run's encoder
+        cannot read.
+    """
+    config = config_module.load(run / setup.CONFIG_FILE)
+    data = Shards(shards)
+    trained = (run / checkpoint.FOLDER).is_dir() and checkpoint.Checkpoints(
+        run, config.run.best, read_only=True
+    ).steps()
+    encoder = Encoder.from_run(run) if trained else None
+    sections = {
+        "Results": results_section(read_evaluations(run / "evaluation")),
+        "Training": _training(read_metrics(run), config),
+        "Examples": _examples(encoder, data, config) if encoder else missing("The run has no checkpoint yet."),
+        "The run": _facts(run, config, encoder, data),
+    }
+    page = run / FILE
+    write_text(page, _html(run.resolve().name, _summary(config, data), sections))
+    return page
+
+
+def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
+    folder = run / checkpoint.FOLDER
+    return folder.is_dir() and bool(checkpoint.Checkpoints(run, config.run.best, read_only=True).steps())
+
+
+def _html(name: str, summary: str, sections: dict[str, str]) -> str:
+    style = resources.files("etp_jax.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    ids = {title: title.lower().replace(" ", "-") for title in sections}
+    links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)
+    body = "".join(
+        f'<section id="{ids[title]}"><h2>{escape(title)}</h2>{html}</section>' for title, html in sections.items()
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)} – etp-jax</title>\n<style>\n{style}</style></head>\n"
+        f'<body><header><h1>{escape(name)}</h1><p>{summary}</p><nav aria-label="Sections">{links}</nav></header>\n'
+        f"<main>{body}</main></body></html>\n"
+    )
+
+
+def _summary(config: TrainConfig, data: Shards) -> str:
+    ecg, text = config.model.ecg, config.model.text
+    tower = text.pretrained or "a text tower trained from scratch"
+    return (
+        f"An ECG encoder (ResNet{ecg.depth}-1D) trained to match ECGs with their reports, as read by "
+        f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
+        f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
+    )
+
+
+def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
+    """Loss, and retrieval in both directions, over epochs."""
+    if not lines:
+        return missing("No metrics yet: metrics.jsonl is missing or empty.")
+    curves = [_chart(lines, "Loss", {"loss": "loss"}, {"loss": "loss"}, "loss")]
+    for direction, name in (("ecg_to_text", "Report found for an ECG"), ("text_to_ecg", "ECG found for a report")):
+        recalls = {f"{direction}_recall_{k}": f"recall@{k}" for k in RECALL_AT}
+        curves.append(_chart(lines, f"{name}, whole validation split", {}, recalls, "recall"))
+    in_batch = {"ecg_to_text_recall_1": "report for an ECG", "text_to_ecg_recall_1": "ECG for a report"}
+    curves.append(_chart(lines, f"Recall@1 in a training batch of {config.data.batch_size}", in_batch, {}, "recall@1"))
+    return f'<div class="charts">{"".join(curves)}</div>' + _gaps(lines)
+
+
+def _chart(
+    lines: list[dict[str, Any]], title: str, train: dict[str, str], validation: dict[str, str], y_name: str
+) -> str:
+    """A figure with one curve a metric, given as {name in metrics.jsonl: name in the legend}."""
+    wanted = [("train", key, name) for key, name in train.items()]
+    wanted += [("validation", key, name) for key, name in validation.items()]
+    curves = []
+    for style, (kind, key, name) in zip(("first", "second", "third"), wanted, strict=False):
+        rows = [line for line in lines if line["kind"] == kind and key in line]
+        x, y = (np.array([row[axis] for row in rows], np.float64) for axis in ("epoch", key))
+        if np.isfinite(y).any():
+            both_kinds = train and validation
+            curves.append(Series(f"{kind} {name}" if both_kinds else name, style, x, y))
+    if not curves:
+        return f"<figure><figcaption>{escape(title)}</figcaption>{missing('Nothing recorded yet.')}</figure>"
+    drawn = line_chart(title, curves, "epoch", y_name)
+    names = legend([(curve.style, curve.name) for curve in curves])
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{names}</figure>"
+
+
+def _gaps(lines: list[dict[str, Any]]) -> str:
+    """Says how many lines hold NaN or infinity, if any do."""
+    count = sum(any(isinstance(v, float) and not math.isfinite(v) for v in line.values()) for line in lines)
+    if not count:
+        return ""
+    return f"<p>{count} of {len(lines)} lines hold a value that is not finite; the curves have gaps there.</p>"
+
+
+def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
+    """ECGs of the validation split, each with the reports that the encoder finds nearest."""
+    name = config.data.validation_split
+    split, table = data.split(name), data.reports(name)
+    if len(table.paired) == 0:
+        return missing(f"The {name} split has no reports.")
+    reports = [report for report in table.reports if report]
+    _, ecg_NE = encoder.ecg(split)
+    text_RE = encoder.text(reports)
+    drawn = np.random.default_rng(0).permutation(len(reports))[:EXAMPLES]
+    parts = [
+        f"<p>{len(drawn)} ECGs of the {escape(name)} split, which the encoder was not trained on, drawn by chance: "
+        f"each of its {len(reports)} distinct reports was equally likely. Under each, the {min(NEAREST, len(reports))} "
+        "reports whose embeddings are nearest to the ECG's; the ECG's own report is marked.</p>"
+    ]
+    for own in drawn.tolist():
+        position = split.columns.report.index(reports[own])
+        cosine_R = text_RE @ ecg_NE[position]
+        parts.append(_example(split[position], data, reports, own, cosine_R))
+    return "".join(parts)
+
+
+def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_R: NDArray[np.float32]) -> str:
+    """One ECG and its nearest reports; the own one comes last if it is not among them."""
+    order = np.argsort(-cosine_R, kind="stable").tolist()
+    ranks = {number: rank for rank, number in enumerate(order, 1)}
+    rows = []
+    for number in dict.fromkeys([*order[:NEAREST], own]):
+        mark = ' <span class="tag">own report</span>' if number == own else ""
+        rows.append([str(ranks[number]), f"{cosine_R[number]:.3f}", escape(reports[number]) + mark])
+    title = f"Record {record.record_id}"
+    age = "" if math.isnan(record.age) else f"{record.age:.0f} years"
+    person = ", ".join(filter(None, [record.sex, age])) or "age and sex unknown"
+    ecg = draw_ecg(record.ecg, record.lead_mask, data.leads, data.fs, f"12-lead ECG, {title}: {record.report}")
+    caption = f"Nearest of {len(reports)} reports; the own one is at rank {ranks[own]}"
+    return (
+        f'<article class="example"><h3>{escape(title)}</h3>'
+        f'<p class="quiet">{escape(person)}; labels {escape(", ".join(record.labels) or "none")}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}, ECG">{ecg}</div>'
+        f"{table([('rank', 'number'), ('cosine', 'number'), ('report', '')], rows, caption)}</article>"
+    )
+
+
+def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards) -> str:
+    """Recipe, data, towers and versions."""
+    optim, loss = config.optim, config.loss
+    facts = {
+        "Checkpoint": _checkpoint(config, encoder),
+        "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
+        "ECG tower": f"ResNet{config.model.ecg.depth}-1D, width {config.model.ecg.width}",
+        "Text tower": _text_tower(run, config),
+        "Pairs and loss": f"{loss.pairs} reports, {loss.score}, temperature {loss.temperature:g}"
+        + (" at the start" if loss.learn_temperature else ""),
+        "Optimiser": f"{optim.name}, learning rate {optim.learning_rate:g}, {optim.schedule}, {optim.epochs:g} epochs, "
+        f"batch {config.data.batch_size}, seed {config.seed}",
+        "Records": ", ".join(f"{count} {name}" for name, count in data.splits.items()),
+        "Data": f"{data.name}, {data.fs} Hz, {data.samples} samples, leads {', '.join(data.leads)}",
+        "Shards": f"SHA-256 {data.fingerprint[:16]}" + _other_shards(encoder, data),
+        "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
+    }
+    columns = [("", ""), ("", "")]
+    options = flatten(config_module.to_dict(config))
+    return (
+        table(columns, [[escape(cell) for cell in fact] for fact in facts.items()], style="facts")
+        + "<details><summary>Every option of the recipe</summary>"
+        + table(columns, [[f"<code>{name}</code>", escape(str(value))] for name, value in options.items()])
+        + "</details>"
+    )
+
+
+def _checkpoint(config: TrainConfig, encoder: Encoder | None) -> str:
+    if encoder is None:
+        return "none yet"
+    chosen = {"loss": "lowest loss", "recall": "highest recall@10"}[config.run.best]
+    return f"step {encoder.step}, the one with the {chosen} on the {config.data.validation_split} split"
+
+
+def _parameters(encoder: Encoder) -> str:
+    """Number of parameters of each part."""
+    parts = dict(encoder.variables["params"])
+    counts = {name.replace("_", " "): _count(tree) for name, tree in parts.items() if not name.startswith("logit")}
+    if encoder.config.model.text.frozen:
+        counts["text tower (frozen)"] = _count(encoder.tower.params)
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _text_tower(run: Path, config: TrainConfig) -> str:
+    path = run / setup.TEXT_FILE
+    if not path.exists():
+        return config.model.text.pretrained or "from scratch"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    sha256 = f", SHA-256 {about['sha256'][:16]}" if about["sha256"] else ""
+    return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
+
+
+def _other_shards(encoder: Encoder | None, data: Shards) -> str:
+    if encoder is None or encoder.trained_on["fingerprint"] == data.fingerprint:
+        return ""
+    return f"; not the shards that the run was trained on ({encoder.trained_on['fingerprint'][:16]})"
