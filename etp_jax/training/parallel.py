@@ -74,13 +74,16 @@ class Parallel:
         return jax.tree.map(lambda x: jax.device_put(x.reshape(count, -1, *x.shape[1:]), local), batch)
 
     def replicate(self, tree: Any) -> Any:
-        """Copies a tree to every device: a fresh state, a restored one, or the report table."""
+        """Puts a tree on every device: a fresh state, a restored one, or the report table.
+
+        The result may own the given arrays: once it is donated to a step, they are gone.
+        """
 
         def copy(x: Any) -> jax.Array:
             if isinstance(x, jax.Array) and not x.is_fully_addressable:
                 x = x.addressable_data(0)  # restored as a global array: every device holds the whole
             # On several hosts pmap would copy anything laid out otherwise, and donation would delete the original.
-            return jax.device_put(x, NamedSharding(self.mesh.local_mesh, REPLICATED), may_alias=False)
+            return jax.device_put(x, NamedSharding(self.mesh.local_mesh, REPLICATED))
 
         tree = jax.tree.map(copy, tree)
         return tree if self.mode == "pmap" else self.to_global(tree)
