@@ -134,7 +134,10 @@ class Checkpoints:
     def _saved(self, step: int) -> dict[str, Any]:
         """Shapes and types of a checkpoint's state, as nested dictionaries."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return dict(reader.metadata(self.folder / str(step) / "state").item_metadata.tree)
+            metadata = reader.metadata(self.folder / str(step) / "state").item_metadata
+        if metadata is None:
+            raise ValueError("the list of its arrays is missing")
+        return dict(metadata.tree)
 
 
 def restore_params(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import math
 import signal
 import sys
@@ -47,11 +49,9 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     """
     with _one_line(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        run = _prepare(config, workdir, extend)
-        if run.start >= run.total:
-            _say(f"{workdir}: this run is finished ({run.start} steps); --extend with more --optim.epochs goes on")
-            return
-        stopped_by = _run(run)
+        with _alone_in(workdir):
+            run = _prepare(config, workdir, extend)
+            stopped_by = _run(run) if run else None
     if stopped_by:
         sys.exit(128 + stopped_by)
 
@@ -76,8 +76,8 @@ class _Run:
     """Updates of the whole run."""
 
 
-def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run:
-    """Builds everything, restores the newest checkpoint, and says what will be done."""
+def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
+    """Builds everything, restores the newest checkpoint, and says what will be done; None if all is done."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
     dtype = setup.set_precision(config.run.precision)
@@ -97,6 +97,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run:
     start = checkpoints.find("latest") or 0
     if start:
         resume.check_same(workdir, checkpoints.meta(start), meta, extend)
+    if start >= total:
+        _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
+        return None
     if jax.process_index() == 0:
         setup.write_run_folder(workdir, config, shards, text)
 
@@ -193,6 +196,23 @@ def _run(run: _Run) -> int | None:
 def _say(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+@contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; the lock ends with the process, however that ends."""
+    if jax.process_index() != 0:
+        yield
+        return
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EtpError(f"{workdir}: another process trains in this run folder; name another --workdir") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield
 
 
 @contextmanager

@@ -1,0 +1,148 @@
+"""Checkpoints: what is kept, what is restored, and what is said of damaged or foreign ones."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from etp_jax.errors import EtpError
+from etp_jax.training.checkpoint import Checkpoints, restore_params
+from etp_jax.training.step import TrainState
+
+
+def make_state(value: float, ema: bool = False) -> TrainState:
+    """A state whose parameters are all `value`, its moving average 10 more."""
+    params = {"ecg_tower": {"kernel": jnp.full((64, 128), value)}, "logit_scale": jnp.float32(value)}
+    return TrainState(
+        step=jnp.int32(value),
+        params=params,
+        batch_stats={"ecg_tower": {"mean": jnp.full(3, value)}},
+        opt_state=optax.adam(1e-3).init({**params, "fixed": None}),
+        ema=jax.tree.map(lambda x: x + 10, params) if ema else None,
+    )
+
+
+def save_all(run_dir: Path, losses: dict[int, float | None], best: Any = "loss") -> Checkpoints:
+    checkpoints = Checkpoints(run_dir, best)
+    for step, loss in losses.items():
+        metrics = None if loss is None else {"loss": loss, "recall": 1 - loss}
+        checkpoints.save(step, make_state(step), {"step": step}, metrics)
+    checkpoints.wait()
+    return checkpoints
+
+
+@pytest.mark.parametrize("best", ["loss", "recall"])
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, best: str) -> None:
+    save_all(tmp_path, {1: 0.5, 2: 0.2, 3: 0.4, 4: None, 5: 0.3, 6: None}, best)
+    checkpoints = Checkpoints(tmp_path, best)  # pyright: ignore[reportArgumentType]
+    assert checkpoints.steps() == [2, 6]
+    assert (checkpoints.find("best"), checkpoints.find("latest"), checkpoints.find(6), checkpoints.find(5)) == (
+        2,
+        6,
+        6,
+        None,
+    )
+    assert restore_params(tmp_path, "best", best)[2] == 2  # pyright: ignore[reportArgumentType]
+
+
+def test_falling_quality_does_not_delete_the_newest(tmp_path: Path) -> None:
+    assert save_all(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3}).steps() == [1, 3]
+
+
+def test_the_newest_stands_in_for_the_best_before_any_validation(tmp_path: Path) -> None:
+    assert save_all(tmp_path, {1: None, 2: None}).find("best") == 2
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoints = save_all(tmp_path, {3: 0.5})
+    restored = checkpoints.restore(3, make_state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, make_state(3))
+    assert jax.tree.structure(restored) == jax.tree.structure(make_state(3))
+    assert checkpoints.meta(3) == {"step": 3}
+
+
+def test_a_state_may_be_donated_while_it_is_saved(tmp_path: Path) -> None:
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    checkpoints, state = Checkpoints(tmp_path, "loss"), make_state(5)
+    jax.block_until_ready(state)
+    checkpoints.save(5, state, {})
+    for _ in range(20):
+        state = jax.block_until_ready(step(state))
+    checkpoints.wait()
+    restored = checkpoints.restore(5, state)
+    jax.tree.map(np.testing.assert_array_equal, restored, make_state(5))
+
+
+def test_evaluation_gets_the_moving_average(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, "loss") as checkpoints:
+        checkpoints.save(1, make_state(1, ema=True), {})
+    params, batch_stats, step = restore_params(tmp_path)
+    assert isinstance(params["logit_scale"], np.ndarray) and params["logit_scale"] == 11
+    assert batch_stats["ecg_tower"]["mean"].tolist() == [1, 1, 1] and step == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ecg_tower": {"kernel": jnp.ones((64, 2))}}, r"ecg_tower/kernel has shape \(64, 128\).*\(64, 2\)"),
+        ({"more": jnp.ones(2)}, r"more has shape none, this run needs \(2,\)"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    checkpoints, like = save_all(tmp_path, {3: None}), make_state(0)
+    with pytest.raises(EtpError, match=message):
+        checkpoints.restore(3, like.replace(params={**like.params, **change}))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("lost", ["state/d", "state/manifest.ocdbt", "state/_METADATA", "state"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, lost: str) -> None:
+    save_all(tmp_path, {3: None})
+    path = tmp_path / "checkpoints/3" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(EtpError, match=r"checkpoints/3: the checkpoint cannot be read .*damaged"):
+        Checkpoints(tmp_path, "loss").restore(3, make_state(0))
+    with pytest.raises(EtpError, match=r"checkpoints/3: the checkpoint cannot be read .*damaged"):
+        restore_params(tmp_path)
+
+
+def test_a_cut_array_is_noticed(tmp_path: Path) -> None:
+    save_all(tmp_path, {3: None})
+    for path in (tmp_path / "checkpoints/3/state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(EtpError, match="cannot be read"):
+        Checkpoints(tmp_path, "loss").restore(3, make_state(0))
+
+
+def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
+    with pytest.raises(EtpError, match="no run folder with checkpoints"):
+        restore_params(tmp_path)
+    save_all(tmp_path, {3: None})
+    with pytest.raises(EtpError, match="no checkpoint 4; there are: 3"):
+        restore_params(tmp_path, 4)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    checkpoints = save_all(tmp_path, {1: None})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # the kernel refuses to write more into any one file
+    try:
+        with pytest.raises(EtpError, match="could not be saved") as error:
+            checkpoints.save(2, make_state(2), {}, {"loss": 0.1, "recall": 0.5})
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    reopened = Checkpoints(tmp_path, "loss")
+    assert reopened.steps() == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    reopened.save(2, make_state(2), {})
+    reopened.wait()
+    assert reopened.steps() == [2]

@@ -1,0 +1,171 @@
+"""The run as a user sees it: its folder, its metrics, and one line for what goes wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import STEPS_PER_EPOCH, change, final_state, quick_compiling, tiny_config, write_shards
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.records import Shards
+from etp_jax.text import Tokenizer
+from etp_jax.training import setup
+from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.loop import train
+from etp_jax.training.metrics import MetricsLog, read_metrics, retrieval, retrieval_ranks
+from etp_jax.training.parallel import Parallel
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainConfig]:
+    folder = tmp_path_factory.mktemp("loop")
+    with quick_compiling(folder / "cache"):
+        yield change(tiny_config(write_shards(folder / "shards")), optim={"epochs": 2.0})
+
+
+def wrap_steps(patch: pytest.MonkeyPatch, around: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> None:
+    """Has every training step's metrics pass through `around(state, metrics)`."""
+    original = Parallel.wrap_train_step
+
+    def wrap(self: Parallel, step: Any) -> Any:
+        wrapped = original(self, step)
+
+        def disturbed(*args: Any) -> Any:
+            state, metrics = wrapped(*args)
+            return state, around(state, metrics)
+
+        return disturbed
+
+    patch.setattr(Parallel, "wrap_train_step", wrap)
+
+
+def test_a_run_leaves_its_folder_and_says_what_it_did(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "deep" / "run"
+    config = change(config, run={"log_every": 2, "tensorboard": True})
+    train(config, run)
+    said = capsys.readouterr().out
+    assert "41 records (1 without a report left out), 5 distinct reports; 19 records validate" in said
+    assert "10 steps: 2 epochs of 5, batch 8 on 1 x cpu of 1 host(s), float32, pmap" in said
+    assert "ecg_projection 40 of 40" in said and "finished at step 10" in said
+
+    assert config_module.load(run / "config.json") == config
+    assert json.loads((run / "shards.json").read_text())["fingerprint"] == Shards(config.data.shards).fingerprint
+    text = json.loads((run / "text.json").read_text())
+    assert (text["source"], text["frozen"], text["dim"]) == ("", False, 8)
+    assert Tokenizer.load(run / "tokenizer.json").size == text["bert"]["vocab_size"]
+    assert setup.load_text(run, config).bert_config.hidden_size == 8
+    assert list((run / "tensorboard").iterdir())
+
+    lines = read_metrics(run)
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in trained] == [2, 4, 6, 8, 10]
+    assert [line["epoch"] for line in trained] == [0.4, 0.8, 1.2, 1.6, 2.0]
+    names = {"loss", "ecg_to_text_recall_1", "text_to_ecg_recall_1", "logit_scale", "grad_norm", "learning_rate"}
+    assert all(names | {"ecg_per_s", "wait_share"} <= line.keys() for line in trained)
+    validated = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in validated] == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    with Checkpoints(run, "loss", read_only=True) as checkpoints:
+        assert checkpoints.find("best") == min(validated, key=lambda line: line["loss"])["step"]
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def spoil(state: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+        return {**metrics, name: jnp.where(state.step == 6, jnp.nan, metrics[name])}
+
+    wrap_steps(monkeypatch, spoil)
+    with pytest.raises(EtpError, match=rf"{name} is nan at step 6; try a lower --optim.learning-rate"):
+        train(config, tmp_path)
+    assert final_state(tmp_path)["['step']"] == 5
+    assert max(line["step"] for line in read_metrics(tmp_path)) == 5
+
+
+def test_an_error_in_a_step_keeps_the_save_under_way(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(state: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+        if state.step == 4:
+            raise RuntimeError("a device fails")
+        return metrics
+
+    wrap_steps(monkeypatch, fail)
+    with pytest.raises(RuntimeError, match="a device fails"):
+        train(config, tmp_path)
+    assert final_state(tmp_path)["['step']"] == 3
+
+
+def test_one_line_for_a_folder_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EtpError, match=r"file.*: Not a directory; name a --workdir that can be written"):
+        train(config, tmp_path / "file" / "run")
+
+
+def test_a_second_run_keeps_out_of_the_folder(config: TrainConfig, tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(EtpError, match="another process trains in this run folder"):
+            train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_one_line_for_a_run_without_shards(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(EtpError, match=r"data.shards: name a shard folder"):
+        train(change(config, data={"shards": ""}), tmp_path)
+
+
+def test_one_line_for_a_missing_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(EtpError, match=r"tensorboardX is missing; `pip install 'etp-jax\[tensorboard\]'`"):
+        MetricsLog(tmp_path, 0, tensorboard=True)
+
+
+def test_one_line_for_semantic_pairs_from_scratch(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(EtpError, match=r"loss.pairs = semantic needs a text tower with weights"):
+        train(change(config, loss={"pairs": "semantic"}), tmp_path)
+
+
+def test_foreign_metrics_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("loss,step\n1,2\n")
+    with pytest.raises(EtpError, match=r"metrics.jsonl: not written by `etp train`"):
+        MetricsLog(tmp_path, 0, tensorboard=False)
+    assert (tmp_path / "metrics.jsonl").read_text() == "loss,step\n1,2\n"
+
+
+def test_retrieval_equals_sorting_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    count = 30
+    ecg, text = rng.standard_normal((2, count, 4))
+    report = rng.integers(0, 12, count)
+    text = text[report]  # equal reports have equal embeddings
+    ranks: dict[str, list[int]] = {"ecg_to_text": [], "text_to_ecg": []}
+    for name, queries, keys in (("ecg_to_text", ecg, text), ("text_to_ecg", text, ecg)):
+        for i in range(count):
+            order = sorted(range(count), key=lambda j: (-float(queries[i] @ keys[j]), report[j] != report[i]))
+            ranks[name].append(1 + next(place for place, j in enumerate(order) if report[j] == report[i]))
+    result, ours = retrieval(ecg, text, report), retrieval_ranks(ecg, text, report, block=7)
+    for name, values in ranks.items():
+        np.testing.assert_array_equal(ours[name], values)
+        assert result[f"{name}_median_rank"] == np.median(values)
+        for k in (1, 5, 10):
+            assert result[f"{name}_recall_{k}"] == pytest.approx(np.mean(np.array(values) <= k), abs=1e-15)
+    assert result["recall"] == (result["ecg_to_text_recall_10"] + result["text_to_ecg_recall_10"]) / 2
+
+
+def test_collapsed_embeddings_gain_nothing() -> None:
+    same = np.ones((40, 3))
+    result = retrieval(same, same, np.arange(40))
+    assert result["ecg_to_text_recall_10"] == 0 and result["ecg_to_text_median_rank"] == 1 + 39 / 2

@@ -1,0 +1,172 @@
+"""A run that was killed, stopped or extended ends as one that was not; a run of other options is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from tiny_run import change, final_state, learned_lines, quick_compiling, start, tiny_config, write_shards
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.loop import train
+from etp_jax.training.metrics import FILE
+from etp_jax.training.progress import Progress
+from etp_jax.training.resume import check_same
+
+STEPS = 15
+
+
+class Reference(NamedTuple):
+    config: TrainConfig
+    folder: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """A finished run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("resume")
+    config = tiny_config(write_shards(folder / "shards"))
+    with quick_compiling(folder / "cache"):
+        train(config, folder / "reference")
+        yield Reference(config, folder, folder / "reference")
+
+
+def assert_same_run(run: Path, reference: Path) -> None:
+    ours, theirs = final_state(run), final_state(reference)
+    assert ours.keys() == theirs.keys() and ours["['step']"] == STEPS
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert learned_lines(run) == learned_lines(reference)
+
+
+def test_killed_runs_end_with_the_same_bits(reference: Reference) -> None:
+    in_save, anywhere = reference.folder / "killed-in-save", reference.folder / "killed-anywhere"
+    processes = [start(reference.config, in_save, "kill-in-save", "2"), start(reference.config, anywhere)]
+    while not (anywhere / FILE).exists() and processes[1].poll() is None:
+        time.sleep(0.05)
+    time.sleep(random.random() * 2)
+    processes[1].kill()
+    for process in processes:
+        process.communicate()
+    assert processes[0].returncode == -signal.SIGKILL
+    steps = [path.name for path in (in_save / "checkpoints").iterdir()]
+    assert ("3" in steps and any("5.orbax-checkpoint-tmp" in name for name in steps)) or "5" in steps
+
+    for run in (in_save, anywhere):
+        train(reference.config, run)
+        assert_same_run(run, reference.run)
+
+
+def test_sigterm_saves_and_the_run_goes_on(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, step = reference.folder / "stopped", Progress.step
+
+    def disturbed(self: Progress, number: int, metrics: Any) -> None:
+        step(self, number, metrics)
+        if number == 7:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "step", disturbed)
+        with pytest.raises(SystemExit) as stopped:
+            train(reference.config, run)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    output = capsys.readouterr()
+    assert "SIGTERM: this step is finished and saved first" in output.err and "SIGTERM: already stopping" in output.err
+    assert "stopped by SIGTERM at step 7" in output.out
+    assert final_state(run)["['step']"] == 7
+
+    with (run / FILE).open("a") as file:  # what a run killed after its last checkpoint leaves
+        file.write(json.dumps({"kind": "train", "step": 8, "loss": 0.0}) + '\n{"kind": "tr')
+    train(reference.config, run)
+    assert_same_run(run, reference.run)
+
+
+def test_a_finished_run_is_left_alone(reference: Reference, capsys: pytest.CaptureFixture[str]) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in reference.run.rglob("*") if path.is_file()}
+
+    before = contents()
+    train(reference.config, reference.run)
+    assert "this run is finished (15 steps)" in capsys.readouterr().out
+    assert contents() == before
+
+
+def test_extend_goes_on_with_a_longer_schedule(reference: Reference) -> None:
+    run = reference.folder / "extended"
+    shutil.copytree(reference.run, run)
+    longer = change(reference.config, optim={"epochs": 4})
+    with pytest.raises(EtpError, match=r"--optim.epochs was 3 in this run, 4 is asked for; add --extend"):
+        train(longer, run)
+    train(longer, run, extend=True)
+    lines = learned_lines(run)
+    assert lines[: len(learned_lines(reference.run))] == learned_lines(reference.run)
+    rates = [line["learning_rate"] for line in lines if line["kind"] == "train"]
+    assert len(rates) == 20 and rates[15] > rates[14] and final_state(run)["['step']"] == 20
+    with pytest.raises(EtpError, match=r"--optim.epochs was 4.* in this run, 3 is asked for"):
+        train(reference.config, run)
+
+
+def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
+    run = reference.folder / "damaged"
+    shutil.copytree(reference.run, run)
+    shutil.rmtree(run / "checkpoints/15/meta")
+    with pytest.raises(EtpError, match=r"checkpoints/15: the checkpoint cannot be read .*delete its folder"):
+        train(reference.config, run)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"data": {"batch_size": 16}}, "--data.batch-size was 8 in this run, 16 is asked for"),
+        ({"seed": 1}, "--seed was 0 in this run, 1 is asked for"),
+        ({"augment": {"noise_uv": 0.0}}, "--augment.noise-uv was 20 in this run, 0.0"),
+        ({"loss": {"pairs": "equal-masked"}}, "--loss.pairs was own in this run, equal-masked"),
+        ({"optim": {"learning_rate": 1.0}}, "--optim.learning-rate was 0.001 in this run, 1.0"),
+        ({"optim": {"epochs": 2.0}}, "--optim.epochs was 3 in this run, 2.0 is asked for; use the same"),
+        ({"model": {"embedding_dim": 4}}, "--model.embedding-dim was 8 in this run, 4"),
+    ],
+)
+def test_other_options_are_refused(reference: Reference, asked: dict[str, Any], message: str) -> None:
+    before = (reference.run / "config.json").read_bytes()
+    with pytest.raises(EtpError, match=message):
+        train(change(reference.config, **asked), reference.run, extend=True)
+    assert (reference.run / "config.json").read_bytes() == before
+
+
+def test_other_data_and_another_text_tower_are_refused(reference: Reference) -> None:
+    other = write_shards(reference.folder / "other", seed=1)
+    with pytest.raises(EtpError, match=r"the fingerprint of --data.shards .*other was"):
+        train(change(reference.config, data={"shards": str(other)}), reference.run)
+    with Checkpoints(reference.run, "loss", read_only=True) as checkpoints:
+        saved = checkpoints.meta(STEPS)
+    with pytest.raises(EtpError, match=r"SHA-256 of --model.text.pretrained None was abc in this run,  is asked"):
+        check_same(reference.run, {**saved, "text_sha256": "abc"}, saved, extend=False)
+
+
+def test_what_does_not_change_the_result_may_differ(reference: Reference) -> None:
+    run = {"parallel": "shard_map", "log_every": 7, "validate_every": 0.5, "checkpoint_every": 9, "best": "recall"}
+    moved = reference.folder / "moved"
+    shutil.copytree(reference.config.data.shards, moved)
+    train(change(reference.config, run=run, data={"prefetch": 5, "shards": str(moved)}), reference.run)
+
+
+def test_an_older_config_takes_the_defaults_of_new_options(reference: Reference) -> None:
+    current = {"config": config_module.to_dict(reference.config), "fingerprint": "", "text_sha256": ""}
+    older = {**current, "config": {**current["config"], "loss": {}}}
+    check_same(reference.run, older, current, extend=False)
