@@ -1,0 +1,190 @@
+"""Run as a script on eight virtual devices, this file prints the loss and its gradients for every layout."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etp_jax.config import LossConfig
+from etp_jax.losses.contrastive import contrastive_loss, recall_1
+from etp_jax.models.resnet1d import AXIS
+from etp_jax.training.parallel import Parallel
+
+PAIRS = ("own", "equal-masked", "equal-positive", "semantic")
+SCORES = ("softmax", "sigmoid")
+MODES = ("pmap", "shard_map")
+DEVICES = (1, 2, 4, 8)
+CONFIGS = {
+    f"{pairs} {score}": LossConfig(pairs=pairs, score=score, semantic_weight=0.3, semantic_temperature=0.2)
+    for pairs, score in product(PAIRS, SCORES)
+}
+RNG = np.random.default_rng(0)
+BATCH = {
+    "ecg": RNG.normal(size=(16, 6)),
+    "text": RNG.normal(size=(16, 7)),
+    # Equal reports on one device and across devices, some three times.
+    "report": np.array([0, 0, 1, 2, 3, 0, 1, 4, 5, 6, 5, 7, 8, 9, 1, 10], np.int32),
+    "semantic": RNG.normal(size=(11, 4))[[0, 0, 1, 2, 3, 0, 1, 4, 5, 6, 5, 7, 8, 9, 1, 10]],
+}
+PARAMS = {
+    "ecg": RNG.normal(size=(6, 5)),
+    "text": RNG.normal(size=(7, 5)),
+    "logit_scale": np.array(math.log(9.0)),
+    "logit_bias": np.array(-1.5),
+}
+
+
+def embed(params: Any, batch: Any, tower: str) -> jax.Array:
+    x = batch[tower] @ params[tower]
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+
+def spread_loss(params: Any, batch: Any, config: LossConfig, axis_name: str | None) -> tuple[jax.Array, Any]:
+    return contrastive_loss(
+        embed(params, batch, "ecg"),
+        embed(params, batch, "text"),
+        batch["report"],
+        batch["semantic"] if config.pairs == "semantic" else None,
+        jnp.exp(params["logit_scale"]),
+        params["logit_bias"] if config.score == "sigmoid" else None,
+        config,
+        axis_name,
+    )
+
+
+def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
+    """The same on one device, pair by pair, as the formulas are written; shares no code with the package."""
+    report, size = batch["report"], len(batch["report"])
+    unit = batch["semantic"] / np.linalg.norm(batch["semantic"], axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    score = jnp.exp(params["logit_scale"]) * embed(params, batch, "ecg") @ embed(params, batch, "text").T
+    if config.score == "sigmoid":
+        score = score + params["logit_bias"]
+    total: Any = 0.0
+    for i in range(size):
+        equal = [j for j in range(size) if report[j] == report[i]]
+        counted = [j for j in range(size) if j == i or config.pairs != "equal-masked" or j not in equal]
+        target = {j: float(j == i) for j in counted}
+        if config.pairs == "equal-positive":
+            shared = len(equal) if config.score == "softmax" else 1
+            target = {j: (j in equal) / shared for j in counted}
+        if config.pairs == "semantic" and config.score == "sigmoid":
+            target = {j: (1 + cosine[i, j]) / 2 for j in counted}
+        if config.pairs == "semantic" and config.score == "softmax":
+            weights = np.exp(cosine[i] / config.semantic_temperature)
+            w = config.semantic_weight
+            target = {j: (1 - w) * (j in equal) / len(equal) + w * weights[j] / weights.sum() for j in counted}
+        if config.score == "sigmoid":
+            for j in counted:
+                p = 1 / (1 + jnp.exp(-score[i, j]))
+                total -= target[j] * jnp.log(p) + (1 - target[j]) * jnp.log(1 - p)
+        else:
+            for row in (score[i], score[:, i]):
+                denominator = sum(jnp.exp(row[j]) for j in counted)
+                total -= sum(target[j] * jnp.log(jnp.exp(row[j]) / denominator) for j in counted) / 2
+    return total / size
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Greatest relative deviation of loss and gradients from the dense reference, by layout and kind of loss."""
+    expected = {
+        name: jax.value_and_grad(lambda p, config=config: dense_loss(p, BATCH, config))(PARAMS)
+        for name, config in CONFIGS.items()
+    }
+
+    def step(params: Any, batch: Any, _: Any) -> tuple[Any, Any]:
+        results = {}
+        for name, config in CONFIGS.items():
+            grad = jax.value_and_grad(lambda p, config=config: spread_loss(p, batch, config, AXIS), has_aux=True)
+            (loss, metrics), grads = grad(params)
+            results[name] = (loss, jax.lax.pmean(grads, AXIS)), metrics
+        return params, results
+
+    deviations: dict[str, dict[str, float]] = {}
+    for mode, devices in product(MODES, DEVICES):
+        parallel = Parallel(mode, jax.devices()[:devices])
+        _, results = parallel.wrap_train_step(step)(parallel.replicate(PARAMS), parallel.put_batch(BATCH), None)
+        for name, (result, metrics) in results.items():
+            errors = [
+                np.abs(np.asarray(a) - b).max() / max(np.abs(b).max(), 1.0)
+                for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected[name]), strict=True)
+            ]
+            recalls = float(metrics["ecg_to_text_recall_1"]), float(metrics["text_to_ecg_recall_1"])
+            deviations[f"{mode} {devices} {name}"] = {"error": float(max(errors)), "recalls": recalls}
+    return deviations
+
+
+@pytest.fixture(scope="module")
+def deviations() -> dict[str, dict[str, Any]]:
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("mode", "devices"), product(MODES, DEVICES))
+def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, name):
+    assert deviations[f"{mode} {devices} {name}"]["error"] < 1e-13
+
+
+def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(deviations):
+    score = np.asarray(embed(PARAMS, BATCH, "ecg") @ embed(PARAMS, BATCH, "text").T)
+    report = BATCH["report"]
+    expected = [float((report[s.argmax(1)] == report).mean()) for s in (score, score.T)]
+    for row in deviations.values():
+        assert row["recalls"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_single_device_needs_no_axis():
+    config = CONFIGS["equal-positive softmax"]
+    loss, _ = spread_loss(PARAMS, BATCH, config, None)
+    assert float(loss) == pytest.approx(float(dense_loss(PARAMS, BATCH, config)), rel=1e-5)
+
+
+def test_two_by_two_by_hand():
+    """Cosines are 1 on the diagonal and 0 off it."""
+    eye, report = jnp.eye(2), jnp.array([0, 1])
+    softmax, _ = contrastive_loss(eye, eye, report, None, jnp.array(2.0), None, LossConfig(), None)
+    assert float(softmax) == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
+    config = LossConfig(score="sigmoid")
+    sigmoid, _ = contrastive_loss(eye, eye, report, None, jnp.array(2.0), jnp.array(-1.0), config, None)
+    assert float(sigmoid) == pytest.approx(math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1)), rel=1e-6)
+
+
+def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked():
+    x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    same = jnp.zeros(3, int)
+    config = LossConfig(pairs="equal-masked")
+    loss, grads = jax.value_and_grad(
+        lambda e: contrastive_loss(e, x, same, None, jnp.array(5.0), None, config, None)[0]
+    )(x[::-1])
+    assert float(loss) == 0.0
+    np.testing.assert_array_equal(np.asarray(grads), 0)
+
+
+def test_bfloat16_embeddings_are_scored_in_float32():
+    x = jax.random.normal(jax.random.key(0), (8, 16))
+    x = (x / jnp.linalg.norm(x, axis=1, keepdims=True)).astype(jnp.bfloat16)
+    args = jnp.arange(8), None, jnp.array(14.3), None, LossConfig(), None
+    loss, metrics = contrastive_loss(x, x, *args)
+    wide, _ = contrastive_loss(x.astype(jnp.float32), x.astype(jnp.float32), *args)
+    assert loss.dtype == jnp.float32 and float(loss) == float(wide)
+    assert all(metric.dtype == jnp.float32 for metric in metrics.values())
+
+
+def test_recall_1():
+    logits = jnp.array([[0.1, 0.9, 0.0], [0.0, 0.2, 0.8], [0.7, 0.0, 0.1]])
+    assert float(recall_1(logits, jnp.array([5, 5, 6]), jnp.array([5, 5, 6]))) == pytest.approx(1 / 3)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
