@@ -80,6 +80,8 @@ def run(
         "summary": results.summarise(outcome.rows),
     }
     stem = f"{kind}-{split}" if kind == "retrieval" else f"{task}-{kind}-{split}"
+    if kind == "zero-shot" and prompts != "default":
+        stem += f"-{prompts}"
     path = json_path or folder / "evaluation" / f"{stem}.json"
     results.write_json(result, path)
     if outcome.scores:

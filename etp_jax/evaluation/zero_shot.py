@@ -15,18 +15,30 @@ from etp_jax.records import Shards
 from etp_jax.tasks import Task
 
 
-def class_embeddings(encoder: Encoder, task: Task) -> NDArray[np.float32]:
-    """Unit embedding [C, E] of each class: the mean of its prompts' unit embeddings, scaled to unit length again."""
-    prompts = [prompt for c in task.classes for prompt in c.prompts]
-    class_P = np.repeat(np.arange(len(task.classes)), [len(c.prompts) for c in task.classes])
-    prompts_PE = encoder.text(prompts, whole=task.whole_prompts)
-    means_CE = np.stack([prompts_PE[class_P == c].mean(axis=0) for c in range(len(task.classes))])
-    return means_CE / np.maximum(np.linalg.norm(means_CE, axis=1, keepdims=True), 1e-12)
+def ensemble(encoder: Encoder, prompts: Sequence[str], whole: bool) -> NDArray[np.float32]:
+    """Unit embedding [E] of an ensemble: the mean of its prompts' unit embeddings, scaled to unit length again."""
+    mean_E = encoder.text(prompts, whole).mean(axis=0)
+    return mean_E / np.maximum(np.linalg.norm(mean_E), 1e-12)
+
+
+def class_directions(encoder: Encoder, task: Task) -> NDArray[np.float32]:
+    """Directions [C, E] along which an ECG's embedding scores for each class.
+
+    A class's is the embedding of its prompts. A prompt set may contrast findings with other sentences ("normal ECG"):
+    then `against_weight` times their embedding is taken off, since most reports share much of what these say. Classes
+    that have one of these sentences as a prompt stay as they are.
+    """
+    directions_CE = np.stack([ensemble(encoder, c.prompts, task.whole_prompts) for c in task.classes])
+    if task.against:
+        contrasted_C = np.array([set(task.against).isdisjoint(c.prompts) for c in task.classes])
+        against_E = ensemble(encoder, task.against, task.whole_prompts)
+        directions_CE -= np.float32(task.against_weight) * contrasted_C[:, None] * against_E
+    return directions_CE
 
 
 def class_scores(ecg_NE: NDArray[np.float32], encoder: Encoder, task: Task) -> NDArray[np.float32]:
-    """Cosine [N, C] of unit ECG embeddings and the classes."""
-    return ecg_NE @ class_embeddings(encoder, task).T
+    """Scores [N, C] of unit ECG embeddings: cosines, or differences of cosines where the prompts are contrasted."""
+    return ecg_NE @ class_directions(encoder, task).T
 
 
 def evaluate(
@@ -53,6 +65,9 @@ def evaluate(
         protocol={
             "score": "cosine of the ECG's embedding and the class's: the normalised mean of its prompts' embeddings",
             "prompts": task.prompt_set,
+            "contrast": f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}"
+            if task.against
+            else "",
         },
     )
     for name, encoder in encoders:

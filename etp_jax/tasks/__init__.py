@@ -45,6 +45,9 @@ class Task:
     """Name and version of the prompts."""
     whole_prompts: bool
     """The prompts are what the text tower reads; otherwise they stand for reports, in the recipe's template."""
+    against: tuple[str, ...] = ()
+    """Sentences whose score is taken off every class's, times `against_weight`."""
+    against_weight: float = 0.0
 
     @property
     def codes(self) -> frozenset[str]:
@@ -60,7 +63,7 @@ def task_names() -> tuple[str, ...]:
 def prompt_sets() -> tuple[str, ...]:
     """The prompt sets there are."""
     prompts = _data("prompts.json")
-    return (*prompts["sets"], *prompts["templates"])
+    return (*prompts["sets"], *prompts["contrasts"], *prompts["templates"])
 
 
 def get_task(name: str, prompts: str = "default") -> Task:
@@ -71,16 +74,26 @@ def get_task(name: str, prompts: str = "default") -> Task:
     if prompts not in prompt_sets():
         raise EtpError(f"no prompt set {prompts!r}; there are {', '.join(prompt_sets())}")
 
+    contrast = sentences["contrasts"].get(prompts, {})
+    wording = contrast.get("set", prompts)
+
     def prompts_of(code: str, class_name: str) -> tuple[str, ...]:
-        if prompts in sentences["templates"]:
-            return (sentences["templates"][prompts][name].format(name=class_name),)
-        return tuple(sentences["sets"][prompts][name][code])
+        if wording in sentences["templates"]:
+            return (sentences["templates"][wording][name].format(name=class_name),)
+        return tuple(sentences["sets"][wording][name][code])
 
     classes = tuple(
         TaskClass(code, facts["name"], frozenset(facts["codes"]), prompts_of(code, facts["name"]))
         for code, facts in tasks[name].items()
     )
-    return Task(name, classes, f"{prompts}, version {sentences['version']}", prompts in sentences["templates"])
+    return Task(
+        name,
+        classes,
+        prompt_set=f"{prompts}, version {sentences['version']}",
+        whole_prompts=wording in sentences["templates"],
+        against=tuple(contrast.get("against", ())),
+        against_weight=contrast.get("weight", 0.0),
+    )
 
 
 def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
