@@ -46,6 +46,7 @@ SHARD_BYTES = 32 * 2**20
 MAX_SHARDS = 256
 """Shards of a split; beyond it they grow."""
 PARTS = ".parts"
+REJECTS = "rejects.csv"
 SPLITS = ("train", "validation", "test")
 
 
@@ -56,26 +57,28 @@ class BuildSummary:
     folder: Path
     build: dict[str, Any]
     """Content of `build.json`."""
-    seconds: float
-    """Time it took; 0 if the folder was finished already."""
+    written: int = 0
+    """Records looked at this time; 0 if the folder was finished already."""
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         """The summary that `etp prep` prints."""
         splits = {name: split["records"] for name, split in self.build["splits"].items()}
-        records = sum(splits.values())
-        lines = [f"{records} records ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
-        lines += [f"{name}: {count}" for name, count in {**self.build["rejects"], **self.build["verdicts"]}.items()]
-        for where, share in self.build["translation"].items():
-            lines.append(
-                f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
-                f"{share['report_share']:.2%} of {share['reports']} distinct reports"
-            )
-        if self.seconds:
-            lines.append(f"{self.seconds:.1f} s, {records / self.seconds:.0f} records/s")
-            lines.append(f"shards: {self.folder}")
+        rejects = self.build["rejects"]
+        lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
+        lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
+        lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
+        lines += [f"noticed, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
+        lines += [
+            f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
+            f"{share['report_share']:.2%} of {share['reports']} distinct reports"
+            for where, share in self.build["translation"].items()
+        ]
+        if self.written:
+            lines.append(f"time: {self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s")
         else:
-            lines.append(f"shards: {self.folder} (finished already; nothing was done)")
-        return "\n".join(lines)
+            lines.append("time: none, the folder was finished already")
+        return "\n".join([*lines, f"shards: {self.folder}"])
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,16 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
     recipe = _recipe(archive)
     try:
         if _finished(out, recipe):
-            return BuildSummary(out, Shards(out).build, 0.0)
+            return BuildSummary(out, Shards(out).build)
         tasks = _plan(archive)
         _claim(out, recipe)
-        parts = _run(archive, out, tasks, workers)
-        content = _finish(archive, out, recipe, parts)
+        todo = [task for task in tasks if _note(out, task) is None]
+        _run(archive, out, tasks, todo, workers)
+        content = _finish(archive, out, recipe, [note for task in tasks if (note := _note(out, task))])
     except OSError as error:
-        raise EtpError(
-            f"{error.filename or out}: {error.strerror}; nothing unfinished will be taken for data"
-        ) from None
-    return BuildSummary(out, content, time.perf_counter() - started)
+        where = error.filename or out
+        raise EtpError(f"{where}: {error.strerror}; put it right and run the same command again to go on") from None
+    return BuildSummary(out, content, sum(len(task.studies) for task in todo), time.perf_counter() - started)
 
 
 def _recipe(archive: Archive) -> dict[str, Any]:
@@ -185,15 +188,12 @@ def _plan(archive: Archive) -> list[_Task]:
     return tasks
 
 
-def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> list[dict[str, Any]]:
-    """Writes the shards that are not there yet; the notes on all of them, in order."""
-    todo = [task for task in tasks if _note(out, task) is None]
+def _run(archive: Archive, out: Path, tasks: Sequence[_Task], todo: Sequence[_Task], workers: int) -> None:
+    """Writes the shards that are still to do, of all there are."""
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
     with tqdm(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
         for task in _in_processes(archive, out, todo, workers) if workers > 1 else _here(archive, out, todo):
             progress.update(len(task.studies))
-    notes = [_note(out, task) for task in tasks]
-    return [note for note in notes if note is not None]
 
 
 def _note(out: Path, task: _Task) -> dict[str, Any] | None:
@@ -296,13 +296,16 @@ def _finish(archive: Archive, out: Path, recipe: dict[str, Any], parts: Sequence
         split = splits.setdefault(part["split"], {"records": 0, "shards": []})
         split["records"] += part["shard"]["records"]
         split["shards"].append(part["shard"])
-    if not any(split["records"] for split in splits.values()):
+    for name in [name for name, split in splits.items() if split["records"] == 0]:
+        for shard in splits.pop(name)["shards"]:
+            (out / shard["file"]).unlink()
+    if not splits:
         raise EtpError(f"{archive.name}: no usable record; {rejects[0]['reason'] if rejects else 'the table is empty'}")
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("record_id", "split", "reason"))
     writer.writerows((reject["record_id"], reject["split"], reject["reason"]) for reject in rejects)
-    write_text(out / "rejects.csv", table.getvalue())
+    write_text(out / REJECTS, table.getvalue())
     for leftover in out.glob(".*.tmp"):
         leftover.unlink()
     content = {

@@ -9,21 +9,24 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
+from collections.abc import Iterable
 from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from data_prep.archives.study import Archive, Reject, Study, read_wfdb
+from data_prep.archives.study import Archive, Reject, Study
+from data_prep.archives.wfdb_record import read_wfdb
 from etp_jax.errors import EtpError
 from etp_jax.records import LEADS
-from etp_jax.signal import Recording
+from etp_jax.signal import Recording, lead_of
 
 SECONDS = 10
 FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
-SPLITS = {**{fold: "train" for fold in range(1, 9)}, 9: "validation", 10: "test"}
-SEXES = {0: "male", 1: "female"}
+SPLITS: dict[float, str] = {**dict.fromkeys(range(1, 9), "train"), 9: "validation", 10: "test"}
+"""Split of each fold."""
+SEXES: dict[float, str] = {0: "male", 1: "female"}
 AGE_ABOVE_89 = 300
 """PTB-XL hides ages above 89 as 300; they are stored as 90."""
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
@@ -63,7 +66,11 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
         studies=tuple(studies),
         rejects=tuple(rejects),
         recipe={"train": "folds 1-8", "validation": "fold 9", "test": "fold 10"},
-        source={"ptbxl_database.csv": database_sha, "scp_statements.csv": statements_sha},
+        source={
+            "ptbxl_database.csv": database_sha,
+            "scp_statements.csv": statements_sha,
+            "signal sizes": _sizes_sha(source / name for name in database[FILE_COLUMNS[rate]]),
+        },
     )
 
 
@@ -71,7 +78,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str
     """The table with every cell as text, and the SHA-256 of the file."""
     try:
         data = path.read_bytes()
-        table = pd.read_csv(StringIO(data.decode("utf-8")), dtype=str, keep_default_na=False)
+        table = pd.read_csv(StringIO(data.decode("utf-8")), dtype=str, keep_default_na=False).fillna("")
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror}; --source must name a folder of PTB-XL's layout") from None
     except UnicodeDecodeError as error:
@@ -84,9 +91,20 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str
     return table, hashlib.sha256(data).hexdigest()
 
 
+def _sizes_sha(records: Iterable[Path]) -> str:
+    """SHA-256 of the sizes of all signal files: files that are added or completed later make another source."""
+    digest = hashlib.sha256()
+    for record in records:
+        file = Path(f"{record}.dat")
+        digest.update(b"%d " % (file.stat().st_size if file.exists() else -1))
+    return digest.hexdigest()
+
+
 def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> Study:
     """One row of the database; raises EtpError if the record cannot be used."""
     fold, patient = _number(row["strat_fold"]), _number(row["patient_id"])
+    if not row["ecg_id"]:
+        raise EtpError("record id: empty")
     if fold not in SPLITS:
         raise EtpError(f"fold: {row['strat_fold']!r} is not one of 1-10")
     if math.isnan(patient):
@@ -99,13 +117,13 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
     return Study(
         record_id=row["ecg_id"],
         patient_id=str(int(patient)),
-        split=SPLITS[int(fold)],
+        split=SPLITS[fold],
         read=partial(_read_signal, path, rate),
         report=row["report"],
         labels=tuple(scp),
         likelihoods=tuple(scp.values()),
         age=90.0 if age == AGE_ABOVE_89 else age,
-        sex=SEXES.get(int(sex), "") if not math.isnan(sex := _number(row["sex"])) else "",
+        sex=SEXES.get(_number(row["sex"]), ""),
     )
 
 
@@ -118,6 +136,7 @@ def _scp_codes(text: str) -> dict[str, float]:
 
 
 def _number(text: str) -> float:
+    """The number in a cell; NaN if there is none."""
     try:
         return float(text)
     except ValueError:
@@ -128,6 +147,9 @@ def _read_signal(path: Path, rate: int) -> Recording:
     recording = read_wfdb(path)
     if len(recording.channels) != len(LEADS):
         raise EtpError(f"lead count: {len(recording.channels)} instead of {len(LEADS)}")
+    missing = [lead for lead in LEADS if lead not in map(lead_of, recording.channels)]
+    if missing:
+        raise EtpError(f"lead names: {missing[0]} is missing among {' '.join(recording.channels)}")
     if recording.fs != rate or len(recording.signal) != SECONDS * rate:
         raise EtpError(
             f"length: {len(recording.signal)} samples at {recording.fs:g} Hz instead of {SECONDS * rate} at {rate} Hz"
