@@ -237,6 +237,8 @@ def train_default(argv: list[str]) -> Any:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `etp`; a user's mistake is one line on stderr and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv
+    if not sys.stderr.isatty():  # logs get a progress line every half minute; tqdm reads this when it is imported
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return
