@@ -15,8 +15,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from etp_jax.errors import EtpError
 
-# Orbax warns about what is meant so: checkpoints without metrics, read-only folders.
-absl.logging.set_verbosity(absl.logging.ERROR)
+# Orbax warns about what is meant so (checkpoints without metrics, read-only folders), and logs the traceback of every
+# error that it also raises.
+absl.logging.set_verbosity(absl.logging.FATAL)
 
 FOLDER = "checkpoints"
 """Where a run folder keeps them."""

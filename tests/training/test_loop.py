@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import STEPS_PER_EPOCH, change, final_state, quick_compiling, tiny_config, write_shards
+from tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
@@ -29,8 +29,8 @@ from etp_jax.training.parallel import Parallel
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainConfig]:
     folder = tmp_path_factory.mktemp("loop")
-    with quick_compiling(folder / "cache"):
-        yield change(tiny_config(write_shards(folder / "shards")), optim={"epochs": 2.0})
+    with quick_compiling(tmp_path_factory.getbasetemp() / "jax-cache"):
+        yield tiny_config(write_shards(folder / "shards"))
 
 
 def wrap_steps(patch: pytest.MonkeyPatch, around: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> None:
@@ -53,12 +53,12 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "deep" / "run"
-    config = change(config, run={"log_every": 2, "tensorboard": True})
+    config = change(config, run={"log_every": 5, "tensorboard": True})
     train(config, run)
     said = capsys.readouterr().out
     assert "41 records (1 without a report left out), 5 distinct reports; 19 records validate" in said
-    assert "10 steps: 2 epochs of 5, batch 8 on 1 x cpu of 1 host(s), float32, pmap" in said
-    assert "ecg_projection 40 of 40" in said and "finished at step 10" in said
+    assert "15 steps: 3 epochs of 5, batch 8 on 1 x cpu of 1 host(s), float32, pmap" in said
+    assert "ecg_projection 40 of 40" in said and "finished at step 15" in said
 
     assert config_module.load(run / "config.json") == config
     assert json.loads((run / "shards.json").read_text())["fingerprint"] == Shards(config.data.shards).fingerprint
@@ -70,12 +70,12 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
 
     lines = read_metrics(run)
     trained = [line for line in lines if line["kind"] == "train"]
-    assert [line["step"] for line in trained] == [2, 4, 6, 8, 10]
-    assert [line["epoch"] for line in trained] == [0.4, 0.8, 1.2, 1.6, 2.0]
+    assert [line["step"] for line in trained] == [5, 10, 15]
+    assert [line["epoch"] for line in trained] == [1.0, 2.0, 3.0]
     names = {"loss", "ecg_to_text_recall_1", "text_to_ecg_recall_1", "logit_scale", "grad_norm", "learning_rate"}
     assert all(names | {"ecg_per_s", "wait_share"} <= line.keys() for line in trained)
     validated = [line for line in lines if line["kind"] == "validation"]
-    assert [line["step"] for line in validated] == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    assert [line["step"] for line in validated] == [5, 10, 15]
     with Checkpoints(run, "loss", read_only=True) as checkpoints:
         assert checkpoints.find("best") == min(validated, key=lambda line: line["loss"])["step"]
 

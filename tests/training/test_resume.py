@@ -38,7 +38,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """A finished run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("resume")
     config = tiny_config(write_shards(folder / "shards"))
-    with quick_compiling(folder / "cache"):
+    with quick_compiling(tmp_path_factory.getbasetemp() / "jax-cache"):
         train(config, folder / "reference")
         yield Reference(config, folder, folder / "reference")
 

@@ -31,15 +31,16 @@ from etp_jax.config import (
 from etp_jax.models import resnet1d
 from etp_jax.records import FORMAT, LEADS, Record
 from etp_jax.shard_writer import shard_name, write_metadata, write_shard
+from etp_jax.training import distributed
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.loop import train
 from etp_jax.training.metrics import read_metrics
+from etp_jax.training.progress import Progress
 
-resnet1d.BLOCKS[18] = (1, 1)  # two blocks instead of eight: compiling is what takes the time
+TINY_BLOCKS: Any = {18: (1, 1)}  # two blocks instead of eight: compiling is what takes the time
 
 SAMPLES = 64
-TRAIN, VALIDATION, BATCH = 42, 20, 8
-STEPS_PER_EPOCH = 5  # 41 of the records have a report
+TRAIN, VALIDATION, BATCH = 42, 20, 8  # 41 of 42 records have a report: 5 steps an epoch
 REPORTS = [
     "sinus rhythm",
     "atrial fibrillation",
@@ -107,13 +108,14 @@ def change(config: TrainConfig, **values: Any) -> TrainConfig:
 
 @contextmanager
 def quick_compiling(cache: Path) -> Iterator[None]:
-    """Compiles roughly, and each program once for all processes."""
+    """Small towers, compiled roughly, and each program once for all processes."""
     values = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(cache),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
+    blocks, resnet1d.BLOCKS = resnet1d.BLOCKS, TINY_BLOCKS
     before = {name: getattr(jax.config, name, False) for name in values}
     environment = {name.upper(): str(value) for name, value in values.items()}
     os.environ.update(environment)
@@ -122,6 +124,7 @@ def quick_compiling(cache: Path) -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    resnet1d.BLOCKS = blocks
     compilation_cache.reset_cache()
     for name in environment:
         del os.environ[name]
@@ -145,28 +148,43 @@ def learned_lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def start(config: TrainConfig, run_dir: Path, *disturbance: str, **env: str) -> subprocess.Popen[str]:
-    """Starts the run in another process, killed in its n-th save if `disturbance` is ("kill-in-save", n)."""
+    """Starts the run in another process, which joins others if `env` says so.
+
+    `disturbance` may be ("kill-in-save", n): SIGKILL as soon as the n-th save writes in the background;
+    or ("both-modes", n): trains by shard_map, by pmap, and once more with SIGTERM to the second process after step n.
+    """
     command = [sys.executable, __file__, json.dumps(config_module.to_dict(config)), str(run_dir), *disturbance]
     return subprocess.Popen(
         command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def kill_in_save(number: int) -> None:
-    """Kills this process as soon as save `number` has begun to write in the background."""
-    save, calls = Checkpoints.save, 0
+def disturb(cls: type, method: str, call: int, number: int) -> None:
+    """Sends this process a signal after call `call` of a method."""
+    original, calls = getattr(cls, method), 0
 
-    def disturbed(self: Checkpoints, *args: Any) -> None:
+    def disturbed(*args: Any) -> None:
         nonlocal calls
-        save(self, *args)
+        original(*args)
         calls += 1
-        if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == call:
+            os.kill(os.getpid(), number)
 
-    Checkpoints.save = disturbed
+    setattr(cls, method, disturbed)
 
 
 if __name__ == "__main__":
-    if sys.argv[3:4] == ["kill-in-save"]:
-        kill_in_save(int(sys.argv[4]))
-    train(config_module.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))
+    resnet1d.BLOCKS = TINY_BLOCKS
+    if "JAX_NUM_PROCESSES" in os.environ:
+        distributed.initialise()
+    config, run_dir = config_module.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
+    match sys.argv[3:]:
+        case ["kill-in-save", call]:
+            disturb(Checkpoints, "save", int(call), signal.SIGKILL)
+        case ["both-modes", call]:
+            train(change(config, run={"parallel": "shard_map"}), run_dir / "shard_map")
+            train(config, run_dir / "pmap")
+            if jax.process_index() == 1:
+                disturb(Progress, "step", int(call), signal.SIGTERM)
+            run_dir /= "stopped"
+    train(config, run_dir)
