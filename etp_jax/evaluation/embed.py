@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from etp_jax import __version__
 from etp_jax import config as config_module
-from etp_jax.config import TrainConfig
+from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.records import Shards, Split
-from etp_jax.text import TextTower, encode_table
+from etp_jax.text import TextTower, apply_template, encode_table, frozen_outputs, tokenize
 from etp_jax.training import checkpoint, setup
 
 BATCH = 64
@@ -87,27 +87,10 @@ class Encoder:
           EtpError: the records differ in one of these.
         """
         self._check_signals(split.shards)
-        cache = self.run_dir / CACHE_FOLDER / f"{self._key(split)}.npz"
-        if cache.exists():
-            with np.load(cache) as arrays:
-                return arrays["features"], arrays["embeddings"]
-        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
-        variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
-        by_example = NamedSharding(mesh, PartitionSpec("batch"))
-        encode = jax.jit(partial(self.model.apply, method="encode_ecg"))
-        size = BATCH * mesh.size
-        outputs = []
-        for start in tqdm(range(0, len(split), size), desc=f"encoding ECGs of {split.name}", unit="batch"):
-            rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
-            batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
-            with jax.default_matmul_precision("highest"):
-                outputs.append(jax.device_get(encode(variables, *batch)))
-        features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
-        if os.access(self.run_dir, os.W_OK):
-            cache.parent.mkdir(exist_ok=True)
-            with whole_file(cache) as file:
-                np.savez(file, features=features_NF, embeddings=embeddings_NE)
-        return features_NF, embeddings_NE
+        model = self.config.model
+        about = [split.shards.fingerprint, split.name, dataclasses.asdict(model.ecg), model.projection]
+        arrays = self._kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
+        return arrays["features"], arrays["embeddings"]
 
     def text(self, texts: Sequence[str], whole: bool = False) -> NDArray[np.float32]:
         """Encodes reports or prompts.
@@ -119,18 +102,57 @@ class Encoder:
         Returns:
           Unit embeddings [R, E].
         """
-        config = self.config
+        config = self.config.model.text
         if whole:
-            text_config = dataclasses.replace(config.model.text, template="{report}")
-            config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text_config))
-        inputs = setup.text_inputs(config, self.tower, texts, cache=None)
+            config = dataclasses.replace(config, template="{report}", unit="report")
+        about = [dataclasses.asdict(config), self.tower.sha256, *texts]
+        params = self.variables["params"].get("text_tower", {})
+        hidden_RH = self._kept("text", about, params, lambda: self._read(texts, config))["hidden"]
         with jax.default_matmul_precision("highest"):
-            if config.model.text.frozen:
-                hidden_RH = inputs["embeddings"]
-            else:
-                params = self.variables["params"]["text_tower"]
-                hidden_RH = encode_table(self.tower.bert_config, params, inputs, config.model.text.pool)
             return np.asarray(self.model.apply(self.variables, hidden_RH, method="encode_text"))
+
+    def _encode_ecg(self, split: Split) -> dict[str, NDArray[np.float32]]:
+        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
+        variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
+        by_example = NamedSharding(mesh, PartitionSpec("batch"))
+        encode = jax.jit(partial(self.model.apply, method="encode_ecg"))
+        size = BATCH * mesh.size
+        who = "trained" if self.step else "random"
+        outputs = []
+        for start in tqdm(range(0, len(split), size), desc=f"{who} encoder, {split.name}", unit="batch"):
+            rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
+            batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
+            with jax.default_matmul_precision("highest"):
+                outputs.append(jax.device_get(encode(variables, *batch)))
+        features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
+        return {"features": features_NF, "embeddings": embeddings_NE}
+
+    def _read(self, texts: Sequence[str], config: TextTowerConfig) -> dict[str, NDArray[np.float32]]:
+        """Outputs [R, H] of the text tower."""
+        with jax.default_matmul_precision("highest"):
+            if config.frozen:
+                return {"hidden": frozen_outputs(self.tower, config, texts)}
+            tokens = tokenize(self.tower.tokenizer, apply_template(config.template, texts), config.max_tokens)
+            params = self.variables["params"]["text_tower"]
+            return {"hidden": encode_table(self.tower.bert_config, params, tokens, config.pool)}
+
+    def _kept(
+        self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
+    ) -> dict[str, NDArray]:
+        """What `compute` gives, or gave before for the same parameters and `about`."""
+        digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
+        for leaf in jax.tree.leaves(params):
+            digest.update(leaf.tobytes())
+        file = self.run_dir / CACHE_FOLDER / f"{kind}-{digest.hexdigest()[:24]}.npz"
+        if file.exists():
+            with np.load(file) as arrays:
+                return dict(arrays)
+        arrays = compute()
+        if os.access(self.run_dir, os.W_OK):
+            file.parent.mkdir(exist_ok=True)
+            with whole_file(file) as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+        return arrays
 
     def _check_signals(self, shards: Shards) -> None:
         here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
@@ -140,14 +162,6 @@ class Encoder:
                     f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
                     "prepare the shards alike"
                 )
-
-    def _key(self, split: Split) -> str:
-        """Names an encoder and a split by everything that the result depends on."""
-        about = [__version__, config_module.to_dict(self.config.model), split.shards.fingerprint, split.name]
-        digest = hashlib.sha256(json.dumps(about).encode())
-        for leaf in jax.tree.leaves(self.variables):
-            digest.update(leaf.tobytes())
-        return f"ecg-{digest.hexdigest()[:24]}"
 
 
 def _float32(variables: Any) -> Any:

@@ -6,6 +6,8 @@ was drawn. Scores are sorted once a class; all replicates then come from cumulat
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +15,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Weights = NDArray[np.int32]
+"""How often a record counts: whole numbers, so that sums are exact and small."""
 
 METRICS = ("auroc", "auprc", "f1")
 """Names in the order of the last axis of `Scored.values`."""
 
 
-def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Floats) -> tuple[Floats, Floats]:
+def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Weights) -> tuple[Floats, Floats]:
     """AUROC and average precision of one class under several weightings.
 
     AUROC is the probability that a positive scores above a negative, ties counting half (Mann-Whitney). Average
@@ -37,16 +41,16 @@ def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Floats) -> tuple[Floats, 
     ranked_N = scores_N[order]
     positive_P = np.flatnonzero(y_N[order])
     weights_NR = weights_NR[order]
-    all_NR = np.cumsum(weights_NR, axis=0)
+    all_NR = np.cumsum(weights_NR, axis=0, dtype=np.int32)
     positive_PR = weights_NR[positive_P]
-    hits_PR = np.cumsum(positive_PR, axis=0)
-    total_R, positives_R = all_NR[-1], positive_PR.sum(axis=0)
-    negatives_R = total_R - positives_R
+    hits_PR = np.cumsum(positive_PR, axis=0, dtype=np.int32)
+    positives_R = positive_PR.sum(axis=0).astype(np.float64)
+    negatives_R = all_NR[-1] - positives_R
 
     # Around each positive: records that score strictly higher end at `start`, those of equal score at `end`.
     start_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="left")
     end_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="right")
-    zero_1R = np.zeros((1, all_NR.shape[1]))
+    zero_1R = np.zeros((1, all_NR.shape[1]), np.int32)
     above_PR = np.concatenate([zero_1R, all_NR])[start_P]
     hits_above_PR = np.concatenate([zero_1R, hits_PR])[np.searchsorted(positive_P, start_P)]
     through_PR = all_NR[end_P - 1]
@@ -58,18 +62,16 @@ def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Floats) -> tuple[Floats, 
     with np.errstate(invalid="ignore", divide="ignore"):
         auroc_R = np.einsum("pr,pr->r", positive_PR, beaten_PR) / (positives_R * negatives_R)
         # A positive of weight 0 adds nothing, whatever the precision there.
-        precision_PR = np.divide(hits_through_PR, through_PR, out=np.zeros_like(through_PR), where=through_PR > 0)
+        precision_PR = hits_through_PR / np.maximum(through_PR, 1)
         auprc_R = np.einsum("pr,pr->r", positive_PR, precision_PR) / positives_R
     one_outcome_R = (positives_R == 0) | (negatives_R == 0)
     return np.where(one_outcome_R, np.nan, auroc_R), np.where(one_outcome_R, np.nan, auprc_R)
 
 
-def f1(called_N: Bools, y_N: Bools, weights_NR: Floats) -> Floats:
+def f1(called_N: Bools, y_N: Bools, weights_NR: Weights) -> Floats:
     """F1 [R] of one class under several weightings; 0 if nothing is called, NaN where there is only one outcome."""
-    hits_R = (called_N & y_N) @ weights_NR
-    called_R, positives_R = called_N @ weights_NR, y_N @ weights_NR
-    sum_R = called_R + positives_R
-    f1_R = np.divide(2 * hits_R, sum_R, out=np.zeros_like(sum_R), where=sum_R > 0)
+    hits_R, positives_R = weights_NR[called_N & y_N].sum(axis=0), weights_NR[y_N].sum(axis=0)
+    f1_R = 2 * hits_R / np.maximum(weights_NR[called_N].sum(axis=0) + positives_R, 1)
     return np.where((positives_R == 0) | (positives_R == weights_NR.sum(axis=0)), np.nan, f1_R)
 
 
@@ -88,7 +90,7 @@ def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
     return thresholds_C
 
 
-def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0) -> Floats:
+def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0) -> Weights:
     """How often each record counts in each replicate of a bootstrap over patients.
 
     Args:
@@ -103,8 +105,8 @@ def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0
     distinct, patient_N = np.unique(patients, return_inverse=True)
     count = len(distinct)
     draws_RP = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
-    sample_1P = np.ones((1, count))
-    return np.concatenate([sample_1P, draws_RP]).T[patient_N]
+    sample_1P = np.ones((1, count), np.int32)
+    return np.concatenate([sample_1P, draws_RP], dtype=np.int32).T[patient_N]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Scored:
         return int((~np.isnan(self.values[:, 0, 0])).sum())
 
 
-def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Floats) -> Scored:
+def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> Scored:
     """All metrics of every class under every weighting.
 
     Args:
@@ -139,12 +141,13 @@ def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Floats)
       y_NC: bool [N, C], the truth.
       weights_NR: [N, R] as `bootstrap_weights` gives them.
     """
-    values = np.stack(
-        [
-            np.stack([*ranking(scores_NC[:, c], y_NC[:, c], weights_NR), f1(called_NC[:, c], y_NC[:, c], weights_NR)])
-            for c in range(y_NC.shape[1])
-        ]
-    )
+
+    def of_class(c: int) -> Floats:
+        auroc_R, auprc_R = ranking(scores_NC[:, c], y_NC[:, c], weights_NR)
+        return np.stack([auroc_R, auprc_R, f1(called_NC[:, c], y_NC[:, c], weights_NR)])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter lock in its loops
+        values = np.stack(list(pool.map(of_class, range(y_NC.shape[1]))))
     return Scored(values, y_NC.sum(axis=0))
 
 

@@ -23,8 +23,11 @@ L2 = tuple(float(x) for x in np.logspace(-4, 1, 11).round(8))
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
 STEPS = 3000
 """Most iterations of a fit."""
-TOLERANCE = 1e-5
-"""A fit has converged when its gradient, measured in the metric of the curvature bound, is below this."""
+TOLERANCE = 2e-5
+"""A fit has converged when its gradient, measured in the metric of the curvature bound and divided by the loss's
+flatness, is below this: about the error of a logit at the typical record."""
+LEAST_FLATNESS = 0.05
+"""float32 resolves no flatter a loss."""
 
 
 def evaluate(
@@ -61,6 +64,8 @@ def evaluate(
         fitted, chooser = fitted.where(~tenth_n), fitted.where(tenth_n)
     else:
         chooser = Labelled.of(shards.split(VALIDATION), task)
+    if not has_both(chooser.y_nC).any():
+        raise EtpError(f"{shards.folder}: too few records to choose a probe's strength by: no class has both outcomes")
     weights_nR = bootstrap_weights(target.patients, bootstrap)
     outcome = Outcome(
         records=len(target),
@@ -71,31 +76,33 @@ def evaluate(
             "l2_from": f"macro AUROC over {len(chooser)} records, among " + ", ".join(f"{l2:g}" for l2 in L2),
         },
     )
-    jobs = [
-        (name, encoder, fraction, seed)
-        for name, encoder in encoders
-        for fraction in fractions
-        for seed in (seeds if fraction < 1 else [None])
-    ]
-    for name, encoder, fraction, seed in tqdm(jobs, desc=f"probing {task.name}", unit="fit"):
-        subset = fitted if seed is None else fitted.where(draw(len(fitted), fraction, seed))
-        train_nF, choose_nF, target_nF = (encoder.ecg(some.split)[0][some.rows] for some in (subset, chooser, target))
-        probe = fit(train_nF, subset.y_nC)
-        choices_LnC = probe.logits(choose_nF)
-        best = int(np.argmax([macro_auroc(scores_nC, chooser.y_nC) for scores_nC in choices_LnC]))
-        scores_nC = probe.logits(target_nF)[best]
-        called_nC = scores_nC >= best_thresholds(choices_LnC[best], chooser.y_nC)
-        details = {
-            "train_records": len(subset),
-            "train_classes": int((subset.y_nC.any(axis=0) & ~subset.y_nC.all(axis=0)).sum()),
-            "l2": L2[best],
-            "converged": probe.steps < STEPS,
-        }
-        scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
-        outcome.rows.append(classification_row(scored, task, name, fraction, encoder.train_seed, seed, **details))
-        if fraction == max(fractions):
-            outcome.scores.setdefault(name, scores_nC)
+    draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]
+    for name, encoder in encoders:
+        fitted_nF, chooser_nF, target_nF = (encoder.ecg(some.split)[0][some.rows] for some in (fitted, chooser, target))
+        for fraction, seed in tqdm(draws, desc=f"{name} encoder, probes", unit="fit"):
+            subset = np.arange(len(fitted)) if seed is None else draw(len(fitted), fraction, seed)
+            y_sC = fitted.y_nC[subset]
+            probe = fit(fitted_nF[subset], y_sC)
+            choices_LnC = probe.logits(chooser_nF)
+            best = int(np.argmax([macro_auroc(scores_nC, chooser.y_nC) for scores_nC in choices_LnC]))
+            scores_nC = probe.logits(target_nF)[best]
+            called_nC = scores_nC >= best_thresholds(choices_LnC[best], chooser.y_nC)
+            details = {
+                "train_records": len(subset),
+                "train_classes": int(has_both(y_sC).sum()),
+                "l2": L2[best],
+                "converged": probe.steps < STEPS,
+            }
+            scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
+            outcome.rows.append(classification_row(scored, task, name, fraction, encoder.train_seed, seed, **details))
+            if fraction == max(fractions):
+                outcome.scores.setdefault(name, scores_nC)
     return outcome
+
+
+def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[C] the classes with both outcomes."""
+    return np.logical_and(y_NC.any(axis=0), ~y_NC.all(axis=0))
 
 
 def draw(records: int, fraction: float, seed: int) -> NDArray[np.int64]:
@@ -105,7 +112,7 @@ def draw(records: int, fraction: float, seed: int) -> NDArray[np.int64]:
 
 def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
     """Mean AUROC over the classes with both outcomes."""
-    ones_n1 = np.ones((len(y_nC), 1))
+    ones_n1 = np.ones((len(y_nC), 1), np.int32)
     aurocs = [ranking(scores_nC[:, c], y_nC[:, c], ones_n1)[0][0] for c in range(y_nC.shape[1])]
     return float(np.nanmean(aurocs))
 
@@ -140,50 +147,54 @@ def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[flo
       y_NC: bool [N, C]. A class with one outcome only gets zero weights: all its scores are equal.
       l2: L strengths, all greater than 0.
     """
-    mean_F, std_F = features_NF.mean(axis=0), features_NF.std(axis=0)
-    scale_F = np.where(std_F > 0, std_F, 1).astype(np.float32)
-    x_NF = (features_NF - mean_F) / scale_F
-    both_C = y_NC.any(axis=0) & ~y_NC.all(axis=0)
+    x_NF = features_NF.astype(np.float64)
+    mean_F, std_F = x_NF.mean(axis=0), x_NF.std(axis=0)
+    scale_F = np.where(std_F > 0, std_F, 1)
+    x_NF = (x_NF - mean_F) / scale_F
+    # The bound is diagonal in the eigenbasis of X'X / N. In double precision: an eigenvalue that comes out too small
+    # would make steps too long. X is centred, so the bias, a last column of ones, is a direction of its own.
+    spectrum_F, basis_FF = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
+    z_NG = np.concatenate([x_NF @ basis_FF, np.ones((len(x_NF), 1))], axis=1)
+    ridge_GL = np.concatenate([np.tile(l2, (len(spectrum_F), 1)), np.zeros((1, len(l2)))])
+    bound_GL = np.append(np.maximum(spectrum_F, 0), 1)[:, None] / 4 + ridge_GL
     with jax.default_matmul_precision("highest"):
-        weights_FLC, bias_LC, steps = _minimise(x_NF, y_NC, jnp.asarray(both_C), jnp.asarray(l2, jnp.float32))
-    return Probe(mean_F, scale_F, np.asarray(weights_FLC), np.asarray(bias_LC), int(steps))
+        arrays = (jnp.asarray(array, jnp.float32) for array in (z_NG, y_NC, has_both(y_NC), ridge_GL, bound_GL))
+        w_GLC, steps = _minimise(*arrays)
+    weights_FLC = np.einsum("fg,glc->flc", basis_FF, w_GLC[:-1]).astype(np.float32)
+    return Probe(mean_F.astype(np.float32), scale_F.astype(np.float32), weights_FLC, np.asarray(w_GLC[-1]), int(steps))
 
 
 @jax.jit
-def _minimise(x_NF: jax.Array, y_NC: jax.Array, both_C: jax.Array, l2_L: jax.Array):
-    records, classes, strengths = x_NF.shape[0], y_NC.shape[1], len(l2_L)
-    # In the eigenbasis of X'X / N the bound is diagonal. X is centred, so the bias is a direction of its own.
-    spectrum_F, basis_FF = jnp.linalg.eigh(x_NF.T @ x_NF / records)
-    z_NG = jnp.concatenate([x_NF @ basis_FF, jnp.ones((records, 1), x_NF.dtype)], axis=1)
-    ridge_GL = jnp.concatenate([jnp.broadcast_to(l2_L, (len(spectrum_F), strengths)), jnp.zeros((1, strengths))])
-    bound_GL = jnp.append(jnp.maximum(spectrum_F, 0), 1)[:, None] / 4 + ridge_GL
-    y_N1C = y_NC[:, None].astype(x_NF.dtype)
-
-    def gradient(w_GLC: jax.Array) -> jax.Array:
-        logits_NLC = (z_NG @ w_GLC.reshape(len(w_GLC), -1)).reshape(records, strengths, classes)
-        error_NLC = jax.nn.sigmoid(logits_NLC) - y_N1C
-        slope_GLC = (z_NG.T @ error_NLC.reshape(records, -1)).reshape(w_GLC.shape) / records
-        return jnp.where(both_C, slope_GLC + ridge_GL[:, :, None] * w_GLC, 0)
+def _minimise(
+    z_NG: jax.Array, y_NC: jax.Array, both_C: jax.Array, ridge_GL: jax.Array, bound_GL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Weights [G, L, C], the bias last, and the number of steps."""
+    (records, columns), classes, strengths = z_NG.shape, y_NC.shape[1], ridge_GL.shape[1]
+    ridge_GL1, bound_GL1 = ridge_GL[:, :, None], bound_GL[:, :, None]
 
     def step(state):
         count, w_GLC, ahead_GLC, t_LC, _ = state
-        g_GLC = gradient(ahead_GLC)
-        next_GLC = ahead_GLC - g_GLC / bound_GL[:, :, None]
+        logits_NLC = (z_NG @ ahead_GLC.reshape(columns, -1)).reshape(records, strengths, classes)
+        p_NLC = jax.nn.sigmoid(logits_NLC)
+        slope_GLC = (z_NG.T @ (p_NLC - y_NC[:, None]).reshape(records, -1)).reshape(w_GLC.shape) / records
+        g_GLC = both_C * (slope_GLC + ridge_GL1 * ahead_GLC)
+        next_GLC = ahead_GLC - g_GLC / bound_GL1
         uphill_LC = jnp.sum(g_GLC * (next_GLC - w_GLC), axis=0) > 0
-        t_LC = jnp.where(uphill_LC, 1.0, t_LC)
+        t_LC = jnp.where(uphill_LC, 1, t_LC)
         t_next_LC = (1 + jnp.sqrt(1 + 4 * t_LC**2)) / 2
-        momentum_LC = jnp.where(uphill_LC, 0.0, (t_LC - 1) / t_next_LC)
-        size_LC = jnp.sqrt(jnp.sum(g_GLC**2 / bound_GL[:, :, None], axis=0))
-        return count + 1, next_GLC, next_GLC + momentum_LC * (next_GLC - w_GLC), t_next_LC, jnp.max(size_LC)
+        momentum_LC = jnp.where(uphill_LC, 0, (t_LC - 1) / t_next_LC)
+        # Where most records are certain, the loss is flatter than the bound and the same gradient further from its end.
+        flatness_LC = jnp.maximum(4 * jnp.mean(p_NLC * (1 - p_NLC), axis=0), LEAST_FLATNESS)
+        error_LC = jnp.sqrt(jnp.sum(g_GLC**2 / bound_GL1, axis=0)) / flatness_LC
+        ahead_GLC = next_GLC + momentum_LC * (next_GLC - w_GLC)
+        return count + 1, next_GLC, ahead_GLC, t_next_LC, jnp.max(error_LC)
 
     def going(state):
         return (state[0] < STEPS) & (state[-1] > TOLERANCE)
 
-    # The bias starts at the logit of the prevalence.
+    # The bias starts at the logit of the class's share.
     share_C = jnp.clip(y_NC.mean(axis=0), 0.5 / records, 1 - 0.5 / records)
-    start_GLC = jnp.zeros((z_NG.shape[1], strengths, classes), x_NF.dtype)
-    start_GLC = start_GLC.at[-1].set(jnp.log(share_C / (1 - share_C)))
-    ones_LC = jnp.ones((strengths, classes), x_NF.dtype)
-    count, w_GLC, *_ = jax.lax.while_loop(going, step, (0, start_GLC, start_GLC, ones_LC, jnp.inf))
-    weights_FLC = jnp.einsum("fg,glc->flc", basis_FF, w_GLC[:-1])
-    return weights_FLC, w_GLC[-1], count
+    start_GLC = jnp.zeros((columns, strengths, classes)).at[-1].set(jnp.log(share_C / (1 - share_C)))
+    state = (jnp.int32(0), start_GLC, start_GLC, jnp.ones((strengths, classes)), jnp.inf)
+    count, w_GLC, *_ = jax.lax.while_loop(going, step, state)
+    return w_GLC, count

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.metrics import bootstrap_weights
+from etp_jax.evaluation.metrics import Weights, bootstrap_weights
 from etp_jax.evaluation.results import Outcome, Row
 from etp_jax.records import Shards
 from etp_jax.training.metrics import RECALL_AT, retrieval_ranks
@@ -44,12 +44,12 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str
     return outcome
 
 
-def weighted_mean(values_N: NDArray, weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_mean(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
     """Mean [R] under each weighting."""
     return values_N @ weights_NR / weights_NR.sum(axis=0)
 
 
-def weighted_median(values_N: NDArray, weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_median(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
     """Median [R] under each weighting by whole numbers: of an even count, the mean of the two in the middle."""
     order = np.argsort(values_N, kind="stable")
     ranked_N, sums_NR = values_N[order], np.cumsum(weights_NR[order], axis=0)

@@ -15,25 +15,23 @@ from etp_jax.records import Shards
 from etp_jax.tasks import Task
 
 
-def ensemble(encoder: Encoder, prompts: Sequence[str], whole: bool) -> NDArray[np.float32]:
-    """Unit embedding [E] of an ensemble: the mean of its prompts' unit embeddings, scaled to unit length again."""
-    mean_E = encoder.text(prompts, whole).mean(axis=0)
-    return mean_E / np.maximum(np.linalg.norm(mean_E), 1e-12)
-
-
 def class_directions(encoder: Encoder, task: Task) -> NDArray[np.float32]:
     """Directions [C, E] along which an ECG's embedding scores for each class.
 
-    A class's is the embedding of its prompts. A prompt set may contrast findings with other sentences ("normal ECG"):
-    then `against_weight` times their embedding is taken off, since most reports share much of what these say. Classes
-    that have one of these sentences as a prompt stay as they are.
+    A class's is the embedding of its prompts: the mean of their unit embeddings, scaled to unit length again. A prompt
+    set may contrast findings with other sentences ("normal ECG"): then `against_weight` times their embedding is taken
+    off, since most reports share much of what these say. Classes that have one of these sentences as a prompt stay as
+    they are.
     """
-    directions_CE = np.stack([ensemble(encoder, c.prompts, task.whole_prompts) for c in task.classes])
-    if task.against:
-        contrasted_C = np.array([set(task.against).isdisjoint(c.prompts) for c in task.classes])
-        against_E = ensemble(encoder, task.against, task.whole_prompts)
-        directions_CE -= np.float32(task.against_weight) * contrasted_C[:, None] * against_E
-    return directions_CE
+    groups = [c.prompts for c in task.classes] + [task.against] * bool(task.against)
+    prompts_PE = encoder.text([prompt for group in groups for prompt in group], task.whole_prompts)
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    means_GE = np.stack([group_PE.mean(axis=0) for group_PE in np.split(prompts_PE, ends)])
+    units_GE = means_GE / np.maximum(np.linalg.norm(means_GE, axis=1, keepdims=True), 1e-12)
+    if not task.against:
+        return units_GE
+    contrasted_C = np.array([set(task.against).isdisjoint(c.prompts) for c in task.classes])
+    return units_GE[:-1] - np.float32(task.against_weight) * contrasted_C[:, None] * units_GE[-1]
 
 
 def class_scores(ecg_NE: NDArray[np.float32], encoder: Encoder, task: Task) -> NDArray[np.float32]:
