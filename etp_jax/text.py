@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,16 +50,14 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if file.exists():
             inner = tokenizers.Tokenizer.from_str(json.dumps(read_json(file, required="model")))
-        else:
-            file = path / "vocab.txt"
-            if not file.exists():
-                raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
-            words = file.read_text(encoding="utf-8").splitlines()
-            inner = wordpiece({word: i for i, word in enumerate(words)}, lowercase=is_lowercase(path, words))
-        missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if inner.token_to_id(token) is None]
-        if missing:
-            raise EtpError(f"{file}: lacks the token {missing[0]}; this is not BERT's tokenizer")
-        return cls(inner)
+            check_special(file, inner.get_vocab())
+            return cls(inner)
+        file = path / "vocab.txt"
+        if not file.exists():
+            raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
+        vocabulary = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").splitlines())}
+        check_special(file, vocabulary)
+        return cls(wordpiece(vocabulary, lowercase=is_lowercase(path, vocabulary)))
 
     @classmethod
     def train_wordpiece(cls, texts: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -105,7 +103,14 @@ def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeniz
     return inner
 
 
-def is_lowercase(folder: Path, vocabulary: Sequence[str]) -> bool:
+def check_special(file: Path, vocabulary: Collection[str]) -> None:
+    """Raises EtpError when a token that BERT's input needs is not in the vocabulary."""
+    for token in ("[UNK]", "[CLS]", "[SEP]"):
+        if token not in vocabulary:
+            raise EtpError(f"{file}: lacks the token {token}; this is not BERT's tokenizer")
+
+
+def is_lowercase(folder: Path, vocabulary: Collection[str]) -> bool:
     """Whether text is lower-cased: as `tokenizer_config.json` says, else unless the vocabulary has capitals itself."""
     file = folder / "tokenizer_config.json"
     said = read_json(file).get("do_lower_case") if file.exists() else None

@@ -146,17 +146,15 @@ def init_variables(
     model: DualEncoder, key: jax.Array, samples: int, leads: int, text_params: Any = None
 ) -> dict[str, Any]:
     """Initial {"params", "batch_stats"}; `text_params`, if given, are the text tower's pretrained weights."""
+    drawn = model.clone(bert=None) if text_params is not None else model
     ecg_BTL = jnp.zeros((1, samples, leads), jnp.int16)
     lead_mask_BL = jnp.ones((1, leads), bool)
     tokens_BS = jnp.zeros((1, 8), jnp.int32)
-    text = (
-        jnp.zeros((1, model.text_dim)) if model.bert is None else {"input_ids": tokens_BS, "attention_mask": tokens_BS}
-    )
-    variables = jax.jit(model.init)(key, ecg_BTL, lead_mask_BL, text)
+    vector_BD = jnp.zeros((1, model.text_dim))
+    text = vector_BD if drawn.bert is None else {"input_ids": tokens_BS, "attention_mask": tokens_BS}
+    variables = jax.jit(drawn.init)(key, ecg_BTL, lead_mask_BL, text)
     params = dict(variables["params"])
-    exact = at_least_float32(model.dtype)
     if text_params is not None:
+        exact = at_least_float32(model.dtype)
         params["text_tower"] = jax.tree.map(lambda x: jnp.asarray(x, exact), text_params)
-    # Flax starts running statistics in float32 whatever the parameters are; the first step would change their type.
-    batch_stats = jax.tree.map(lambda x: x.astype(exact), variables.get("batch_stats", {}))
-    return {"params": params, "batch_stats": batch_stats}
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}

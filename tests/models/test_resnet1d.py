@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from etp_jax.config import EcgTowerConfig
 from etp_jax.errors import EtpError
@@ -39,8 +40,8 @@ def train_forward(model: ResNet1D, variables: Any, shards_DnTL: Any) -> tuple[An
     return jax.jit(jax.vmap(forward, axis_name=AXIS))(shards_DnTL)
 
 
-def evaluate(model: ResNet1D, variables: Any, ecg_BTL: Any) -> Any:
-    return jax.jit(model.apply)(variables, ecg_BTL)
+def apply(module: nn.Module, variables: Any, x: Any) -> Any:
+    return jax.jit(module.apply)(variables, x)
 
 
 # --- against PyTorch ----------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def test_equals_pytorch(config: EcgTowerConfig, samples: int, double: bool) -> N
         expected_train = net.train()(x_torch).numpy()
     with jax.enable_x64(double):
         model = ResNet1D(config, jnp.float64 if double else jnp.float32)
-        features_eval = evaluate(model, variables, x_BTL)
+        features_eval = apply(model, variables, x_BTL)
         features_train, updated = train_forward(model, variables, x_BTL[None])
         scale = np.abs(expected_eval).max(), np.abs(expected_train).max()
         assert np.abs(features_eval - expected_eval).max() / max(1, scale[0]) <= tolerance
@@ -176,7 +177,7 @@ def test_strided_convolution_pads_both_sides_alike() -> None:
     """The stem by hand: window i covers samples 2 i - 3 ... 2 i + 3; "SAME" would start one sample later."""
     _, variables = init(EcgTowerConfig(width=4))
     x_BTL = RNG.standard_normal((2, 20, 3)).astype(np.float32)
-    stem = conv(4, 7, 2, jnp.float32, "stem_conv").apply({"params": variables["params"]["stem_conv"]}, x_BTL)
+    stem = apply(conv(4, 7, 2, jnp.float32, "stem_conv"), {"params": variables["params"]["stem_conv"]}, x_BTL)
     padded = np.pad(x_BTL, ((0, 0), (3, 3), (0, 0)))
     kernel = np.asarray(variables["params"]["stem_conv"]["kernel"])
     expected = np.stack([np.einsum("bkl,klc->bc", padded[:, 2 * i : 2 * i + 7], kernel) for i in range(10)], axis=1)
@@ -194,21 +195,21 @@ def test_default_has_the_published_size() -> None:
 def test_any_length(pool: Any, samples: int) -> None:
     config = EcgTowerConfig(width=4, pool=pool)
     model, variables = init(config)
-    features = evaluate(model, variables, RNG.standard_normal((2, samples, 3)).astype(np.float32))
+    features = apply(model, variables, RNG.standard_normal((2, samples, 3)).astype(np.float32))
     assert features.shape == (2, feature_size(config)) and features.dtype == jnp.float32
     assert np.isfinite(features).all() and np.abs(features).max() > 0
 
 
 def test_pooling() -> None:
     x = RNG.standard_normal((2, 5, 3)).astype(np.float32)
-    np.testing.assert_allclose(Pool("mean").apply({}, x), x.mean(1), atol=1e-6)
-    np.testing.assert_allclose(Pool("max").apply({}, x), x.max(1), atol=1e-6)
-    np.testing.assert_allclose(Pool("mean-max").apply({}, x), np.hstack([x.mean(1), x.max(1)]), atol=1e-6)
+    np.testing.assert_allclose(apply(Pool("mean"), {}, x), x.mean(1), atol=1e-6)
+    np.testing.assert_allclose(apply(Pool("max"), {}, x), x.max(1), atol=1e-6)
+    np.testing.assert_allclose(apply(Pool("mean-max"), {}, x), np.hstack([x.mean(1), x.max(1)]), atol=1e-6)
     start = Pool("attention").init(jax.random.key(0), x)
-    np.testing.assert_allclose(Pool("attention").apply(start, x), x.mean(1), atol=1e-6)
+    np.testing.assert_allclose(apply(Pool("attention"), start, x), x.mean(1), atol=1e-6)
     kernel = RNG.standard_normal((3, 1)).astype(np.float32)
     weights = np.exp(x @ kernel) / np.exp(x @ kernel).sum(1, keepdims=True)
-    learned = Pool("attention").apply({"params": {"score": {"kernel": kernel}}}, x)
+    learned = apply(Pool("attention"), {"params": {"score": {"kernel": kernel}}}, x)
     np.testing.assert_allclose(learned, (x * weights).sum(1), atol=1e-6)
 
 
@@ -248,15 +249,15 @@ def test_drop_path_follows_the_example() -> None:
     features = np.asarray(forward(keys))
     np.testing.assert_allclose(forward(keys[order]), features[order], atol=1e-6)
     assert len(np.unique(features[:, 0].round(4))) > 4, "different keys skip different branches"
-    assert len(np.unique(np.asarray(evaluate(model, variables, x))[:, 0].round(4))) == 1
+    assert len(np.unique(np.asarray(apply(model, variables, x))[:, 0].round(4))) == 1
 
 
 def test_bfloat16_stays_near_and_gives_float32() -> None:
     config = EcgTowerConfig(width=8)
     _, variables = init(config)
     x = RNG.standard_normal((4, 96, 3)).astype(np.float32)
-    exact = evaluate(ResNet1D(config), variables, x)
-    coarse = evaluate(ResNet1D(config, jnp.bfloat16), variables, x)
+    exact = apply(ResNet1D(config), variables, x)
+    coarse = apply(ResNet1D(config, jnp.bfloat16), variables, x)
     assert coarse.dtype == jnp.float32
     np.testing.assert_allclose(coarse, exact, atol=0.03 * np.abs(exact).max())
 
