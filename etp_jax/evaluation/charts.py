@@ -31,18 +31,19 @@ class Series:
     y: NDArray[np.float64]
 
 
-def line_chart(label: str, series: Sequence[Series], x_name: str, y_name: str) -> str:
-    """Curves over a common x axis, without their legend.
+def line_chart(label: str, series: Sequence[Series], x_name: str, y_name: str, from_zero: bool) -> str:
+    """Curves over a common x axis that starts at 0, without their legend.
 
     Args:
       label: What the chart shows, read out by screen readers.
       series: Curves with at least one finite point between them.
       x_name: Name of the x axis.
       y_name: Name of the y axis.
+      from_zero: The y axis starts at 0 too.
     """
-    x_ticks = ticks(min(s.x.min() for s in series), max(s.x.max() for s in series))
+    x_ticks = ticks(0.0, max(s.x.max() for s in series))
     finite = np.concatenate([s.y[np.isfinite(s.y)] for s in series])
-    y_ticks = ticks(finite.min(), finite.max())
+    y_ticks = ticks(0.0 if from_zero else finite.min(), finite.max())
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def across(x: float) -> float:

@@ -55,7 +55,7 @@ def draw_ecg(
         edges = np.linspace(0, samples, len(names) + 1).round().astype(int)
         for lead, start, stop in zip(names, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             parts.append(_lead(lead, recorded.get(lead), start, stop, fs, baseline))
-    parts.append(_text(MM, height - MM, f"25 mm/s   10 mm/mV   {fs} Hz"))
+    parts.append(_text(MM, height - MM, f"25 mm/s · 10 mm/mV · {fs} Hz"))
     return (
         f'<svg class="ecg" role="img" aria-label="{escape(name)}" viewBox="0 0 {width} {height}"'
         f' style="max-width:{width / MM:g}mm">{"".join(parts)}</svg>'

@@ -69,8 +69,10 @@ def write_page(run: Path, shards: Path) -> Path:
 
 
 def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
-    folder = run / checkpoint.FOLDER
-    return folder.is_dir() and bool(checkpoint.Checkpoints(run, config.run.best, read_only=True).steps())
+    if not (run / checkpoint.FOLDER).is_dir():
+        return False
+    with checkpoint.Checkpoints(run, config.run.best, read_only=True) as checkpoints:
+        return bool(checkpoints.steps())
 
 
 def _html(name: str, summary: str, sections: dict[str, str]) -> str:
@@ -103,33 +105,43 @@ def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
     """Loss, and retrieval in both directions, over epochs."""
     if not lines:
         return missing("No metrics yet: metrics.jsonl is missing or empty.")
-    curves = [_chart(lines, "Loss", {"loss": "loss"}, {"loss": "loss"}, "loss")]
-    for direction, name in (("ecg_to_text", "Report found for an ECG"), ("text_to_ecg", "ECG found for a report")):
-        recalls = {f"{direction}_recall_{k}": f"recall@{k}" for k in RECALL_AT}
-        curves.append(_chart(lines, f"{name}, whole validation split", {}, recalls, "recall"))
-    in_batch = {"ecg_to_text_recall_1": "report for an ECG", "text_to_ecg_recall_1": "ECG for a report"}
-    curves.append(_chart(lines, f"Recall@1 in a training batch of {config.data.batch_size}", in_batch, {}, "recall@1"))
-    return f'<div class="charts">{"".join(curves)}</div>' + _gaps(lines)
+    batch, split = config.data.batch_size, config.data.validation_split
+    whole = f"among all of the {split} split"
+    charts = [
+        _chart(lines, "Loss", "loss", [("train", "loss", "training"), ("validation", "loss", "validation")]),
+        _chart(lines, f"Finding the report of an ECG {whole}", "recall", _recalls("ecg_to_text")),
+        _chart(lines, f"Finding an ECG of a report {whole}", "recall", _recalls("text_to_ecg")),
+        _chart(
+            lines,
+            f"Finding the counterpart in a training batch of {batch}",
+            "recall@1",
+            [
+                ("train", "ecg_to_text_recall_1", "report of an ECG"),
+                ("train", "text_to_ecg_recall_1", "ECG of a report"),
+            ],
+        ),
+    ]
+    return f'<div class="charts">{"".join(charts)}</div>' + _gaps(lines)
 
 
-def _chart(
-    lines: list[dict[str, Any]], title: str, train: dict[str, str], validation: dict[str, str], y_name: str
-) -> str:
-    """A figure with one curve a metric, given as {name in metrics.jsonl: name in the legend}."""
-    wanted = [("train", key, name) for key, name in train.items()]
-    wanted += [("validation", key, name) for key, name in validation.items()]
-    curves = []
-    for style, (kind, key, name) in zip(("first", "second", "third"), wanted, strict=False):
+def _recalls(direction: str) -> list[tuple[str, str, str]]:
+    return [("validation", f"{direction}_recall_{k}", f"recall@{k}") for k in RECALL_AT]
+
+
+def _chart(lines: list[dict[str, Any]], title: str, y_name: str, curves: list[tuple[str, str, str]]) -> str:
+    """A figure of up to three curves, each given as (kind and key in metrics.jsonl, name in the legend)."""
+    series = []
+    for style, (kind, key, name) in zip(("first", "second", "third"), curves, strict=False):
         rows = [line for line in lines if line["kind"] == kind and key in line]
-        x, y = (np.array([row[axis] for row in rows], np.float64) for axis in ("epoch", key))
+        x, y = (np.array([row[field] for row in rows], np.float64) for field in ("epoch", key))
         if np.isfinite(y).any():
-            both_kinds = train and validation
-            curves.append(Series(f"{kind} {name}" if both_kinds else name, style, x, y))
-    if not curves:
-        return f"<figure><figcaption>{escape(title)}</figcaption>{missing('Nothing recorded yet.')}</figure>"
-    drawn = line_chart(title, curves, "epoch", y_name)
-    names = legend([(curve.style, curve.name) for curve in curves])
-    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{names}</figure>"
+            series.append(Series(name, style, x, y))
+    if series:
+        drawn = line_chart(title, series, "epoch", y_name, from_zero=y_name != "loss")
+        drawn += legend([(curve.style, curve.name) for curve in series])
+    else:
+        drawn = missing("Nothing recorded yet.")
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
 
 
 def _gaps(lines: list[dict[str, Any]]) -> str:

@@ -155,8 +155,8 @@ def _classes(evaluation: Evaluation) -> str:
         bars = "".join(_bar(encoder, values, start) for encoder, values in figures.items())
         rows.append([f"{escape(name)}<br>{about}", bars, "<br>".join(texts)])
     caption = (
-        f"AUROC by class with 95 % intervals over patients. Bars start at 0.5, which is chance; the axis runs from "
-        f"{start:g} to 1."
+        "AUROC by class with 95 % intervals over patients, trained encoder above, random encoder below. Bars start at "
+        f"0.5, which is chance; the axis runs from {start:g} to 1."
     )
     names = [(encoder, ENCODERS[encoder]) for encoder in by_encoder]
     heads = [("class", ""), ("", "bars"), ("AUROC", "number")]
