@@ -19,7 +19,7 @@ from etp_jax.evaluation.results import Outcome, classification_row
 from etp_jax.records import Shards
 from etp_jax.tasks import Task
 
-L2 = tuple(float(x) for x in np.logspace(-4, 1, 11).round(8))
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
 STEPS = 3000
 """Most iterations of a fit."""
