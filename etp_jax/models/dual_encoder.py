@@ -154,7 +154,10 @@ def init_variables(
     text = vector_BD if drawn.bert is None else {"input_ids": tokens_BS, "attention_mask": tokens_BS}
     variables = jax.jit(drawn.init)(key, ecg_BTL, lead_mask_BL, text)
     params = dict(variables["params"])
+    exact = at_least_float32(model.dtype)
     if text_params is not None:
-        exact = at_least_float32(model.dtype)
         params["text_tower"] = jax.tree.map(lambda x: jnp.asarray(x, exact), text_params)
-    return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+    # Flax starts running statistics in float32 whatever the parameters are; the first step would change their type, and
+    # a checkpoint restored into the initial type would be rounded.
+    batch_stats = jax.tree.map(lambda x: x.astype(exact), variables.get("batch_stats", {}))
+    return {"params": params, "batch_stats": batch_stats}
