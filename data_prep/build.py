@@ -58,8 +58,9 @@ class BuildSummary:
     build: dict[str, Any]
     """Content of `build.json`."""
     written: int = 0
-    """Records looked at this time; 0 if the folder was finished already."""
+    """Records looked at this time."""
     seconds: float = 0.0
+    """0 if the folder was finished already."""
 
     def __str__(self) -> str:
         """The summary that `etp prep` prints."""
@@ -74,7 +75,7 @@ class BuildSummary:
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
             for where, share in self.build["translation"].items()
         ]
-        if self.written:
+        if self.seconds:
             lines.append(f"time: {self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s")
         else:
             lines.append("time: none, the folder was finished already")
@@ -118,9 +119,9 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
             return BuildSummary(out, Shards(out).build)
         tasks = _plan(archive)
         _claim(out, recipe)
-        todo = [task for task in tasks if _note(out, task) is None]
+        todo = [task for task in tasks if not _is_written(out, task)]
         _run(archive, out, tasks, todo, workers)
-        content = _finish(archive, out, recipe, [note for task in tasks if (note := _note(out, task))])
+        content = _finish(archive, out, recipe, [_note(out, task) for task in tasks])
     except OSError as error:
         where = error.filename or out
         raise EtpError(f"{where}: {error.strerror}; put it right and run the same command again to go on") from None
@@ -196,13 +197,16 @@ def _run(archive: Archive, out: Path, tasks: Sequence[_Task], todo: Sequence[_Ta
             progress.update(len(task.studies))
 
 
-def _note(out: Path, task: _Task) -> dict[str, Any] | None:
-    """The note on a shard that is wholly written; else None."""
-    path, shard = _note_path(out, task), out / task.file
-    if not path.exists() or not shard.exists():
-        return None
-    note = json.loads(path.read_text(encoding="utf-8"))
-    return note if shard.stat().st_size == note["shard"]["bytes"] else None
+def _is_written(out: Path, task: _Task) -> bool:
+    """Whether the shard lies there whole, with the note on it."""
+    shard = out / task.file
+    there = _note_path(out, task).exists() and shard.exists()
+    return there and shard.stat().st_size == _note(out, task)["shard"]["bytes"]
+
+
+def _note(out: Path, task: _Task) -> dict[str, Any]:
+    """What a shard holds, as `_write` noted it."""
+    return json.loads(_note_path(out, task).read_text(encoding="utf-8"))
 
 
 def _note_path(out: Path, task: _Task) -> Path:

@@ -7,6 +7,7 @@ import signal as signals
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,13 @@ def processes_of(marker: str) -> list[int]:
     return found
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 def test_kill_9_and_resume(built, source, tmp_path):
     out, program = tmp_path / "shards", tmp_path / "program.py"
@@ -201,16 +209,12 @@ def test_kill_9_and_resume(built, source, tmp_path):
     command = [sys.executable, str(program), str(source), str(out)]
     environment = {**os.environ, "BUILD_TEST": str(out)}
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 60
-    while not list((out / ".parts").glob("*tfrecord*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: bool(list((out / ".parts").glob("ptbxl-*"))))
     process.send_signal(signals.SIGKILL)
     process.wait()
     with pytest.raises(EtpError, match="unfinished"):
         Shards(out)
-    while processes_of(f"BUILD_TEST={out}") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not processes_of(f"BUILD_TEST={out}")  # no worker outlives the main process
+    wait_until(lambda: not processes_of(f"BUILD_TEST={out}"))  # no worker outlives the main process
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
     assert content(out) == content(built)
 
