@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -49,7 +49,7 @@ class Evaluation:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """All evaluations of a run, by task, kind and split; raises EtpError for a file that is none."""
+    """All evaluations of a run, by task and kind; raises EtpError for a file that is none."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -71,8 +71,13 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
             reason = f"{type(error).__name__}: {error}"
             raise EtpError(f"{path}: not written by `etp evaluate` ({reason}); move it away") from None
         found.append(evaluation)
-    kinds = list(KINDS)
-    return sorted(found, key=lambda e: (e.result["task"] or "~", kinds.index(e.result["kind"]), e.result["split"]))
+    return sorted(found, key=lambda e: (_place(e.result["task"], task_names()), _place(e.result["kind"], KINDS)))
+
+
+def _place(name: str | None, order: Iterable[str]) -> tuple[int, str]:
+    """Sorts names as in `order`, unknown ones behind."""
+    names = list(order)
+    return (names.index(name) if name in names else len(names)), name or ""
 
 
 def _read_scores(path: Path) -> dict[str, NDArray]:
@@ -97,9 +102,9 @@ def _overview(evaluations: Sequence[Evaluation]) -> str:
         metric = "macro_auroc" if evaluation.result["task"] else "ecg_to_text_recall_10"
         title = f'<a href="#{escape(evaluation.name)}">{escape(evaluation.title)}</a>'
         figures = [_main_figure(evaluation, encoder, metric) for encoder in ENCODERS]
-        rows.append([title, str(evaluation.result["records"]), _metric_name(metric), *figures])
+        rows.append([title, _metric_name(metric), *figures, str(evaluation.result["records"])])
     encoders = [(name, "number") for name in ENCODERS.values()]
-    heads = [("evaluation", ""), ("records", "number"), ("figure", ""), *encoders]
+    heads = [("evaluation", ""), ("figure", ""), *encoders, ("records", "number")]
     return table(heads, rows, "The main figure of each evaluation, with its 95 % interval")
 
 
@@ -155,8 +160,8 @@ def _classes(evaluation: Evaluation) -> str:
         bars = "".join(_bar(encoder, values, start) for encoder, values in figures.items())
         rows.append([f"{escape(name)}<br>{about}", bars, "<br>".join(texts)])
     caption = (
-        "AUROC by class with 95 % intervals over patients, trained encoder above, random encoder below. Bars start at "
-        f"0.5, which is chance; the axis runs from {start:g} to 1."
+        "AUROC by class with 95 % intervals over patients: trained encoder above, random encoder (first draw) below. "
+        f"Bars start at 0.5, which is chance; the axis runs from {start:g} to 1."
     )
     names = [(encoder, ENCODERS[encoder]) for encoder in by_encoder]
     heads = [("class", ""), ("", "bars"), ("AUROC", "number")]
@@ -216,5 +221,6 @@ def _with_interval(value: dict[str, float | None]) -> str:
     mean, low, high = value["mean"], value["low"], value["high"]
     if mean is None:
         return "–"
-    interval = "" if low is None or high is None else f' <span class="interval-text">{low:.3f}–{high:.3f}</span>'
-    return f"{mean:.3f}{interval}"
+    digits = 3 if mean <= 1 else 1  # ranks are above 1, all else is a share
+    interval = "" if low is None or high is None else f"{low:.{digits}f}–{high:.{digits}f}"
+    return f'{mean:.{digits}f} <span class="interval-text">{interval}</span>'

@@ -54,6 +54,8 @@ VOID = {"meta", "br"}
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A run folder and its shards."""
     folder = tmp_path_factory.mktemp("page")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
     with pytest.MonkeyPatch.context() as patch:
         blocks: Any = {18: (1, 1)}
         patch.setattr(resnet1d, "BLOCKS", blocks)
@@ -62,6 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
         evaluation.run("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
         evaluation.run("retrieval", run, shards, bootstrap=20)
         yield run, shards
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
