@@ -16,7 +16,16 @@ from etp_jax import text
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
-from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, encode_table, frozen_table, tokenize
+from etp_jax.text import (
+    TextTower,
+    Tokenizer,
+    apply_template,
+    build_text,
+    encode_table,
+    frozen_outputs,
+    frozen_table,
+    tokenize,
+)
 
 REPORTS = (
     "Sinus rhythm. Normal ECG.",
@@ -168,6 +177,17 @@ def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch:
                 frozen_table(*other, tmp_path / "cache")
 
 
+def test_statements_are_read_one_by_one(tower: TextTower) -> None:
+    """A report is the mean of its statements' unit vectors; the order of the statements does not matter."""
+    config = TextTowerConfig(pool="mean", frozen=True, unit="statements", template="It is {report}")
+    table = frozen_outputs(tower, config, ["normal ecg. sinus rhythm", "sinus rhythm", "sinus rhythm. normal ecg"])
+    parts = frozen_table(tower, config, ["It is sinus rhythm", "It is normal ecg"])
+    parts = parts / np.linalg.norm(parts, axis=1, keepdims=True)
+    np.testing.assert_allclose(table, [parts.mean(0), parts[0], parts.mean(0)], atol=1e-6)
+    whole = frozen_outputs(tower, replace(config, unit="report"), ["sinus rhythm. normal ecg"])
+    np.testing.assert_array_equal(whole, frozen_table(tower, config, ["It is sinus rhythm. normal ecg"]))
+
+
 def test_template() -> None:
     assert apply_template("The report of the ECG is that {report}", ["a {b}"]) == [
         "The report of the ECG is that a {b}"
@@ -202,10 +222,11 @@ def test_pretrained() -> None:
     ("config", "message"),
     [
         (TextTowerConfig(frozen=True), "cannot be frozen"),
+        (TextTowerConfig(unit="statements"), "statements is for a frozen tower"),
         (TextTowerConfig(hidden=10, heads=4), "hidden 10 is not divisible by 4 heads"),
         (TextTowerConfig(pretrained="/no/such/folder"), "'/no/such/folder': no such folder"),
     ],
-    ids=["frozen", "heads", "folder"],
+    ids=["frozen", "statements", "heads", "folder"],
 )
 def test_towers_that_cannot_be(config: TextTowerConfig, message: str) -> None:
     with pytest.raises(EtpError, match=message):
