@@ -50,8 +50,8 @@ _FINDINGS: dict[str, dict[tuple[str, ...], float]] = {
         ("IVCD",): 5,
     },
     "infarct": {("IMI",): 10, ("ILMI",): 4, ("ASMI",): 10, ("ALMI",): 4, ("LMI",): 3},
-    "hypertrophy": {("LVH",): 7, ("LVH", "ISC_"): 4, ("RVH",): 3},
-    "atria": {("LAO/LAE",): 5, ("RAO/RAE",): 2},
+    "hypertrophy": {("LVH",): 9, ("LVH", "ISC_"): 4, ("RVH",): 3},
+    "atria": {("LAO/LAE",): 3, ("RAO/RAE",): 2},
     "repolarisation": {
         ("NDT",): 9,
         ("LOWT",): 4,
