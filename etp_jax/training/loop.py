@@ -80,6 +80,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     """Builds everything, restores the newest checkpoint, and says what will be done; None if all is done."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
+    for name in ("log_every", "validate_every", "checkpoint_every"):
+        if getattr(config.run, name) <= 0:
+            raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     dtype = setup.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
     shards = Shards(config.data.shards)

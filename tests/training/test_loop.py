@@ -127,6 +127,12 @@ def test_one_line_for_a_run_without_shards(config: TrainConfig, tmp_path: Path) 
         train(change(config, data={"shards": ""}), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["log_every", "validate_every", "checkpoint_every"])
+def test_one_line_for_an_interval_of_nothing(config: TrainConfig, tmp_path: Path, name: str) -> None:
+    with pytest.raises(EtpError, match=rf"run.{name} is 0; it must be more than 0"):
+        train(change(config, run={name: 0}), tmp_path)
+
+
 def test_one_line_for_a_missing_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(EtpError, match=r"tensorboardX is missing; `pip install 'etp-jax\[tensorboard\]'`"):
