@@ -39,9 +39,13 @@ def augment(
 
     Returns:
         ECG float32 [B, T, leads], µV (as it came, if everything is off); and mask, false for silenced leads too.
+
+    Raises:
+        EtpError: an option that no such record can satisfy.
     """
     if config == AugmentConfig():
         return ecg_BTL, lead_mask_BL
+    check_augment(config, ecg_BTL.shape[1], fs)
     return jax.vmap(lambda ecg, mask, key: augment_one(ecg, mask, key, config, fs))(ecg_BTL, lead_mask_BL, keys_B)
 
 

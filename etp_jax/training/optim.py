@@ -83,6 +83,7 @@ def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
         raise EtpError(f"optim.warmup_epochs {config.warmup_epochs} must be less than optim.epochs {config.epochs}")
 
     def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, float)  # or an int32 step would make float32 of it, even in 64 bits
         rate = config.learning_rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
         if config.schedule == "cosine":
             done = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)

@@ -143,7 +143,7 @@ def make_train_step(
         metrics |= {
             "loss": loss,
             "logit_scale": jnp.exp(state.params["logit_scale"]),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         ema = None if state.ema is None else average(state.ema, params, config.optim.ema, state.step)

@@ -1,0 +1,312 @@
+"""Run as a script on eight virtual devices, this file trains a few steps on several layouts and prints the outcome."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from etp_jax.config import (
+    AugmentConfig,
+    EcgTowerConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TextTowerConfig,
+    TrainConfig,
+)
+from etp_jax.errors import EtpError
+from etp_jax.models import resnet1d
+from etp_jax.models.bert import BertConfig
+from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.training import optim
+from etp_jax.training.parallel import Parallel
+from etp_jax.training.step import (
+    TrainState,
+    compute_dtype,
+    example_keys,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
+
+PAIRS, SAMPLES, LEADS, REPORTS, FS = 16, 64, 3, 10, 100
+STEPS = 5
+RNG = np.random.default_rng(0)
+BATCHES = [
+    {
+        "ecg": RNG.integers(-2000, 2000, (PAIRS, SAMPLES, LEADS)).astype(np.int16),
+        "lead_mask": RNG.random((PAIRS, LEADS)) < 0.9,
+        "report": RNG.integers(0, REPORTS, PAIRS).astype(np.int32),
+        "position": np.arange(PAIRS, dtype=np.int32),
+    }
+    for _ in range(STEPS)
+]
+TOKENS = {
+    "input_ids": RNG.integers(0, 50, (REPORTS, 8)).astype(np.int32),
+    "attention_mask": (np.arange(8) < RNG.integers(3, 9, (REPORTS, 1))).astype(np.int32),
+    "semantic": RNG.normal(size=(REPORTS, 5)).astype(np.float32),
+}
+
+EVERYTHING = TrainConfig(
+    augment=AugmentConfig(0.1, 0.2, 0.3, 5.0, 50.0, 0.1),
+    model=ModelConfig(
+        ecg=EcgTowerConfig(width=4, drop_path=0.2, pool="attention"),
+        text=TextTowerConfig(dropout=0.1, trainable="encoder/.*"),
+        embedding_dim=8,
+        projection_dropout=0.1,
+    ),
+    loss=LossConfig(pairs="semantic"),
+    optim=OptimConfig(weight_decay=0.1, warmup_epochs=1.0, clip_norm=1.0, ema=0.9, text_learning_rate=1e-4),
+)
+"""Every option that draws random numbers or reduces over the batch."""
+
+LAYOUTS = [("pmap", 1), ("pmap", 2), ("pmap", 4), ("pmap", 8), ("shard_map", 1), ("shard_map", 8)]
+
+
+def train_on(mode: Any, devices: int) -> tuple[TrainState, Any]:
+    """State and metrics after some steps of the real model in float64."""
+    model = DualEncoder(EVERYTHING.model, BertConfig(50, 8, 1, 2, 16, 16, dropout=0.1), 8, jnp.float64)
+    variables = jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), SAMPLES, LEADS))
+    optimizer, schedule = optim.make_optimizer(EVERYTHING.optim, 4)
+    parallel = Parallel(mode, jax.devices()[:devices])
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, EVERYTHING, FS))
+    state, texts = parallel.replicate((init_state(variables, optimizer, EVERYTHING), TOKENS))
+    metrics = None
+    for batch in BATCHES:
+        state, metrics = step(state, parallel.put_batch(batch), texts)
+        jax.block_until_ready(state)
+    return state, metrics
+
+
+def measure() -> dict[str, Any]:
+    """For each layout: deviation from one device, whether all replicas agree, and a digest of all bits."""
+    resnet1d.BLOCKS = {18: (1, 1, 0, 0)}  # two blocks instead of eight, to compile fast
+    results, first = {}, None
+    for mode, devices in LAYOUTS:
+        out = train_on(mode, devices)
+        leaves = jax.tree.leaves(out)
+        values = [np.asarray(leaf) for leaf in leaves]
+        first = first or values
+        results[f"{mode} {devices}"] = {
+            "deviation": max(float(np.abs(a - b).max()) for a, b in zip(values, first, strict=True)),
+            "replicas": sorted({len(leaf.addressable_shards) for leaf in leaves}),
+            "agree": all(np.array_equal(shard.data, leaf) for leaf in leaves for shard in leaf.addressable_shards),
+            "bits": hash(b"".join(value.tobytes() for value in values)),
+            "types": sorted({str(leaf.dtype) for leaf in leaves}),
+        }
+    return results
+
+
+@pytest.fixture(scope="module")
+def layouts() -> dict[str, Any]:
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # to compile fast
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_training_does_not_depend_on_the_number_of_devices(layouts):
+    """Parameters, statistics, moments, average and metrics, with augmentation, dropout and batch normalisation."""
+    assert {name: row["deviation"] for name, row in layouts.items() if row["deviation"] > 1e-10} == {}
+    assert layouts["pmap 1"]["types"] == ["float64", "int32"]
+
+
+def test_all_replicas_agree_bit_for_bit(layouts):
+    for (_, devices), row in zip(LAYOUTS, layouts.values(), strict=True):
+        assert row["replicas"] == [devices]
+        assert row["agree"]
+
+
+def test_pmap_and_shard_map_give_the_same_bits(layouts):
+    assert layouts["pmap 1"]["bits"] == layouts["shard_map 1"]["bits"]
+    assert layouts["pmap 8"]["bits"] == layouts["shard_map 8"]["bits"]
+
+
+class Tiny(nn.Module):
+    """A dual encoder in the model's interface that compiles at once."""
+
+    dtype: Any = jnp.float32
+    scale: float = 10.0
+
+    def setup(self) -> None:
+        self.ecg_tower = nn.Dense(8, dtype=self.dtype)
+        self.text_tower = nn.Dense(8, dtype=self.dtype)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.scale)), ())
+
+    def encode_ecg(self, ecg_BTL, lead_mask_BL, train=False, keys=None):
+        x = jnp.where(lead_mask_BL[:, None], ecg_BTL / 1000, 0).reshape(len(ecg_BTL), -1)
+        return x, unit(self.ecg_tower(x))
+
+    def encode_text(self, text, keys=None):
+        return unit(self.text_tower(text))
+
+    def __call__(self, ecg_BTL, lead_mask_BL, text):
+        return self.encode_ecg(ecg_BTL, lead_mask_BL), self.encode_text(text)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) / jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
+
+
+TEXTS = {"embeddings": RNG.normal(size=(REPORTS, 6)).astype(np.float32)}
+
+
+def run_tiny(config: TrainConfig, steps: int, model: Any = None) -> tuple[TrainState, list[TrainState], Any]:
+    """Start, state after each step on the same batch, and metrics after each step."""
+    model = model or Tiny(scale=1 / config.loss.temperature)
+    batch = BATCHES[0]
+    variables = model.init(jax.random.key(1), batch["ecg"], batch["lead_mask"], TEXTS["embeddings"][batch["report"]])
+    variables = jax.tree.map(np.asarray, {"params": variables["params"], "batch_stats": {}})
+    optimizer, schedule = optim.make_optimizer(config.optim, 10)
+    parallel = Parallel("shard_map", jax.devices()[:1])
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS))
+    start = init_state(variables, optimizer, config)
+    state, texts = parallel.replicate((start, TEXTS))
+    states, rows = [], []
+    for _ in range(steps):
+        state, metrics = step(state, parallel.put_batch(batch), texts)
+        states.append(jax.tree.map(np.asarray, state))
+        rows.append({name: float(value) for name, value in metrics.items()})
+    return start, states, rows
+
+
+def test_it_learns_a_batch():
+    config = TrainConfig(optim=OptimConfig(learning_rate=0.03, epochs=6), loss=LossConfig(pairs="equal-positive"))
+    _, _, rows = run_tiny(config, 60)
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert rows[-1]["ecg_to_text_recall_1"] == rows[-1]["text_to_ecg_recall_1"] == 1.0
+
+
+def test_metrics_describe_the_step_that_was_made():
+    config = TrainConfig(optim=OptimConfig(learning_rate=0.01, warmup_epochs=0.5, epochs=2))
+    start, states, rows = run_tiny(config, 2)
+    assert set(rows[0]) == {
+        "loss",
+        "ecg_to_text_recall_1",
+        "text_to_ecg_recall_1",
+        "logit_scale",
+        "grad_norm",
+        "learning_rate",
+    }
+    assert rows[0]["logit_scale"] == pytest.approx(math.exp(start.params["logit_scale"]))
+    assert rows[1]["logit_scale"] == pytest.approx(math.exp(states[0].params["logit_scale"]))
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.002, 0.004])
+    assert states[1].step == 2
+
+
+def test_gradient_norm_is_that_before_clipping():
+    free = run_tiny(TrainConfig(optim=OptimConfig()), 1)[2][0]
+    clipped = run_tiny(TrainConfig(optim=OptimConfig(clip_norm=1e-3)), 1)[2][0]
+    assert free["grad_norm"] == clipped["grad_norm"] > 1e-3
+
+
+def test_logit_scale_grows_to_its_bound_and_no_further():
+    config = TrainConfig(
+        loss=LossConfig(pairs="equal-positive", max_logit_scale=14.5), optim=OptimConfig(learning_rate=0.03, epochs=6)
+    )
+    _, states, _ = run_tiny(config, 40)
+    scales = [math.exp(state.params["logit_scale"]) for state in states]
+    assert scales[-1] == max(scales) == pytest.approx(14.5, rel=1e-6)
+
+
+def test_logit_scale_can_leave_its_bound():
+    _, states, rows = run_tiny(TrainConfig(loss=LossConfig(temperature=0.01, max_logit_scale=100)), 1)
+    assert rows[0]["logit_scale"] == pytest.approx(100)
+    assert states[0].params["logit_scale"] < math.log(100) - 5e-4  # untrained embeddings ask for a softer score
+
+
+def test_a_start_beyond_the_bound_is_refused():
+    with pytest.raises(EtpError, match=r"loss.temperature 0.001 .* 1000, beyond loss.max_logit_scale 100"):
+        run_tiny(TrainConfig(loss=LossConfig(temperature=0.001)), 1)
+
+
+def test_fixed_parameters_do_not_move_and_have_no_moments():
+    config = TrainConfig(
+        model=ModelConfig(text=TextTowerConfig(trainable="bias")),
+        loss=LossConfig(learn_temperature=False),
+        optim=OptimConfig(weight_decay=0.1, ema=0.5),
+    )
+    start, states, _ = run_tiny(config, 3)
+    end = states[-1]
+    assert end.params["logit_scale"] == start.params["logit_scale"]
+    for tree in (end.params, end.ema):
+        np.testing.assert_array_equal(tree["text_tower"]["kernel"], start.params["text_tower"]["kernel"])
+    assert not np.array_equal(end.params["text_tower"]["bias"], start.params["text_tower"]["bias"])
+    assert not np.array_equal(end.params["ecg_tower"]["kernel"], start.params["ecg_tower"]["kernel"])
+    moments = [leaf.shape for leaf in jax.tree.leaves(start.opt_state) if leaf.ndim > 0]
+    assert sorted(moments) == sorted(2 * [(SAMPLES * LEADS, 8), (8,), (8,)])
+
+
+def test_moving_average_follows_its_formula():
+    start, states, _ = run_tiny(TrainConfig(optim=OptimConfig(ema=0.15)), 3)
+    average = np.asarray(start.params["ecg_tower"]["kernel"])
+    for step, state in enumerate(states):
+        decay = min(0.15, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * state.params["ecg_tower"]["kernel"]
+        np.testing.assert_allclose(state.ema["ecg_tower"]["kernel"], average, rtol=1e-5, atol=1e-7)
+    assert run_tiny(TrainConfig(), 1)[1][0].ema is None
+
+
+def test_bfloat16_keeps_parameters_and_metrics_in_float32():
+    _, states, rows = run_tiny(TrainConfig(), 1, Tiny(jnp.bfloat16))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(states[0])} == {"float32", "int32"}
+    wide = run_tiny(TrainConfig(), 1, Tiny())[2][0]
+    assert rows[0]["loss"] == pytest.approx(wide["loss"], rel=0.02)
+    assert rows[0]["loss"] != wide["loss"]
+
+
+def test_auto_precision_is_float32_on_the_cpu():
+    assert [compute_dtype(p).name for p in ("auto", "bfloat16", "float64")] == ["float32", "bfloat16", "float64"]
+
+
+def test_the_state_is_donated():
+    model, config = Tiny(), TrainConfig()
+    variables = model.init(jax.random.key(1), BATCHES[0]["ecg"], BATCHES[0]["lead_mask"], TEXTS["embeddings"][:PAIRS])
+    optimizer, schedule = optim.make_optimizer(config.optim, 10)
+    parallel = Parallel("pmap", jax.devices()[:1])
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS))  # type: ignore[arg-type]
+    state, texts = parallel.replicate(
+        (init_state({"params": variables["params"], "batch_stats": {}}, optimizer, config), TEXTS)
+    )
+    batch = parallel.put_batch(BATCHES[0])
+    step(state, batch, texts)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((batch, texts)))
+
+
+def test_example_keys_depend_on_seed_step_and_position_only():
+    def bits(seed: int, step: int, position: list[int]) -> np.ndarray:
+        return np.stack(
+            [jax.random.key_data(keys) for keys in example_keys(seed, jnp.array(step), jnp.array(position))]
+        )
+
+    whole = bits(3, 7, list(range(8)))
+    np.testing.assert_array_equal(bits(3, 7, [5, 2]), whole[:, [5, 2]])
+    others = np.concatenate([whole, bits(4, 7, list(range(8))), bits(3, 8, list(range(8)))], axis=1).reshape(-1, 2)
+    assert len({tuple(key) for key in others.tolist()}) == len(others)
+
+
+def test_evaluation_returns_the_rows_of_the_whole_batch():
+    model = Tiny()
+    args = BATCHES[0]["ecg"], BATCHES[0]["lead_mask"], TEXTS["embeddings"][BATCHES[0]["report"]]
+    params = model.init(jax.random.key(1), *args)["params"]
+    parallel = Parallel("pmap", jax.devices()[:1])
+    encode = parallel.wrap_eval_step(make_eval_step(model))  # type: ignore[arg-type]
+    out = encode(*parallel.replicate((params, {})), parallel.put_batch(BATCHES[0]), parallel.replicate(TEXTS))
+    expected: Any = model.apply({"params": params}, *args)
+    # Unit vectors, so an absolute tolerance: a few roundings of float32.
+    np.testing.assert_allclose(out["ecg"], expected[0][1], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(out["text"], expected[1], rtol=0, atol=5e-7)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
