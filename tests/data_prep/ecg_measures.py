@@ -43,8 +43,8 @@ def lead(beat: np.ndarray, name: str) -> np.ndarray:
     return beat[:, LEADS.index(name)]
 
 
-def qrs_ms(beat: np.ndarray) -> float:
-    """Width of the QRS: from the first to the last time that any lead moves at a tenth of the greatest speed."""
+def qrs_ms(beat: np.ndarray, part: float = 0.1) -> float:
+    """Width of the QRS: from the first to the last time that the leads move at a part of their greatest speed."""
     speed = np.linalg.norm(np.gradient(beat, axis=0), axis=1)[ms(-110, 130)]
-    moving = np.flatnonzero(speed > 0.1 * speed.max())
+    moving = np.flatnonzero(speed > part * speed.max())
     return (moving[-1] - moving[0]) / FS * 1000

@@ -136,9 +136,11 @@ def test_single_premature_beats() -> None:
 
 
 def test_qrs_width() -> None:
-    width = {code: np.array([qrs_ms(b) for b in beats("SR", code)]) for code in ("", "CLBBB", "CRBBB", "IRBBB", "IVCD")}
+    width = {code: np.array([qrs_ms(b) for b in beats("SR", code)]) for code in ("", "CRBBB", "IRBBB", "IVCD")}
     assert 70 < np.median(width[""]) < 100 and width[""].max() < 110
-    assert width["CLBBB"].min() > 130
+    # Its ST segment slopes at more than a tenth of the speed of so broad a QRS.
+    left = np.array([qrs_ms(b, part=0.2) for b in beats("SR", "CLBBB")])
+    assert left.min() > 125 and left.max() < 160
     assert width["CRBBB"].min() > 115 and np.median(width["CRBBB"]) > 120
     assert np.median(width[""]) + 5 < np.median(width["IRBBB"]) < 115
     assert 105 < np.median(width["IVCD"]) < 130
