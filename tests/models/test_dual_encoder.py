@@ -13,7 +13,7 @@ import pytest
 from flax import traverse_util
 
 from etp_jax.config import EcgTowerConfig, LossConfig, ModelConfig, TextTowerConfig
-from etp_jax.models.bert import BertConfig
+from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, Projection, init_variables, normalize, scale_ecg
 
 RNG = np.random.default_rng(0)
@@ -83,8 +83,16 @@ def model() -> DualEncoder:
 
 
 @pytest.fixture(scope="module")
-def variables(model: DualEncoder) -> Any:
-    return init_variables(model, jax.random.key(0), samples=64, leads=4)
+def pretrained() -> Any:
+    """Weights of the text tower."""
+    ids = jnp.zeros((1, 8), jnp.int32)
+    shapes = jax.eval_shape(Bert(BERT).init, jax.random.key(0), ids, ids)["params"]
+    return jax.tree.map(lambda leaf: RNG.normal(0.3, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def variables(model: DualEncoder, pretrained: Any) -> Any:
+    return init_variables(model, jax.random.key(0), samples=64, leads=4, text_params=pretrained)
 
 
 def test_parameter_tree() -> None:
@@ -126,13 +134,13 @@ def test_text_ignores_padding(model: DualEncoder, variables: Any) -> None:
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
 
 
-def test_pretrained_text_takes_its_place(model: DualEncoder, variables: Any) -> None:
-    """The weights that are given stand in the tree; all the others are what they are without them."""
-    weights = jax.tree.map(lambda x: np.asarray(x) + 0.1, variables["params"]["text_tower"])
-    mixed = init_variables(model, jax.random.key(0), 64, 4, weights)
-    expected = {**variables, "params": {**variables["params"], "text_tower": weights}}
-    assert jax.tree.structure(mixed) == jax.tree.structure(expected)
-    assert all(map(np.array_equal, jax.tree.leaves(mixed), jax.tree.leaves(expected)))
+def test_pretrained_text_takes_its_place(model: DualEncoder, variables: Any, pretrained: Any) -> None:
+    drawn = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), 64, 4))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), drawn) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), variables
+    )
+    given = variables["params"]["text_tower"]
+    assert all(map(np.array_equal, jax.tree.leaves(given), jax.tree.leaves(pretrained)))
 
 
 def test_bfloat16_towers_keep_float32_parameters_and_embeddings(model: DualEncoder, variables: Any) -> None:
