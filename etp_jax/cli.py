@@ -192,8 +192,8 @@ def quickstart(args: Quickstart) -> None:
     shards, run = args.out / "shards", args.out / "run"
     prep_synthetic(PrepSynthetic(out=shards, records=args.records))
     main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
-    for kind in ("zero-shot", "probe"):
-        evaluate(Evaluate(kind=kind, run=run, shards=shards, split="test"))
+    evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts="contrast"))
+    evaluate(Evaluate(kind="probe", run=run, shards=shards, split="test"))
     report(Report(run=run, shards=shards))
 
 
