@@ -76,7 +76,8 @@ class TextTowerConfig:
     frozen: bool = False
     """Encode every distinct report once, before training, and train the projection only."""
     trainable: str = ".*"
-    """Regular expression over the text tower's parameter paths (`encoder/layer/5/...`); the rest stays fixed."""
+    """Regular expression that must match a text tower parameter's whole path (`encoder/layer/5/.*`) for it to be
+    trained; the rest stays fixed."""
     pool: Literal["cls", "mean"] = "cls"
     max_tokens: int = 128
     template: str = "{report}"

@@ -116,11 +116,16 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> tuple[optax.Gra
         The optimiser and its schedule.
 
     Raises:
-        EtpError: the schedule is impossible or a learning rate is not positive.
+        EtpError: the schedule is impossible, or an option lies out of its bounds.
     """
     text_rate = config.learning_rate if config.text_learning_rate is None else config.text_learning_rate
     if config.learning_rate <= 0 or text_rate <= 0:
         raise EtpError("optim.learning_rate and optim.text_learning_rate must be positive")
+    if config.weight_decay < 0 or config.clip_norm < 0:
+        raise EtpError("optim.weight_decay and optim.clip_norm must not be negative")
+    for name in ("b1", "b2", "ema"):
+        if not 0 <= getattr(config, name) < 1:
+            raise EtpError(f"optim.{name} is {getattr(config, name)}; it must be at least 0 and less than 1")
     schedule = make_schedule(config, steps_per_epoch)
     adam = optax.scale_by_adam(config.b1, config.b2, eps=1e-8)
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)

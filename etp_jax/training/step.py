@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from etp_jax.config import TrainConfig
+from etp_jax.config import LossConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.losses.contrastive import contrastive_loss
 from etp_jax.models.dual_encoder import DualEncoder
@@ -70,6 +70,20 @@ def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax
     return keys_b2[:, 0], keys_b2[:, 1]
 
 
+def check_loss(config: LossConfig) -> None:
+    """Raises EtpError for temperatures and weights that make no loss."""
+    for name in ("temperature", "semantic_temperature"):
+        if getattr(config, name) <= 0:
+            raise EtpError(f"loss.{name} is {getattr(config, name)}; it must be positive")
+    if 1 / config.temperature > config.max_logit_scale:
+        raise EtpError(
+            f"loss.temperature {config.temperature} starts the logit scale at {1 / config.temperature:g}, "
+            f"beyond loss.max_logit_scale {config.max_logit_scale:g}"
+        )
+    if not 0 <= config.semantic_weight <= 1:
+        raise EtpError(f"loss.semantic_weight is {config.semantic_weight}; it must lie between 0 and 1")
+
+
 def make_train_step(
     model: DualEncoder,
     optimizer: optax.GradientTransformation,
@@ -93,14 +107,10 @@ def make_train_step(
         loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
-        EtpError: the temperature starts beyond the greatest logit scale.
+        EtpError: an impossible option of the loss.
     """
     loss_config = config.loss
-    if not 0 < 1 / loss_config.temperature <= loss_config.max_logit_scale:
-        raise EtpError(
-            f"loss.temperature {loss_config.temperature} starts the logit scale at {1 / loss_config.temperature:g}, "
-            f"beyond loss.max_logit_scale {loss_config.max_logit_scale:g}"
-        )
+    check_loss(loss_config)
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]

@@ -17,7 +17,7 @@ EVERYTHING = AugmentConfig(
 )
 
 
-compiled = jax.jit(augment, static_argnums=(3, 4))
+compiled = jax.jit(augment, static_argnums=(3, 4), compiler_options={"xla_backend_optimization_level": 0})
 
 
 def run(config: AugmentConfig, ecg=ECG, mask=MASK, keys=KEYS, fs: int = FS) -> tuple[np.ndarray, np.ndarray]:

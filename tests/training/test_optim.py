@@ -149,6 +149,8 @@ def test_cosine_schedule_stays_at_zero_after_its_end():
         ({"epochs": 1.0, "warmup_epochs": 1.0}, "warmup_epochs 1.0 must be less than optim.epochs 1.0"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"text_learning_rate": -1.0}, "must be positive"),
+        ({"clip_norm": -1.0}, "must not be negative"),
+        ({"ema": 1.0}, "optim.ema is 1.0; it must be at least 0 and less than 1"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], message: str):
