@@ -3,6 +3,7 @@ import subprocess
 import sys
 from importlib import resources
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from etp_jax.errors import EtpError
 from etp_jax.tasks import check_vocabulary, get_task, labels, prompt_sets, task_names
 
 
-def columns(*records: tuple[str, ...]):
+def columns(*records: tuple[str, ...]) -> Any:
     """The only column that a task reads."""
     return SimpleNamespace(labels=list(records))
 

@@ -115,7 +115,6 @@ class Encoder:
         mesh = Mesh(np.array(jax.local_devices()), ("batch",))
         variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
         by_example = NamedSharding(mesh, PartitionSpec("batch"))
-        encode = jax.jit(partial(self.model.apply, method="encode_ecg"))
         size = BATCH * mesh.size
         who = "trained" if self.step else "random"
         outputs = []
@@ -123,7 +122,7 @@ class Encoder:
             rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
             batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
             with jax.default_matmul_precision("highest"):
-                outputs.append(jax.device_get(encode(variables, *batch)))
+                outputs.append(jax.device_get(_encode_ecg(self.model, variables, *batch)))
         features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
         return {"features": features_NF, "embeddings": embeddings_NE}
 
@@ -162,6 +161,14 @@ class Encoder:
                     f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
                     "prepare the shards alike"
                 )
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode_ecg(
+    model: DualEncoder, variables: dict[str, Any], ecg_BTL: jax.Array, lead_mask_BL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Compiled once for all encoders of a run."""
+    return model.apply(variables, ecg_BTL, lead_mask_BL, method="encode_ecg")  # pyright: ignore[reportReturnType]
 
 
 def _float32(variables: Any) -> Any:

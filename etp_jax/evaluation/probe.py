@@ -21,7 +21,7 @@ from etp_jax.tasks import Task
 
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
-STEPS = 3000
+STEPS = 10_000
 """Most iterations of a fit."""
 TOLERANCE = 2e-5
 """A fit has converged when its gradient, measured in the metric of the curvature bound and divided by the loss's
@@ -152,15 +152,17 @@ def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[flo
     scale_F = np.where(std_F > 0, std_F, 1)
     x_NF = (x_NF - mean_F) / scale_F
     # The bound is diagonal in the eigenbasis of X'X / N. In double precision: an eigenvalue that comes out too small
-    # would make steps too long. X is centred, so the bias, a last column of ones, is a direction of its own.
-    spectrum_F, basis_FF = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
-    z_NG = np.concatenate([x_NF @ basis_FF, np.ones((len(x_NF), 1))], axis=1)
-    ridge_GL = np.concatenate([np.tile(l2, (len(spectrum_F), 1)), np.zeros((1, len(l2)))])
-    bound_GL = np.append(np.maximum(spectrum_F, 0), 1)[:, None] / 4 + ridge_GL
+    # would make steps too long. X is centred, so the bias, a last column of ones, is a direction of its own. Directions
+    # without data, as there are with fewer records than features, keep zero weights and are left out.
+    spectrum, basis = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
+    basis_FD, spectrum_D = (array[..., spectrum > 1e-12 * spectrum[-1]] for array in (basis, spectrum))
+    z_NG = np.concatenate([x_NF @ basis_FD, np.ones((len(x_NF), 1))], axis=1)
+    ridge_GL = np.concatenate([np.tile(l2, (len(spectrum_D), 1)), np.zeros((1, len(l2)))])
+    bound_GL = np.append(spectrum_D, 1)[:, None] / 4 + ridge_GL
     with jax.default_matmul_precision("highest"):
         arrays = (jnp.asarray(array, jnp.float32) for array in (z_NG, y_NC, has_both(y_NC), ridge_GL, bound_GL))
         w_GLC, steps = _minimise(*arrays)
-    weights_FLC = np.einsum("fg,glc->flc", basis_FF, w_GLC[:-1]).astype(np.float32)
+    weights_FLC = np.einsum("fd,dlc->flc", basis_FD, w_GLC[:-1]).astype(np.float32)
     return Probe(mean_F.astype(np.float32), scale_F.astype(np.float32), weights_FLC, np.asarray(w_GLC[-1]), int(steps))
 
 

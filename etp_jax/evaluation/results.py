@@ -137,12 +137,12 @@ def table(result: dict[str, Any]) -> str:
     """A result as aligned plain text: a line for each encoder and fraction, then one for each class."""
     summary, rows = result["summary"], result["rows"]
     names = list(next(iter(summary["trained"].values())))
-    lines = [["encoder", "labels", *(name.replace("_", " ").replace("auroc", "AUROC") for name in names)]]
+    lines = [["encoder", "labels", *map(_title, names)]]
     for encoder, fractions in summary.items():
         for fraction, metrics in fractions.items():
             lines.append([encoder, f"{float(fraction):.0%}", *(_with_interval(metrics[name]) for name in names)])
     head = [
-        f"{result['kind']} {result['task'] or ''} on {result['split']}: {result['records']} records",
+        f"{' '.join(filter(None, (result['kind'], result['task'])))} on {result['split']}: {result['records']} records",
         f"pre-trained on {result['pretrained_on']}, checkpoint of step {result['checkpoint']['step']}",
     ]
     if result["thresholds_from"]:
@@ -162,6 +162,11 @@ def table(result: dict[str, Any]) -> str:
         classes.append([code, str(values["positives"]), _with_interval(auroc), *map(_short, others)])
     scored = f"macro over {trained['classes_scored']} of {len(trained['per_class'])} classes: those with both outcomes"
     return "\n".join([*text, "", scored, "", *_align(classes)])
+
+
+def _title(metric: str) -> str:
+    """Such as "macro AUROC" or "ecg to text recall 1"."""
+    return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
 
 
 def _number(value: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,6 +143,12 @@ class DualEncoder(nn.Module):
         return self.encode_ecg(ecg_BTL, lead_mask_BL)[1], self.encode_text(text)
 
 
+@partial(jax.jit, static_argnums=0)
+def _init(model: DualEncoder, key: jax.Array, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, text: Any) -> Any:
+    """`model.init`, compiled once for all keys."""
+    return model.init(key, ecg_BTL, lead_mask_BL, text)
+
+
 def init_variables(
     model: DualEncoder, key: jax.Array, samples: int, leads: int, text_params: Any = None
 ) -> dict[str, Any]:
@@ -152,7 +159,7 @@ def init_variables(
     tokens_BS = jnp.zeros((1, 8), jnp.int32)
     vector_BD = jnp.zeros((1, model.text_dim))
     text = vector_BD if drawn.bert is None else {"input_ids": tokens_BS, "attention_mask": tokens_BS}
-    variables = jax.jit(drawn.init)(key, ecg_BTL, lead_mask_BL, text)
+    variables = _init(drawn, key, ecg_BTL, lead_mask_BL, text)
     params = dict(variables["params"])
     exact = at_least_float32(model.dtype)
     if text_params is not None:

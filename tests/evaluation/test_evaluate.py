@@ -1,0 +1,184 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from small_run import COUNTS, small_config, write_run, write_shards
+
+from etp_jax import evaluation
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.labelled import Labelled
+from etp_jax.evaluation.metrics import best_thresholds
+from etp_jax.evaluation.zero_shot import class_scores
+from etp_jax.records import Shards
+from etp_jax.tasks import get_task
+from etp_jax.training.metrics import retrieval
+
+KEYS = {
+    "run", "task", "kind", "protocol", "split", "records", "pretrained_on", "checkpoint", "shards", "thresholds_from",
+    "versions", "rows", "summary",
+}  # fmt: skip
+ROW = {"encoder", "fraction", "train_seed", "subset_seed"}
+
+
+@pytest.fixture(scope="module")
+def zero_shot(run_dir: Path, shards: Path) -> dict[str, Any]:
+    return evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50)
+
+
+@pytest.fixture(scope="module")
+def probe(run_dir: Path, shards: Path) -> dict[str, Any]:
+    return evaluation.run("probe", run_dir, shards, split="test", bootstrap=50, seeds=(0, 1), fractions=(0.1, 1.0))
+
+
+def test_zero_shot_has_designs_form(zero_shot: dict[str, Any], run_dir: Path):
+    assert set(zero_shot) == KEYS
+    assert (zero_shot["kind"], zero_shot["task"], zero_shot["split"]) == ("zero-shot", "ptbxl-super", "test")
+    assert (zero_shot["run"], zero_shot["pretrained_on"], zero_shot["records"]) == (
+        "run",
+        "small",
+        COUNTS["test"] * 4 // 5,
+    )
+    assert zero_shot["thresholds_from"] == "validation" and zero_shot["checkpoint"] == {"which": "best", "step": 3}
+    encoders = [(row["encoder"], row["fraction"], row["train_seed"], row["subset_seed"]) for row in zero_shot["rows"]]
+    assert encoders == [("trained", 0, 7, None), *[("random", 0, seed, None) for seed in (0, 1, 2)]]
+    for row in zero_shot["rows"]:
+        assert set(row) == ROW | {"macro_auroc", "macro_auprc", "macro_f1", "classes_scored", "per_class"}
+        assert list(row["per_class"]) == ["NORM", "MI", "STTC", "CD", "HYP"]
+        assert row["classes_scored"] == 3  # no record has STTC or CD
+        assert row["per_class"]["STTC"] == {
+            "auroc": None, "auprc": None, "f1": None, "auroc_low": None, "auroc_high": None, "positives": 0,
+        }  # fmt: skip
+    for fractions in zero_shot["summary"].values():
+        assert list(fractions) == ["0.0"]
+        for value in fractions["0.0"].values():
+            assert value["low"] <= value["mean"] <= value["high"]
+    file = run_dir / "evaluation" / "ptbxl-super-zero-shot-test.json"
+    assert json.loads(file.read_text()) == zero_shot
+
+
+def test_zero_shot_scores_the_tasks_records(zero_shot: dict[str, Any], run_dir: Path, shards: Path):
+    encoder, task, opened = Encoder.from_run(run_dir), get_task("ptbxl-super"), Shards(shards)
+    target, chooser = (Labelled.of(opened.split(name), task) for name in ("test", "validation"))
+    scores, chosen = (class_scores(encoder.ecg(x.split)[1][x.rows], encoder, task) for x in (target, chooser))
+    with np.load(run_dir / "evaluation" / "ptbxl-super-zero-shot-test.npz") as saved:
+        assert saved["record_id"].tolist() == [f"test-{n}" for n in range(COUNTS["test"]) if n % 5]
+        assert saved["classes"].tolist() == ["NORM", "MI", "STTC", "CD", "HYP"]
+        np.testing.assert_array_equal(saved["y"], target.y_nC)
+        np.testing.assert_array_equal(saved["trained"], scores)
+        assert saved["random"].shape == scores.shape and (saved["random"] != scores).any()
+    called = scores >= best_thresholds(chosen, chooser.y_nC)
+    row = zero_shot["rows"][0]["per_class"]
+    for c, code in ((0, "NORM"), (1, "MI"), (4, "HYP")):
+        y = target.y_nC[:, c]
+        assert row[code]["positives"] == y.sum()
+        assert row[code]["auroc"] == pytest.approx(roc_auc_score(y, scores[:, c]), abs=1e-6)
+        hits = (called[:, c] & y).sum()
+        assert row[code]["f1"] == pytest.approx(2 * hits / (called[:, c].sum() + y.sum()), abs=1e-6)
+
+
+def test_probe_rows(probe: dict[str, Any], run_dir: Path):
+    assert set(probe) == KEYS
+    rows = [(row["encoder"], row["fraction"], row["subset_seed"], row["train_records"]) for row in probe["rows"]]
+    fitted = COUNTS["train"] * 4 // 5
+    share = round(fitted / 10)
+    each = [(0.1, 0, share), (0.1, 1, share), (1.0, None, fitted)]
+    assert rows == [(encoder, *row) for encoder in ("trained", "random") for row in each]
+    assert all(row["converged"] and row["train_classes"] == 3 and row["l2"] > 0 for row in probe["rows"])
+    trained = probe["summary"]["trained"]
+    mean = np.mean([row["macro_auroc"] for row in probe["rows"][:2]])
+    assert trained["0.1"]["macro_auroc"]["mean"] == pytest.approx(mean, abs=1e-6)
+    assert trained["1.0"]["macro_auroc"]["mean"] == probe["rows"][2]["macro_auroc"]
+    # The level of a record tells its labels, and any encoder sees it.
+    assert trained["1.0"]["macro_auroc"]["mean"] > 0.7
+
+
+def test_probe_of_validation_chooses_elsewhere(run_dir: Path, shards: Path, tmp_path: Path):
+    out = tmp_path / "deep" / "probe.json"
+    result = evaluation.run("probe", run_dir, shards, fractions=(1.0,), bootstrap=5, json_path=out)
+    assert json.loads(out.read_text()) == result and out.with_suffix(".npz").exists()
+    assert result["split"] == "validation" and "tenth of the training patients" in result["thresholds_from"]
+    train = Labelled.of(Shards(shards).split("train"), get_task("ptbxl-super"))
+    tenth = train.tenth()
+    assert 0.03 < tenth.mean() < 0.25
+    assert set(train.patients[tenth]).isdisjoint(train.patients[~tenth])
+    assert result["rows"][0]["train_records"] == (~tenth).sum()
+
+
+def test_zero_shot_of_validation_says_where_thresholds_come_from(run_dir: Path, shards: Path):
+    result = evaluation.run("zero-shot", run_dir, shards, prompts="mets", bootstrap=5)
+    assert result["thresholds_from"] == "validation, the other half of its patients"
+    assert "mets" in result["protocol"]["prompts"]
+    assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-validation-mets.json").exists()
+
+
+def test_retrieval(run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[str]):
+    result = evaluation.run("retrieval", run_dir, shards, split="test", bootstrap=20)
+    encoder, split, table = Encoder.from_run(run_dir), Shards(shards).split("test"), Shards(shards).reports("test")
+    paired = table.paired
+    assert result["task"] is None and result["records"] == len(paired) == sum(n % 7 != 0 for n in range(COUNTS["test"]))
+    texts = encoder.text([split.columns.report[i] for i in paired])
+    expected = retrieval(encoder.ecg(split)[1][paired], texts, table.number[paired])
+    for name, value in expected.items():
+        if name != "recall":
+            assert result["rows"][0][name] == pytest.approx(value, abs=1e-6), name
+    assert (run_dir / "evaluation" / "retrieval-test.json").exists()
+    printed = capsys.readouterr().out
+    assert "retrieval on test" in printed and "random" in printed
+
+
+def test_evaluation_repeats_exactly(zero_shot: dict[str, Any], run_dir: Path, shards: Path, tmp_path: Path):
+    again = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50, json_path=tmp_path / "again.json")
+    assert again == zero_shot
+
+
+def test_printed_table(run_dir: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    result = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50, json_path=tmp_path / "table.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("zero-shot ptbxl-super on test: 40 records; pre-trained on small, checkpoint of step 3")
+    auroc = result["summary"]["trained"]["0.0"]["macro_auroc"]
+    trained = next(line for line in lines if line.startswith("trained"))
+    assert f"{auroc['mean']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" in trained
+    head = next(line for line in lines if line.startswith("encoder"))
+    assert head.index("macro AUROC") == trained.index(f"{auroc['mean']:.3f}")
+    sttc = next(line for line in lines if line.startswith("STTC"))
+    assert sttc.split() == ["STTC", "0", "-", "[-,", "-]", "-", "-", "-"]
+    assert lines[-1] == f"wrote {tmp_path / 'table.json'}"
+
+
+def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
+    def said(match: str, *args: Any, **kwargs: Any) -> None:
+        with pytest.raises(EtpError, match=match):
+            evaluation.run(*args, bootstrap=2, **kwargs)
+
+    said("no task 'ptbxl'", "probe", run_dir, shards, "ptbxl")
+    said("no prompt set 'x'", "zero-shot", run_dir, shards, prompts="x")
+    said("no split 'fold10'; there are train, validation, test", "probe", run_dir, shards, split="fold10")
+    said("fitted on split 'train'; score another", "probe", run_dir, shards, split="train")
+    said("no such folder", "probe", run_dir, tmp_path / "none")
+    said("no such file", "probe", tmp_path, shards)
+    said("has none of the label codes of ptbxl-form", "zero-shot", run_dir, shards, "ptbxl-form")
+    (tmp_path / "file").write_text("")
+    blocked = tmp_path / "file" / "out.json"
+    said(
+        "out.json: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json_path=blocked
+    )
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_split_without_the_tasks_labels(run_dir: Path, tmp_path: Path):
+    foreign = write_shards(tmp_path / "foreign", label_vocabulary=["SR", "ABQRS"])
+    with pytest.raises(EtpError, match=r"no record of split 'validation' has a label of ptbxl-form"):
+        evaluation.run("zero-shot", run_dir, foreign, "ptbxl-form")
+
+
+def test_trained_tower_with_semantic_pairs_is_evaluated(tmp_path: Path, shards: Path):
+    """Semantic pairs need the text tower before training; evaluation does not."""
+    config = small_config(shards)
+    run = write_run(tmp_path / "run", config)
+    text = (run / "config.json").read_text().replace('"pairs": "own"', '"pairs": "semantic"')
+    (run / "config.json").write_text(text)
+    assert Encoder.from_run(run).text(["sinus rhythm"]).shape == (1, 8)
