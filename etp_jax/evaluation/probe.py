@@ -19,7 +19,7 @@ from etp_jax.evaluation.results import Outcome, classification_row
 from etp_jax.records import Shards
 from etp_jax.tasks import Task
 
-L2 = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+L2 = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
 STEPS = 10_000
 """Most iterations of a fit."""
@@ -91,7 +91,7 @@ def evaluate(
                 "train_records": len(subset),
                 "train_classes": int(has_both(y_sC).sum()),
                 "l2": L2[best],
-                "converged": probe.steps < STEPS,
+                "converged": bool(probe.steps_L[best] < STEPS),
             }
             scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
             outcome.rows.append(classification_row(scored, task, name, fraction, encoder.train_seed, seed, **details))
@@ -118,20 +118,20 @@ def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
 
 
 class Probe(NamedTuple):
-    """Fitted probes."""
+    """Probes fitted with L strengths."""
 
     mean_F: NDArray[np.float32]
     scale_F: NDArray[np.float32]
     """Standardisation, from the fitted records."""
-    weights_FLC: NDArray[np.float32]
+    weights_LFC: NDArray[np.float32]
     bias_LC: NDArray[np.float32]
-    steps: int
-    """Iterations taken; `STEPS` if not all problems converged."""
+    steps_L: NDArray[np.int32]
+    """Iterations taken; `STEPS` where a class had not converged by then."""
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [L, N, C] of all strengths."""
         x_NF = (features_NF - self.mean_F) / self.scale_F
-        return np.einsum("nf,flc->lnc", x_NF, self.weights_FLC, optimize=True) + self.bias_LC[:, None]
+        return (x_NF @ self.weights_LFC + self.bias_LC[:, None]).astype(np.float32, copy=False)
 
 
 def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[float, ...] = L2) -> Probe:
@@ -139,64 +139,72 @@ def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[flo
 
     Accelerated gradient steps in the metric of Böhning's bound (Ann. Inst. Stat. Math. 44, 1992): the Hessian never
     exceeds X'X / 4N + l, which is the same for all classes, so one eigendecomposition preconditions every problem, no
-    step needs a search, and one product with X serves all. Momentum restarts where it points uphill (O'Donoghue and
-    Candès, Found. Comput. Math. 15, 2015). This equals scikit-learn's C = 1 / (l N).
+    step needs a search, and one product with X serves all classes. Momentum restarts where it points uphill (O'Donoghue
+    and Candès, Found. Comput. Math. 15, 2015). Each strength starts where the next greater one ended. This equals
+    scikit-learn's C = 1 / (l N).
 
     Args:
       features_NF: [N, F]; standardised here.
       y_NC: bool [N, C]. A class with one outcome only gets zero weights: all its scores are equal.
-      l2: L strengths, all greater than 0.
+      l2: L strengths, all greater than 0, in rising order.
     """
     x_NF = features_NF.astype(np.float64)
     mean_F, std_F = x_NF.mean(axis=0), x_NF.std(axis=0)
     scale_F = np.where(std_F > 0, std_F, 1)
     x_NF = (x_NF - mean_F) / scale_F
     # The bound is diagonal in the eigenbasis of X'X / N. In double precision: an eigenvalue that comes out too small
-    # would make steps too long. X is centred, so the bias, a last column of ones, is a direction of its own. Directions
-    # without data, as there are with fewer records than features, keep zero weights and are left out.
+    # would make steps too long. Directions without data, as there are with fewer records than features, keep zero
+    # weights and are left out. X is centred, so the bias, a last column of ones, is a direction of its own.
     spectrum, basis = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
     basis_FD, spectrum_D = (array[..., spectrum > 1e-12 * spectrum[-1]] for array in (basis, spectrum))
     z_NG = np.concatenate([x_NF @ basis_FD, np.ones((len(x_NF), 1))], axis=1)
-    ridge_GL = np.concatenate([np.tile(l2, (len(spectrum_D), 1)), np.zeros((1, len(l2)))])
-    bound_GL = np.append(spectrum_D, 1)[:, None] / 4 + ridge_GL
+    spectrum_G, penalised_G = np.append(spectrum_D, 1), np.append(np.ones_like(spectrum_D), 0)
     with jax.default_matmul_precision("highest"):
-        arrays = (jnp.asarray(array, jnp.float32) for array in (z_NG, y_NC, has_both(y_NC), ridge_GL, bound_GL))
-        w_GLC, steps = _minimise(*arrays)
-    weights_FLC = np.einsum("fd,dlc->flc", basis_FD, w_GLC[:-1]).astype(np.float32)
-    return Probe(mean_F.astype(np.float32), scale_F.astype(np.float32), weights_FLC, np.asarray(w_GLC[-1]), int(steps))
+        arrays = (z_NG, z_NG.T, y_NC, has_both(y_NC), spectrum_G, penalised_G, l2)
+        w_LGC, steps_L = map(np.asarray, _minimise(*(jnp.array(array, jnp.float32) for array in arrays)))
+    weights_LFC = (basis_FD @ w_LGC[:, :-1]).astype(np.float32)
+    return Probe(mean_F.astype(np.float32), scale_F.astype(np.float32), weights_LFC, w_LGC[:, -1], steps_L)
 
 
 @jax.jit
 def _minimise(
-    z_NG: jax.Array, y_NC: jax.Array, both_C: jax.Array, ridge_GL: jax.Array, bound_GL: jax.Array
+    z_NG: jax.Array,
+    z_GN: jax.Array,
+    y_NC: jax.Array,
+    both_C: jax.Array,
+    spectrum_G: jax.Array,
+    penalised_G: jax.Array,
+    l2_L: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weights [G, L, C], the bias last, and the number of steps."""
-    (records, columns), classes, strengths = z_NG.shape, y_NC.shape[1], ridge_GL.shape[1]
-    ridge_GL1, bound_GL1 = ridge_GL[:, :, None], bound_GL[:, :, None]
+    """Weights [L, G, C], the bias last, and numbers of steps [L]; z comes both ways, as thin products want it."""
+    records = len(z_NG)
 
-    def step(state):
-        count, w_GLC, ahead_GLC, t_LC, _ = state
-        logits_NLC = (z_NG @ ahead_GLC.reshape(columns, -1)).reshape(records, strengths, classes)
-        p_NLC = jax.nn.sigmoid(logits_NLC)
-        slope_GLC = (z_NG.T @ (p_NLC - y_NC[:, None]).reshape(records, -1)).reshape(w_GLC.shape) / records
-        g_GLC = both_C * (slope_GLC + ridge_GL1 * ahead_GLC)
-        next_GLC = ahead_GLC - g_GLC / bound_GL1
-        uphill_LC = jnp.sum(g_GLC * (next_GLC - w_GLC), axis=0) > 0
-        t_LC = jnp.where(uphill_LC, 1, t_LC)
-        t_next_LC = (1 + jnp.sqrt(1 + 4 * t_LC**2)) / 2
-        momentum_LC = jnp.where(uphill_LC, 0, (t_LC - 1) / t_next_LC)
-        # Where most records are certain, the loss is flatter than the bound and the same gradient further from its end.
-        flatness_LC = jnp.maximum(4 * jnp.mean(p_NLC * (1 - p_NLC), axis=0), LEAST_FLATNESS)
-        error_LC = jnp.sqrt(jnp.sum(g_GLC**2 / bound_GL1, axis=0)) / flatness_LC
-        ahead_GLC = next_GLC + momentum_LC * (next_GLC - w_GLC)
-        return count + 1, next_GLC, ahead_GLC, t_next_LC, jnp.max(error_LC)
+    def solve(start_GC: jax.Array, l2: jax.Array):
+        ridge_G1 = (l2 * penalised_G)[:, None]
+        bound_G1 = spectrum_G[:, None] / 4 + ridge_G1
 
-    def going(state):
-        return (state[0] < STEPS) & (state[-1] > TOLERANCE)
+        def step(state):
+            count, w_GC, ahead_GC, t_C, _ = state
+            p_NC = jax.nn.sigmoid(z_NG @ ahead_GC)
+            g_GC = both_C * (z_GN @ (p_NC - y_NC) / records + ridge_G1 * ahead_GC)
+            next_GC = ahead_GC - g_GC / bound_G1
+            uphill_C = jnp.sum(g_GC * (next_GC - w_GC), axis=0) > 0
+            t_C = jnp.where(uphill_C, 1, t_C)
+            t_next_C = (1 + jnp.sqrt(1 + 4 * t_C**2)) / 2
+            momentum_C = jnp.where(uphill_C, 0, (t_C - 1) / t_next_C)
+            # Where most records are certain, the loss is flatter than the bound: the same gradient is further from 0.
+            flatness_C = jnp.maximum(4 * jnp.mean(p_NC * (1 - p_NC), axis=0), LEAST_FLATNESS)
+            error_C = jnp.sqrt(jnp.sum(g_GC**2 / bound_G1, axis=0)) / flatness_C
+            return count + 1, next_GC, next_GC + momentum_C * (next_GC - w_GC), t_next_C, jnp.max(error_C)
+
+        def going(state):
+            return (state[0] < STEPS) & (state[-1] > TOLERANCE)
+
+        state = (jnp.int32(0), start_GC, start_GC, jnp.ones(y_NC.shape[1]), jnp.inf)
+        count, w_GC, *_ = jax.lax.while_loop(going, step, state)
+        return w_GC, (w_GC, count)
 
     # The bias starts at the logit of the class's share.
     share_C = jnp.clip(y_NC.mean(axis=0), 0.5 / records, 1 - 0.5 / records)
-    start_GLC = jnp.zeros((columns, strengths, classes)).at[-1].set(jnp.log(share_C / (1 - share_C)))
-    state = (jnp.int32(0), start_GLC, start_GLC, jnp.ones((strengths, classes)), jnp.inf)
-    count, w_GLC, *_ = jax.lax.while_loop(going, step, state)
-    return w_GLC, count
+    start_GC = jnp.zeros((z_NG.shape[1], y_NC.shape[1])).at[-1].set(jnp.log(share_C / (1 - share_C)))
+    return jax.lax.scan(solve, start_GC, l2_L, reverse=True)[1]

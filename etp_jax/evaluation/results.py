@@ -145,6 +145,8 @@ def table(result: dict[str, Any]) -> str:
         f"{' '.join(filter(None, (result['kind'], result['task'])))} on {result['split']}: {result['records']} records",
         f"pre-trained on {result['pretrained_on']}, checkpoint of step {result['checkpoint']['step']}",
     ]
+    if "prompts" in result["protocol"]:
+        head.append(f"prompts {result['protocol']['prompts']}")
     if result["thresholds_from"]:
         head.append(f"thresholds of F1 from {result['thresholds_from']}")
     text = ["; ".join(head), "", *_align(lines)]
