@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -108,13 +109,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in ("etp-jax", "jax", "flax", "numpy")}
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Writes a result, whole or not at all; raises EtpError if that cannot be done."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes the folder of a result that is about to be written; what prevents that becomes an EtpError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        yield
     except OSError as error:
         raise EtpError(f"{path}: cannot be written ({error.strerror}); name another file with --json") from None
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
+    """Writes a result, whole or not at all; raises EtpError if that cannot be done."""
+    with writing(path):
+        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def write_scores(outcome: Outcome, task: Task, target: Labelled, path: Path) -> None:
@@ -129,7 +137,7 @@ def write_scores(outcome: Outcome, task: Task, target: Labelled, path: Path) -> 
         "y": target.y_nC,
         **outcome.scores,
     }
-    with whole_file(path) as file:
+    with writing(path), whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
