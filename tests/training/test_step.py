@@ -86,7 +86,7 @@ def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tup
 
 
 def measure() -> dict[str, Any]:
-    """The real model on each layout: deviation from one device, whether replicas agree, a digest of all bits."""
+    """The real model in float64 on each layout: deviation from one device, whether replicas agree, a digest."""
     resnet1d.BLOCKS = {18: (1, 1, 0, 0)}  # two blocks instead of eight, to compile fast
     model = DualEncoder(EVERYTHING.model, BertConfig(50, 8, 1, 2, 16, 16, dropout=0.1), 8, jnp.float64)
     variables = jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), SAMPLES, LEADS))
