@@ -61,7 +61,7 @@ def evaluate(
         records=len(target),
         thresholds_from="validation" if chooser is not target else "validation, the other half of its patients",
         protocol={
-            "score": "cosine of the ECG's and the class's embedding (normalised mean of its prompts), less the contrast",
+            "score": "cosine of the ECG's and the class's embedding (mean of its prompts), less the contrast",
             "prompts": task.prompt_set,
             "contrast": f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}"
             if task.against
