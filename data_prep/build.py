@@ -30,7 +30,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.archives.ptbxl import open_archive
 from data_prep.archives.study import Archive, Reject, Study
 from data_prep.report import clean_report, coverage
 from etp_jax import signal
@@ -91,21 +90,6 @@ class _Task:
     studies: tuple[Study, ...]
 
 
-def prep_ptbxl(
-    source: Path, out: Path, rate: int = 100, workers: int = os.cpu_count() or 1, name: str = "ptbxl"
-) -> None:
-    """Turns a folder of PTB-XL's layout into a shard folder and prints what was made.
-
-    Args:
-      source: holds `ptbxl_database.csv`, `scp_statements.csv`, `records100/`, `records500/`.
-      out: the shard folder; new, or left unfinished by the same command.
-      rate: 100 or 500 Hz.
-      workers: processes.
-      name: of the data set; shard files begin with it.
-    """
-    print(build(open_archive(source, rate, name), out, workers))
-
-
 def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
     """Writes the shard folder of an archive.
 
@@ -139,6 +123,7 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "leads": list(archive.leads),
         "fs": archive.fs,
         "samples": archive.samples,
+        "filters": asdict(archive.filters),
         "thresholds": {"flat_uv": signal.FLAT_UV, "max_missing": signal.MAX_MISSING},
         "translation_sha256": hashlib.sha256(translation).hexdigest(),
         "source": archive.source,
@@ -266,18 +251,18 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
 def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
     """A study as a record; raises EtpError if its signal cannot be used."""
-    prepared = signal.prepare(study.read(), archive.fs, archive.samples, archive.leads)
-    report = _clean(study.report)
+    prepared = signal.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
+    statements = _clean(study.report).statements if study.statements is None else study.statements
     verdicts.update(verdict.rsplit(" ", 1)[0] for verdict in prepared.verdicts)
-    verdicts["empty report"] += not report.report
+    verdicts["empty report"] += not statements
     return Record(
         ecg=prepared.ecg,
         lead_mask=prepared.lead_mask,
         record_id=study.record_id,
         patient_id=study.patient_id,
-        report=report.report,
+        report=". ".join(statements),
         report_original=study.report,
-        statements=report.statements,
+        statements=statements,
         labels=study.labels,
         likelihoods=study.likelihoods,
         age=study.age,
@@ -323,11 +308,15 @@ def _finish(archive: Archive, out: Path, recipe: dict[str, Any], parts: Sequence
         "preparation": recipe,
         "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
         "verdicts": dict(sorted((+verdicts).items())),
-        "translation": {
-            "all splits": asdict(coverage([study.report for study in archive.studies])),
-            "test": asdict(coverage([study.report for study in archive.studies if study.split == "test"])),
-        },
+        "translation": _translation(archive),
     }
     write_metadata(out, content)
     shutil.rmtree(out / PARTS)
     return content
+
+
+def _translation(archive: Archive) -> dict[str, Any]:
+    """How much of the reports the glossary knows, where they had to be translated."""
+    studies = [study for study in archive.studies if study.statements is None]
+    chosen = {"all splits": studies, "test": [study for study in studies if study.split == "test"]}
+    return {where: asdict(coverage([study.report for study in some])) for where, some in chosen.items() if studies}

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from data_prep import commands
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
@@ -41,34 +42,6 @@ def load_recipe(name: str) -> TrainConfig:
     if not isinstance(config, TrainConfig):
         raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
     return config
-
-
-@dataclass(frozen=True)
-class PrepPtbxl:
-    """PTB-XL (1.0.3 layout) to shards: `etp prep ptbxl`."""
-
-    source: Path
-    """Folder that holds ptbxl_database.csv."""
-    out: Path
-    """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
-    rate: Literal[100, 500] = 100
-    """Sampling rate of the files to read, in Hz."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
-
-
-@dataclass(frozen=True)
-class PrepSynthetic:
-    """A synthetic archive in PTB-XL's layout, and its shards: `etp prep synthetic`."""
-
-    out: Path
-    """Shard folder to make; the archive is written beside it, as OUT-archive."""
-    records: int = 2000
-    seed: int = 0
-    rate: Literal[100, 500] = 100
-    """Sampling rate, in Hz."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
 
 
 @dataclass(frozen=True)
@@ -131,23 +104,6 @@ class Quickstart:
     records: int = 2000
 
 
-def prep_ptbxl(args: PrepPtbxl) -> None:
-    """Runs `etp prep ptbxl`."""
-    from data_prep.build import prep_ptbxl as prep
-
-    prep(args.source, args.out, rate=args.rate, workers=args.workers)
-
-
-def prep_synthetic(args: PrepSynthetic) -> None:
-    """Runs `etp prep synthetic`."""
-    from data_prep.archives.synthetic import ensure_archive
-    from data_prep.build import prep_ptbxl as prep
-
-    archive = args.out.with_name(args.out.name + "-archive")
-    ensure_archive(archive, records=args.records, seed=args.seed, rate=args.rate)
-    prep(archive, args.out, rate=args.rate, workers=args.workers, name="synthetic")
-
-
 def check(args: Check) -> None:
     """Runs `etp check`."""
     from etp_jax.check import check_shards
@@ -190,7 +146,7 @@ def report(args: Report) -> None:
 def quickstart(args: Quickstart) -> None:
     """Runs `etp quickstart`."""
     shards, run = args.out / "shards", args.out / "run"
-    prep_synthetic(PrepSynthetic(out=shards, records=args.records))
+    commands.prep_synthetic(commands.PrepSynthetic(out=shards, records=args.records))
     main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
     evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts="contrast"))
     evaluate(Evaluate(kind="probe", run=run, shards=shards, split="test"))
@@ -199,8 +155,7 @@ def quickstart(args: Quickstart) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "quickstart": (Quickstart, quickstart),
-    "prep ptbxl": (PrepPtbxl, prep_ptbxl),
-    "prep synthetic": (PrepSynthetic, prep_synthetic),
+    **commands.COMMANDS,
     "check": (Check, check),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),

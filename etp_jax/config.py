@@ -16,6 +16,16 @@ from etp_jax.errors import EtpError
 
 
 @dataclass(frozen=True)
+class Filters:
+    """Optional filters of `etp prep`, run forwards and backwards so that no wave is delayed."""
+
+    bandpass: tuple[float, float] | None = None
+    """Lower and upper edge, in Hz."""
+    notch: float | None = None
+    """Frequency of the mains, in Hz."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which pairs are read, and how many at a time."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from etp_jax.config import Filters
 from etp_jax.errors import EtpError
 from etp_jax.records import LEADS
 
@@ -19,6 +20,8 @@ FLAT_UV = 5.0
 """A lead whose highest and lowest sample differ by no more than this was not connected, in microvolt."""
 MAX_MISSING = 0.05
 """Greatest share of missing (NaN) samples of a lead that is repaired; with more the lead is masked."""
+
+NO_FILTERS = Filters()
 
 _SYNONYMS = {lead.casefold(): lead for lead in LEADS} | {"mli": "I", "mlii": "II", "mliii": "III"}
 
@@ -92,14 +95,17 @@ def fit(signal: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
     return np.pad(kept, ((0, samples - len(kept)), (0, 0)))
 
 
-def prepare(recording: Recording, fs: int, samples: int, leads: Sequence[str] = LEADS) -> Prepared:
-    """Arranges, repairs, resamples, crops or pads, and rounds a recording to int16 microvolt.
+def prepare(
+    recording: Recording, fs: int, samples: int, leads: Sequence[str] = LEADS, filters: Filters = NO_FILTERS
+) -> Prepared:
+    """Arranges, repairs, filters, resamples, crops or pads, and rounds a recording to int16 microvolt.
 
     Args:
       recording: as read from the archive.
       fs: wanted sampling rate, Hz.
       samples: wanted length at that rate.
       leads: wanted leads, in order.
+      filters: applied at the recording's own rate.
 
     Raises:
       EtpError: lead names do not fit, or no lead is usable; the text before the colon is the kind of trouble.

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from etp_jax.config import Filters
 from etp_jax.signal import Recording
+
+HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 % test"
+"""How `hashed_split` splits, for `build.json`."""
+
+
+def hashed_split(patient_id: str) -> str:
+    """The split of a patient in an archive that comes without splits."""
+    tenth = int(hashlib.sha256(patient_id.encode()).hexdigest(), 16) % 10
+    return {8: "validation", 9: "test"}.get(tenth, "train")
 
 
 @dataclass(frozen=True)
@@ -22,8 +33,13 @@ class Study:
     """As the archive gives it."""
     labels: tuple[str, ...]
     likelihoods: tuple[float, ...]
+    """Parallel to the labels; -1 where the archive gives none."""
     age: float
+    """Years; NaN if unknown."""
     sex: str
+    """`male`, `female` or empty."""
+    statements: tuple[str, ...] | None = None
+    """The report's parts in English; None if they have to be made from `report`, which may be in another language."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +70,5 @@ class Archive:
     """How records are chosen and split; goes into `build.json`."""
     source: dict[str, Any]
     """What identifies the source, without paths; goes into `build.json`."""
+    filters: Filters = field(default_factory=Filters)
+    """Applied to every signal."""

@@ -16,7 +16,7 @@ from ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signa
 
 from data_prep import build as build_module
 from data_prep.archives.ptbxl import open_archive
-from data_prep.build import build, prep_ptbxl
+from data_prep.build import build
 from data_prep.report import clean_report
 from etp_jax.check import check_shards
 from etp_jax.errors import EtpError
@@ -118,13 +118,13 @@ def test_worker_processes_change_nothing(built, source, tmp_path):
 
 def test_a_finished_folder_is_left_alone(built, source, capsys):
     before = {path: path.stat().st_mtime_ns for path in built.rglob("*")}
-    prep_ptbxl(source, built, workers=1)
+    print(build(open_archive(source), built))
     assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
     assert "time: none, the folder was finished already" in capsys.readouterr().out
 
 
 def test_summary(source, tmp_path, capsys):
-    prep_ptbxl(source, tmp_path / "shards", workers=1, name="mine")
+    print(build(open_archive(source, name="mine"), tmp_path / "shards"))
     printed = capsys.readouterr().out.splitlines()
     assert printed[:6] == [
         "records: 28 (train 23, validation 3, test 2)",
