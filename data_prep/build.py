@@ -2,18 +2,16 @@
 
 Every shard is one task whose records are fixed by the archive alone, and appears whole, under its final name, with a
 note of what it holds in `.parts/`. So a build that was killed at any moment goes on where it stopped, and ends with
-the same bytes. `build.json` comes last.
+the same bytes. Several machines may write a part each (`parts.py`).
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
 import multiprocessing
 import os
-import shutil
 import threading
 import time
 from collections import Counter
@@ -23,7 +21,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib import resources
-from io import StringIO
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -31,12 +28,14 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.archives.study import Archive, Reject, Study
+from data_prep.folder import NOTES, BuildSummary, claim, disk_errors, finish, finished
+from data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
 from data_prep.report import clean_report, coverage
 from etp_jax import signal
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
-from etp_jax.records import BUILD_FILE, FORMAT, Record, Shards
-from etp_jax.shard_writer import shard_name, write_metadata, write_shard
+from etp_jax.records import FORMAT, Record, Shards
+from etp_jax.shard_writer import shard_name, write_shard
 
 PREPARATION = 1
 """Version of what is done to a record; raised with every change that changes bytes."""
@@ -44,41 +43,7 @@ SHARD_BYTES = 32 * 2**20
 """Size of a shard, roughly: many for parallel work, few enough to hold them all open."""
 MAX_SHARDS = 256
 """Shards of a split; beyond it they grow."""
-PARTS = ".parts"
-REJECTS = "rejects.csv"
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class BuildSummary:
-    """What a build made."""
-
-    folder: Path
-    build: dict[str, Any]
-    """Content of `build.json`."""
-    written: int = 0
-    """Records looked at this time."""
-    seconds: float = 0.0
-    """0 if the folder was finished already."""
-
-    def __str__(self) -> str:
-        """The summary that `etp prep` prints."""
-        splits = {name: split["records"] for name, split in self.build["splits"].items()}
-        rejects = self.build["rejects"]
-        lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
-        lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
-        lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
-        lines += [f"noticed, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
-        lines += [
-            f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
-            f"{share['report_share']:.2%} of {share['reports']} distinct reports"
-            for where, share in self.build["translation"].items()
-        ]
-        if self.seconds:
-            lines.append(f"time: {self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s")
-        else:
-            lines.append("time: none, the folder was finished already")
-        return "\n".join([*lines, f"shards: {self.folder}"])
 
 
 @dataclass(frozen=True)
@@ -98,18 +63,34 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
     """
     started = time.perf_counter()
     recipe = _recipe(archive)
-    try:
-        if _finished(out, recipe):
+    with disk_errors(out):
+        if finished(out, recipe):
             return BuildSummary(out, Shards(out).build)
         tasks = _plan(archive)
-        _claim(out, recipe)
-        todo = [task for task in tasks if not _is_written(out, task)]
-        _run(archive, out, tasks, todo, workers)
-        content = _finish(archive, out, recipe, [_note(out, task) for task in tasks])
-    except OSError as error:
-        where = error.filename or out
-        raise EtpError(f"{where}: {error.strerror}; put it right and run the same command again to go on") from None
-    return BuildSummary(out, content, sum(len(task.studies) for task in todo), time.perf_counter() - started)
+        claim(out, recipe, str(WHOLE))
+        written = _run(archive, out, tasks, workers)
+        content = finish(out, _head(archive, recipe), [_note(out, task) for task in tasks])
+    return BuildSummary(out, content, written, time.perf_counter() - started)
+
+
+def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> PartSummary:
+    """Writes one of several parts of what `build` writes; `parts.merge` joins them.
+
+    Raises:
+      EtpError: as `build`, but for no usable record.
+    """
+    started = time.perf_counter()
+    recipe = _recipe(archive)
+    with disk_errors(out):
+        if content := finished_part(out, recipe, part):
+            return PartSummary(out, content)
+        plan = _plan(archive)
+        tasks = plan[part.number - 1 :: part.of]
+        claim(out, recipe, str(part))
+        _run(archive, out, tasks, workers)
+        notes = [_note(out, task) for task in tasks]
+        content = finish_part(out, _head(archive, recipe), [task.file for task in plan], part, notes)
+    return PartSummary(out, content, time.perf_counter() - started)
 
 
 def _recipe(archive: Archive) -> dict[str, Any]:
@@ -128,30 +109,6 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "translation_sha256": hashlib.sha256(translation).hexdigest(),
         "source": archive.source,
     }
-
-
-def _finished(out: Path, recipe: dict[str, Any]) -> bool:
-    """Whether `out` is the finished result of this very build; EtpError if of another one."""
-    if not (out / BUILD_FILE).exists():
-        return False
-    if Shards(out).build["preparation"] != recipe:
-        raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
-    shutil.rmtree(out / PARTS, ignore_errors=True)  # left there if the build was killed at its very end
-    return True
-
-
-def _claim(out: Path, recipe: dict[str, Any]) -> None:
-    """Makes `out` ours: new, empty, or begun by the same build."""
-    parts, content = out / PARTS, json.dumps(recipe, indent=1)
-    claim = parts / "recipe.json"
-    if claim.exists():
-        if claim.read_text(encoding="utf-8") != content:
-            raise EtpError(f"{out}: holds an unfinished build of another source or preparation; delete it")
-        return
-    if out.exists() and any(path.name != PARTS for path in out.iterdir()):
-        raise EtpError(f"{out}: is not empty and was not begun by `etp prep`; choose another folder")
-    parts.mkdir(parents=True, exist_ok=True)
-    write_text(claim, content)
 
 
 def _plan(archive: Archive) -> list[_Task]:
@@ -174,12 +131,14 @@ def _plan(archive: Archive) -> list[_Task]:
     return tasks
 
 
-def _run(archive: Archive, out: Path, tasks: Sequence[_Task], todo: Sequence[_Task], workers: int) -> None:
-    """Writes the shards that are still to do, of all there are."""
+def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> int:
+    """Writes the shards that do not lie there yet; returns how many records were looked at."""
+    todo = [task for task in tasks if not _is_written(out, task)]
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
     with tqdm(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
         for task in _in_processes(archive, out, todo, workers) if workers > 1 else _here(archive, out, todo):
             progress.update(len(task.studies))
+    return left
 
 
 def _is_written(out: Path, task: _Task) -> bool:
@@ -195,7 +154,7 @@ def _note(out: Path, task: _Task) -> dict[str, Any]:
 
 
 def _note_path(out: Path, task: _Task) -> Path:
-    return out / PARTS / f"{task.file}.json"
+    return out / NOTES / f"{task.file}.json"
 
 
 def _here(archive: Archive, out: Path, todo: Sequence[_Task]) -> Iterator[_Task]:
@@ -274,45 +233,19 @@ def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
 _clean = lru_cache(maxsize=None)(clean_report)
 
 
-def _finish(archive: Archive, out: Path, recipe: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Writes rejects and metadata and removes what the build needed for itself."""
-    rejects = [asdict(reject) for reject in archive.rejects]
-    rejects += [reject for part in parts for reject in part["rejects"]]
-    verdicts: Counter[str] = Counter()
-    splits: dict[str, Any] = {}
-    for part in parts:
-        verdicts.update(part["verdicts"])
-        split = splits.setdefault(part["split"], {"records": 0, "shards": []})
-        split["records"] += part["shard"]["records"]
-        split["shards"].append(part["shard"])
-    for name in [name for name, split in splits.items() if split["records"] == 0]:
-        for shard in splits.pop(name)["shards"]:
-            (out / shard["file"]).unlink()
-    if not splits:
-        raise EtpError(f"{archive.name}: no usable record; {rejects[0]['reason'] if rejects else 'the table is empty'}")
-    table = StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("record_id", "split", "reason"))
-    writer.writerows((reject["record_id"], reject["split"], reject["reason"]) for reject in rejects)
-    write_text(out / REJECTS, table.getvalue())
-    for leftover in out.glob(".*.tmp"):
-        leftover.unlink()
-    content = {
+def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The head of `build.json`, and under `rejects` the records that no shard has looked at."""
+    return {
         "format": FORMAT,
         "name": archive.name,
         "fs": archive.fs,
         "leads": list(archive.leads),
         "samples": archive.samples,
         "label_vocabulary": list(archive.label_vocabulary),
-        "splits": splits,
         "preparation": recipe,
-        "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
-        "verdicts": dict(sorted((+verdicts).items())),
         "translation": _translation(archive),
+        "rejects": [asdict(reject) for reject in archive.rejects],
     }
-    write_metadata(out, content)
-    shutil.rmtree(out / PARTS)
-    return content
 
 
 def _translation(archive: Archive) -> dict[str, Any]:

@@ -24,7 +24,15 @@ class Prep:
     """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes."""
+    part: str = "1/1"
+    """i/n: write only the i-th of n parts of the shards, on one of n machines; `etp prep merge` joins them."""
     filters: Annotated[Filters, tyro.conf.arg(name="")] = field(default_factory=Filters)
+
+    def __post_init__(self) -> None:
+        """Notices a wrong part before an archive is opened, which may take a minute."""
+        from data_prep.parts import parse_part
+
+        parse_part(self.part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,16 @@ class PrepPtbxl(Prep):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepMimicIvEcg(Prep):
+    """MIMIC-IV-ECG (1.0 layout) to shards."""
+
+    source: Path
+    """Folder that holds record_list.csv and machine_measurements.csv."""
+    rate: Literal[100, 500] = 100
+    """Sampling rate of the shards, in Hz; the signals come at 500 Hz."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepSynthetic(Prep):
     """A synthetic archive in PTB-XL's layout, and its shards."""
 
@@ -47,9 +65,26 @@ class PrepSynthetic(Prep):
     """Sampling rate, in Hz."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrepMerge:
+    """Joins the parts that several machines wrote with --part into one shard folder."""
+
+    parts: tuple[Path, ...]
+    """Folders of all parts, in any order."""
+    out: Path
+    """Shard folder to make; takes hard links of the parts' files where it can."""
+
+
 def prep_ptbxl(args: PrepPtbxl) -> None:
     """Runs `etp prep ptbxl`."""
     from data_prep.archives.ptbxl import open_archive
+
+    _build(open_archive(args.source, args.rate), args)
+
+
+def prep_mimic_iv_ecg(args: PrepMimicIvEcg) -> None:
+    """Runs `etp prep mimic-iv-ecg`."""
+    from data_prep.archives.mimic_iv_ecg import open_archive
 
     _build(open_archive(args.source, args.rate), args)
 
@@ -64,13 +99,27 @@ def prep_synthetic(args: PrepSynthetic) -> None:
     _build(open_archive(archive, args.rate, "synthetic"), args)
 
 
-def _build(archive: Archive, args: Prep) -> None:
-    from data_prep.build import build
+def prep_merge(args: PrepMerge) -> None:
+    """Runs `etp prep merge`."""
+    from data_prep.parts import merge
 
-    print(build(replace(archive, filters=args.filters), args.out, args.workers))
+    print(merge(args.parts, args.out))
+
+
+def _build(archive: Archive, args: Prep) -> None:
+    from data_prep.build import build, build_part
+    from data_prep.parts import WHOLE, parse_part
+
+    archive, part = replace(archive, filters=args.filters), parse_part(args.part)
+    if part == WHOLE:
+        print(build(archive, args.out, args.workers))
+    else:
+        print(build_part(archive, args.out, part, args.workers))
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "prep ptbxl": (PrepPtbxl, prep_ptbxl),
+    "prep mimic-iv-ecg": (PrepMimicIvEcg, prep_mimic_iv_ecg),
     "prep synthetic": (PrepSynthetic, prep_synthetic),
+    "prep merge": (PrepMerge, prep_merge),
 }

@@ -31,6 +31,8 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 FORMAT = 1
 """Version of the record schema and of `build.json`."""
 BUILD_FILE = "build.json"
+PART_FILE = "part.json"
+"""What one of several machines wrote; `etp prep merge` joins such folders."""
 INDEX_FOLDER = ".index"
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
@@ -206,6 +208,8 @@ def _read_build(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if any(folder.glob("dataset_info.json")):
             raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
+        if (folder / PART_FILE).exists():
+            raise EtpError(f"{folder}: only a part of a build; join all its parts with `etp prep merge`") from None
         raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None

@@ -9,14 +9,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
-from collections.abc import Iterable
 from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from data_prep.archives.study import Archive, Reject, Study
+from data_prep.archives.study import Archive, Reject, Study, sizes_sha
 from data_prep.archives.wfdb_record import read_wfdb
 from etp_jax.errors import EtpError
 from etp_jax.records import LEADS
@@ -69,7 +68,7 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
         source={
             "ptbxl_database.csv": database_sha,
             "scp_statements.csv": statements_sha,
-            "signal sizes": _sizes_sha(source / name for name in database[FILE_COLUMNS[rate]]),
+            "signal sizes": sizes_sha(f"{source}/{name}.dat" for name in database[FILE_COLUMNS[rate]]),
         },
     )
 
@@ -89,15 +88,6 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str
     if missing:
         raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
     return table, hashlib.sha256(data).hexdigest()
-
-
-def _sizes_sha(records: Iterable[Path]) -> str:
-    """SHA-256 of the sizes of all signal files: files that are added or completed later make another source."""
-    digest = hashlib.sha256()
-    for record in records:
-        file = Path(f"{record}.dat")
-        digest.update(b"%d " % (file.stat().st_size if file.exists() else -1))
-    return digest.hexdigest()
 
 
 def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> Study:

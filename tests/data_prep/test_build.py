@@ -15,6 +15,7 @@ import pytest
 from ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
 from data_prep import build as build_module
+from data_prep import folder as folder_module
 from data_prep.archives.ptbxl import open_archive
 from data_prep.build import build
 from data_prep.report import clean_report
@@ -222,7 +223,7 @@ def test_kill_9_and_resume(built, source, tmp_path):
 def test_a_shard_that_vanished_before_the_end_is_written_again(built, source, tmp_path, monkeypatch):
     out = tmp_path / "shards"
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "write_metadata", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(folder_module, "write_metadata", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             build(open_archive(source), out)
     (out / "ptbxl-train.tfrecord-00000-of-00003").unlink()
@@ -238,7 +239,7 @@ def test_other_builds_and_other_folders_are_not_touched(built, source, tmp_path,
     with pytest.raises(EtpError, match="is not empty and was not begun by `etp prep`"):
         build(open_archive(source), tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "write_metadata", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(folder_module, "write_metadata", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             build(open_archive(source), tmp_path / "shards")
     with pytest.raises(EtpError, match="holds an unfinished build of another source"):

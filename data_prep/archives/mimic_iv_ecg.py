@@ -1,0 +1,234 @@
+"""MIMIC-IV-ECG 1.0 (https://physionet.org/content/mimic-iv-ecg/1.0/) and every folder of the same layout.
+
+The layout: `record_list.csv` (a row a record), `machine_measurements.csv` (a row a record, with up to 18 statements of
+the cart's program), and WFDB records, 500 Hz and 10 s, under `files/`. The tables are joined by `study_id`. Nobody has
+labelled the records, and the tables give neither age nor sex.
+
+There are 800,000 records of 160,000 patients, so a study keeps its path as text and shares its report with all others
+of the same words.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
+from pathlib import Path
+
+from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
+from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.errors import EtpError
+from etp_jax.records import LEADS
+from etp_jax.signal import Recording
+
+SECONDS = 10
+RATES = (100, 500)
+RECORDS = "record_list.csv"
+RECORD_COLUMNS = ("study_id", "subject_id", "path")
+MEASUREMENTS = "machine_measurements.csv"
+REPORT_COLUMNS = tuple(f"report_{number}" for number in range(18))
+
+TECHNICAL: dict[str, tuple[str, ...]] = {
+    "how good the recording is": (
+        r"(?:warning[:\s-]+)?(?:poor )?data quality.*",
+        r"technically (?:poor|difficult|limited|unsatisfactory) (?:tracing|study|recording|ecg)",
+        r"(?:(?:baseline|muscle|movement|motion|electrical|ac|excessive|marked) )*"
+        r"(?:artifact|wander|interference|noise)(?: present)?(?: in leads?\b.*)?",
+    ),
+    "where the electrodes were": (
+        r"(?:all )?(?:\d+ )?leads? (?:is |are )?missing.*",
+        r"(?:missing|unsuitable) lead.*",
+        r"lead(?:s|\(s\))? (?:unsuitable for|not used (?:for|in)) analysis.*",
+        r"(?:(?:suspect|possible|probable|consider) )?(?:(?:arm|limb|precordial) )?leads? (?:reversal|reversed).*",
+        r"12[ -]lead.*standard placement",
+    ),
+    "that the program failed or stopped": (
+        r"(?:possible )?(?:measurement|analysis) error",
+        r"no (?:further )?(?:rhythm |ecg )?(?:analysis|interpretation)(?: attempted| possible| available| made)?",
+    ),
+    "what the program did not know; words such as age and sex would mislead": (
+        r"(?:warning[:\s-]+)?(?:interpretation|report|analysis) (?:is )?made without (?:knowing|knowledge of).*",
+        r"(?:age|sex|gender)(?: (?:and|or|/) (?:age|sex|gender))? not entered.*",
+        r"no (?:previous|prior|old) (?:ecg|tracing)s?(?: is| are)?(?: available)?(?: (?:for|to) compar\w+)?",
+    ),
+    "who has read it, or what to do about it": (
+        r"(?:unconfirmed|unedited|preliminary)(?: (?:report|diagnosis|interpretation|ecg|analysis))?",
+        r"(?:suggest|recommend|consider)(?:ed)? (?:a )?repeat(?:ing)?(?: (?:the )?(?:ecg|tracing))?",
+        r"clinical (?:correlation|interpretation)(?: is)? (?:suggested|recommended|required|advised)",
+    ),
+}
+"""Statements that say nothing about the heart: what they tell instead, and patterns of the whole, in any case.
+
+One that also names a finding ("Pacemaker rhythm - no further analysis") fits none of them and stays.
+"""
+
+_PATTERNS = [pattern for patterns in TECHNICAL.values() for pattern in patterns]
+_TECHNICAL = re.compile("|".join(_PATTERNS), re.IGNORECASE)
+_SUMMARY = re.compile(r"summary\b[\s:-]*", re.IGNORECASE)
+_EKG = re.compile(r"\bEKG\b", re.IGNORECASE)
+_ORNAMENT = " .,;:*-=_"
+"""What stands around a statement (`*** Sinus rhythm. ***`); a closing full stop would double where they are joined."""
+
+
+def open_archive(source: Path, rate: int = 100) -> Archive:
+    """Reads the tables of a MIMIC-IV-ECG folder; no signals yet.
+
+    A record whose report is missing or says nothing is a reject: without labels, nothing could be learned from it.
+    So is a study that has two rows in a table, since nothing tells which one holds.
+
+    Args:
+      source: the folder.
+      rate: Hz, of the shards.
+
+    Raises:
+      EtpError: a table is missing, cut, not UTF-8, or lacks a column; or the rate is another.
+    """
+    if rate not in RATES:
+        raise EtpError(f"rate {rate}: shards of MIMIC-IV-ECG are made at {' and '.join(map(str, RATES))} Hz")
+    rows = list(_read_rows(source / RECORDS, RECORD_COLUMNS))
+    reports = _read_reports(source / MEASUREMENTS)
+    counts = Counter(study for study, _, _ in rows)
+    patients: dict[str, tuple[str, str]] = {}
+    studies, rejects = [], []
+    for study, subject, path in rows:
+        if subject not in patients:
+            patients[subject] = subject, hashed_split(subject) if subject.isdecimal() else ""
+        patient, split = patients[subject]  # one text for all studies of a patient
+        reason = _trouble(study, patient, counts[study], reports)
+        if reason:
+            rejects.append(Reject(study, split, reason))
+            continue
+        report = reports[study]
+        assert report is not None
+        studies.append(
+            Study(
+                record_id=study,
+                patient_id=patient,
+                split=split,
+                read=_Signal(source, path),
+                report=report.original,
+                labels=(),
+                likelihoods=(),
+                age=math.nan,
+                sex="",
+                statements=report.statements,
+            )
+        )
+    return Archive(
+        name="mimic_iv_ecg",
+        fs=rate,
+        samples=SECONDS * rate,
+        leads=LEADS,
+        label_vocabulary=(),
+        studies=tuple(studies),
+        rejects=tuple(rejects),
+        recipe={"split": HASHED_SPLITS, "dropped statements": _PATTERNS},
+        source={
+            RECORDS: _sha256(source / RECORDS),
+            MEASUREMENTS: _sha256(source / MEASUREMENTS),
+            "signal sizes": sizes_sha(f"{source}/{path}.dat" for _, _, path in rows),
+        },
+    )
+
+
+def clean_statements(cells: Iterable[str]) -> tuple[str, ...]:
+    """The cells of a row in their order, cleaned; without technical, empty and repeated ones."""
+    distinct: dict[str, str] = {}
+    for cell in cells:
+        statement = _clean_statement(cell)
+        if statement:
+            distinct.setdefault(statement.casefold(), statement)
+    return tuple(distinct.values())
+
+
+@cache
+def _clean_statement(cell: str) -> str:
+    """A cell without ornament; empty if it says nothing about the heart."""
+    text = _SUMMARY.sub("", " ".join(cell.split()).strip(_ORNAMENT), count=1) if cell else ""
+    text = _EKG.sub("ECG", text)
+    return text if re.search(r"\w", text) and not _TECHNICAL.fullmatch(text) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    original: str
+    """The cells as they are, a line each."""
+    statements: tuple[str, ...]
+
+
+def _read_reports(path: Path) -> dict[str, _Report | None]:
+    """Study id → report, equal ones as one object; None if the study has several rows."""
+    distinct: dict[str, _Report] = {}
+    reports: dict[str, _Report | None] = {}
+    for study, *cells in _read_rows(path, ("study_id", *REPORT_COLUMNS)):
+        original = "\n".join(cell for cell in cells if cell.strip())
+        if original not in distinct:
+            distinct[original] = _Report(original, clean_statements(cells))
+        reports[study] = None if study in reports else distinct[original]
+    return reports
+
+
+def _trouble(study: str, patient: str, rows: int, reports: dict[str, _Report | None]) -> str:
+    """Why the record cannot be used, as `kind: detail`; empty if it can."""
+    if not study.isdecimal():
+        return f"record id: {study!r} is no number"
+    if not patient.isdecimal():
+        return f"patient: {patient!r} is no number"
+    if rows > 1:
+        return f"duplicate study: {rows} rows of {RECORDS}"
+    if study not in reports:
+        return f"no report: no row of {MEASUREMENTS}"
+    report = reports[study]
+    if report is None:
+        return f"duplicate study: several rows of {MEASUREMENTS}"
+    return "" if report.statements else "no report: it says nothing about the heart"
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    """Reads a record when it is called."""
+
+    source: Path
+    path: str
+    """Relative to `source`, without `.dat`."""
+
+    def __call__(self) -> Recording:
+        recording = read_wfdb(self.source / self.path)
+        if len(recording.signal) != SECONDS * recording.fs:
+            raise EtpError(f"length: {len(recording.signal)} samples at {recording.fs:g} Hz instead of {SECONDS} s")
+        return recording
+
+
+def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The cells of some columns, row by row; EtpError if the table cannot be read to its end."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
+            pick = itemgetter(*map(header.index, columns))
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise EtpError(
+                        f"{path}: line {reader.line_num} has {len(row)} cells instead of {len(header)}; "
+                        "download it again"
+                    )
+                if row:
+                    yield pick(row)
+    except OSError as error:
+        raise EtpError(f"{path}: {error.strerror}; --source must name a folder of MIMIC-IV-ECG's layout") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EtpError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

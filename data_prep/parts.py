@@ -1,0 +1,183 @@
+"""A build divided among machines: each writes a part of the shards; a merge makes one finished folder of them.
+
+A finished part holds its shards and `part.json`, which says what finishing the whole folder takes. Merging needs no
+access to the archive and ends with the bytes of a build in one go.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.folder import NOTES, BuildSummary, claim, disk_errors, finish, finished
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file, write_text
+from etp_jax.records import BUILD_FILE, PART_FILE, Shards
+
+
+@dataclass(frozen=True)
+class Part:
+    """The shards that one of several machines writes: every `of`-th, beginning with shard `number`."""
+
+    number: int = 1
+    """1 ... `of`"""
+    of: int = 1
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Part()
+
+
+def parse_part(text: str) -> Part:
+    """`2/3` → part 2 of 3; raises EtpError on anything else."""
+    number, slash, of = text.partition("/")
+    if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+        return Part(int(number), int(of))
+    raise EtpError(f"part {text!r}: want i/n with i from 1 to n, such as 2/3")
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What the build of a part made."""
+
+    folder: Path
+    content: dict[str, Any]
+    """Content of `part.json`."""
+    seconds: float = 0.0
+    """0 if the part was finished already."""
+
+    def __str__(self) -> str:
+        """The summary that `etp prep ... --part` prints."""
+        notes = self.content["notes"]
+        records, rejects = sum(note["shard"]["records"] for note in notes), sum(len(note["rejects"]) for note in notes)
+        lines = [
+            f"part {self.content['part']}: {len(notes)} of {len(self.content['shards'])} shards; "
+            f"records: {records}, rejected: {rejects}",
+            f"time: {self.seconds:.1f} s" if self.seconds else "time: none, the part was finished already",
+            f"part: {self.folder}; when all are made: etp prep merge --parts ... --out SHARDS",
+        ]
+        return "\n".join(lines)
+
+
+def finished_part(out: Path, recipe: dict[str, Any], part: Part) -> dict[str, Any] | None:
+    """Content of `part.json` if `out` is this very part, finished; EtpError if it is another one."""
+    if not (out / PART_FILE).exists():
+        return None
+    content = _read(out)
+    if (content["part"], content["head"]["preparation"]) != (str(part), recipe):
+        raise EtpError(f"{out}: holds part {content['part']} of a build; choose another folder or delete it")
+    shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
+    return content
+
+
+def finish_part(
+    out: Path, head: dict[str, Any], shards: Sequence[str], part: Part, notes: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Writes `part.json`: from now on the part is finished.
+
+    Args:
+      out: holds the part's shards.
+      head: see `folder.finish`.
+      shards: file names of all parts, in the order of the plan.
+      part: which of them these are.
+      notes: what each shard of this part holds, in the order of the plan.
+    """
+    content = {"part": str(part), "head": head, "shards": list(shards), "notes": list(notes)}
+    write_text(out / PART_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    for leftover in out.glob(".*.tmp"):
+        leftover.unlink()
+    shutil.rmtree(out / NOTES)
+    return content
+
+
+def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
+    """Makes one finished shard folder of all parts, by hard links, or copies where they lie on another disk.
+
+    Raises:
+      EtpError: a part is missing, given twice, unfinished or of another build; a shard is missing or cut; or `out`
+        holds something else or cannot be written.
+    """
+    started = time.perf_counter()
+    if not folders:
+        raise EtpError("--parts: name the folders of all parts")
+    parts = {folder: _read(folder) for folder in folders}
+    ordered = _in_order(parts)
+    head, shards = parts[ordered[0]]["head"], parts[ordered[0]]["shards"]
+    # Part i holds the shards i, i + n, i + 2n, ...
+    rounds = zip_longest(*([(folder, note) for note in parts[folder]["notes"]] for folder in ordered))
+    placed = [entry for one_of_each in rounds for entry in one_of_each if entry]
+    notes = [note for _, note in placed]
+    if [note["shard"]["file"] for note in notes] != shards:
+        raise EtpError(f"{ordered[0]}: its {PART_FILE} and those of the other parts do not fit; prepare them again")
+    sources = {folder / note["shard"]["file"]: note["shard"]["bytes"] for folder, note in placed}
+    with disk_errors(out):
+        if finished(out, head["preparation"]):
+            return BuildSummary(out, Shards(out).build)
+        for source, size in sources.items():
+            _check_shard(source, size)
+        claim(out, head["preparation"], str(WHOLE))
+        for source, size in tqdm(sources.items(), unit="shard", desc=f"merge {head['name']}"):
+            _place(source, out / source.name, size)
+        content = finish(out, head, notes)
+    return BuildSummary(out, content, sum(note["shard"]["records"] for note in notes), time.perf_counter() - started)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / PART_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / BUILD_FILE).exists():
+            raise EtpError(f"{folder}: is a finished shard folder, not a part of one") from None
+        raise EtpError(f"{folder}: no finished part; run its `etp prep ... --part` command (again)") from None
+    except (NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: damaged ({error}); prepare the part again") from None
+
+
+def _in_order(parts: dict[Path, dict[str, Any]]) -> list[Path]:
+    """The folders by the number of their part; EtpError if they are not all parts of one build, each once."""
+    first = next(iter(parts))
+    of = parse_part(parts[first]["part"]).of
+    places: dict[int, Path] = {}
+    for folder, content in parts.items():
+        part = parse_part(content["part"])
+        if any(content[key] != parts[first][key] for key in ("head", "shards")):
+            raise EtpError(f"{folder}: is a part of another build than {first}: another source or preparation")
+        if part.of != of:
+            raise EtpError(f"{folder}: is part {part}, but {first} is one of {of}; all must divide alike")
+        if part.number in places:
+            raise EtpError(f"{folder}: is part {part} again, as {places[part.number]} is; name every part once")
+        places[part.number] = folder
+    missing = [str(Part(number, of)) for number in range(1, of + 1) if number not in places]
+    if missing:
+        raise EtpError(f"{first}: is one of {of} parts; missing: {', '.join(missing)}; name all folders after --parts")
+    return [places[number] for number in sorted(places)]
+
+
+def _check_shard(path: Path, size: int) -> None:
+    found = path.stat().st_size if path.exists() else None
+    if found != size:
+        trouble = "missing" if found is None else f"holds {found} bytes instead of {size}"
+        raise EtpError(f"{path}: {trouble}; copy the part again, or delete its folder and prepare it again")
+
+
+def _place(source: Path, target: Path, size: int) -> None:
+    """Puts a shard into the merged folder, unless an earlier attempt did."""
+    if target.exists() and target.stat().st_size == size:
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one without hard links
+        with source.open("rb") as original, whole_file(target) as copy:
+            shutil.copyfileobj(original, copy, 2**20)
