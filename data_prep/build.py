@@ -37,7 +37,7 @@ from etp_jax.files import write_text
 from etp_jax.records import FORMAT, Record, Shards
 from etp_jax.shard_writer import shard_name, write_shard
 
-PREPARATION = 1
+PREPARATION = 2
 """Version of what is done to a record; raised with every change that changes bytes."""
 SHARD_BYTES = 32 * 2**20
 """Size of a shard, roughly: many for parallel work, few enough to hold them all open."""
@@ -105,7 +105,8 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "fs": archive.fs,
         "samples": archive.samples,
         "filters": asdict(archive.filters),
-        "thresholds": {"flat_uv": signal.FLAT_UV, "max_missing": signal.MAX_MISSING},
+        "length": signal.LENGTH_POLICY,
+        "thresholds": signal.THRESHOLDS,
         "translation_sha256": hashlib.sha256(translation).hexdigest(),
         "source": archive.source,
     }
@@ -212,7 +213,7 @@ def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
     """A study as a record; raises EtpError if its signal cannot be used."""
     prepared = signal.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
     statements = _clean(study.report).statements if study.statements is None else study.statements
-    verdicts.update(verdict.rsplit(" ", 1)[0] for verdict in prepared.verdicts)
+    verdicts.update(prepared.kinds)
     verdicts["empty report"] += not statements
     return Record(
         ecg=prepared.ecg,
@@ -226,7 +227,7 @@ def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
         likelihoods=study.likelihoods,
         age=study.age,
         sex=study.sex,
-        dataset=archive.name,
+        dataset=study.dataset or archive.name,
     )
 
 

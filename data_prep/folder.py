@@ -42,7 +42,7 @@ class BuildSummary:
         lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
         lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
         lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
-        lines += [f"noticed, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
+        lines += [f"verdict, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
         lines += [
             f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"

@@ -59,6 +59,8 @@ class Study:
     """`male`, `female` or empty."""
     statements: tuple[str, ...] | None = None
     """The report's parts in English; None if they have to be made from `report`, which may be in another language."""
+    dataset: str = ""
+    """The part of the archive it comes from; empty if the archive has no parts."""
 
 
 @dataclass(frozen=True, slots=True)

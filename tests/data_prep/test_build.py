@@ -96,7 +96,7 @@ def test_rejects_and_verdicts(built):
     ]
     build = Shards(built).build
     assert build["rejects"] == {"missing file": 1, "unreadable signal": 1}
-    assert build["verdicts"] == {"empty report": 10, "flat lead": 1, "repaired lead": 1}
+    assert build["verdicts"] == {"empty report": 10, "flat lead": 1, "repaired lead": 1, "good signal": 26}
     assert build["translation"]["all splits"]["reports"] == 3
     records = {record.record_id: record for record in Shards(built).split("train")}  # pyright: ignore[reportGeneralTypeIssues]
     assert records["4"].lead_mask.tolist() == [True] * 10 + [False, True]
@@ -127,18 +127,20 @@ def test_a_finished_folder_is_left_alone(built, source, capsys):
 def test_summary(source, tmp_path, capsys):
     print(build(open_archive(source, name="mine"), tmp_path / "shards"))
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:6] == [
+    assert printed[:8] == [
         "records: 28 (train 23, validation 3, test 2)",
         f"rejected: 2 (listed in {tmp_path / 'shards' / 'rejects.csv'})",
         "  missing file: 1",
         "  unreadable signal: 1",
-        "noticed, empty report: 10",
-        "noticed, flat lead: 1",
+        "verdict, empty report: 10",
+        "verdict, flat lead: 1",
+        "verdict, good signal: 26",
+        "verdict, repaired lead: 1",
     ]
-    assert printed[7].startswith("translated, all splits: ")
-    assert printed[8].startswith("translated, test: ")
-    assert printed[9].endswith(" records/s")
-    assert printed[10] == f"shards: {tmp_path / 'shards'}"
+    assert printed[8].startswith("translated, all splits: ")
+    assert printed[9].startswith("translated, test: ")
+    assert printed[10].endswith(" records/s")
+    assert printed[11] == f"shards: {tmp_path / 'shards'}"
     assert (tmp_path / "shards" / "mine-test.tfrecord-00000-of-00001").exists()
 
 

@@ -48,7 +48,7 @@ def test_nothing_is_rejected_and_little_is_odd(folder, shards):
     assert (folder / "rejects.csv").read_text() == "record_id,split,reason\n"
     assert shards.build["rejects"] == {}
     assert shards.build["verdicts"]["flat lead"] == 1
-    assert set(shards.build["verdicts"]) == {"flat lead", "empty report"}
+    assert set(shards.build["verdicts"]) == {"good signal", "flat lead", "empty report"}
 
 
 @pytest.mark.parametrize(
