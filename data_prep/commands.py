@@ -56,6 +56,22 @@ class PrepMimicIvEcg(Prep):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepCinc2020(Prep):
+    """The PhysioNet/CinC Challenges' 2020 and 2021 training sets (WFDB in any tree of folders) to shards."""
+
+    source: Path
+    """Folder that holds the records, at any depth."""
+    rate: int = 100
+    """Sampling rate of the shards, in Hz."""
+    seconds: int = 10
+    """Length of a record in the shards; the first seconds are kept, zeros added at the end."""
+    dataset: tuple[str, ...] = ()
+    """Take only these: cpsc_2018, cpsc_2018_extra, georgia, ptb, ptb-xl, chapman_shaoxing_ningbo."""
+    ptbxl_database: Path | None = None
+    """PTB-XL's ptbxl_database.csv, for the folds of its records' copies."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepSynthetic(Prep):
     """A synthetic archive in PTB-XL's layout, and its shards."""
 
@@ -89,6 +105,13 @@ def prep_mimic_iv_ecg(args: PrepMimicIvEcg) -> None:
     _build(open_archive(args.source, args.rate), args)
 
 
+def prep_cinc2020(args: PrepCinc2020) -> None:
+    """Runs `etp prep cinc2020`."""
+    from data_prep.archives.cinc2020 import open_archive
+
+    _build(open_archive(args.source, args.rate, args.seconds, args.dataset, args.ptbxl_database), args)
+
+
 def prep_synthetic(args: PrepSynthetic) -> None:
     """Runs `etp prep synthetic`; the archive is written beside the shards, as OUT-archive."""
     from data_prep.archives.ptbxl import open_archive
@@ -120,6 +143,7 @@ def _build(archive: Archive, args: Prep) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "prep ptbxl": (PrepPtbxl, prep_ptbxl),
     "prep mimic-iv-ecg": (PrepMimicIvEcg, prep_mimic_iv_ecg),
+    "prep cinc2020": (PrepCinc2020, prep_cinc2020),
     "prep synthetic": (PrepSynthetic, prep_synthetic),
     "prep merge": (PrepMerge, prep_merge),
 }

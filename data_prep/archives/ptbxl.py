@@ -73,6 +73,21 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     )
 
 
+def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
+    """Patient and split of each `ecg_id`, for archives that hold copies of PTB-XL's records; and the table's SHA-256.
+
+    Args:
+      database: `ptbxl_database.csv`.
+
+    Raises:
+      EtpError: the table is missing, not UTF-8, or lacks a column.
+    """
+    columns = ("ecg_id", "patient_id", "strat_fold")
+    table, sha = _read_table(database, columns)
+    rows = table[list(columns)].map(_number).dropna().itertuples(index=False)
+    return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in rows if fold in SPLITS}, sha
+
+
 def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
     """The table with every cell as text, and the SHA-256 of the file."""
     try:
