@@ -1,8 +1,10 @@
-"""What both towers share: dropout whose masks belong to the example, and the types of parameters and statistics."""
+"""Dropout whose masks belong to the example, batch normalisation, and the types of parameters and statistics."""
 
 from __future__ import annotations
 
 import zlib
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,3 +43,72 @@ class Dropout(nn.Module):
             return jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - self.rate, shape)
 
         return jnp.where(jax.vmap(keep)(keys), x / (1.0 - self.rate), 0).astype(x.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167) over all axes but the last, and over devices.
+
+    Parameters and statistics are named as those of Flax's layer. The difference is the gradient, which is written out:
+    what differentiation makes of it takes four times as long on a CPU.
+
+    Attributes:
+        train: use the batch's statistics, over all devices, and move the running ones; else use the running ones.
+        axis_name: the device axis.
+        dtype: of the result; parameters and statistics stay at least float32.
+        momentum: share of the old running statistics that stays.
+        epsilon: added to the variance.
+    """
+
+    train: bool
+    axis_name: str
+    dtype: DTypeLike
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises each channel of `x` [..., C]."""
+        channels, exact = x.shape[-1:], at_least_float32(self.dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, exact)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, exact)
+        scale = self.param("scale", nn.initializers.ones, channels, exact)
+        bias = self.param("bias", nn.initializers.zeros, channels, exact)
+        if not self.train:
+            gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            return ((x - mean.value) * gain + bias).astype(self.dtype)
+        normalised: Any = normalize_batch(x, scale, bias, self.epsilon, self.axis_name)
+        y, batch_mean, batch_var = normalised
+        mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+        var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        return y.astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`x` [..., C] normalised, and mean and (biased) variance [C] over all devices; no gradient flows through these."""
+    return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str) -> Any:
+    axes, exact = tuple(range(x.ndim - 1)), x.astype(scale.dtype)
+    mean, square = jax.lax.pmean((exact.mean(axes), (exact * exact).mean(axes)), axis_name)
+    var = jnp.maximum(square - mean * mean, 0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = (exact - mean) * (scale * inverse) + bias
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _normalize_backward(epsilon: float, axis_name: str, saved: Any, cotangents: Any) -> Any:
+    """Gradients of this device's sum of losses; for `x` they also flow through the statistics, over all devices."""
+    x, scale, mean, inverse = saved
+    dy, axes, count = cotangents[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    centred = x.astype(scale.dtype) - mean
+    dbias, dscale = dy.sum(axes), (dy * centred).sum(axes) * inverse
+    shift, slope = jax.lax.pmean((dbias / count, dscale / count), axis_name)
+    dx = (scale * inverse) * (dy - shift - centred * (inverse * slope))
+    return dx.astype(x.dtype), dscale, dbias
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)

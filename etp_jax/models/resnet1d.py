@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from etp_jax.config import EcgTowerConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.layers import Dropout, at_least_float32
+from etp_jax.models.layers import BatchNorm, Dropout, at_least_float32
 
 AXIS = "batch"
 """Name of the device axis over which batch statistics are averaged in training."""
@@ -51,15 +51,7 @@ def norm(kind: str, channels: int, train: bool, dtype: DTypeLike, name: str) -> 
     if kind == "group":
         groups = math.gcd(32, channels)
         return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        axis_name=AXIS if train else None,
-        dtype=dtype,
-        param_dtype=at_least_float32(dtype),
-        name=name,
-    )
+    return BatchNorm(train, AXIS, dtype, name=name)
 
 
 class Block(nn.Module):
