@@ -100,12 +100,11 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
         if subject not in patients:
             patients[subject] = subject, hashed_split(subject) if subject.isdecimal() else ""
         patient, split = patients[subject]  # one text for all studies of a patient
-        reason = _trouble(study, patient, counts[study], reports)
-        if reason:
-            rejects.append(Reject(study, split, reason))
+        try:
+            report = _usable_report(study, patient, counts[study], reports)
+        except EtpError as error:
+            rejects.append(Reject(study, split, str(error)))
             continue
-        report = reports[study]
-        assert report is not None
         studies.append(
             Study(
                 record_id=study,
@@ -174,20 +173,22 @@ def _read_reports(path: Path) -> dict[str, _Report | None]:
     return reports
 
 
-def _trouble(study: str, patient: str, rows: int, reports: dict[str, _Report | None]) -> str:
-    """Why the record cannot be used, as `kind: detail`; empty if it can."""
+def _usable_report(study: str, patient: str, rows: int, reports: dict[str, _Report | None]) -> _Report:
+    """The report of a row of the record list; raises EtpError if the record cannot be used."""
     if not study.isdecimal():
-        return f"record id: {study!r} is no number"
+        raise EtpError(f"record id: {study!r} is no number")
     if not patient.isdecimal():
-        return f"patient: {patient!r} is no number"
+        raise EtpError(f"patient: {patient!r} is no number")
     if rows > 1:
-        return f"duplicate study: {rows} rows of {RECORDS}"
+        raise EtpError(f"duplicate study: {rows} rows of {RECORDS}")
     if study not in reports:
-        return f"no report: no row of {MEASUREMENTS}"
+        raise EtpError(f"no report: no row of {MEASUREMENTS}")
     report = reports[study]
     if report is None:
-        return f"duplicate study: several rows of {MEASUREMENTS}"
-    return "" if report.statements else "no report: it says nothing about the heart"
+        raise EtpError(f"duplicate study: several rows of {MEASUREMENTS}")
+    if not report.statements:
+        raise EtpError("no report: it says nothing about the heart")
+    return report
 
 
 @dataclass(frozen=True, slots=True)
