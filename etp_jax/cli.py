@@ -79,12 +79,29 @@ class Evaluate:
     task: str = "ptbxl-super"
     """Downstream task by name; retrieval needs none."""
     split: str = "validation"
-    """`test` is asked for by name, for final tables only."""
+    """`test` is asked for by name, for final tables only; `all` (zero-shot) is every record of the shards."""
     checkpoint: Literal["best", "latest"] = "best"
     prompts: str = "default"
     """Prompt set of a zero-shot evaluation."""
+    published: Path | None = None
+    """Folder of published CSV files: their records, labels and splits count instead of the shards' own."""
     json: Path | None = None
     """Where the figures go; by default RUN/evaluation/."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Lists the downstream tasks: classes, data set, which records, prompt sets."""
+
+
+@dataclass(frozen=True)
+class TasksLint:
+    """Checks the codes and prompts of all tasks, or prompts of your own."""
+
+    prompts: Path | None = None
+    """Your prompts instead: JSON, {class code: text or list of texts}."""
+    task: str | None = None
+    """Whose classes your prompts are for; by default any task's."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,25 @@ def evaluate(args: Evaluate) -> None:
         prompts=args.prompts,
         json_path=args.json,
         checkpoint=args.checkpoint,
+        published=args.published,
     )
+
+
+def tasks(args: Tasks) -> None:
+    """Runs `etp tasks`."""
+    from etp_jax.tasks.lint import overview
+
+    print(overview())
+
+
+def tasks_lint(args: TasksLint) -> None:
+    """Runs `etp tasks lint`; raises EtpError when something is wrong."""
+    from etp_jax.tasks import lint
+
+    flaws = lint.lint_file(args.prompts, args.task) if args.prompts else lint.lint_tasks()
+    print("\n".join(flaws) or "nothing is wrong")
+    if flaws:
+        raise EtpError(f"{args.prompts or 'the shipped tasks'}: flaws: {len(flaws)}")
 
 
 def report(args: Report) -> None:
@@ -159,6 +194,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "check": (Check, check),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
+    "tasks": (Tasks, tasks),
+    "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
 }
 
@@ -171,7 +208,7 @@ def usage() -> str:
 
 def parse(argv: list[str]) -> tuple[Callable[[Any], None], Any]:
     """The command's function and its arguments; exits with status 2 and a message on bad ones."""
-    for words in (1, 2):
+    for words in (2, 1):
         name = " ".join(argv[:words])
         if name in COMMANDS:
             cls, function = COMMANDS[name]

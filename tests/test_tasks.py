@@ -10,7 +10,7 @@ import pytest
 
 from etp_jax import tasks
 from etp_jax.errors import EtpError
-from etp_jax.tasks import check_vocabulary, get_task, labels, prompt_sets, task_names
+from etp_jax.tasks import check_vocabulary, get_task, labels, prompt_sets, task_names, vocabulary
 
 
 def columns(*records: tuple[str, ...]) -> Any:
@@ -22,10 +22,66 @@ def codes(name: str) -> list[str]:
     return [c.code for c in get_task(name).classes]
 
 
+CLASSES = {
+    "ptbxl-super": 5, "ptbxl-sub": 23, "ptbxl-form": 19, "ptbxl-rhythm": 12,
+    "mets-super": 5, "mets-form": 5, "mets-rhythm": 5, "mets-super-200": 5, "mets-form-200": 5, "mets-rhythm-200": 5,
+    "cpsc2018": 9, "csn": 38, "csn-legacy": 38, "georgia": 22, "mitbih-beats": 5,
+}  # fmt: skip
+
+
 def test_tasks_have_the_classes_of_the_benchmark():
-    assert task_names() == ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
-    assert [len(get_task(name).classes) for name in task_names()] == [5, 23, 19, 12]
+    assert {name: len(get_task(name).classes) for name in task_names()} == CLASSES
     assert codes("ptbxl-super") == ["NORM", "MI", "STTC", "CD", "HYP"]
+    assert codes("mets-form") == ["NDT", "NST_", "ABQRS", "PVC", "STD_"]
+    assert codes("mets-rhythm") == ["SR", "AFIB", "STACH", "SARRH", "SBRAD"]
+    assert codes("mitbih-beats") == ["N", "L", "R", "A", "V"]
+
+
+def class_codes(name: str) -> dict[str, frozenset[str]]:
+    return {c.code: c.codes for c in get_task(name).classes}
+
+
+def test_codes_that_the_challenge_scores_as_one_are_one_class():
+    for name, own in (("csn", ["RBBB", "LBBB", "APB", "VPB"]), ("georgia", ["RBBB", "LBBB", "PAC", "PVC"])):
+        known = frozenset(vocabulary(get_task(name).dataset))
+        pairs = [
+            {"59118001", "713427006"}, {"164909002", "733534002"},
+            {"284470004", "63593006"}, {"17338001", "427172004"},
+        ]  # fmt: skip
+        assert [class_codes(name)[code] for code in own] == [pair & known for pair in pairs]
+    assert class_codes("georgia")["AF"] == class_codes("csn")["AFIB"] == {"164889003"}
+    assert class_codes("csn")["AF"] == class_codes("georgia")["AFL"] == {"164890007"}
+
+
+def test_legacy_classes_are_those_whose_acronym_is_within_another():
+    acronyms = json.loads(resources.files(tasks).joinpath("csn.json").read_text())["acronyms"]
+    legacy = get_task("csn-legacy")
+    known = frozenset(acronyms.values())
+    assert legacy.known == known and len(known) == len(acronyms)
+    for c in legacy.classes:
+        assert c.codes & known == {code for acronym, code in acronyms.items() if c.code in acronym}
+    for c in get_task("csn").classes:
+        assert c.codes & known == {acronyms[c.code]}
+    assert class_codes("csn")["AF"] < class_codes("csn-legacy")["AF"] == {"164889003", "164890007"}
+
+
+def test_legacy_leaves_out_records_with_a_code_of_no_acronym():
+    records = columns(("164889003",), ("164889003", "55827005"), ("426177001",))
+    assert labels(get_task("csn-legacy"), records)[0].tolist() == [True, False, False]
+    assert labels(get_task("csn"), records)[0].tolist() == [True, True, False]
+
+
+def test_balanced_tasks_want_a_single_label_of_the_whole_task():
+    task = get_task("mets-form")
+    assert len(task.unscored) == 14 and task.most == 200
+    keep, y = labels(task, columns(("NDT", "SR"), ("NDT", "PVC"), ("NDT", "INVT"), ("INVT",), ("IMI", "STD_")))
+    assert keep.tolist() == [True, False, False, False, True]
+    assert y[0].tolist() == [True, False, False, False, False]
+    super_ = get_task("mets-super")
+    keep, _ = labels(super_, columns(("IMI", "AMI"), ("IMI", "LVH")))
+    assert keep.tolist() == [True, False]  # two codes of one class are a single label
+    assert get_task("mets-super-200").all_splits and not super_.all_splits
+    assert super_.classes == get_task("ptbxl-super").classes
 
 
 def test_subclasses_part_the_superclasses():
@@ -52,7 +108,7 @@ def test_labels_of_no_record():
 
 
 def test_unknown_names_are_told_with_those_there_are():
-    with pytest.raises(EtpError, match="no task 'ptbxl'; there are ptbxl-super, ptbxl-sub, ptbxl-form, ptbxl-rhythm"):
+    with pytest.raises(EtpError, match=r"no task 'ptbxl'; there are ptbxl-super, .*, mitbih-beats"):
         get_task("ptbxl")
     with pytest.raises(EtpError, match=r"no prompt set 'clip'; there are default, .*mets"):
         get_task("ptbxl-super", "clip")

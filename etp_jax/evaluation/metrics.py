@@ -75,6 +75,39 @@ def f1(called_N: Bools, y_N: Bools, weights_NR: Weights) -> Floats:
     return np.where((positives_R == 0) | (positives_R == weights_NR.sum(axis=0)), np.nan, f1_R)
 
 
+def nearest(scores_NC: NDArray) -> Bools:
+    """Top-1 decisions: bool [N, C], true at the class that scores highest (of equal scores the first)."""
+    return np.eye(scores_NC.shape[1], dtype=bool)[np.argmax(scores_NC, axis=1)]
+
+
+def nearest_metrics(called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> dict[str, Floats]:
+    """Metrics [R] of top-1 decisions where each record has one class.
+
+    `top1_accuracy` is the share of records called right. `binary_accuracy` is the mean over the classes of the share of
+    records that each, taken alone, calls right; with C classes it is 1 - 2 (1 - top-1) / C. `macro_precision` counts 0
+    for a class that is never called. Precision and recall leave out the classes that a replicate has no record of.
+
+    Args:
+      called_NC: bool [N, C] as `nearest` gives them.
+      y_NC: bool [N, C], one class a record.
+      weights_NR: [N, R] as `bootstrap_weights` gives them.
+    """
+
+    def sums_CR(chosen_NC: Bools) -> Floats:
+        return chosen_NC.T.astype(np.float64) @ weights_NR
+
+    hits_CR, called_CR, positives_CR = sums_CR(called_NC & y_NC), sums_CR(called_NC), sums_CR(y_NC)
+    all_R = weights_NR.sum(axis=0)
+    present_CR = positives_CR > 0
+    precision_CR, recall_CR = hits_CR / np.maximum(called_CR, 1), hits_CR / np.maximum(positives_CR, 1)
+    return {
+        "top1_accuracy": hits_CR.sum(axis=0) / all_R,
+        "binary_accuracy": (sums_CR(called_NC == y_NC) / all_R).mean(axis=0),
+        "macro_precision": precision_CR.mean(axis=0, where=present_CR),
+        "macro_recall": recall_CR.mean(axis=0, where=present_CR),
+    }
+
+
 def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
     """For each class the least score to be called positive, such that F1 is greatest.
 

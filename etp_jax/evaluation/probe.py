@@ -13,11 +13,9 @@ from tqdm import tqdm
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled
+from etp_jax.evaluation.labelled import TRAIN, VALIDATION, TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, ranking, score
 from etp_jax.evaluation.results import Outcome, classification_row
-from etp_jax.records import Shards
-from etp_jax.tasks import Task
 
 L2 = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
@@ -32,8 +30,7 @@ LEAST_FLATNESS = 0.05
 
 def evaluate(
     encoders: Sequence[tuple[str, Encoder]],
-    task: Task,
-    shards: Shards,
+    records: TaskRecords,
     split: str,
     bootstrap: int,
     seeds: Sequence[int],
@@ -46,8 +43,7 @@ def evaluate(
 
     Args:
       encoders: each under its name in the result.
-      task: its labels.
-      shards: with the splits `train` and `validation`.
+      records: of the task, also of `train` and `validation`.
       split: whose records are scored.
       bootstrap: replicates of the intervals.
       seeds: of the subsets; the whole is fitted once.
@@ -58,14 +54,15 @@ def evaluate(
     """
     if split == TRAIN:
         raise EtpError(f"a probe is fitted on split {TRAIN!r}; score another one")
-    fitted, target = Labelled.of(shards.split(TRAIN), task), Labelled.of(shards.split(split), task)
+    task, fitted, target = records.task, records.of(TRAIN), records.of(split)
     if split == VALIDATION:
         tenth_n = fitted.tenth()
         fitted, chooser = fitted.where(~tenth_n), fitted.where(tenth_n)
     else:
-        chooser = Labelled.of(shards.split(VALIDATION), task)
+        chooser = records.of(VALIDATION)
     if not has_both(chooser.y_nC).any():
-        raise EtpError(f"{shards.folder}: too few records to choose a probe's strength by: no class has both outcomes")
+        folder = records.shards.folder
+        raise EtpError(f"{folder}: too few records to choose a probe's strength by: no class has both outcomes")
     weights_nR = bootstrap_weights(target.patients, bootstrap)
     outcome = Outcome(
         records=len(target),
@@ -78,7 +75,7 @@ def evaluate(
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
-        fitted_nF, chooser_nF, target_nF = (encoder.ecg(some.split)[0][some.rows] for some in (fitted, chooser, target))
+        fitted_nF, chooser_nF, target_nF = (some.encode(encoder)[0] for some in (fitted, chooser, target))
         for fraction, seed in tqdm(draws, desc=f"{name} encoder, probes", unit="fit"):
             subset = np.arange(len(fitted)) if seed is None else draw(len(fitted), fraction, seed)
             y_sC = fitted.y_nC[subset]

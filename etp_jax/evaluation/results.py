@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -70,15 +70,17 @@ def classification_row(
     fraction: float,
     train_seed: int,
     subset_seed: int | None = None,
+    also: Mapping[str, NDArray[np.float64]] | None = None,
     **details: Any,
 ) -> Row:
-    """The row of a classification: macro metrics and, in the details, those of each class."""
+    """The row of a classification: macro metrics, others and, in the details, those of each class."""
     per_class = {}
     for c, values_MR, positives in zip(task.classes, scored.values, scored.positives, strict=True):
         per_class[c.code] = {name: _number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
         per_class[c.code] |= {f"auroc_{end}": value for end, value in _interval(values_MR[0, 1:]).items()}
         per_class[c.code]["positives"] = int(positives)
     values = {f"macro_{name}": values_R for name, values_R in zip(METRICS, scored.macro, strict=True)}
+    values |= also or {}
     details = {"classes_scored": scored.classes_scored, **details, "per_class": per_class}
     return Row(encoder, fraction, train_seed, subset_seed, values, details)
 
@@ -132,7 +134,7 @@ def write_scores(outcome: Outcome, task: Task, target: Labelled, path: Path) -> 
     each encoder.
     """
     arrays = {
-        "record_id": np.array(target.split.columns.record_id)[target.rows],
+        "record_id": target.record_ids,
         "classes": np.array([c.code for c in task.classes]),
         "y": target.y_nC,
         **outcome.scores,
@@ -155,6 +157,8 @@ def table(result: dict[str, Any]) -> str:
     ]
     if "prompts" in result["protocol"]:
         head.append(f"prompts {result['protocol']['prompts']}")
+    if "records" in result["protocol"]:
+        head.append(result["protocol"]["records"])
     if result["thresholds_from"]:
         head.append(f"thresholds of F1 from {result['thresholds_from']}")
     text = ["; ".join(head), "", *_align(lines)]

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import VALIDATION, Labelled
-from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, score
+from etp_jax.evaluation.labelled import ALL, VALIDATION, TaskRecords
+from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
 from etp_jax.evaluation.results import Outcome, classification_row
-from etp_jax.records import Shards
 from etp_jax.tasks import Task
 
 
@@ -39,46 +38,55 @@ def class_scores(ecg_NE: NDArray[np.float32], encoder: Encoder, task: Task) -> N
     return ecg_NE @ class_directions(encoder, task).T
 
 
-def evaluate(
-    encoders: Sequence[tuple[str, Encoder]], task: Task, shards: Shards, split: str, bootstrap: int
-) -> Outcome:
+def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, split: str, bootstrap: int) -> Outcome:
     """Scores each encoder on the task's records of a split.
 
-    Thresholds for F1 come from the validation split; if that is what is scored, each half of its patients takes them
-    from the other half.
+    Thresholds for F1 come from the validation split; if that is (among) what is scored, each half of its patients takes
+    them from the other half. A balanced task has one class a record and needs none: the class that scores highest is
+    called, and the row also has the metrics of these decisions.
 
     Args:
       encoders: each under its name in the result.
-      task: with its prompts.
-      shards: with that split and `validation`.
-      split: whose records are scored.
+      records: of the task, with its prompts; also of `validation`.
+      split: whose records are scored, or `all`.
       bootstrap: replicates of the intervals.
     """
-    target = Labelled.of(shards.split(split), task)
-    chooser = target if split == VALIDATION else Labelled.of(shards.split(VALIDATION), task)
+    task, target = records.task, records.of(split)
+    chooser = target if task.most is not None or split in (VALIDATION, ALL) else records.of(VALIDATION)
     weights_nR = bootstrap_weights(target.patients, bootstrap)
     outcome = Outcome(
         records=len(target),
-        thresholds_from="validation" if chooser is not target else "validation, the other half of its patients",
+        thresholds_from=_thresholds_from(task, split),
         protocol={
             "score": "cosine of the ECG's and the class's embedding (mean of its prompts), less the contrast",
             "prompts": task.prompt_set,
             "contrast": f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}"
             if task.against
             else "",
+            **records.protocol(split),
         },
     )
     for name, encoder in encoders:
-        scores_nC = class_scores(encoder.ecg(target.split)[1][target.rows], encoder, task)
-        if chooser is target:
+        scores_nC = class_scores(target.encode(encoder)[1], encoder, task)
+        decisions = {}
+        if task.most is not None:
+            called_nC = nearest(scores_nC)
+            decisions = nearest_metrics(called_nC, target.y_nC, weights_nR)
+        elif chooser is target:
             called_nC = called_by_halves(scores_nC, target.y_nC, target.patients)
         else:
-            chooser_scores = class_scores(encoder.ecg(chooser.split)[1][chooser.rows], encoder, task)
+            chooser_scores = class_scores(chooser.encode(encoder)[1], encoder, task)
             called_nC = scores_nC >= best_thresholds(chooser_scores, chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
-        outcome.rows.append(classification_row(scored, task, encoder=name, fraction=0.0, train_seed=encoder.train_seed))
+        outcome.rows.append(classification_row(scored, task, name, 0.0, encoder.train_seed, also=decisions))
         outcome.scores.setdefault(name, scores_nC)
     return outcome
+
+
+def _thresholds_from(task: Task, split: str) -> str | None:
+    if task.most is not None:
+        return None
+    return f"{split}, the other half of its patients" if split in (VALIDATION, ALL) else VALIDATION
 
 
 def called_by_halves(

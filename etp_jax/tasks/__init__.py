@@ -1,8 +1,9 @@
 """What a downstream task is: its classes, the label codes that make each, its records, its prompts. No jax.
 
-Facts and prompts are data: `ptbxl.json` says which codes make a class, `prompts.json` how each class is put into words.
-Codes are matched by exact name. A code counts at any likelihood, 0 included (in PTB-XL: present, likelihood unknown),
-and a task's records are those with at least one of its codes.
+Facts and prompts are data: a file a data set (`ptbxl.json`) says which codes make a class, `prompts.json` how each
+class is put into words, `vocabularies.json` which codes a data set uses. Codes are matched by exact name. A code counts
+at any likelihood, 0 included (in PTB-XL: present, likelihood unknown), and a task's records are those with at least one
+of its codes, unless it draws a balanced set.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.records import Columns
+
+FILES = ("ptbxl.json", "cpsc2018.json", "csn.json", "georgia.json", "mitbih.json")
+"""The tasks of each data set."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class TaskClass:
 
 @dataclass(frozen=True)
 class Task:
-    """A multi-label classification task."""
+    """A multi-label classification task, or one with a single label where `most` is set."""
 
     name: str
     classes: tuple[TaskClass, ...]
@@ -48,16 +52,36 @@ class Task:
     against: tuple[str, ...] = ()
     """Sentences whose score is taken off every class's, times `against_weight`."""
     against_weight: float = 0.0
+    dataset: str = ""
+    """The data set that its codes are of."""
+    most: int | None = None
+    """A balanced set of records with a single label: as many of each class as the rarest has, at most these."""
+    unscored: tuple[TaskClass, ...] = ()
+    """Classes that are not scored; beside one of them a label is not single."""
+    all_splits: bool = False
+    """Its records come from all splits of the shards."""
+    known: frozenset[str] | None = None
+    """If given, records with a code that is not among these are left out."""
+    overlapping: bool = False
+    """One code may make a record positive for several classes."""
 
     @property
     def codes(self) -> frozenset[str]:
         """All label codes of the task."""
         return frozenset().union(*(c.codes for c in self.classes))
 
+    @property
+    def rule(self) -> str:
+        """Which records it has, in words."""
+        if self.most is None:
+            return "any label" if self.known is None else "any label, all codes known"
+        source = "all splits" if self.all_splits else "the split"
+        return f"single label, min({self.most}, rarest class) of each class, from {source}"
+
 
 def task_names() -> tuple[str, ...]:
     """The tasks there are."""
-    return tuple(_data("ptbxl.json")["tasks"])
+    return tuple(name for file in FILES for part in ("tasks", "derived") for name in _data(file).get(part, ()))
 
 
 def prompt_sets() -> tuple[str, ...]:
@@ -68,49 +92,82 @@ def prompt_sets() -> tuple[str, ...]:
 
 def get_task(name: str, prompts: str = "default") -> Task:
     """The task `name` with the prompts of one set; raises EtpError, naming those there are, for an unknown one."""
-    tasks, sentences = _data("ptbxl.json")["tasks"], _data("prompts.json")
-    if name not in tasks:
+    if name not in task_names():
         raise EtpError(f"no task {name!r}; there are {', '.join(task_names())}")
     if prompts not in prompt_sets():
         raise EtpError(f"no prompt set {prompts!r}; there are {', '.join(prompt_sets())}")
 
+    file = next(data for data in map(_data, FILES) if name in data["tasks"] or name in data.get("derived", ()))
+    derived = file.get("derived", {}).get(name, {})
+    base = derived.get("of", name)
+    sentences = _data("prompts.json")
     contrast = sentences["contrasts"].get(prompts, {})
     wording = contrast.get("set", prompts)
 
     def prompts_of(code: str, class_name: str) -> tuple[str, ...]:
         if wording in sentences["templates"]:
-            return (sentences["templates"][wording][name].format(name=class_name),)
-        return tuple(sentences["sets"][wording][name][code])
+            return (sentences["templates"][wording][base].format(name=class_name),)
+        return tuple(sentences["sets"][wording].get(base, {}).get(code, ()))
 
-    classes = tuple(
-        TaskClass(code, facts["name"], frozenset(facts["codes"]), prompts_of(code, facts["name"]))
-        for code, facts in tasks[name].items()
-    )
+    classes = [
+        TaskClass(
+            code,
+            facts["name"],
+            frozenset(derived.get("codes", {}).get(code, facts["codes"])),
+            prompts_of(code, facts["name"]),
+        )
+        for code, facts in file["tasks"][base].items()
+    ]
+    scored = derived.get("classes", [c.code for c in classes])
     return Task(
         name,
-        classes,
+        tuple(c for c in classes if c.code in scored),
         prompt_set=f"{prompts}, version {sentences['version']}",
         whole_prompts=wording in sentences["templates"],
         against=tuple(contrast.get("against", ())),
         against_weight=contrast.get("weight", 0.0),
+        dataset=file["dataset"],
+        most=derived.get("most"),
+        unscored=tuple(c for c in classes if c.code not in scored),
+        all_splits=derived.get("all_splits", False),
+        known=frozenset(file["acronyms"].values()) if derived.get("known") else None,
+        overlapping="codes" in derived,
     )
 
 
+def shared_prompts() -> frozenset[str]:
+    """Prompts that classes of one task may share."""
+    return frozenset(_data("prompts.json")["shared"]["prompts"])
+
+
+def vocabulary(dataset: str) -> dict[str, str]:
+    """The label codes that a data set uses, with their meaning."""
+    return _data("vocabularies.json")["vocabularies"][dataset]
+
+
 def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which records a task has, and their classes.
+    """Which records may belong to a task, and their classes.
 
     Args:
       task: the task.
       columns: the records, `Split.columns`.
 
     Returns:
-      keep: bool [N], the record has at least one of the task's codes.
+      keep: bool [N], the record has at least one of the task's codes; for a balanced task, which draws among these,
+        exactly one of its classes and none of the unscored.
       y: bool [N, C], for all N records.
     """
     sets = [frozenset(codes) for codes in columns.labels]
-    y_NC = np.array([[not c.codes.isdisjoint(codes) for c in task.classes] for codes in sets], bool)
-    y_NC = y_NC.reshape(len(sets), len(task.classes))
-    return np.asarray(y_NC.any(axis=1)), y_NC
+    classes = (*task.classes, *task.unscored)
+    has = np.array([[not c.codes.isdisjoint(codes) for c in classes] for codes in sets], bool)
+    has = has.reshape(len(sets), len(classes))
+    y_NC = has[:, : len(task.classes)]
+    keep_N = y_NC.any(axis=1)
+    if task.most is not None:
+        keep_N &= has.sum(axis=1) == 1
+    if task.known is not None:
+        keep_N &= np.array([codes <= task.known for codes in sets], bool)
+    return np.asarray(keep_N), y_NC
 
 
 def check_vocabulary(task: Task, vocabulary: Iterable[str], where: str) -> None:

@@ -10,7 +10,7 @@ from small_run import COUNTS, small_config, write_run, write_shards
 from etp_jax import evaluation
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import Labelled
+from etp_jax.evaluation.labelled import TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds
 from etp_jax.evaluation.zero_shot import class_scores
 from etp_jax.records import Shards
@@ -62,8 +62,8 @@ def test_zero_shot_has_designs_form(zero_shot: dict[str, Any], run_dir: Path):
 
 def test_zero_shot_scores_the_tasks_records(zero_shot: dict[str, Any], run_dir: Path, shards: Path):
     encoder, task, opened = Encoder.from_run(run_dir), get_task("ptbxl-super"), Shards(shards)
-    target, chooser = (Labelled.of(opened.split(name), task) for name in ("test", "validation"))
-    scores, chosen = (class_scores(encoder.ecg(x.split)[1][x.rows], encoder, task) for x in (target, chooser))
+    target, chooser = (TaskRecords(opened, task).of(name) for name in ("test", "validation"))
+    scores, chosen = (class_scores(x.encode(encoder)[1], encoder, task) for x in (target, chooser))
     with np.load(run_dir / "evaluation" / "ptbxl-super-zero-shot-test.npz") as saved:
         assert saved["record_id"].tolist() == [f"test-{n}" for n in range(COUNTS["test"]) if n % 5]
         assert saved["classes"].tolist() == ["NORM", "MI", "STTC", "CD", "HYP"]
@@ -101,7 +101,7 @@ def test_probe_of_validation_chooses_elsewhere(run_dir: Path, shards: Path, tmp_
     result = evaluation.run("probe", run_dir, shards, fractions=(1.0,), bootstrap=5, json_path=out)
     assert json.loads(out.read_text()) == result and out.with_suffix(".npz").exists()
     assert result["split"] == "validation" and "tenth of the training patients" in result["thresholds_from"]
-    train = Labelled.of(Shards(shards).split("train"), get_task("ptbxl-super"))
+    train = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("train")
     tenth = train.tenth()
     assert 0.03 < tenth.mean() < 0.25
     assert set(train.patients[tenth]).isdisjoint(train.patients[~tenth])
@@ -167,6 +167,39 @@ def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
         "out.json: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json_path=blocked
     )
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path):
+    def said(match: str, *args: Any, **kwargs: Any) -> None:
+        with pytest.raises(EtpError, match=match):
+            evaluation.run(args[0], run_dir, shards, *args[1:], bootstrap=2, **kwargs)
+
+    said(r"was trained on 192 of the 280 records .* in 'all' of small", "zero-shot", split="all")
+    said(
+        "mets-super-200 draws its records from all splits; ask for them with --split all", "zero-shot", "mets-super-200"
+    )
+    said("too small to fit probes", "probe", "mets-super", split="test")
+    said("cannot take published", "zero-shot", "mets-super", split="test", published=tmp_path)
+    said("fitted on split 'train'; score another", "probe", split="all")
+    said("neither `all` nor published", "retrieval", split="all")
+    heads = "ecg_id,NORM,MI,STTC,CD,HYP"
+    (tmp_path / "s_test.csv").write_text(f"{heads}\ntest-1,1,0,0,0,0\ntrain-1,0,1,0,0,0\n")
+    said("was trained on 1 of the 2 records", "zero-shot", split="test", published=tmp_path)
+
+
+def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
+    """Labels that say the opposite of the records' codes turn the ranking round."""
+    target = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("test")
+    chosen = [name for name in target.record_ids if int(name.split("-")[1]) % 2]
+    y = target.y_nC[np.isin(target.record_ids, chosen)]
+    lines = [f"{name},{','.join(str(int(not v)) for v in row)}" for name, row in zip(chosen, y, strict=True)]
+    for end in ("val", "test"):
+        (tmp_path / f"s_{end}.csv").write_text("\n".join(["ecg_id,NORM,MI,STTC,CD,HYP", *lines]) + "\n")
+    result = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=2, published=tmp_path)
+    assert result["records"] == len(chosen)
+    assert f"{5 * len(chosen)} labels are not those" in result["protocol"]["records"]
+    assert result["rows"][0]["per_class"]["MI"]["positives"] == (~y[:, 1]).sum()
+    assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-test-published.json").exists()
 
 
 def test_split_without_the_tasks_labels(run_dir: Path, tmp_path: Path):

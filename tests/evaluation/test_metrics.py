@@ -2,9 +2,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, f1, interval, ranking, score
+from etp_jax.evaluation.metrics import (
+    best_thresholds,
+    bootstrap_weights,
+    f1,
+    interval,
+    nearest,
+    nearest_metrics,
+    ranking,
+    score,
+)
 
 ONE = np.ones((1, 1), np.int32)
 
@@ -138,3 +154,32 @@ def test_macro_of_a_replicate_without_any_class_is_no_number():
     assert result.macro[0, 0] == 1 and np.isnan(result.macro[:, 1]).all()
     assert interval(result.macro[0]) == (1, 1)
     assert all(np.isnan(interval(np.array([np.nan]))))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_top_1_metrics_equal_scikit_learn_under_every_weighting(seed: int):
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(5), 12)
+    scores = rng.normal(size=(60, 5)) + np.eye(5)[y]
+    scores[:, 3] -= 9  # never called
+    weights = np.concatenate([np.ones((60, 1)), rng.poisson(1, (60, 3))], axis=1).astype(np.int32)
+    called = nearest(scores)
+    found = nearest_metrics(called, np.eye(5, dtype=bool)[y], weights)
+    top = scores.argmax(axis=1)
+    for r, weight in enumerate(weights.T):
+        args = {"y_true": y, "y_pred": top, "sample_weight": weight}
+        macro = {**args, "average": "macro", "zero_division": 0}
+        assert found["top1_accuracy"][r] == pytest.approx(accuracy_score(**args))
+        assert found["macro_precision"][r] == pytest.approx(precision_score(**macro))
+        assert found["macro_recall"][r] == pytest.approx(recall_score(**macro))
+        each = [accuracy_score(y == c, top == c, sample_weight=weight) for c in range(5)]
+        assert found["binary_accuracy"][r] == pytest.approx(np.mean(each))
+        assert found["binary_accuracy"][r] == pytest.approx(1 - 2 * (1 - found["top1_accuracy"][r]) / 5)
+    assert found["macro_recall"][0] == pytest.approx(found["top1_accuracy"][0])  # as many of each class
+
+
+def test_top_1_takes_the_first_of_equal_scores_and_leaves_out_absent_classes():
+    assert nearest(np.array([[1.0, 1.0, 0.0]])).tolist() == [[True, False, False]]
+    y = np.eye(3, dtype=bool)
+    found = nearest_metrics(y, y, np.array([[1], [1], [0]], np.int32))
+    assert found["macro_recall"].tolist() == found["macro_precision"].tolist() == [1.0]
