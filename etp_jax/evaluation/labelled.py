@@ -99,7 +99,7 @@ class TaskRecords:
             other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
             return {"records": f"{told}; {other} labels are not those that the records' codes give"}
         if self.task.most is not None:
-            return {"records": f"n = {int(self.of(split).y_nC[:, 0].sum())} of each class, {self.task.rule}"}
+            return {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
         return {"records": self.task.rule}
 
     def _everyone(self, split: str) -> tuple[Labelled, NDArray[np.bool_]]:

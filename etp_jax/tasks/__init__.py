@@ -54,6 +54,8 @@ class Task:
     against_weight: float = 0.0
     dataset: str = ""
     """The data set that its codes are of."""
+    archive: str | None = None
+    """What records of this data set have as `dataset`: among records of several data sets only they count."""
     most: int | None = None
     """A balanced set of records with a single label: as many of each class as the rarest has, at most these."""
     unscored: tuple[TaskClass, ...] = ()
@@ -76,7 +78,7 @@ class Task:
         if self.most is None:
             return "any label" if self.known is None else "any label, all codes known"
         source = "all splits" if self.all_splits else "the split"
-        return f"single label, min({self.most}, rarest class) of each class, from {source}"
+        return f"single label, n = min({self.most}, rarest class) a class, from {source}"
 
 
 def task_names() -> tuple[str, ...]:
@@ -127,6 +129,7 @@ def get_task(name: str, prompts: str = "default") -> Task:
         against=tuple(contrast.get("against", ())),
         against_weight=contrast.get("weight", 0.0),
         dataset=file["dataset"],
+        archive=file.get("archive"),
         most=derived.get("most"),
         unscored=tuple(c for c in classes if c.code not in scored),
         all_splits=derived.get("all_splits", False),
@@ -154,7 +157,7 @@ def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.
 
     Returns:
       keep: bool [N], the record has at least one of the task's codes; for a balanced task, which draws among these,
-        exactly one of its classes and none of the unscored.
+        exactly one of its classes and none of the unscored. Where some records are of the task's archive, it is one.
       y: bool [N, C], for all N records.
     """
     sets = [frozenset(codes) for codes in columns.labels]
@@ -167,6 +170,8 @@ def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.
         keep_N &= has.sum(axis=1) == 1
     if task.known is not None:
         keep_N &= np.array([codes <= task.known for codes in sets], bool)
+    if task.archive in columns.dataset:
+        keep_N &= np.array([dataset == task.archive for dataset in columns.dataset], bool)
     return np.asarray(keep_N), y_NC
 
 

@@ -63,7 +63,7 @@ def test_records_and_positives_of_fold_10(
     name: str, records: int, database: dict[int, tuple[str, tuple[str, ...]]], statements: list[dict[str, str]]
 ):
     task, fold_10 = get_task(name), [codes for fold, codes in database.values() if fold == "10"]
-    keep, y = labels(task, SimpleNamespace(labels=fold_10))  # pyright: ignore[reportArgumentType]
+    keep, y = labels(task, records_of(fold_10))
     assert keep.sum() == records
     by_code = {row[""]: class_of(row, name) for row in statements}
     counted = Counter(c for codes in fold_10 for c in {by_code[code] for code in codes} if c)
@@ -71,8 +71,9 @@ def test_records_and_positives_of_fold_10(
 
 
 def records_of(codes: Iterable[tuple[str, ...]]) -> Any:
-    """The only column that a task reads."""
-    return SimpleNamespace(labels=list(codes))
+    """The columns that a task reads."""
+    labels = list(codes)
+    return SimpleNamespace(labels=labels, dataset=[""] * len(labels))
 
 
 def published(name: str) -> Path:
