@@ -153,7 +153,10 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
             continue
         if records and records[-1].name == path.stem:
             raise EtpError(f"{path}: record {path.stem} lies in {records[-1].path.parent} too; remove one of them")
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EtpError(f"{path}: {error.strerror}; put it right or remove it") from None
         digest.update(f"{path.stem} {len(content)} ".encode() + content)
         comments = dict(_COMMENT.findall(content.decode("utf-8", "replace")))
         texts = {key: text.strip() for key, text in comments.items()}

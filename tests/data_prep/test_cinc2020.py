@@ -129,6 +129,10 @@ def test_codes_are_exact_tokens(tmp_path, text):
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(EtpError, match=rf"^{tmp_path}: holds no WFDB header"):
         open_archive(tmp_path)
+    (tmp_path / "A0001.hea").mkdir()
+    with pytest.raises(EtpError, match=rf"^{tmp_path}/A0001.hea: Is a directory; put it right or remove it$"):
+        open_archive(tmp_path)
+    (tmp_path / "A0001.hea").rmdir()
     write(tmp_path / "2020", "A0001")
     write(tmp_path / "2021", "A0001")
     with pytest.raises(EtpError, match=rf"^{tmp_path}/2021/A0001.hea: record A0001 lies in {tmp_path}/2020 too"):
