@@ -100,7 +100,7 @@ def arrange(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[NDArray
       [T, leads] microvolt, zero where the lead is absent; and [leads] whether it is there.
 
     Raises:
-      EtpError: two channels stand for the same lead, or no channel for a wanted one.
+      EtpError: two channels stand for the same lead, or none for any wanted one.
     """
     signal = np.zeros((len(leads), len(recording.signal))).T  # a lead's samples lie side by side: faster from here on
     mask = np.zeros(len(leads), bool)
