@@ -82,7 +82,8 @@ class TaskRecords:
         everyone, keep_N = self._everyone(split)
         where = f"{self.shards.folder}: no record of split {split!r} has"
         if not keep_N.any():
-            raise EtpError(f"{where} a label of {self.task.name}")
+            only = f" and is of data set {self.task.archive!r}" if self.task.archive else ""
+            raise EtpError(f"{where} a label of {self.task.name}{only}")
         eligible = everyone.where(keep_N)
         if self.task.most is None:
             return eligible

@@ -55,7 +55,7 @@ class Task:
     dataset: str = ""
     """The data set that its codes are of."""
     archive: str | None = None
-    """What records of this data set have as `dataset`: among records of several data sets only they count."""
+    """If given, only records that have this as their `dataset` count: the codes are common to several."""
     most: int | None = None
     """A balanced set of records with a single label: as many of each class as the rarest has, at most these."""
     unscored: tuple[TaskClass, ...] = ()
@@ -157,7 +157,7 @@ def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.
 
     Returns:
       keep: bool [N], the record has at least one of the task's codes; for a balanced task, which draws among these,
-        exactly one of its classes and none of the unscored. Where some records are of the task's archive, it is one.
+        exactly one of its classes and none of the unscored. It is of the task's archive.
       y: bool [N, C], for all N records.
     """
     sets = [frozenset(codes) for codes in columns.labels]
@@ -170,7 +170,7 @@ def labels(task: Task, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.
         keep_N &= has.sum(axis=1) == 1
     if task.known is not None:
         keep_N &= np.array([codes <= task.known for codes in sets], bool)
-    if task.archive in columns.dataset:
+    if task.archive is not None:
         keep_N &= np.array([dataset == task.archive for dataset in columns.dataset], bool)
     return np.asarray(keep_N), y_NC
 

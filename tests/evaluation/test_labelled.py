@@ -94,6 +94,12 @@ def test_a_class_without_single_labels_is_told(shards: Shards):
         TaskRecords(shards, get_task("mets-rhythm")).of("test")
 
 
+def test_a_task_of_another_archive_is_told(shards: Shards):
+    task = dataclasses.replace(get_task("ptbxl-super"), name="t", archive="georgia")
+    with pytest.raises(EtpError, match=r"has a label of t and is of data set 'georgia'"):
+        TaskRecords(shards, task).of("test")
+
+
 def test_embeddings_are_those_of_the_rows(shards: Shards):
     records = TaskRecords(shards, get_task("ptbxl-super")).of(ALL)
     features, embeddings = records.encode(fake_encoder())

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(ROOT is None, reason="ETP_DATA_ROOT is not set")
 FOLDER = Path(ROOT or "")
 PTBXL = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
 
+CSN = "chapman_shaoxing_ningbo"
 COLUMN = {"ptbxl-super": "diagnostic_class", "ptbxl-sub": "diagnostic_subclass"}
 
 
@@ -70,10 +71,10 @@ def test_records_and_positives_of_fold_10(
     assert {c.code: n for c, n in zip(task.classes, y.sum(axis=0).tolist(), strict=True)} == counted
 
 
-def records_of(codes: Iterable[tuple[str, ...]]) -> Any:
+def records_of(codes: Iterable[tuple[str, ...]], dataset: str = "ptbxl") -> Any:
     """The columns that a task reads."""
     labels = list(codes)
-    return SimpleNamespace(labels=labels, dataset=[""] * len(labels))
+    return SimpleNamespace(labels=labels, dataset=[dataset] * len(labels))
 
 
 def published(name: str) -> Path:
@@ -145,7 +146,7 @@ def test_5125_published_csn_labels_are_substrings(csn_texts: dict[str, list[str]
     true: Counter[str] = Counter()
     unlabelled = 0
     for given in read_published(published("csn"), exact).values():
-        codes = records_of(tuple(code[word] for word in csn_texts[record]) for record in given.record_ids)
+        codes = records_of((tuple(code[w] for w in csn_texts[record]) for record in given.record_ids), CSN)
         keep, y = labels(legacy, codes)
         assert (y == given.y_NC).all()
         unlabelled += int((~keep).sum())
@@ -164,13 +165,13 @@ def test_5125_published_csn_labels_are_substrings(csn_texts: dict[str, list[str]
 
 def test_csn_records_of_the_archive(csn_texts: dict[str, list[str]]):
     """The acronyms mean the codes of the headers, and `csn-legacy` has the published records."""
-    archive, code = challenge("chapman_shaoxing_ningbo"), acronyms()
-    keep, _ = labels(get_task("csn-legacy"), records_of(archive.values()))
+    archive, code = challenge(CSN), acronyms()
+    keep, _ = labels(get_task("csn-legacy"), records_of(archive.values(), CSN))
     kept = {record for record, k in zip(archive, keep, strict=True) if k}
     assert kept == set(archive) & set(csn_texts) and len(kept) >= 15
     for record in kept:
         assert tuple(code[word] for word in csn_texts[record]) == archive[record]
-    exact, y = labels(get_task("csn"), records_of(archive.values()))
+    exact, y = labels(get_task("csn"), records_of(archive.values(), CSN))
     assert exact.sum() > keep.sum()
     found = {c.code: n for c, n in zip(get_task("csn").classes, y.sum(axis=0), strict=True)}
     assert found["AF"] == sum("164890007" in codes for codes in archive.values())
@@ -187,7 +188,7 @@ WORDS = {
 def test_cpsc2018_labels_of_the_archive_are_the_published_ones():
     task, archive = get_task("cpsc2018"), challenge("cpsc_2018")
     codes = [tuple(WORDS.get(word, word) for word in dx) for dx in archive.values()]
-    keep, y = labels(task, records_of(codes))
+    keep, y = labels(task, records_of(codes, "cpsc_2018"))
     assert keep.all() and set().union(*codes) <= task.codes
     given: dict[str, list[bool]] = {}
     for split in read_published(published("cpsc2018"), task).values():
