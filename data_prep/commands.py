@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from etp_jax.config import Filters
+from etp_jax.config import Columns, Filters, Layout
 
 if TYPE_CHECKING:
     from data_prep.archives.study import Archive
@@ -72,6 +72,36 @@ class PrepCinc2020(Prep):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepMitdb(Prep):
+    """MIT-BIH Arrhythmia Database (two leads, half an hour) to shards of windows."""
+
+    source: Path
+    """Folder with .hea, .dat and .atr of each record."""
+    rate: int = 100
+    """Sampling rate of the shards, in Hz."""
+    seconds: int = 10
+    """Length of a window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepTable(Prep):
+    """Your own ECGs (a CSV table that names WFDB, EDF, .mat, .npy or .csv files and holds the reports) to shards."""
+
+    csv: Path
+    """The table, UTF-8."""
+    columns: Annotated[Columns, tyro.conf.arg(name="")]
+    layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
+    rate: int = 100
+    """Sampling rate of the shards, in Hz."""
+    seconds: int = 10
+    """Length of a record in the shards; the first seconds are kept, zeros added at the end."""
+    translate: bool = False
+    """The reports are German or Swedish, in the words of PTB-XL's; else they are English and stay as they are."""
+    name: str = "table"
+    """Name of the data set; shard files begin with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepSynthetic(Prep):
     """A synthetic archive in PTB-XL's layout, and its shards."""
 
@@ -112,6 +142,21 @@ def prep_cinc2020(args: PrepCinc2020) -> None:
     _build(open_archive(args.source, args.rate, args.seconds, args.dataset, args.ptbxl_database), args)
 
 
+def prep_mitdb(args: PrepMitdb) -> None:
+    """Runs `etp prep mitdb`."""
+    from data_prep.archives.mitdb import open_archive
+
+    _build(open_archive(args.source, args.rate, args.seconds), args)
+
+
+def prep_table(args: PrepTable) -> None:
+    """Runs `etp prep table`."""
+    from data_prep.archives.table import open_archive
+
+    opened = open_archive(args.csv, args.columns, args.layout, args.rate, args.seconds, args.translate, args.name)
+    _build(opened, args)
+
+
 def prep_synthetic(args: PrepSynthetic) -> None:
     """Runs `etp prep synthetic`; the archive is written beside the shards, as OUT-archive."""
     from data_prep.archives.ptbxl import open_archive
@@ -144,6 +189,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "prep ptbxl": (PrepPtbxl, prep_ptbxl),
     "prep mimic-iv-ecg": (PrepMimicIvEcg, prep_mimic_iv_ecg),
     "prep cinc2020": (PrepCinc2020, prep_cinc2020),
+    "prep mitdb": (PrepMitdb, prep_mitdb),
+    "prep table": (PrepTable, prep_table),
     "prep synthetic": (PrepSynthetic, prep_synthetic),
     "prep merge": (PrepMerge, prep_merge),
 }

@@ -81,6 +81,12 @@ def clean_report(text: str) -> CleanReport:
     return CleanReport(". ".join(statements), statements, words, tuple(unknown))
 
 
+def split_english(text: str) -> tuple[str, ...]:
+    """The statements of an English report: its lines, sentences and parts between `;` or `|`, each once, unchanged."""
+    parts = re.split(r"[\n;|]|\.(?=\s|$)", text)
+    return tuple(dict.fromkeys(filter(None, (re.sub(r"\s+", " ", part).strip(" ,:-*") for part in parts))))
+
+
 def coverage(reports: Iterable[str]) -> Coverage:
     """Token and report coverage of the glossary over `reports` (originals)."""
     reports = list(reports)

@@ -113,6 +113,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Measures ECG/s of the training step, the encoder and the reader, on the devices at hand."""
+
+    config: str = "mets"
+    """A shipped recipe's name, or a .py file that defines `config`."""
+    samples: int = 1000
+    """Length of the made-up ECGs: 1000 is 10 s at 100 Hz, 5000 at 500 Hz."""
+    repeats: int = 5
+    """Rounds; figures are their medians."""
+    compare: Literal["torch"] | None = None
+    """Runs the same layers, batch and precision in PyTorch too, in turns; torch must be installed."""
+    json: Path | None = None
+    """Where the figures go."""
+    recipe: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
 class Quickstart:
     """Synthetic archive, shards, training, zero-shot, probe and report.html in a few minutes."""
 
@@ -178,6 +195,13 @@ def report(args: Report) -> None:
     print(f"wrote {write_page(args.run, args.shards)}")
 
 
+def bench(args: Bench) -> None:
+    """Runs `etp bench`."""
+    from etp_jax.bench import run
+
+    run(args.recipe, args.samples, args.repeats, args.compare, args.json)
+
+
 def quickstart(args: Quickstart) -> None:
     """Runs `etp quickstart`."""
     shards, run = args.out / "shards", args.out / "run"
@@ -197,6 +221,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "tasks": (Tasks, tasks),
     "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
+    "bench": (Bench, bench),
 }
 
 
@@ -213,17 +238,18 @@ def parse(argv: list[str]) -> tuple[Callable[[Any], None], Any]:
         if name in COMMANDS:
             cls, function = COMMANDS[name]
             rest = argv[words:]
-            default = {"default": train_default(rest)} if cls is Train else {}
+            default = {"default": recipe_default(cls, rest)} if cls in (Train, Bench) else {}
             return function, tyro.cli(cls, args=rest, prog=f"etp {name}", description=cls.__doc__, **default)
     raise EtpError(f"no command {' '.join(argv[:2])!r}; `etp --help` lists them")
 
 
-def train_default(argv: list[str]) -> Any:
+def recipe_default(cls: type[Train] | type[Bench], argv: list[str]) -> Any:
     """The recipe that --config names becomes the default of every option."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=Train.config)
+    parser.add_argument("--config", default=cls.config)
     name = parser.parse_known_args(argv)[0].config
-    return Train(workdir=tyro.MISSING, config=name, recipe=load_recipe(name))
+    required = {"workdir": tyro.MISSING} if cls is Train else {}
+    return cls(**required, config=name, recipe=load_recipe(name))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,14 +7,11 @@ The layout: `ptbxl_database.csv` (a row a record), `scp_statements.csv` (the lab
 from __future__ import annotations
 
 import ast
-import hashlib
 import math
 from functools import partial
-from io import StringIO
 from pathlib import Path
 
-import pandas as pd
-
+from data_prep.archives.csv_table import read_table
 from data_prep.archives.study import Archive, Reject, Study, sizes_sha
 from data_prep.archives.wfdb_record import read_wfdb
 from etp_jax.errors import EtpError
@@ -47,8 +44,8 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     """
     if rate not in FILE_COLUMNS:
         raise EtpError(f"rate {rate}: PTB-XL comes at {' and '.join(map(str, FILE_COLUMNS))} Hz")
-    database, database_sha = _read_table(source / "ptbxl_database.csv", (*COLUMNS, FILE_COLUMNS[rate]))
-    statements, statements_sha = _read_table(source / "scp_statements.csv", ("Unnamed: 0",))
+    database, database_sha = read_table(source / "ptbxl_database.csv", (*COLUMNS, FILE_COLUMNS[rate]))
+    statements, statements_sha = read_table(source / "scp_statements.csv", ("Unnamed: 0",))
     codes = frozenset(statements["Unnamed: 0"])
     studies, rejects = [], []
     for row in database.to_dict("records"):
@@ -83,26 +80,9 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
       EtpError: the table is missing, not UTF-8, or lacks a column.
     """
     columns = ("ecg_id", "patient_id", "strat_fold")
-    table, sha = _read_table(database, columns)
+    table, sha = read_table(database, columns)
     rows = table[list(columns)].map(_number).dropna().itertuples(index=False)
     return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in rows if fold in SPLITS}, sha
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
-    """The table with every cell as text, and the SHA-256 of the file."""
-    try:
-        data = path.read_bytes()
-        table = pd.read_csv(StringIO(data.decode("utf-8")), dtype=str, keep_default_na=False).fillna("")
-    except OSError as error:
-        raise EtpError(f"{path}: {error.strerror}; --source must name a folder of PTB-XL's layout") from None
-    except UnicodeDecodeError as error:
-        raise EtpError(f"{path}: not UTF-8 (byte {error.start}); download it again or convert it to UTF-8") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise EtpError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
-    return table, hashlib.sha256(data).hexdigest()
 
 
 def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> Study:

@@ -1,0 +1,130 @@
+"""MIT-BIH Arrhythmia Database 1.0.0 (https://physionet.org/content/mitdb/1.0.0/): half-hour records, cut into windows.
+
+Two leads, 360 Hz, every beat annotated by two cardiologists (Moody and Mark 2001, doi:10.1109/51.932724). A window is
+labelled with the set of beat types in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import wfdb
+
+from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
+from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.errors import EtpError
+from etp_jax.records import LEADS
+from etp_jax.signal import Recording
+
+BEATS = ("A", "L", "N", "R", "V")
+"""Annotation codes of the beat types that are labels: atrial premature, left and right bundle branch block, normal,
+premature ventricular."""
+SAME_PATIENT = {"202": "201"}
+"""Records of a patient who has another one already."""
+SEXES = {"M": "male", "F": "female"}
+
+_ABOUT = re.compile(r"#\s*(-?\d+) ([MF]) .*")
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Reads a part of a record."""
+
+    path: Path
+    start: float
+    """s"""
+    seconds: int
+
+    def __call__(self) -> Recording:
+        """Reads it."""
+        whole = _read_record(self.path)
+        first = round(self.start * whole.fs)
+        return Recording(whole.signal[first : first + round(self.seconds * whole.fs)], whole.fs, whole.channels)
+
+
+_read_record = lru_cache(maxsize=1)(read_wfdb)
+"""The windows of a record follow each other."""
+
+
+def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
+    """Reads headers and annotations; no signals yet.
+
+    Windows follow each other without overlap; what is left at the end is not used. The record id is the record's name
+    and the window's start in seconds.
+
+    Args:
+      source: folder with `.hea`, `.dat` and `.atr` of each record.
+      rate: Hz, of the shards.
+      seconds: length of a window.
+
+    Raises:
+      EtpError: no record there; a length or rate that makes no window.
+    """
+    if rate < 1 or seconds < 1:
+        raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
+    paths = [path.with_suffix("") for path in sorted(source.glob("*.hea"))]
+    if not paths:
+        raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the MIT-BIH records")
+    studies: list[Study] = []
+    rejects = []
+    digest = hashlib.sha256()
+    for path in paths:
+        patient = SAME_PATIENT.get(path.name, path.name)
+        try:
+            studies += _windows(path, patient, seconds)
+        except EtpError as error:
+            rejects.append(Reject(path.name, hashed_split(patient), str(error)))
+            continue
+        for suffix in (".hea", ".atr"):
+            digest.update(path.with_suffix(suffix).read_bytes())
+    return Archive(
+        name="mitdb",
+        fs=rate,
+        samples=seconds * rate,
+        leads=LEADS,
+        label_vocabulary=BEATS,
+        studies=tuple(studies),
+        rejects=tuple(rejects),
+        recipe={"split": HASHED_SPLITS, "windows": f"{seconds} s, no overlap", "same patient": SAME_PATIENT},
+        source={"headers and annotations": digest.hexdigest(), "signal sizes": sizes_sha(f"{p}.dat" for p in paths)},
+    )
+
+
+def _windows(path: Path, patient: str, seconds: int) -> list[Study]:
+    """The windows of a record; EtpError if its header or its annotations cannot be read."""
+    try:
+        text = path.with_suffix(".hea").read_text(encoding="utf-8")
+        _, _, fs, samples, *_ = text.splitlines()[0].split()
+        duration = int(samples) / float(fs)
+        annotation = wfdb.rdann(str(path), "atr")
+    except FileNotFoundError as error:
+        raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
+    # What wfdb raises on damaged annotation files; it has no exception of its own.
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise EtpError(f"unreadable annotations: {path.name} ({error})") from None
+    beats: list[set[str]] = [set() for _ in range(int(duration // seconds))]
+    for second, symbol in zip(np.asarray(annotation.sample) / float(fs), annotation.symbol or (), strict=True):
+        if symbol in BEATS and second < len(beats) * seconds:
+            beats[int(second // seconds)].add(symbol)
+    age, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, text.splitlines()))), ("-1", ""))
+    return [
+        Study(
+            record_id=f"{path.name}-{number * seconds:04d}",
+            patient_id=patient,
+            split=hashed_split(patient),
+            read=_Window(path, number * seconds, seconds),
+            report="",
+            labels=tuple(sorted(found)),
+            likelihoods=(-1.0,) * len(found),
+            age=float(age) if int(age) >= 0 else math.nan,
+            sex=SEXES.get(sex, ""),
+            statements=(),
+        )
+        for number, found in enumerate(beats)
+    ]

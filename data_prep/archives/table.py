@@ -1,0 +1,121 @@
+"""Anyone's own ECGs: a CSV table with a row a record that names its signal file and holds its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from data_prep.archives.csv_table import read_table
+from data_prep.archives.signal_file import read_signal
+from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
+from data_prep.report import split_english
+from etp_jax.config import Columns, Layout
+from etp_jax.errors import EtpError
+from etp_jax.records import LEADS
+
+SPLITS = ("train", "validation", "test")
+SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "w": "female"}
+SEPARATORS = str.maketrans(",|", ";;")
+"""Labels of a cell stand between `;`, `,` or `|`."""
+
+
+def open_archive(
+    csv: Path,
+    columns: Columns,
+    layout: Layout,
+    rate: int = 100,
+    seconds: int = 10,
+    translate: bool = False,
+    name: str = "table",
+) -> Archive:
+    """Reads the table; no signals yet.
+
+    Args:
+      csv: the table, UTF-8.
+      columns: which column is what.
+      layout: of signal files that hold bare numbers.
+      rate: Hz, of the shards.
+      seconds: length of a record in the shards.
+      translate: the reports are German or Swedish, in the words of PTB-XL's; else they are English.
+      name: of the data set.
+
+    Raises:
+      EtpError: the table is missing, not UTF-8, empty, or lacks a column; a length or rate that makes no record.
+    """
+    if rate < 1 or seconds < 1:
+        raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
+    table, sha = read_table(csv, tuple(filter(None, asdict(columns).values())))
+    studies, rejects = [], []
+    for row in table.to_dict("records"):
+        try:
+            studies.append(_study(row, columns, layout, csv.parent, translate))
+        except EtpError as error:
+            rejects.append(Reject(row[columns.id_column or columns.signal_column], "", str(error)))
+    return Archive(
+        name=name,
+        fs=rate,
+        samples=seconds * rate,
+        leads=LEADS,
+        label_vocabulary=tuple(sorted({label for study in studies for label in study.labels})),
+        studies=tuple(studies),
+        rejects=tuple(rejects),
+        recipe={
+            "split": f"column {columns.split_column!r}" if columns.split_column else HASHED_SPLITS,
+            "patients": f"column {columns.patient_column!r}"
+            if columns.patient_column
+            else "unknown: every record counts as one",
+            "layout": asdict(layout) | {"leads": list(layout.leads)},
+            "reports": "translated" if translate else "English",
+        },
+        source={
+            "table": sha,
+            "signal sizes": sizes_sha(_files(csv.parent / cell for cell in table[columns.signal_column])),
+        },
+    )
+
+
+def _files(paths: Iterable[Path]) -> Iterable[str]:
+    """The file of each record that grows with its signal."""
+    return (str(path.with_suffix(".dat")) if path.suffix in ("", ".hea") else str(path) for path in paths)
+
+
+def _study(row: dict[str, str], columns: Columns, layout: Layout, folder: Path, translate: bool) -> Study:
+    """One row; EtpError if the record cannot be used."""
+    named = {field.removesuffix("_column"): name for field, name in asdict(columns).items() if name is not None}
+    cells = {field: row[name].strip() for field, name in named.items()}
+    record = cells.get("id", cells["signal"])
+    if not cells["signal"]:
+        raise EtpError("signal: the cell is empty")
+    if not record:
+        raise EtpError("record id: empty")
+    patient = cells.get("patient", record)
+    if not patient:
+        raise EtpError("patient: the cell is empty")
+    split = cells.get("split", hashed_split(patient))
+    if split not in SPLITS:
+        raise EtpError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
+    labels = filter(None, map(str.strip, cells.get("label", "").translate(SEPARATORS).split(";")))
+    found = tuple(dict.fromkeys(labels))
+    return Study(
+        record_id=record,
+        patient_id=patient,
+        split=split,
+        read=partial(read_signal, folder / cells["signal"], layout),
+        report=cells["report"],
+        labels=found,
+        likelihoods=(-1.0,) * len(found),
+        age=_age(cells.get("age", "")),
+        sex=SEXES.get(cells.get("sex", "").casefold(), ""),
+        statements=None if translate else split_english(cells["report"]),
+    )
+
+
+def _age(text: str) -> float:
+    """Years; NaN if the cell holds no number."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
