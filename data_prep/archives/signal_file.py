@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from wfdb.io.convert.edf import read_edf
 
 from data_prep.archives.wfdb_record import read_wfdb
@@ -25,8 +27,8 @@ def read_signal(path: Path, layout: Layout) -> Recording:
     """Reads one ECG.
 
     Args:
-      path: `.hea`, `.dat` or no suffix is WFDB, and so is `.mat` beside a header of its name; `.edf`; the others hold bare
-        numbers: `.mat` and `.npy` one array, samples by leads or leads by samples; `.csv` a column for each lead.
+      path: `.hea`, `.dat` or no suffix is WFDB, and so is `.mat` beside a header of its name; `.edf`; the others hold
+        bare numbers: `.mat`, `.npy` one array, samples by leads or leads by samples; `.csv` a column for each lead.
       layout: of bare numbers.
 
     Raises:
@@ -47,7 +49,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
             return Recording(table.to_numpy(np.float64) * scale, fs, tuple(map(str, table.columns)))
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _only_array(path)
         return Recording(_by_samples(np.asarray(array, np.float64), layout.leads, path) * scale, fs, layout.leads)
-    except (ValueError, TypeError, OSError, EOFError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, MatReadError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 
 
@@ -84,7 +86,7 @@ def _read_edf(path: Path) -> Recording:
     try:
         record: Any = read_edf(str(path), encoding="latin-1")
     # What wfdb raises on files that are no EDF; it has no exception of its own.
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError, struct.error) as error:
         raise EtpError(f"unreadable signal: {path.name} is no EDF file ({error})") from None
     kept = [number for number, unit in enumerate(record.units) if unit in MICROVOLT]
     if not kept:

@@ -128,7 +128,7 @@ def test_tables_that_cannot_be_read(tables):
         with pytest.raises(EtpError, match=rf"^{database}: not a CSV table"):
             open_archive(tables)
     database.unlink()
-    with pytest.raises(EtpError, match=rf"^{database}: No such file or directory; --source must name a folder"):
+    with pytest.raises(EtpError, match=rf"^{database}: No such file or directory; name the file"):
         open_archive(tables)
     database.write_bytes(good)
     (tables / "scp_statements.csv").unlink()
