@@ -82,6 +82,9 @@ class AugmentConfig:
     """Greatest relative change of the gain of the whole record: the factor is uniform in [1 - a, 1 + a]."""
     lead_dropout: float = 0.0
     """Probability that a lead is silenced; at least one lead always stays."""
+    few_leads: float = 0.0
+    """Probability that only some leads stay: a random set of random size, from one lead to all; for encoders that are
+    to read one, two or six leads."""
     noise_uv: float = 0.0
     """Standard deviation of added white noise, in microvolt."""
     wander_uv: float = 0.0

@@ -76,7 +76,9 @@ def test_among_several_data_sets_only_the_tasks_own_counts():
     mixed.dataset = ["georgia", "chapman_shaoxing_ningbo", "georgia"]
     assert labels(get_task("georgia"), mixed)[0].tolist() == [True, False, True]
     assert labels(get_task("csn-legacy"), mixed)[0].tolist() == [False, True, False]
-    assert labels(get_task("mitbih-beats"), columns(("N",), ("SR",)))[0].tolist() == [True, False]
+    windows = columns(("N",), ("SR",), ("N",))
+    windows.dataset = ["mitdb", "mitdb", "ptbxl"]
+    assert labels(get_task("mitbih-beats"), windows)[0].tolist() == [True, False, False]
 
 
 def test_balanced_tasks_want_a_single_label_of_the_whole_task():

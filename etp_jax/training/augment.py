@@ -17,7 +17,7 @@ def check_augment(config: AugmentConfig, samples: int, fs: int) -> None:
     for name in ("time_shift_s", "time_mask_s"):
         if not 0 <= getattr(config, name) < samples / fs:
             raise EtpError(f"augment.{name} is {getattr(config, name)}; the records last {samples / fs:g} s")
-    for name in ("amplitude", "lead_dropout"):
+    for name in ("amplitude", "lead_dropout", "few_leads"):
         if not 0 <= getattr(config, name) <= 1:
             raise EtpError(f"augment.{name} is {getattr(config, name)}; it must lie between 0 and 1")
     for name in ("noise_uv", "wander_uv"):
@@ -53,7 +53,8 @@ def augment_one(
     ecg_TL: jax.Array, lead_mask_L: jax.Array, key: jax.Array, config: AugmentConfig, fs: int
 ) -> tuple[jax.Array, jax.Array]:
     """`augment` for one example."""
-    keys = jax.random.split(key, 6)
+    # A random draw belongs to its place among the keys; a new change takes a new place.
+    keys = [*jax.random.split(key, 6), jax.random.fold_in(key, 6)]
     samples, leads = ecg_TL.shape
     x = ecg_TL.astype(jnp.float32)
     if config.amplitude > 0:
@@ -68,6 +69,9 @@ def augment_one(
         x = mask_time(keys[4], x, round(config.time_mask_s * fs))
     if config.lead_dropout > 0:
         lead_mask_L = drop_leads(keys[5], lead_mask_L, config.lead_dropout)
+    if config.few_leads > 0:
+        lead_mask_L = keep_few_leads(keys[6], lead_mask_L, config.few_leads)
+    if config.lead_dropout > 0 or config.few_leads > 0:
         x = jnp.where(lead_mask_L, x, 0)
     return x, lead_mask_L
 
@@ -100,3 +104,13 @@ def drop_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> ja
     """Silences each recorded lead with `probability`; the one with the highest draw stays in any case."""
     draw = jnp.where(lead_mask_L, jax.random.uniform(key, lead_mask_L.shape, jnp.float32), -1.0)
     return lead_mask_L & ((draw >= probability) | (draw == draw.max()))
+
+
+def keep_few_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> jax.Array:
+    """With `probability`, keeps a random set of 1 to all of the recorded leads, every size equally likely."""
+    chance, size, order = jax.random.split(key, 3)
+    count = jax.random.randint(size, (), 1, jnp.maximum(lead_mask_L.sum(), 1) + 1)
+    draw_L = jnp.where(lead_mask_L, jax.random.uniform(order, lead_mask_L.shape, jnp.float32), 2.0)
+    rank_L = jnp.argsort(jnp.argsort(draw_L))
+    chosen_L = lead_mask_L & (rank_L < count)
+    return jnp.where(jax.random.bernoulli(chance, probability), chosen_L, lead_mask_L)

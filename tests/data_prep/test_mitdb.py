@@ -21,7 +21,9 @@ BEATS = ((1.0, "N"), (2.5, "V"), (9.99, "N"), (10.0, "A"), (15.0, "~"), (16.0, "
 """Second and annotation code; the last lies beyond the last whole window, `~` and `/` are none of the five types."""
 
 
-def write(folder: Path, name: str, channels: tuple[str, str] = ("MLII", "V5"), about: str = "69 M 1085 1629 x1") -> None:
+def write(
+    folder: Path, name: str, channels: tuple[str, str] = ("MLII", "V5"), about: str = "69 M 1085 1629 x1"
+) -> None:
     """A record as MIT-BIH writes it: format 212, 200 units a millivolt around 1024, with beat annotations."""
     rng = np.random.default_rng(int(name))
     signal = np.cumsum(rng.integers(-5, 6, (FS * SECONDS, 2)), axis=0).clip(-900, 900) + 1024

@@ -13,7 +13,7 @@ ECG = RNG.integers(1, 3000, (SIZE, SAMPLES, LEADS)).astype(np.int16)  # no zero,
 MASK = np.ones((SIZE, LEADS), bool)
 KEYS = jax.random.split(jax.random.key(0), SIZE)
 EVERYTHING = AugmentConfig(
-    time_shift_s=0.3, amplitude=0.2, lead_dropout=0.4, noise_uv=5.0, wander_uv=80.0, time_mask_s=0.25
+    time_shift_s=0.3, amplitude=0.2, lead_dropout=0.4, noise_uv=5.0, wander_uv=80.0, time_mask_s=0.25, few_leads=0.3
 )
 
 
@@ -106,6 +106,22 @@ def test_a_lead_that_was_not_recorded_is_never_the_one_that_stays():
     assert not none.any()
 
 
+def test_few_leads_keeps_sets_of_every_size():
+    x, kept = many(AugmentConfig(few_leads=1.0), 1200, ECG[0])
+    np.testing.assert_array_equal((x == 0).all(axis=1), ~kept)
+    np.testing.assert_array_equal(x[:, 0] != 0, kept)
+    sizes = np.bincount(kept.sum(axis=1), minlength=LEADS + 1)
+    assert sizes[0] == 0 and (sizes[1:] > 60).all(), sizes  # 100 of each on average: four standard deviations
+    assert abs(kept.mean(axis=0) - kept.mean()).max() < 0.06, "no lead is favoured"
+    _, half = many(AugmentConfig(few_leads=0.5), 1000, ECG[0])
+    assert abs(half.all(axis=1).mean() - (0.5 + 0.5 / LEADS)) < 0.07
+    mask = np.arange(LEADS) < 3
+    _, some = many(AugmentConfig(few_leads=1.0), 300, ECG[0], np.broadcast_to(mask, (300, LEADS)))
+    assert not some[:, ~mask].any() and set(some.sum(axis=1)) == {1, 2, 3}
+    _, none = many(AugmentConfig(few_leads=1.0), 5, ECG[0], np.zeros((5, LEADS), bool))
+    assert not none.any()
+
+
 def test_noise_is_white_and_in_microvolt():
     x, _ = many(AugmentConfig(noise_uv=20.0), 20, ECG[0])
     noise = x - ECG[0]
@@ -147,6 +163,7 @@ def test_time_mask_zeroes_one_stretch_in_all_leads():
         ({"time_mask_s": -0.1}, "time_mask_s is -0.1"),
         ({"amplitude": 1.5}, "amplitude is 1.5; it must lie between 0 and 1"),
         ({"lead_dropout": -0.5}, "lead_dropout is -0.5"),
+        ({"few_leads": 2.0}, "few_leads is 2.0; it must lie between 0 and 1"),
         ({"noise_uv": -1.0}, "noise_uv is -1.0; it must not be negative"),
     ],
 )
