@@ -97,6 +97,8 @@ class AugmentConfig:
 class EcgTowerConfig:
     """The ECG encoder."""
 
+    kind: Literal["resnet", "vit"] = "resnet"
+    """`resnet`: ResNet1D, what the papers call ResNet18-1D; `vit`: transformer over patches of single leads."""
     depth: Literal[18, 34, 50] = 18
     width: int = 64
     """Channels of the first stage; every later stage doubles them."""
@@ -106,6 +108,11 @@ class EcgTowerConfig:
     """Kernel length of the residual convolutions, in samples."""
     norm: Literal["batch", "group"] = "batch"
     pool: Literal["mean", "max", "mean-max", "attention"] = "mean"
+    patch: int = 100
+    """`vit`: length of a patch, in samples; it divides the record. FOCAL's is one second."""
+    vit_width: int = 192
+    vit_layers: int = 12
+    vit_heads: int = 3
     scale: Literal["millivolt", "record", "lead"] = "millivolt"
     """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
     drop_path: float = 0.0
@@ -171,6 +178,10 @@ class LossConfig:
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5
     """`semantic` pairs with softmax: share of the semantic target; the rest falls on equal reports."""
+    block: int = 0
+    """Columns of the score matrix (rows of the global batch) that a device compares its rows with at a time; the loss
+    and its gradients are the same, but for rounding. 0: all at once, while memory has room for several float32 matrices
+    of (batch size / devices) rows and (batch size) columns. For large batches 512 or so."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,11 @@ class OptimConfig:
     """Greatest global gradient norm; 0 does not clip."""
     ema: float = 0.0
     """Decay of the moving average of the parameters that is evaluated; 0 evaluates the parameters themselves."""
+    micro_batches: int = 1
+    """Parts that a device encodes its rows in, one after the other, for batches that memory has no room for; the loss
+    is still that of the whole batch, and a step takes a third longer. The gradient is the same, but with
+    `model.ecg.norm = batch`: each part (of all devices) is then normalised by its own statistics, as a smaller batch
+    would be, and running statistics take the mean of the parts'."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,6 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 EXPANSION = {18: 1, 34: 1, 50: 4}
 
 
-def feature_size(config: EcgTowerConfig) -> int:
-    """Width F of the pooled features."""
-    channels = config.width * 8 * EXPANSION[config.depth]
-    return 2 * channels if config.pool == "mean-max" else channels
-
-
 def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
     """Convolution along time with PyTorch's padding and the initial weights of torchvision's ResNets."""
     return nn.Conv(
