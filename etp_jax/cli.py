@@ -26,19 +26,26 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
-def load_recipe(name: str) -> TrainConfig:
-    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`."""
+def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
+    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`.
+
+    A recipe of several stages also defines `stages`, a config by the name of each.
+    """
     path = Path(name)
     if path.suffix == ".json":
         return config_module.load(path)
     if path.suffix == ".py":
         if not path.is_file():
             raise EtpError(f"{path}: no such recipe file")
-        config = runpy.run_path(str(path)).get("config")
+        recipe = runpy.run_path(str(path))
     elif name in recipe_names():
-        config = importlib.import_module(f"etp_jax.configs.{name}").config
+        recipe = vars(importlib.import_module(f"etp_jax.configs.{name}"))
     else:
         raise EtpError(f"no recipe {name!r}; shipped are {', '.join(recipe_names())}, or name a .py file")
+    stages = recipe.get("stages", {})
+    if stage is not None and stage not in stages:
+        raise EtpError(f"--stage {stage}: recipe {name} has {'stages ' + ', '.join(stages) if stages else 'no stages'}")
+    config = recipe.get("config") if stage is None else stages[stage]
     if not isinstance(config, TrainConfig):
         raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
     return config
@@ -59,6 +66,8 @@ class Train:
     """Run folder: checkpoints, metrics, evaluation."""
     config: str = "ptbxl"
     """A shipped recipe's name, or a .py file that defines `config`."""
+    stage: str | None = None
+    """Stage of a recipe that has several: FG-CLEP's `coarse` or `fine`."""
     extend: bool = False
     """Go on with a finished run to a greater --optim.epochs."""
     distributed: bool = False
@@ -247,9 +256,10 @@ def recipe_default(cls: type[Train] | type[Bench], argv: list[str]) -> Any:
     """The recipe that --config names becomes the default of every option."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=cls.config)
-    name = parser.parse_known_args(argv)[0].config
+    parser.add_argument("--stage")
+    args = parser.parse_known_args(argv)[0]
     required = {"workdir": tyro.MISSING} if cls is Train else {}
-    return cls(**required, config=name, recipe=load_recipe(name))
+    return cls(**required, config=args.config, recipe=load_recipe(args.config, args.stage))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -238,6 +238,8 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    start_from: str = ""
+    """Run folder whose best checkpoint's parameters this run begins with; the model must be the same."""
     seed: int = 0
     """Decides initial weights, order and augmentation."""
 

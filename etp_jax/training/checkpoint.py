@@ -115,7 +115,7 @@ class Checkpoints:
         """
         where = self.folder / str(step)
         with _one_line(where, "the checkpoint cannot be read", _DAMAGED):
-            _check_shapes(where, _shapes(self._saved(step)), _shapes(like))
+            check_shapes(where, shapes(self._saved(step)), shapes(like), "name another --workdir")
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             return self._manager.restore(step, args=items)["state"]
@@ -181,15 +181,17 @@ def _one_line(where: Path, problem: str, advice: str = "check that the folder ca
         raise EtpError(f"{where}: {problem} ({reason[:200]}); {advice}") from error
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every array by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _check_shapes(where: Path, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+def check_shapes(
+    where: Path, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], advice: str
+) -> None:
+    """Raises EtpError naming the first array that differs, and then `advice`."""
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
-            raise EtpError(
-                f"{where}: {name} has shape {saved.get(name, 'none')}, this run needs {expected.get(name, 'none')}; "
-                "name another --workdir"
-            )
+            there, wanted = saved.get(name, "none"), expected.get(name, "none")
+            raise EtpError(f"{where}: {name} has shape {there}, this run needs {wanted}; {advice}")

@@ -110,6 +110,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     text_params = None if config.model.text.frozen else text.params
     key = jax.random.key(config.seed, impl="threefry2x32")
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
+    if config.start_from and not start:
+        variables = setup.start_from(variables, config, text)
     state = init_state(variables, optimizer, config)
     if start:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))

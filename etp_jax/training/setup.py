@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.records import INDEX_FOLDER, Shards
 from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
+from etp_jax.training import checkpoint
 from etp_jax.training.step import compute_dtype
 
 CONFIG_FILE = "config.json"
@@ -39,6 +41,26 @@ def build_model(config: TrainConfig, text: TextTower, dtype: jnp.dtype) -> DualE
     """The model of a recipe; a frozen text tower stays outside."""
     bert = None if config.model.text.frozen else text.bert_config
     return DualEncoder(config.model, bert, text.bert_config.hidden_size, dtype, config.loss)
+
+
+def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower) -> dict[str, Any]:
+    """Parameters and batch statistics of the best checkpoint of `config.start_from`, in place of the initial ones.
+
+    Raises:
+      EtpError: no such run, another text tower or another model than this run's, or a text tower from scratch, whose
+        vocabulary comes from the reports it was trained with.
+    """
+    run_dir = Path(config.start_from)
+    theirs = config_module.load(run_dir / CONFIG_FILE)
+    if text.params is None or _read_about(run_dir / TEXT_FILE)["sha256"] != text.sha256:
+        raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")
+    params, batch_stats, step = checkpoint.restore_params(run_dir, "best", theirs.run.best)
+    found = {"params": params, "batch_stats": batch_stats}
+    expected = checkpoint.shapes(variables)
+    checkpoint.check_shapes(
+        run_dir, checkpoint.shapes(found), expected, f"start_from needs the same model (step {step})"
+    )
+    return jax.tree.map(lambda initial, x: jnp.asarray(x, initial.dtype), variables, found)
 
 
 def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], cache: Path | None) -> dict[str, NDArray]:
@@ -104,11 +126,7 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     Raises:
       EtpError: not a run folder, or the frozen tower's weights are not those that the run was trained with.
     """
-    path = run_dir / TEXT_FILE
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None
+    about = _read_about(run_dir / TEXT_FILE)
     if not about["frozen"]:
         tokenizer = Tokenizer.load(run_dir / TOKENIZER_FILE)
         return TextTower(BertConfig(**about["bert"]), None, tokenizer, about["source"], about["sha256"])
@@ -116,6 +134,13 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     if text.sha256 != about["sha256"]:
         raise EtpError(
             f"{about['source']}: the weights of the text tower are not those of this run (SHA-256 {text.sha256[:12]}, "
-            f"{path} says {about['sha256'][:12]}); get the same ones"
+            f"{run_dir / TEXT_FILE} says {about['sha256'][:12]}); get the same ones"
         )
     return text
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None

