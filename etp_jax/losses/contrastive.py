@@ -1,12 +1,19 @@
-"""How scores become a loss: softmax (InfoNCE) or sigmoid (SigLIP) over the batch of all devices."""
+"""How scores become a loss: softmax (InfoNCE) or sigmoid (SigLIP) over the batch of all devices.
+
+Every formula is written for some columns of the global batch and joined over blocks of them, of which the dense form
+has one and the blockwise form many (`blockwise.py`); memory is the only difference.
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from etp_jax.config import LossConfig
-from etp_jax.losses.pairs import Pairs, make_pairs
+from etp_jax.losses.blockwise import over_columns
+from etp_jax.losses.pairs import Pairs, Rows, add, make_pairs, matmul, needs_share, share
 
 
 def contrastive_loss(
@@ -30,7 +37,7 @@ def contrastive_loss(
         semantic_bD: float [b, D], vectors whose cosines say how alike the reports are; only for `semantic` pairs.
         logit_scale: scalar that multiplies the cosines (not its logarithm).
         logit_bias: scalar added to the scores; sigmoid only, None is 0.
-        config: pairs, score and their constants.
+        config: pairs, score and their constants, and how many columns are compared at a time.
         axis_name: device axis, or None on a single device.
 
     Returns:
@@ -39,47 +46,74 @@ def contrastive_loss(
     """
     dtype = jnp.promote_types(ecg_bE.dtype, jnp.float32)
     ecg_bE, text_bE, scale = ecg_bE.astype(dtype), text_bE.astype(dtype), logit_scale.astype(dtype)
-    rows, row_b = (ecg_bE, text_bE, report_b, semantic_bD), jnp.arange(len(report_b))
-    if axis_name is not None:
-        row_b = row_b + jax.lax.axis_index(axis_name) * len(report_b)
-        rows = jax.lax.all_gather(rows, axis_name, tiled=True)
-    ecg_BE, text_BE, report_B, semantic_BD = rows
-    pairs = make_pairs(row_b, report_b, report_B, semantic_bD, semantic_BD, config, dtype)
+    bias = jnp.zeros((), dtype) if logit_bias is None else logit_bias.astype(dtype)
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(report_b)
+    semantic_bD = None if semantic_bD is None else semantic_bD.astype(dtype)
+    rows = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
 
-    text_logits_bB = scale * matmul(ecg_bE, text_BE.T)
-    ecg_logits_bB = scale * matmul(text_bE, ecg_BE.T)
+    all_columns = None
+    if needs_share(config):
+        parts = over_columns(lambda columns: share(rows, columns, config), rows, config.block, axis_name)
+        all_columns = add(parts)
+
+    def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[Any, Best, Best]:
+        column_rows, ecg_CE, text_CE = columns
+        pairs = make_pairs(rows, column_rows, all_columns, config, dtype)
+        text_logits_bC = scale * matmul(ecg_bE, text_CE.T)
+        ecg_logits_bC = scale * matmul(text_bE, ecg_CE.T)
+        if config.score == "softmax":
+            part: Any = softmax_part(text_logits_bC, pairs), softmax_part(ecg_logits_bC, pairs)
+        else:
+            part = sigmoid_part(text_logits_bC + bias, pairs)
+        return part, best(text_logits_bC, column_rows.report_b), best(ecg_logits_bC, column_rows.report_b)
+
+    parts, texts, ecgs = over_columns(compare, (rows, ecg_bE, text_bE), config.block, axis_name)
     if config.score == "softmax":
-        loss = (softmax_loss(text_logits_bB, pairs) + softmax_loss(ecg_logits_bB, pairs)) / 2
+        loss = (softmax_loss(*parts[0]) + softmax_loss(*parts[1])) / 2
     else:
-        bias = 0.0 if logit_bias is None else logit_bias.astype(dtype)
-        loss = sigmoid_loss(text_logits_bB + bias, pairs)
-    metrics = {
-        "ecg_to_text_recall_1": recall_1(text_logits_bB, report_b, report_B),
-        "text_to_ecg_recall_1": recall_1(ecg_logits_bB, report_b, report_B),
-    }
+        loss = parts.sum(axis=0).mean()
+    metrics = {"ecg_to_text_recall_1": recall_1(texts, report_b), "text_to_ecg_recall_1": recall_1(ecgs, report_b)}
     return (loss, metrics) if axis_name is None else jax.lax.pmean((loss, metrics), axis_name)
 
 
-def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Product in full precision: on accelerators the default would round a float32 score to bfloat16."""
-    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+def softmax_part(logits_bC: jax.Array, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """Logarithm [b] of the sum of exp(logit) over the columns that count, and sum [b] of target x logit."""
+    # Not -inf: a block in which no column counts would have the gradient 0 / 0.
+    counted_bC = jnp.where(pairs.counts_bC, logits_bC, jnp.finfo(logits_bC.dtype).min)
+    return jax.nn.logsumexp(counted_bC, axis=1), jnp.sum(pairs.target_bC * logits_bC, axis=1)
 
 
-def softmax_loss(logits_bB: jax.Array, pairs: Pairs) -> jax.Array:
-    """Cross-entropy of the targets, mean over the rows: InfoNCE (arXiv 1807.03748), as METS, section 3.3, writes it."""
-    log_p_bB = jax.nn.log_softmax(jnp.where(pairs.counts_bB, logits_bB, -jnp.inf), axis=1)
-    log_p_bB = jnp.where(pairs.counts_bB, log_p_bB, 0)  # 0 * -inf is NaN
-    return -jnp.sum(pairs.target_bB * log_p_bB, axis=1).mean()
+def softmax_loss(log_sum_kb: jax.Array, scored_kb: jax.Array) -> jax.Array:
+    """Cross-entropy of the targets, mean over the rows: InfoNCE (arXiv 1807.03748), as METS, section 3.3, writes it.
+
+    It takes `softmax_part` of k blocks. A row's targets sum to 1.
+    """
+    return jnp.mean(jax.nn.logsumexp(log_sum_kb, axis=0) - scored_kb.sum(axis=0))
 
 
-def sigmoid_loss(logits_bB: jax.Array, pairs: Pairs) -> jax.Array:
-    """Cross-entropy of every pair, summed over columns, mean over rows: SigLIP (arXiv 2303.15343, section 3.2)."""
-    positive_bB, negative_bB = jax.nn.softplus(-logits_bB), jax.nn.softplus(logits_bB)
-    loss_bB = pairs.target_bB * positive_bB + (1 - pairs.target_bB) * negative_bB
-    return jnp.sum(jnp.where(pairs.counts_bB, loss_bB, 0), axis=1).mean()
+def sigmoid_part(logits_bC: jax.Array, pairs: Pairs) -> jax.Array:
+    """Cross-entropy [b] of every pair, summed over columns: SigLIP (arXiv 2303.15343, section 3.2), before the mean."""
+    positive_bC, negative_bC = jax.nn.softplus(-logits_bC), jax.nn.softplus(logits_bC)
+    loss_bC = pairs.target_bC * positive_bC + (1 - pairs.target_bC) * negative_bC
+    return jnp.sum(jnp.where(pairs.counts_bC, loss_bC, 0), axis=1)
 
 
-def recall_1(logits_bB: jax.Array, report_b: jax.Array, report_B: jax.Array) -> jax.Array:
-    """Share of rows whose best column has an equal report."""
-    hit_b = report_B[jnp.argmax(logits_bB, axis=1)] == report_b
-    return hit_b.mean(dtype=logits_bB.dtype)
+class Best(NamedTuple):
+    """Each row's best column."""
+
+    score_b: jax.Array
+    report_b: jax.Array
+    """Number of its report."""
+
+
+def best(logits_bC: jax.Array, report_C: jax.Array) -> Best:
+    """The first of the columns with the greatest logit."""
+    logits_bC = jax.lax.stop_gradient(logits_bC)
+    return Best(logits_bC.max(axis=1), report_C[jnp.argmax(logits_bC, axis=1)])
+
+
+def recall_1(parts: Best, report_b: jax.Array) -> jax.Array:
+    """Share of rows whose best column of all, given those of k blocks ([k, b]), has an equal report."""
+    chosen_1b = jnp.argmax(parts.score_b, axis=0, keepdims=True)
+    hit_1b = jnp.take_along_axis(parts.report_b, chosen_1b, axis=0) == report_b
+    return hit_1b.mean(dtype=parts.score_b.dtype)

@@ -5,6 +5,8 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,13 +16,23 @@ import numpy as np
 import pytest
 
 from etp_jax.config import LossConfig
-from etp_jax.losses.contrastive import contrastive_loss, recall_1
+from etp_jax.losses.contrastive import Best, best, contrastive_loss, recall_1
 from etp_jax.models.resnet1d import AXIS
 from etp_jax.training.parallel import Parallel
 
 PAIRS = ("own", "equal-masked", "equal-positive", "semantic")
 SCORES = ("softmax", "sigmoid")
-LAYOUTS: Any = [("pmap", 1), ("pmap", 2), ("pmap", 4), ("pmap", 8), ("shard_map", 2), ("shard_map", 8)]
+LAYOUTS: Any = [
+    # mode, devices, block; 0 is dense
+    ("pmap", 1, 0),
+    ("pmap", 2, 0),
+    ("pmap", 8, 0),
+    ("shard_map", 8, 0),
+    ("pmap", 1, 5),  # of 16 local rows: the last block is a single one
+    ("shard_map", 2, 3),  # of 8
+    ("pmap", 4, 9),  # of 4: less than a block
+    ("shard_map", 8, 1),  # of 2
+]
 CONFIGS = {
     f"{pairs} {score}": LossConfig(pairs=pairs, score=score, semantic_weight=0.3, semantic_temperature=0.2)
     for pairs, score in product(PAIRS, SCORES)
@@ -98,25 +110,28 @@ def measure() -> dict[str, dict[str, Any]]:
         for name, config in CONFIGS.items()
     }
 
-    def step(params: Any, batch: Any, _: Any) -> tuple[Any, Any]:
+    def step(params: Any, batch: Any, _: Any, block: int) -> tuple[Any, Any]:
         results = {}
         for name, config in CONFIGS.items():
+            config = replace(config, block=block)
             grad = jax.value_and_grad(lambda p, config=config: spread_loss(p, batch, config, AXIS), has_aux=True)
             (loss, metrics), grads = grad(params)
             results[name] = (loss, jax.lax.pmean(grads, AXIS)), metrics
         return params, results
 
     deviations: dict[str, dict[str, Any]] = {}
-    for mode, devices in LAYOUTS:
+    for mode, devices, block in LAYOUTS:
         parallel = Parallel(mode, jax.devices()[:devices])
-        _, results = parallel.wrap_train_step(step)(parallel.replicate(PARAMS), parallel.put_batch(BATCH), None)
+        wrapped = parallel.wrap_train_step(partial(step, block=block))
+        _, results = wrapped(parallel.replicate(PARAMS), parallel.put_batch(BATCH), None)
+        jax.block_until_ready(results)
         for name, (result, metrics) in results.items():
             errors = [
                 np.abs(np.asarray(a) - b).max() / max(np.abs(b).max(), 1.0)
                 for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected[name]), strict=True)
             ]
             recalls = float(metrics["ecg_to_text_recall_1"]), float(metrics["text_to_ecg_recall_1"])
-            deviations[f"{mode} {devices} {name}"] = {"error": float(max(errors)), "recalls": recalls}
+            deviations[f"{mode} {devices} {block} {name}"] = {"error": float(max(errors)), "recalls": recalls}
     return deviations
 
 
@@ -130,9 +145,9 @@ def deviations() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("mode", "devices"), LAYOUTS)
-def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, name):
-    assert deviations[f"{mode} {devices} {name}"]["error"] < 1e-13
+@pytest.mark.parametrize(("mode", "devices", "block"), LAYOUTS)
+def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, block, name):
+    assert deviations[f"{mode} {devices} {block} {name}"]["error"] < 1e-13
 
 
 def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(deviations):
@@ -159,10 +174,12 @@ def test_two_by_two_by_hand():
     assert float(sigmoid) == pytest.approx(math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1)), rel=1e-6)
 
 
-def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked():
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked(block: int):
+    """In blocks, most columns are in a block of which none counts."""
     x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     same = jnp.zeros(3, int)
-    config = LossConfig(pairs="equal-masked")
+    config = LossConfig(pairs="equal-masked", block=block)
     loss, grads = jax.value_and_grad(
         lambda e: contrastive_loss(e, x, same, None, jnp.array(5.0), None, config, None)[0]
     )(x[::-1])
@@ -182,7 +199,9 @@ def test_bfloat16_embeddings_are_scored_in_float32():
 
 def test_recall_1():
     logits = jnp.array([[0.1, 0.9, 0.0], [0.0, 0.2, 0.8], [0.7, 0.0, 0.1]])
-    assert float(recall_1(logits, jnp.array([5, 5, 6]), jnp.array([5, 5, 6]))) == pytest.approx(1 / 3)
+    report = jnp.array([5, 5, 6])
+    parts = best(logits[:, :2], report[:2]), best(logits[:, 2:], report[2:])
+    assert float(recall_1(Best(*map(jnp.stack, zip(*parts, strict=True))), report)) == pytest.approx(1 / 3)
 
 
 if __name__ == "__main__":

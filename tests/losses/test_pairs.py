@@ -1,9 +1,10 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from etp_jax.config import LossConfig
-from etp_jax.losses.pairs import make_pairs
+from etp_jax.losses.pairs import Rows, add, make_pairs, needs_share, share
 
 REPORT = np.array([4, 7, 4, 4])
 SEMANTIC = np.array([[3.0, 0.0], [0.0, 0.5], [3.0, 0.0], [3.0, 0.0]], np.float32)
@@ -11,19 +12,20 @@ OWN = np.eye(4)
 EQUAL = np.array([[1, 0, 1, 1], [0, 1, 0, 0], [1, 0, 1, 1], [1, 0, 1, 1]])
 
 
-def pairs(config: LossConfig, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and counted pairs of some local rows of the global batch above."""
-    semantic = SEMANTIC if config.pairs == "semantic" else None
-    target, counts = make_pairs(
-        jnp.arange(4)[rows],
-        jnp.asarray(REPORT[rows]),
-        jnp.asarray(REPORT),
-        None if semantic is None else jnp.asarray(semantic[rows]),
-        None if semantic is None else jnp.asarray(semantic),
-        config,
-        jnp.dtype("float32"),
-    )
-    return np.asarray(target), np.asarray(counts)
+def rows_of(chosen: slice) -> Rows:
+    return Rows(jnp.arange(4)[chosen], jnp.asarray(REPORT[chosen]), jnp.asarray(SEMANTIC[chosen]))
+
+
+def pairs(config: LossConfig, chosen: slice = slice(None), blocks: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and counted pairs of some local rows of the global batch above, put together from blocks of columns."""
+    rows, size = rows_of(chosen), 4 // blocks
+    columns = [rows_of(slice(start, start + size)) for start in range(0, 4, size)]
+    all_columns = None
+    if needs_share(config):
+        parts = [share(rows, block, config) for block in columns]
+        all_columns = add(jax.tree.map(lambda *xs: jnp.stack(xs), *parts))
+    made = [make_pairs(rows, block, all_columns, config, jnp.dtype("float32")) for block in columns]
+    return np.concatenate([m.target_bC for m in made], axis=1), np.concatenate([m.counts_bC for m in made], axis=1)
 
 
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
@@ -59,16 +61,9 @@ def test_semantic_softmax_target_blends_equal_reports_with_a_softmax_of_cosines(
 
 
 def test_a_report_without_a_vector_is_like_none_of_the_others():
-    zero = jnp.zeros((2, 3))
-    target, _ = make_pairs(
-        jnp.arange(2),
-        jnp.arange(2),
-        jnp.arange(2),
-        zero,
-        zero,
-        LossConfig(pairs="semantic", score="sigmoid"),
-        zero.dtype,
-    )
+    rows = Rows(jnp.arange(2), jnp.arange(2), jnp.zeros((2, 3)))
+    config = LossConfig(pairs="semantic", score="sigmoid")
+    target = make_pairs(rows, rows, None, config, jnp.dtype("float32")).target_bC
     np.testing.assert_array_equal(np.asarray(target), np.full((2, 2), 0.5))
 
 
@@ -80,3 +75,11 @@ def test_local_rows_are_rows_of_the_whole_and_the_whole_serves_both_directions(k
     np.testing.assert_array_equal(counts, whole_counts[2:])
     if kind != "semantic":  # a softmax normalises its rows, so that target is each direction's own
         np.testing.assert_allclose(whole_target, whole_target.T)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["own", "equal-masked", "equal-positive", "semantic"])
+def test_blocks_of_columns_are_parts_of_the_whole(kind, score):
+    config = LossConfig(pairs=kind, score=score)
+    for whole, parts in zip(pairs(config), pairs(config, blocks=2), strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=1e-6)

@@ -1,0 +1,84 @@
+"""How columns are visited, and what that saves. That the losses are right is test_contrastive.py's.
+
+Run as a script on eight virtual devices, this file prints the order of visits, and XLA's figures of memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etp_jax.config import LossConfig
+from etp_jax.losses.blockwise import over_columns
+from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.models.resnet1d import AXIS
+from etp_jax.training.parallel import Parallel
+
+BATCH, WIDTH = 65_536, 512
+DEVICES = 8
+
+
+def firsts(_: Any, batch: Any, __: Any) -> tuple[Any, Any]:
+    """The first number of each block, as every device sees them."""
+    seen = over_columns(lambda columns: columns["x"][0], {"x": batch["row"]}, 2, AXIS)
+    return None, jax.lax.all_gather(seen, AXIS)
+
+
+def memory(config: LossConfig) -> float:
+    """GiB that loss and gradients take on each device, their arguments included; nothing is run."""
+
+    def step(params: Any, batch: Any, _: Any) -> tuple[Any, Any]:
+        def loss(params: Any, ecg: Any, text: Any) -> Any:
+            scale, bias = jnp.exp(params["scale"]), params["bias"] if config.score == "sigmoid" else None
+            semantic = batch["text"] if config.pairs == "semantic" else None
+            return contrastive_loss(ecg, text, batch["report"], semantic, scale, bias, config, AXIS)
+
+        _, (grads, *rows) = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, batch["ecg"], batch["text"])
+        return jax.lax.pmean(grads, AXIS), [row.sum() for row in rows]
+
+    number, scalar = jax.ShapeDtypeStruct((BATCH,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
+    row = jax.ShapeDtypeStruct((BATCH, WIDTH), jnp.float32)
+    args = {"scale": scalar, "bias": scalar}, {"ecg": row, "text": row, "report": number}, None
+    compiled = Parallel("shard_map").wrap_train_step(step).lower(*args).compile()  # pyright: ignore
+    figures = compiled.memory_analysis()
+    return (figures.temp_size_in_bytes + figures.argument_size_in_bytes) / 2**30
+
+
+def measure() -> dict[str, Any]:
+    parallel = Parallel("pmap")
+    batch = parallel.put_batch({"row": np.arange(3 * DEVICES)})
+    seen = parallel.wrap_train_step(firsts)(None, batch, None)[1]
+    return {
+        "firsts": np.asarray(seen).tolist(),
+        "dense": memory(LossConfig()),
+        "softmax": memory(LossConfig(pairs="semantic", block=512)),
+        "sigmoid": memory(LossConfig(score="sigmoid", block=512)),
+    }
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_device_gets_the_blocks_in_the_order_of_the_global_batch(measured):
+    expected = [row for device in range(DEVICES) for row in (3 * device, 3 * device + 2)]
+    assert measured["firsts"] == DEVICES * [expected]
+
+
+def test_a_batch_of_65536_fits_into_2_gib_a_device_in_blocks(measured):
+    assert measured["softmax"] < 1 and measured["sigmoid"] < 1
+    assert measured["dense"] > 8
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
