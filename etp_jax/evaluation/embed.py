@@ -121,8 +121,7 @@ class Encoder:
         for start in tqdm(range(0, len(split), size), desc=f"{who} encoder, {split.name}", unit="batch"):
             rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
             batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
-            with jax.default_matmul_precision("highest"):
-                outputs.append(jax.device_get(_encode_ecg(self.model, variables, *batch)))
+            outputs.append(jax.device_get(encode_ecg(self.model, variables, *batch)))
         features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
         return {"features": features_NF, "embeddings": embeddings_NE}
 
@@ -163,11 +162,18 @@ class Encoder:
                 )
 
 
+def encode_ecg(
+    model: DualEncoder, variables: dict[str, Any], ecg_BTL: jax.Array, lead_mask_BL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Pooled features [B, F] and unit embeddings [B, E] in full precision; compiled once for all encoders of a run."""
+    with jax.default_matmul_precision("highest"):
+        return _encode_ecg(model, variables, ecg_BTL, lead_mask_BL)
+
+
 @partial(jax.jit, static_argnums=0)
 def _encode_ecg(
     model: DualEncoder, variables: dict[str, Any], ecg_BTL: jax.Array, lead_mask_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Compiled once for all encoders of a run."""
     return model.apply(variables, ecg_BTL, lead_mask_BL, method="encode_ecg")  # pyright: ignore[reportReturnType]
 
 
