@@ -8,32 +8,25 @@ the same bytes. Several machines may write a part each (`parts.py`).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import multiprocessing
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.archives.study import Archive, Reject, Study
-from data_prep.folder import NOTES, BuildSummary, claim, disk_errors, finish, finished
+from data_prep.folder import BuildSummary, claim, disk_errors, finish, finished, is_noted, read_note, write_note
 from data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
+from data_prep.pool import run_all
 from data_prep.report import clean_report, coverage
 from etp_jax import signal
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
 from etp_jax.records import FORMAT, Record, Shards
 from etp_jax.shard_writer import shard_name, write_shard
 
@@ -69,7 +62,7 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
         tasks = _plan(archive)
         claim(out, recipe, str(WHOLE))
         written = _run(archive, out, tasks, workers)
-        content = finish(out, _head(archive, recipe), [_note(out, task) for task in tasks])
+        content = finish(out, _head(archive, recipe), [read_note(out, task.file) for task in tasks])
     return BuildSummary(out, content, written, time.perf_counter() - started)
 
 
@@ -88,7 +81,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
         tasks = plan[part.number - 1 :: part.of]
         claim(out, recipe, str(part))
         _run(archive, out, tasks, workers)
-        notes = [_note(out, task) for task in tasks]
+        notes = [read_note(out, task.file) for task in tasks]
         content = finish_part(out, _head(archive, recipe), [task.file for task in plan], part, notes)
     return PartSummary(out, content, time.perf_counter() - started)
 
@@ -134,62 +127,13 @@ def _plan(archive: Archive) -> list[_Task]:
 
 def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> int:
     """Writes the shards that do not lie there yet; returns how many records were looked at."""
-    todo = [task for task in tasks if not _is_written(out, task)]
+    todo = [task for task in tasks if not is_noted(out, task.file)]
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
+    bare = replace(archive, studies=(), rejects=())  # a task brings its own studies
     with tqdm(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
-        for task in _in_processes(archive, out, todo, workers) if workers > 1 else _here(archive, out, todo):
+        for task in run_all(partial(_write, bare, out), todo, workers, out):
             progress.update(len(task.studies))
     return left
-
-
-def _is_written(out: Path, task: _Task) -> bool:
-    """Whether the shard lies there whole, with the note on it."""
-    shard = out / task.file
-    there = _note_path(out, task).exists() and shard.exists()
-    return there and shard.stat().st_size == _note(out, task)["shard"]["bytes"]
-
-
-def _note(out: Path, task: _Task) -> dict[str, Any]:
-    """What a shard holds, as `_write` noted it."""
-    return json.loads(_note_path(out, task).read_text(encoding="utf-8"))
-
-
-def _note_path(out: Path, task: _Task) -> Path:
-    return out / NOTES / f"{task.file}.json"
-
-
-def _here(archive: Archive, out: Path, todo: Sequence[_Task]) -> Iterator[_Task]:
-    for task in todo:
-        _write(archive, out, task)
-        yield task
-
-
-def _in_processes(archive: Archive, out: Path, todo: Sequence[_Task], workers: int) -> Iterator[_Task]:
-    bare = replace(archive, studies=(), rejects=())  # a task brings its own studies
-    # Fresh processes rather than forks: progress bars and numerical libraries hold threads that do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
-        tasks = {pool.submit(_write, bare, out, task): task for task in todo}
-        try:
-            for future in as_completed(tasks):
-                future.result()
-                yield tasks[future]
-        except BrokenProcessPool:
-            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to go on") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """Lets a worker end when the main process is killed, instead of waiting for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write(archive: Archive, out: Path, task: _Task) -> None:
@@ -206,7 +150,7 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
     shard = write_shard(out / task.file, records())
     note = {"split": task.split, "shard": shard, "rejects": [asdict(r) for r in rejects], "verdicts": verdicts}
-    write_text(_note_path(out, task), json.dumps(note))
+    write_note(out, task.file, note)
 
 
 def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:

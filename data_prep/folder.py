@@ -91,6 +91,32 @@ def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
     write_text(mark, content)
 
 
+def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
+    """Notes what a shard holds: from now on it is written.
+
+    Args:
+      out: the shard folder.
+      file: name of the shard.
+      note: `split`, `shard` (its entry in `build.json`), `rejects`, `verdicts`.
+    """
+    write_text(_note_path(out, file), json.dumps(note))
+
+
+def read_note(out: Path, file: str) -> dict[str, Any]:
+    """What a shard holds, as `write_note` noted it."""
+    return json.loads(_note_path(out, file).read_text(encoding="utf-8"))
+
+
+def is_noted(out: Path, file: str) -> bool:
+    """Whether the shard lies there whole, with the note on it."""
+    there = _note_path(out, file).exists() and (out / file).exists()
+    return there and (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
+
+
+def _note_path(out: Path, file: str) -> Path:
+    return out / NOTES / f"{file}.json"
+
+
 def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Writes rejects and metadata and removes what the build needed for itself.
 
