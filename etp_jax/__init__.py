@@ -1,6 +1,6 @@
 """etp-jax: ECG representations from ECGs and their reports, in JAX.
 
-`etp_jax.load(run)` gives the model of a run; it is resolved when it is first used, so that `import etp_jax` loads no jax.
+`etp_jax.load(run)` gives the model of a run; it is resolved when it is first used: `import etp_jax` alone loads no jax.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class EcgModel:
         Arguments and errors as `prepare`.
         """
         cosines = self.encode_text(findings) @ self.encode_ecg(signal, fs, leads, unit)
-        return {findings[n]: float(cosines[n]) for n in np.argsort(-cosines)}
+        ranked = sorted(zip(cosines.tolist(), findings, strict=True), reverse=True)
+        return {finding: cosine for cosine, finding in ranked}
 
 
 def load(run: str | Path, checkpoint: str = "best") -> EcgModel:

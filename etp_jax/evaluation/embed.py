@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from etp_jax import __version__
@@ -163,11 +163,11 @@ class Encoder:
 
 
 def encode_ecg(
-    model: DualEncoder, variables: dict[str, Any], ecg_BTL: jax.Array, lead_mask_BL: jax.Array
+    model: DualEncoder, variables: dict[str, Any], ecg_BTL: ArrayLike, lead_mask_BL: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Pooled features [B, F] and unit embeddings [B, E] in full precision; compiled once for all encoders of a run."""
     with jax.default_matmul_precision("highest"):
-        return _encode_ecg(model, variables, ecg_BTL, lead_mask_BL)
+        return _encode_ecg(model, variables, jnp.asarray(ecg_BTL), jnp.asarray(lead_mask_BL))
 
 
 @partial(jax.jit, static_argnums=0)
