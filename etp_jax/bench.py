@@ -22,6 +22,7 @@ from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.input import Batch, Batches
+from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.records import LEADS, Shards, Split
@@ -120,7 +121,7 @@ def _ours(config: TrainConfig, samples: int) -> list[Contender]:
     else:
         tokens = rng.integers(0, bert.vocab_size, (REPORTS, TOKENS), np.int32)
         texts = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-    if config.loss.pairs == "semantic":
+    if needs_tower(config.loss):
         texts["semantic"] = outputs
     model = DualEncoder(config.model, None if text.frozen else bert, bert.hidden_size, dtype, config.loss)
     variables = init_variables(model, jax.random.key(0), samples, len(LEADS))

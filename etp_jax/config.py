@@ -174,10 +174,20 @@ class LossConfig:
     """Temperature at the start; the logit scale is its inverse."""
     learn_temperature: bool = True
     max_logit_scale: float = 100.0
+    semantic_from: Literal["tower", "batch"] = "tower"
+    """What tells how alike two reports are: `tower`, the text tower's outputs before training; `batch`, the text
+    embeddings of the step itself, without gradient (FG-CLEP)."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5
     """`semantic` pairs with softmax: share of the semantic target; the rest falls on equal reports."""
+    bias: float | None = -10.0
+    """`sigmoid`: bias of the scores at the start, learned (-10: SigLIP's); None: there is none (FOCAL)."""
+    fnm_weight: float = 0.0
+    """Weight of FG-CLEP's false-negative term: how far ECG-text cosines are from the text-text ones, without sign."""
+    fnm_mean: Literal["batch", "pairs"] = "batch"
+    """How that term is averaged, of which there are two readings: summed over a row's pairs and averaged over the rows
+    (1 / B, as written), or averaged over all pairs (1 / B^2)."""
     block: int = 0
     """Columns of the score matrix (rows of the global batch) that a device compares its rows with at a time; the loss
     and its gradients are the same, but for rounding. 0: all at once, while memory has room for several float32 matrices

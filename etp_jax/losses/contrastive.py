@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from etp_jax.config import LossConfig
 from etp_jax.losses.blockwise import over_columns
-from etp_jax.losses.pairs import Pairs, Rows, add, make_pairs, matmul, needs_share, share
+from etp_jax.losses.pairs import Pairs, Rows, add, alike, make_pairs, matmul, needs_semantic, needs_share, share
 
 
 def contrastive_loss(
@@ -34,7 +34,7 @@ def contrastive_loss(
         ecg_bE: unit embeddings [b, E] of this device's ECGs.
         text_bE: unit embeddings [b, E] of their reports.
         report_b: int [b], number of each report; equal numbers are equal reports.
-        semantic_bD: float [b, D], vectors whose cosines say how alike the reports are; only for `semantic` pairs.
+        semantic_bD: float [b, D], vectors whose cosines say how alike the reports are; only if `pairs.needs_tower`.
         logit_scale: scalar that multiplies the cosines (not its logarithm).
         logit_bias: scalar added to the scores; sigmoid only, None is 0.
         config: pairs, score and their constants, and how many columns are compared at a time.
@@ -48,6 +48,8 @@ def contrastive_loss(
     ecg_bE, text_bE, scale = ecg_bE.astype(dtype), text_bE.astype(dtype), logit_scale.astype(dtype)
     bias = jnp.zeros((), dtype) if logit_bias is None else logit_bias.astype(dtype)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(report_b)
+    if needs_semantic(config) and config.semantic_from == "batch":
+        semantic_bD = jax.lax.stop_gradient(text_bE)
     semantic_bD = None if semantic_bD is None else semantic_bD.astype(dtype)
     rows = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
 
@@ -56,22 +58,26 @@ def contrastive_loss(
         parts = over_columns(lambda columns: share(rows, columns, config), rows, config.block, axis_name)
         all_columns = add(parts)
 
-    def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[Any, Best, Best]:
+    def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[Any, jax.Array | None, Best, Best]:
         column_rows, ecg_CE, text_CE = columns
         pairs = make_pairs(rows, column_rows, all_columns, config, dtype)
-        text_logits_bC = scale * matmul(ecg_bE, text_CE.T)
+        cosine_bC = matmul(ecg_bE, text_CE.T)
+        text_logits_bC = scale * cosine_bC
         ecg_logits_bC = scale * matmul(text_bE, ecg_CE.T)
         if config.score == "softmax":
             part: Any = softmax_part(text_logits_bC, pairs), softmax_part(ecg_logits_bC, pairs)
         else:
             part = sigmoid_part(text_logits_bC + bias, pairs)
-        return part, best(text_logits_bC, column_rows.report_b), best(ecg_logits_bC, column_rows.report_b)
+        fnm_b = jnp.abs(cosine_bC - alike(rows, column_rows)).sum(axis=1) if config.fnm_weight > 0 else None
+        return part, fnm_b, best(text_logits_bC, column_rows.report_b), best(ecg_logits_bC, column_rows.report_b)
 
-    parts, texts, ecgs = over_columns(compare, (rows, ecg_bE, text_bE), config.block, axis_name)
+    parts, fnm_kb, texts, ecgs = over_columns(compare, (rows, ecg_bE, text_bE), config.block, axis_name)
     if config.score == "softmax":
         loss = (softmax_loss(*parts[0]) + softmax_loss(*parts[1])) / 2
     else:
         loss = parts.sum(axis=0).mean()
+    if fnm_kb is not None:
+        loss += config.fnm_weight * fnm(fnm_kb, config, axis_name)
     metrics = {"ecg_to_text_recall_1": recall_1(texts, report_b), "text_to_ecg_recall_1": recall_1(ecgs, report_b)}
     return (loss, metrics) if axis_name is None else jax.lax.pmean((loss, metrics), axis_name)
 
@@ -96,6 +102,17 @@ def sigmoid_part(logits_bC: jax.Array, pairs: Pairs) -> jax.Array:
     positive_bC, negative_bC = jax.nn.softplus(-logits_bC), jax.nn.softplus(logits_bC)
     loss_bC = pairs.target_bC * positive_bC + (1 - pairs.target_bC) * negative_bC
     return jnp.sum(jnp.where(pairs.counts_bC, loss_bC, 0), axis=1)
+
+
+def fnm(distance_kb: jax.Array, config: LossConfig, axis_name: str | None) -> jax.Array:
+    """L_fnm of FG-CLEP (arXiv 2505.11939 v1): (1/B) sum_ij |cos(ecg_i, text_j) - S_ij|, or the mean over all pairs.
+
+    It takes the sums over columns of k blocks, [k, b].
+    """
+    summed = distance_kb.sum(axis=0).mean()
+    if config.fnm_mean == "batch":
+        return summed
+    return summed / (distance_kb.shape[1] * (1 if axis_name is None else jax.lax.axis_size(axis_name)))
 
 
 class Best(NamedTuple):

@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     report_b: jax.Array
     """int, number of the report; equal numbers are equal reports."""
     semantic_bD: jax.Array | None
-    """What the reports mean; only for `semantic` pairs."""
+    """What the reports mean; only if `needs_semantic`."""
 
 
 class Share(NamedTuple):
@@ -59,8 +59,18 @@ def cosine(x_bD: jax.Array, y_CD: jax.Array) -> jax.Array:
 
 def alike(rows: Rows, columns: Rows) -> jax.Array:
     """Cosines [b, C] of what the reports mean."""
-    assert rows.semantic_bD is not None and columns.semantic_bD is not None, "`semantic` pairs need vectors"
+    assert rows.semantic_bD is not None and columns.semantic_bD is not None, "this loss needs the reports' vectors"
     return cosine(rows.semantic_bD, columns.semantic_bD)
+
+
+def needs_semantic(config: LossConfig) -> bool:
+    """Whether the loss depends on what the reports mean."""
+    return config.pairs == "semantic" or config.fnm_weight > 0
+
+
+def needs_tower(config: LossConfig) -> bool:
+    """Whether it takes that from the text tower's outputs before training."""
+    return needs_semantic(config) and config.semantic_from == "tower"
 
 
 def needs_share(config: LossConfig) -> bool:

@@ -73,7 +73,7 @@ class DualEncoder(nn.Module):
     """ECG tower and text tower.
 
     Parameters: `ecg_tower`, `ecg_projection`, `text_tower` (absent if frozen), `text_projection`, `logit_scale`
-    (logarithm of the scale) and, with the sigmoid loss only, `logit_bias`.
+    (logarithm of the scale) and, if the loss has one, `logit_bias`.
 
     Attributes:
         config: both towers and the joint space.
@@ -100,9 +100,9 @@ class DualEncoder(nn.Module):
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
-        if self.loss.score == "sigmoid":
+        if self.loss.score == "sigmoid" and self.loss.bias is not None:
             # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
-            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), (), exact)
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.loss.bias), (), exact)
 
     def encode_ecg(
         self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None

@@ -17,6 +17,7 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
+from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.records import INDEX_FOLDER, Shards
@@ -74,14 +75,14 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
 
     Returns:
       {"embeddings"}, float32 [R, H], of a frozen tower; of a trained one {"input_ids", "attention_mask"}, int32 [R, S].
-      For semantic pairs also "semantic", float32 [R, H], the outputs of the tower before training.
+      If the loss needs it (`pairs.needs_tower`) also "semantic", float32 [R, H], the tower's outputs before training.
 
     Raises:
-      EtpError: semantic pairs with a tower from scratch, whose outputs mean nothing.
+      EtpError: the loss needs the outputs of a tower from scratch, which mean nothing.
     """
-    frozen, semantic = config.model.text.frozen, config.loss.pairs == "semantic"
+    frozen, semantic = config.model.text.frozen, needs_tower(config.loss)
     if semantic and text.params is None:
-        raise EtpError("loss.pairs = semantic needs a text tower with weights; name one as model.text.pretrained")
+        raise EtpError("loss.semantic_from = tower needs one with weights; name it as model.text.pretrained")
     inputs = {}
     if not frozen:
         texts = apply_template(config.model.text.template, reports)

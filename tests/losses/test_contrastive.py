@@ -17,6 +17,7 @@ import pytest
 
 from etp_jax.config import LossConfig
 from etp_jax.losses.contrastive import Best, best, contrastive_loss, recall_1
+from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.resnet1d import AXIS
 from etp_jax.training.parallel import Parallel
 
@@ -36,6 +37,12 @@ LAYOUTS: Any = [
 CONFIGS = {
     f"{pairs} {score}": LossConfig(pairs=pairs, score=score, semantic_weight=0.3, semantic_temperature=0.2)
     for pairs, score in product(PAIRS, SCORES)
+}
+CONFIGS |= {
+    "batch softmax": LossConfig(pairs="semantic", semantic_from="batch", semantic_weight=0.3),
+    "batch sigmoid without bias": LossConfig(pairs="semantic", semantic_from="batch", score="sigmoid", bias=None),
+    "fnm, rows": LossConfig(fnm_weight=0.7),
+    "fnm, pairs": LossConfig(score="sigmoid", fnm_weight=0.7, fnm_mean="pairs", semantic_from="batch"),
 }
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -63,9 +70,9 @@ def spread_loss(params: Any, batch: Any, config: LossConfig, axis_name: str | No
         embed(params, batch, "ecg"),
         embed(params, batch, "text"),
         batch["report"],
-        batch["semantic"] if config.pairs == "semantic" else None,
+        batch["semantic"] if needs_tower(config) else None,
         jnp.exp(params["logit_scale"]),
-        params["logit_bias"] if config.score == "sigmoid" else None,
+        params["logit_bias"] if config.score == "sigmoid" and config.bias is not None else None,
         config,
         axis_name,
     )
@@ -75,11 +82,14 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
     """The same on one device, row by row, as the formulas are written; shares no code with the package."""
     report, size = batch["report"], len(batch["report"])
     unit = batch["semantic"] / np.linalg.norm(batch["semantic"], axis=1, keepdims=True)
+    if config.semantic_from == "batch":
+        unit = jax.lax.stop_gradient(embed(params, batch, "text"))
     cosine = unit @ unit.T
     score = jnp.exp(params["logit_scale"]) * embed(params, batch, "ecg") @ embed(params, batch, "text").T
-    if config.score == "sigmoid":
+    distance = jnp.abs(embed(params, batch, "ecg") @ embed(params, batch, "text").T - cosine)
+    if config.score == "sigmoid" and config.bias is not None:
         score = score + params["logit_bias"]
-    total: Any = 0.0
+    total: Any = config.fnm_weight * distance.sum() / (size if config.fnm_mean == "pairs" else 1)
     for i in range(size):
         equal = report == report[i]
         own = np.arange(size) == i
@@ -90,7 +100,7 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
         if config.pairs == "semantic" and config.score == "sigmoid":
             target = (1 + cosine[i]) / 2
         if config.pairs == "semantic" and config.score == "softmax":
-            alike = np.exp(cosine[i] / config.semantic_temperature)
+            alike = jnp.exp(cosine[i] / config.semantic_temperature)
             w = config.semantic_weight
             target = (1 - w) * equal / equal.sum() + w * alike / alike.sum()
         target = target[counted]
