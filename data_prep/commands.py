@@ -1,4 +1,4 @@
-"""The arguments of `etp prep ...`, and what each does: open the archive, build its shards, print what was made."""
+"""The arguments of `etp prep ...`, `etp propose`, `restore` and `measure`, and what each does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from etp_jax.config import Columns, Filters, Layout
+from etp_jax.errors import EtpError
 
 if TYPE_CHECKING:
     from data_prep.archives.study import Archive
@@ -121,6 +122,58 @@ class PrepMerge:
     """Shard folder to make; takes hard links of the parts' files where it can."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Propose:
+    """Waveform features that are likely for each statement of a shard folder, from textbook criteria or a model."""
+
+    shards: Path
+    out: Path
+    """File to write, as features.json."""
+    source: Literal["criteria", "llm"] = "criteria"
+    """`llm`: any OpenAI-compatible server is asked; OPENAI_API_KEY is sent where it is set."""
+    base_url: str = "http://localhost:8000/v1"
+    """Of the server."""
+    model: str | None = None
+    """Name of the model, as the server knows it."""
+    concurrency: int = 4
+    """Questions under way at a time."""
+    timeout_s: float = 120.0
+    """Longest wait for an answer."""
+    cache: Path | None = None
+    """Folder that keeps all answers; by default OUT.cache."""
+    dry_run: bool = False
+    """Only say how many questions and tokens it would take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore:
+    """Adds to each report of a shard folder the proposed features that its signal or an encoder confirms."""
+
+    shards: Path
+    features: Path
+    """File of `etp propose`."""
+    out: Path
+    """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
+    similarities: Path | None = None
+    """File of `etp similarities`; for --filter both and model."""
+    filter: Literal["both", "model", "measurement", "none"] = "both"
+    """Who confirms. `both`: the signal where it can be measured, else the model; `none` keeps all that is proposed."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measures all ECGs of a split (intervals, axis, amplitudes) and compares them with PTB-XL's labels."""
+
+    shards: Path
+    split: str = "validation"
+    out: Path | None = None
+    """CSV to write: a row a record."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes."""
+
+
 def prep_ptbxl(args: PrepPtbxl) -> None:
     """Runs `etp prep ptbxl`."""
     from data_prep.archives.ptbxl import open_archive
@@ -174,6 +227,38 @@ def prep_merge(args: PrepMerge) -> None:
     print(merge(args.parts, args.out))
 
 
+def propose(args: Propose) -> None:
+    """Runs `etp propose`."""
+    from data_prep.waveform import criteria, llm
+    from data_prep.waveform.propose import distinct_statements
+    from data_prep.waveform.propose import propose as write_proposals
+    from etp_jax.records import Shards
+
+    shards = Shards(args.shards)
+    if args.source == "criteria":
+        print(write_proposals(shards, criteria.Criteria(), args.out))
+        return
+    if args.model is None:
+        raise EtpError("--source llm needs --model, the name that the server knows")
+    server = llm.Server(args.base_url, args.model, args.timeout_s, args.concurrency)
+    model = llm.LanguageModel(server, args.cache or args.out.with_name(args.out.name + ".cache"))
+    print(model.plan(distinct_statements(shards)) if args.dry_run else write_proposals(shards, model, args.out))
+
+
+def restore(args: Restore) -> None:
+    """Runs `etp restore`."""
+    from data_prep.waveform.restore import restore as write_shards
+
+    print(write_shards(args.shards, args.features, args.out, args.similarities, args.filter, args.workers))
+
+
+def measure(args: Measure) -> None:
+    """Runs `etp measure`."""
+    from data_prep.waveform.agreement import measure_split
+
+    print(measure_split(args.shards, args.split, args.out, args.workers))
+
+
 def _build(archive: Archive, args: Prep) -> None:
     from data_prep.build import build, build_part
     from data_prep.parts import WHOLE, parse_part
@@ -193,4 +278,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "prep table": (PrepTable, prep_table),
     "prep synthetic": (PrepSynthetic, prep_synthetic),
     "prep merge": (PrepMerge, prep_merge),
+    "propose": (Propose, propose),
+    "restore": (Restore, restore),
+    "measure": (Measure, measure),
 }

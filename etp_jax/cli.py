@@ -121,6 +121,20 @@ class Report:
     shards: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Similarities:
+    """Embeds all ECGs of a shard folder and the sentences of proposed features, for `etp restore`."""
+
+    run: Path
+    """Run folder made by `etp train`: the coarse encoder."""
+    shards: Path
+    features: Path
+    """File of `etp propose`."""
+    out: Path
+    """File to write, .npz."""
+    checkpoint: Literal["best", "latest"] = "best"
+
+
 @dataclass(frozen=True)
 class Bench:
     """Measures ECG/s of the training step, the encoder and the reader, on the devices at hand."""
@@ -204,6 +218,17 @@ def report(args: Report) -> None:
     print(f"wrote {write_page(args.run, args.shards)}")
 
 
+def similarities(args: Similarities) -> None:
+    """Runs `etp similarities`."""
+    from etp_jax.evaluation import similarity
+    from etp_jax.evaluation.embed import Encoder
+    from etp_jax.features import load_proposals
+    from etp_jax.records import Shards
+
+    shards, proposals = Shards(args.shards), load_proposals(args.features)
+    print(similarity.write(Encoder.from_run(args.run, args.checkpoint), shards, proposals, args.out))
+
+
 def bench(args: Bench) -> None:
     """Runs `etp bench`."""
     from etp_jax.bench import run
@@ -230,6 +255,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "tasks": (Tasks, tasks),
     "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
+    "similarities": (Similarities, similarities),
     "bench": (Bench, bench),
 }
 
