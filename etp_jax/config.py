@@ -65,6 +65,8 @@ class DataConfig:
     shards: str = ""
     """Shard folder written by `etp prep`."""
     train_split: str = "train"
+    train_share: float = 1.0
+    """Share of the training patients who take part, always the same ones: chosen by a hash of the patient id."""
     validation_split: str = "validation"
     batch_size: int = 128
     """ECG-report pairs a step, over all devices and hosts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,11 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of 0 ... size - 1, int64, fresh for each epoch."""
     # Sorting raw Philox output, because numpy keeps bit generators stable over its versions and `permutation` not.
     return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
+
+
+def taken(patient_id: str, share: float) -> bool:
+    """Whether a patient is among this share; one of a smaller share is among every greater one too."""
+    return int(hashlib.sha256(patient_id.encode()).hexdigest()[:12], 16) < share * 16**12
 
 
 class Batches:
@@ -44,6 +50,7 @@ class Batches:
         process_index: int = 0,
         process_count: int = 1,
         devices: int = 1,
+        share: float = 1.0,
     ) -> None:
         """Lays out the order.
 
@@ -55,12 +62,19 @@ class Batches:
             process_index: this host.
             process_count: number of hosts.
             devices: number of devices over all hosts.
+            share: of the patients who take part, by a hash of the patient id.
 
         Raises:
-            EtpError: the batch is larger than the split, or the devices do not divide it; or the seed is negative.
+            EtpError: the batch is larger than the split, or the devices do not divide it; or the seed is negative, or
+                the share none.
         """
+        if not 0 < share <= 1:
+            raise EtpError(f"data.train_share is {share}; it must be more than 0 and at most 1")
         self.paired = reports.paired
         self.unpaired = len(reports.number) - len(self.paired)
+        if share < 1:
+            patients = split.columns.patient_id
+            self.paired = self.paired[np.array([taken(patients[row], share) for row in self.paired], bool)]
         if not 0 < batch_size <= len(self.paired):
             raise EtpError(
                 f"data.batch_size is {batch_size}, but {split.shards.folder} ({split.name}) has {len(self.paired)} "
@@ -75,8 +89,8 @@ class Batches:
             raise EtpError(f"seed is {seed}; it must not be negative")
         self.split, self.reports, self.batch_size, self.seed = split, reports, batch_size, seed
         self.steps_per_epoch = len(self.paired) // batch_size
-        share = batch_size // process_count
-        self._rows = slice(process_index * share, (process_index + 1) * share)
+        own = batch_size // process_count
+        self._rows = slice(process_index * own, (process_index + 1) * own)
         self._epoch, self._order = -1, self.paired
 
     def at(self, step: int) -> Batch:

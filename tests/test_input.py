@@ -7,7 +7,7 @@ import pytest
 from shard_samples import make_record, write_folder
 
 from etp_jax.errors import EtpError
-from etp_jax.input import Batches, epoch_order, prefetch
+from etp_jax.input import Batches, epoch_order, prefetch, taken
 from etp_jax.records import Shards
 
 RECORDS, PAIRED, BATCH = 30, 20, 6  # every third record has no report
@@ -82,6 +82,21 @@ def test_hosts_share_out_each_global_batch(shards: Shards, hosts: int):
     parts = [batches(shards, process_index=i, process_count=hosts).at(4) for i in range(hosts)]
     for name, values in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+
+
+@pytest.mark.parametrize("patients", [1, 5000])
+def test_a_share_of_the_patients(shards: Shards, patients: int):
+    """Whole patients, the same ones in every greater share, about as many as asked for."""
+    split, reports = shards.split("train"), shards.reports("train")
+    half, most = (set(Batches(split, reports, 1, 0, share=share).paired) for share in (0.5, 0.8))
+    assert half < most < set(reports.paired)
+    of = {row: split.columns.patient_id[row] for row in reports.paired}
+    assert not {of[row] for row in half} & {of[row] for row in set(of) - half}
+    shares = [np.mean([taken(f"p{patients}-{n}", share) for n in range(4000)]) for share in (0.1, 1 / 3, 1.0)]
+    np.testing.assert_allclose(shares, (0.1, 1 / 3, 1.0), atol=0.03)
+    for share in (0.0, 1.5):
+        with pytest.raises(EtpError, match=f"data.train_share is {share}"):
+            Batches(split, reports, 1, 0, share=share)
 
 
 @pytest.mark.parametrize("size", [0, PAIRED + 1])

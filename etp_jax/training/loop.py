@@ -90,7 +90,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     held_out = shards.split(config.data.validation_split)
     held_out_reports = shards.reports(config.data.validation_split)
     hosts = jax.process_index(), jax.process_count()
-    batches = Batches(split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices)
+    batches = Batches(
+        split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices, config.data.train_share
+    )
     total = round(config.optim.epochs * batches.steps_per_epoch)
     optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
     text = build_text(config.model.text, reports.reports)
