@@ -262,7 +262,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def usage() -> str:
     """The list of commands, a line each."""
-    lines = [f"  etp {name:<16} {(cls.__doc__ or '').splitlines()[0]}" for name, (cls, _) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  etp {name:<{width}}  {(cls.__doc__ or '').splitlines()[0]}" for name, (cls, _) in COMMANDS.items()]
     return "\n".join(["usage: etp COMMAND ... (each takes --help)", "", *lines])
 
 
