@@ -7,6 +7,7 @@ writes an .npz with the embeddings of all ECGs and of all features' sentences. `
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -227,7 +228,7 @@ def load_similarities(path: Path) -> Similarities:
             )
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror or error}; `etp similarities` writes such a file") from None
-    except (ValueError, LookupError, EOFError) as error:
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise EtpError(f"{path}: damaged ({error!r}); run `etp similarities` again") from None
     sizes = len(similarities.ecg), len(similarities.text), len(similarities.thresholds)
     if sizes != (len(similarities.record_ids), len(similarities.sentences), len(similarities.sentences)):

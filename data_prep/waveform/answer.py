@@ -55,9 +55,10 @@ def read_answer(text: str, source: str) -> Answer:
             features.append(_feature(entry, source))
         except EtpError as error:
             flaws.append(str(error).partition(":")[0])
-    return Answer(
-        True, tuple({feature.sentence: feature for feature in reversed(features)}.values())[::-1], tuple(flaws)
-    )
+    once: dict[str, Feature] = {}
+    for feature in features:
+        once.setdefault(feature.sentence, feature)
+    return Answer(True, tuple(once.values()), tuple(flaws))
 
 
 def _feature(entry: Any, source: str) -> Feature:

@@ -15,7 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
@@ -122,27 +122,31 @@ class LanguageModel:
     def _ask_all(self, statements: list[str]) -> None:
         """Asks several at a time; after the first failure nothing new is asked, what is under way is waited for."""
         stop = threading.Event()
+        failures: list[EtpError] = []
         with (
             tqdm(total=len(statements), unit="question", desc=f"ask {self.server.model}") as progress,
             ThreadPoolExecutor(self.server.concurrency) as pool,
         ):
 
             def ask(statement: str) -> None:
-                if not stop.is_set():
+                if stop.is_set():
+                    return
+                try:
                     self._keep(statement, self._ask(statement, stop))
                     progress.update()
+                except EtpError as error:
+                    failures.append(error)
+                    stop.set()
 
-            futures = [pool.submit(ask, statement) for statement in statements]
             try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in [pool.submit(ask, statement) for statement in statements]:
+                    future.result()
             finally:
                 stop.set()
-        failed = next((error for future in done if (error := future.exception())), None)
-        if isinstance(failed, EtpError):
+        if failures:
             left = sum(self._kept(text) is None for text in statements)
-            raise EtpError(f"{failed}; {left} questions are left, all answers are kept in {self.cache}: run it again")
-        if failed:
-            raise failed
+            message = f"{failures[0]}; {left} questions are left, all answers are kept in {self.cache}: run it again"
+            raise EtpError(message)
 
     def _ask(self, statement: str, stop: threading.Event) -> str:
         """What the model says: the first usable answer, or the last of `ATTEMPTS`."""

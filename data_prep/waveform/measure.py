@@ -64,7 +64,7 @@ def measure(record: Record, fs: int, leads: tuple[str, ...] = LEADS) -> Measures
         return {}
     divisor = gcd(FS, fs)
     peaks = peaks * FS // fs
-    beats, places = _align(resample_poly(x, FS // divisor, fs // divisor, axis=0), peaks)
+    beats, places, peaks = _align(resample_poly(x, FS // divisor, fs // divisor, axis=0), peaks)
     template, likeness = _dominant(beats)
     rhythm = _rhythm(peaks, places, likeness)
     alike = likeness >= ALIKE
@@ -99,8 +99,11 @@ def _filter(kind: str, fs: int, *edges: float) -> Array:
     return np.asarray(butter(2, np.squeeze(edges), kind, fs=fs, output="sos"))
 
 
-def _align(x: Array, peaks: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
-    """The whole beats [N, T, leads], shifted so that their QRS complexes lie upon each other; which peaks they are."""
+def _align(x: Array, peaks: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """The whole beats [N, T, leads], shifted so that their QRS complexes lie upon each other.
+
+    Also which peaks they are, and all peaks, shifted likewise.
+    """
     reach = int(0.04 * FS)
     places = np.flatnonzero((peaks >= BEFORE + reach) & (peaks + AFTER + reach <= len(x)))
     core = np.arange(-int(0.08 * FS), int(0.08 * FS))
@@ -111,7 +114,9 @@ def _align(x: Array, peaks: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]
         # [N, shifts, T, leads] against [T, leads]
         match = np.einsum("nstl,tl->ns", x[centres[:, None, None] + shifts[::2, None] + core], model)
         centres = np.clip(centres + shifts[::2][match.argmax(axis=1)], peaks[places] - reach, peaks[places] + reach)
-    return x[centres[:, None] + np.arange(-BEFORE, AFTER)], places
+    shifted = peaks + (int(np.median(centres - peaks[places])) if len(places) else 0)
+    shifted[places] = centres
+    return x[centres[:, None] + np.arange(-BEFORE, AFTER)], places, shifted
 
 
 def _dominant(beats: Array) -> tuple[Array, Array]:

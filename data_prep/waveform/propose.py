@@ -59,9 +59,10 @@ def propose(shards: Shards, source: Source, out: Path) -> Summary:
     statements = distinct_statements(shards)
     if not statements:
         raise EtpError(f"{shards.folder}: no record has a report; nothing can be proposed")
-    answers = source.propose(statements)
-    proposals = collect(answers.features, source.origin)
     with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        answers = source.propose(statements)
+        proposals = collect(answers.features, source.origin)
         proposals.save(out)
     split = "train" if "train" in shards.splits else next(iter(shards.splits))
     said = Counter(text for some in shards.split(split).columns.statements for text in some)

@@ -74,6 +74,7 @@ def _threshold(cosines: NDArray[np.float32], proposed: NDArray[np.bool_]) -> flo
 
 def write(encoder: Encoder, shards: Shards, proposals: Proposals, out: Path) -> str:
     """Writes the file that `etp restore` reads; returns the summary."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     found = similarities(encoder, shards, proposals)
     found.save(out)
     return _summary(found, out)
