@@ -95,7 +95,7 @@ def test_normal_ecgs_have_normal_intervals(shards):
     measured = [measure(split[place], shards.fs) for place in normal]
     # Medians of healthy adults: QRS some 90 ms, PR some 160 ms (Rijnbeek 2014; Mason 2007).
     for name, low, high in (("qrs_ms", 84, 98), ("pr_ms", 145, 170), ("qtc_ms", 365, 415), ("rate_bpm", 60, 80)):
-        assert low <= np.nanmedian([m[name] for m in measured]) <= high, name
+        assert low <= np.nanmedian([float(np.squeeze(m[name])) for m in measured]) <= high, name
 
 
 def test_rate_agrees_with_neurokit2(shards):
