@@ -13,10 +13,12 @@ from flax import struct
 from etp_jax.config import LossConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.models.resnet1d import AXIS
 from etp_jax.training import optim
 from etp_jax.training.augment import augment
+from etp_jax.training.grad_cache import value_and_grad
 
 Tree = Any
 Metrics = dict[str, jax.Array]
@@ -71,7 +73,7 @@ def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax
 
 
 def check_loss(config: LossConfig) -> None:
-    """Raises EtpError for temperatures and weights that make no loss."""
+    """Raises EtpError for temperatures, weights and blocks that make no loss."""
     for name in ("temperature", "semantic_temperature"):
         if getattr(config, name) <= 0:
             raise EtpError(f"loss.{name} is {getattr(config, name)}; it must be positive")
@@ -82,6 +84,10 @@ def check_loss(config: LossConfig) -> None:
         )
     if not 0 <= config.semantic_weight <= 1:
         raise EtpError(f"loss.semantic_weight is {config.semantic_weight}; it must lie between 0 and 1")
+    if config.fnm_weight < 0:
+        raise EtpError(f"loss.fnm_weight is {config.fnm_weight}; it must not be negative")
+    if config.block < 0:
+        raise EtpError(f"loss.block is {config.block}; it must not be negative")
 
 
 def make_train_step(
@@ -107,31 +113,36 @@ def make_train_step(
         loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
-        EtpError: an impossible option of the loss.
+        EtpError: an impossible option of the loss, or less than one micro-batch. The step itself raises it when its
+            batch does not split into micro-batches.
     """
     loss_config = config.loss
     check_loss(loss_config)
+    if config.optim.micro_batches < 1:
+        raise EtpError(f"optim.micro_batches is {config.optim.micro_batches}; it must be at least 1")
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        augment_keys, dropout_keys = example_keys(config.seed, state.step, batch["position"])
-        ecg_bTL, lead_mask_bL = augment(batch["ecg"], batch["lead_mask"], augment_keys, config.augment, fs)
-        text = text_input(texts, batch["report"])
-        semantic_bD = texts["semantic"][batch["report"]] if loss_config.pairs == "semantic" else None
+        semantic_bD = texts["semantic"][batch["report"]] if needs_tower(loss_config) else None
         mask = optim.trainable(state.params, config)
         fixed = optim.take(state.params, mask, learned=False)
 
-        def loss_of(learned: Tree) -> tuple[jax.Array, tuple[Metrics, Tree]]:
-            params = optim.merge(learned, fixed)
-            variables = {"params": params, "batch_stats": state.batch_stats}
+        def encode(learned: Tree, rows: dict[str, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], Tree]:
+            augment_keys, dropout_keys = example_keys(config.seed, state.step, rows["position"])
+            ecg_bTL, lead_mask_bL = augment(rows["ecg"], rows["lead_mask"], augment_keys, config.augment, fs)
+            variables = {"params": optim.merge(learned, fixed), "batch_stats": state.batch_stats}
             (_, ecg_bE), updated = model.apply(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
+            text = text_input(texts, rows["report"])
             text_bE: Any = model.apply(variables, text, dropout_keys, method="encode_text")
-            loss, metrics = contrastive_loss(
-                ecg_bE,
-                text_bE,
+            return (ecg_bE, text_bE), updated.get("batch_stats", {})
+
+        def loss_of(learned: Tree, rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Metrics]:
+            params = optim.merge(learned, fixed)
+            return contrastive_loss(
+                *rows,
                 batch["report"],
                 semantic_bD,
                 jnp.exp(params["logit_scale"]),
@@ -139,10 +150,11 @@ def make_train_step(
                 loss_config,
                 AXIS,
             )
-            return loss, (metrics, updated.get("batch_stats", {}))
 
         learned = optim.take(state.params, mask)
-        (loss, (metrics, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(learned)
+        (loss, (metrics, batch_stats)), grads = value_and_grad(
+            encode, loss_of, learned, batch, config.optim.micro_batches
+        )
         # The loss is averaged inside already; averaging the gradients again is exact under pmap and shard_map alike.
         grads = jax.lax.pmean(grads, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, learned)

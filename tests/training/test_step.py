@@ -57,7 +57,7 @@ TOKENS = {
 }
 
 EVERYTHING = TrainConfig(
-    augment=AugmentConfig(0.1, 0.2, 0.3, 5.0, 50.0, 0.1),
+    augment=AugmentConfig(0.1, 0.2, 0.3, 0.4, 5.0, 50.0, 0.1),
     model=ModelConfig(
         ecg=EcgTowerConfig(width=4, drop_path=0.2, pool="attention"),
         text=TextTowerConfig(dropout=0.1, trainable="encoder/.*"),
