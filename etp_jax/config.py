@@ -142,6 +142,9 @@ class TextTowerConfig:
     vector is the mean of their unit vectors."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
+    remat: bool = False
+    """While it is trained, compute the inside of each layer a second time for the gradient instead of keeping it: less
+    memory, a third more time (on accelerators; CPUs keep it all the same)."""
     vocabulary: int = 2000
     """From scratch only: greatest size of the trained WordPiece vocabulary."""
     layers: int = 2

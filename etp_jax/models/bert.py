@@ -182,12 +182,14 @@ class Layers(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
+    remat: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
+        layer = nn.remat(Layer) if self.remat else Layer
         for i in range(self.config.num_hidden_layers):
-            x_BSH = Layer(self.config, self.dtype, name=str(i))(x_BSH, attention_mask_BS, keys)
+            x_BSH = layer(self.config, self.dtype, name=str(i))(x_BSH, attention_mask_BS, keys)
         return x_BSH
 
 
@@ -196,11 +198,12 @@ class Encoder(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
+    remat: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        return Layers(self.config, self.dtype, name="layer")(x_BSH, attention_mask_BS, keys)
+        return Layers(self.config, self.dtype, self.remat, name="layer")(x_BSH, attention_mask_BS, keys)
 
 
 class Bert(nn.Module):
@@ -209,10 +212,12 @@ class Bert(nn.Module):
     Attributes:
         config: sizes.
         dtype: compute type; parameters and softmax stay at least float32.
+        remat: keep only what goes from layer to layer for the gradient, and compute the inside of a layer again.
     """
 
     config: BertConfig
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -229,7 +234,7 @@ class Bert(nn.Module):
             Last hidden states [B, S, H] in the compute type.
         """
         x_BSH = Embeddings(self.config, self.dtype, name="embeddings")(input_ids_BS, keys)
-        return Encoder(self.config, self.dtype, name="encoder")(x_BSH, attention_mask_BS, keys)
+        return Encoder(self.config, self.dtype, self.remat, name="encoder")(x_BSH, attention_mask_BS, keys)
 
 
 def pool_tokens(hidden_BSH: jax.Array, attention_mask_BS: jax.Array, pool: str) -> jax.Array:

@@ -96,7 +96,7 @@ class DualEncoder(nn.Module):
         self.ecg_tower = tower(self.config.ecg, self.dtype)
         self.ecg_projection = Projection(self.config, exact)
         if self.bert is not None:
-            self.text_tower = Bert(self.bert, self.dtype)
+            self.text_tower = Bert(self.bert, self.dtype, self.config.text.remat)
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)

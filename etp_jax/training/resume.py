@@ -15,7 +15,8 @@ MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies
     "data.prefetch",
     "model.text.pretrained",  # the checksum of the weights decides
-    "loss.block",  # changes no more than rounding
+    "model.text.remat",  # changes no more than rounding
+    "loss.block",  # likewise
     "optim.epochs",  # has its own rule
     "run.",  # how, not what: devices, precision, logging, intervals, which checkpoint counts as best
 )

@@ -132,3 +132,23 @@ def test_bfloat16_stays_near(params: Any) -> None:
     coarse = hidden(CONFIG, params, IDS, MASK, dtype=jnp.bfloat16)
     assert coarse.dtype == jnp.bfloat16
     np.testing.assert_allclose(coarse.astype(jnp.float32), hidden(CONFIG, params, IDS, MASK), atol=0.1)
+
+
+def test_remat_keeps_less_for_the_same_gradient(params: Any) -> None:
+    """Under dropout, whose masks both computations must draw alike, and with the same names of parameters."""
+    config, keys = dataclasses.replace(CONFIG, dropout=0.3), jax.random.split(jax.random.key(2), 4)
+
+    def loss(params: Any, remat: bool) -> Any:
+        hidden: Any = Bert(config, remat=remat).apply({"params": params}, IDS, MASK, keys)
+        return (hidden**2 * jnp.arange(8)).sum()
+
+    def kept(remat: bool) -> int:
+        back: Any = jax.eval_shape(lambda: jax.vjp(lambda params: loss(params, remat), params)[1])
+        return sum(x.size for x in jax.tree.leaves(back))
+
+    plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
+    assert jax.tree.structure(plain) == jax.tree.structure(again)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    weights = sum(x.size for x in jax.tree.leaves(params))
+    assert kept(True) - weights < (kept(False) - weights) / 2
