@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 install: $(VENV)/.installed
 
 test: lint
-	$(BIN)/python -m pytest -q tests --ignore tests/real
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/real
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from small_run import FINDINGS, small_config, write_run, write_shards
 from etp_jax.config import load
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import embed
-from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.embed import CACHE_FOLDER, Encoder
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.records import Shards
 from etp_jax.text import Tokenizer, apply_template, encode_table, tokenize
@@ -51,7 +52,10 @@ def test_ecg_embeddings_are_the_models_in_evaluation_mode(run_dir: Path, shards:
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_embeddings_are_kept_until_something_changes(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
+def test_embeddings_are_kept_until_something_changes(
+    run_dir: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run_dir = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns(CACHE_FOLDER))
     encoder, split = Encoder.from_run(run_dir), Shards(shards).split("test")
     first = encoder.ecg(split)
 

@@ -140,7 +140,7 @@ def test_one_line_for_a_missing_tensorboard(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_one_line_for_semantic_pairs_from_scratch(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(EtpError, match=r"loss.pairs = semantic needs a text tower with weights"):
+    with pytest.raises(EtpError, match=r"loss.semantic_from = tower needs one with weights"):
         train(change(config, loss={"pairs": "semantic"}), tmp_path)
 
 
