@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_shards_hold_the_window_in_the_right_leads(source: Path, tmp_path: Path,
     for split in map(shards.split, shards.splits):
         for row, record_id in enumerate(split.columns.record_id):
             name, start = record_id.split("-")
-            theirs = wfdb.rdrecord(str(source / name))
+            theirs: Any = wfdb.rdrecord(str(source / name))
             window = 1000 * np.asarray(theirs.p_signal)[int(start) * FS : (int(start) + 10) * FS]
             ecg = split.ecg(np.array([row]))[0]
             places = [LEADS.index({"MLII": "II"}.get(lead, lead)) for lead in theirs.sig_name or ()]
