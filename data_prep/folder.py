@@ -48,11 +48,14 @@ class BuildSummary:
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
             for where, share in self.build["translation"].items()
         ]
+        return "\n".join([*lines, *self.ending()])
+
+    def ending(self) -> list[str]:
+        """The last lines of a summary: how long it took, and where the shards are."""
+        time = "none, the folder was finished already"
         if self.seconds:
-            lines.append(f"time: {self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s")
-        else:
-            lines.append("time: none, the folder was finished already")
-        return "\n".join([*lines, f"shards: {self.folder}"])
+            time = f"{self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s"
+        return [f"time: {time}", f"shards: {self.folder}"]
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
             return Recording(table.to_numpy(np.float64) * scale, fs, tuple(map(str, table.columns)))
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _only_array(path)
         return Recording(_by_samples(np.asarray(array, np.float64), layout.leads, path) * scale, fs, layout.leads)
+    # What numpy, pandas and scipy raise on files that are cut, damaged or of another kind; they have none in common.
     except (ValueError, TypeError, OSError, EOFError, NotImplementedError, MatReadError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 

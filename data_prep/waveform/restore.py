@@ -19,7 +19,17 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from data_prep.folder import REJECTS, claim, disk_errors, finish, finished, is_noted, read_note, write_note
+from data_prep.folder import (
+    REJECTS,
+    BuildSummary,
+    claim,
+    disk_errors,
+    finish,
+    finished,
+    is_noted,
+    read_note,
+    write_note,
+)
 from data_prep.pool import run_all
 from data_prep.waveform.judge import judge
 from data_prep.waveform.measure import measure
@@ -107,17 +117,8 @@ class Restorer:
         )
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(BuildSummary):
     """What `etp restore` made."""
-
-    folder: Path
-    build: dict[str, Any]
-    """Content of `build.json`."""
-    written: int = 0
-    """Records looked at this time."""
-    seconds: float = 0.0
-    """0 if the folder was finished already."""
 
     def __str__(self) -> str:
         """The summary that the command prints."""
@@ -129,11 +130,7 @@ class Summary:
             f"  {name}: {n} ({n / proposed:.1%})" for name in COUNTS[1:] if (n := counts.get(f"features {name}", 0))
         ]
         lines.append(f"records with restored features: {counts.get('records with features', 0)} of {records}")
-        if self.seconds:
-            lines.append(f"time: {self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s")
-        else:
-            lines.append("time: none, the folder was finished already")
-        return "\n".join([*lines, f"shards: {self.folder}"])
+        return "\n".join([*lines, *self.ending()])
 
 
 @dataclass(frozen=True)
