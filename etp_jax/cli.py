@@ -91,7 +91,7 @@ class Evaluate:
     """`test` is asked for by name, for final tables only; `all` (zero-shot) is every record of the shards."""
     checkpoint: Literal["best", "latest"] = "best"
     prompts: str = "default"
-    """Prompt set of a zero-shot evaluation."""
+    """Prompt set of a zero-shot evaluation, or a .json file, {class code: text or list of texts}."""
     published: Path | None = None
     """Folder of published CSV files: their records, labels and splits count instead of the shards' own."""
     json: Path | None = None

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.waveform.criteria import features_of
 from etp_jax import cli
 from etp_jax.errors import EtpError
 from etp_jax.tasks import Task, TaskClass, get_task, task_names
 from etp_jax.tasks.lint import code_flaws, lint_file, lint_tasks, overview, prompt_flaws
+from etp_jax.tasks.prompt_file import with_prompts
 
 
 def flaws(prompt: str, *names: str) -> list[str]:
@@ -109,3 +111,24 @@ def test_listing(capsys: pytest.CaptureFixture[str]):
     assert any("mitbih-beats" in line and "MIT-BIH" in line for line in overview().splitlines())
     cli.main(["tasks", "lint"])
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+def test_prompts_of_a_file_take_the_place_of_the_shipped_ones(tmp_path: Path):
+    classes = get_task("ptbxl-form").classes
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({c.code.strip("_"): f"a {c.name}" for c in classes}))
+    task = with_prompts("ptbxl-form", file)
+    assert [c.prompts for c in task.classes] == [(f"a {c.name}",) for c in classes]
+    assert [c.codes for c in task.classes] == [c.codes for c in classes] and "NST_" in {c.code for c in classes}
+    assert task.prompt_set.startswith("mine.json, SHA-256 ") and not task.whole_prompts
+    file.write_text(json.dumps({c.code: [] if c.code == "PVC" else ["x", "y"] for c in classes}))
+    with pytest.raises(EtpError, match=r"mine.json: has no prompt of class PVC of ptbxl-form"):
+        with_prompts("ptbxl-form", file)
+
+
+def test_waveform_prompts_are_the_default_ones_with_their_criteria():
+    for name in task_names():
+        for plain, enriched in zip(get_task(name).classes, get_task(name, "waveform").classes, strict=True):
+            for prompt, longer in zip(plain.prompts, enriched.prompts, strict=True):
+                features = [f.sentence for part in prompt.split(". ") for f in features_of(part)]
+                assert longer == ". ".join(dict.fromkeys((prompt, *features)))

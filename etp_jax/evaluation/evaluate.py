@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.labelled import ALL, VALIDATION, TaskRecords
 from etp_jax.records import Shards
 from etp_jax.tasks import Task, get_task
+from etp_jax.tasks.lint import lint_file
+from etp_jax.tasks.prompt_file import with_prompts
 from etp_jax.tasks.published import read_published
 
 RANDOM_ENCODERS = {"zero-shot": 3, "retrieval": 3, "probe": 1}
@@ -42,7 +45,7 @@ def run(
       shards: shard folder.
       task: by name; retrieval needs none.
       split: whose records are scored; `all` for those of every split (zero-shot only).
-      prompts: prompt set of a zero-shot evaluation.
+      prompts: prompt set of a zero-shot evaluation, or a `.json` file of one's own prompts.
       json_path: by default RUN/evaluation/<task>-<kind>-<split>.json; scores go beside it, as `.npz`.
       seeds: of the probe's subsets of training records.
       fractions: sizes of these.
@@ -57,7 +60,7 @@ def run(
       EtpError: no run folder, no shard folder; unknown task, prompt set or split; shards of another shape or without
         the task's labels; a run that has seen what it is to be measured on.
     """
-    folder, opened, definition = Path(run), Shards(shards), get_task(task, prompts)
+    folder, opened, definition = Path(run), Shards(shards), _task(task, prompts)
     _check(kind, definition, split, published)
     if split != ALL and published is None:
         opened.split(split)
@@ -92,7 +95,7 @@ def run(
     }
     stem = f"{kind}-{split}" if kind == "retrieval" else f"{task}-{kind}-{split}"
     if kind == "zero-shot" and prompts != "default":
-        stem += f"-{prompts}"
+        stem += f"-{Path(prompts).stem}"
     if published is not None:
         stem += "-published"
     path = json_path or folder / "evaluation" / f"{stem}.json"
@@ -102,6 +105,15 @@ def run(
     print(results.table(result))
     print(f"\nwrote {path}")
     return result
+
+
+def _task(name: str, prompts: str) -> Task:
+    """The task with its prompts; says what the linter finds in prompts of a file."""
+    if not prompts.endswith(".json"):
+        return get_task(name, prompts)
+    for flaw in lint_file(Path(prompts), name):
+        print(f"{prompts}: {flaw}", file=sys.stderr)
+    return with_prompts(name, Path(prompts))
 
 
 def _check(kind: str, task: Task, split: str, published: Path | None) -> None:

@@ -1,9 +1,9 @@
 """What a downstream task is: its classes, the label codes that make each, its records, its prompts. No jax.
 
 Facts and prompts are data: a file a data set (`ptbxl.json`) says which codes make a class, `prompts.json` how each
-class is put into words, `vocabularies.json` which codes a data set uses. Codes are matched by exact name. A code counts
-at any likelihood, 0 included (in PTB-XL: present, likelihood unknown), and a task's records are those with at least one
-of its codes, unless it draws a balanced set.
+class is put into words (`waveform.json`: what its ECG looks like), `vocabularies.json` which codes a data set uses.
+Codes are matched by exact name. A code counts at any likelihood, 0 included (in PTB-XL: present, likelihood unknown),
+and a task's records are those with at least one of its codes, unless it draws a balanced set.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from etp_jax.records import Columns
 
 FILES = ("ptbxl.json", "cpsc2018.json", "csn.json", "georgia.json", "mitbih.json")
 """The tasks of each data set."""
+WAVEFORM = "waveform"
+"""Prompt set: the default prompts, each followed by the waveform features that textbooks name for it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def task_names() -> tuple[str, ...]:
 def prompt_sets() -> tuple[str, ...]:
     """The prompt sets there are."""
     prompts = _data("prompts.json")
-    return (*prompts["sets"], *prompts["contrasts"], *prompts["templates"])
+    return (*prompts["sets"], WAVEFORM, *prompts["contrasts"], *prompts["templates"])
 
 
 def get_task(name: str, prompts: str = "default") -> Task:
@@ -109,7 +111,8 @@ def get_task(name: str, prompts: str = "default") -> Task:
     def prompts_of(code: str, class_name: str) -> tuple[str, ...]:
         if wording in sentences["templates"]:
             return (sentences["templates"][wording][base].format(name=class_name),)
-        return tuple(sentences["sets"][wording].get(base, {}).get(code, ()))
+        plain = sentences["sets"]["default" if wording == WAVEFORM else wording].get(base, {}).get(code, ())
+        return tuple(map(_with_features, plain)) if wording == WAVEFORM else tuple(plain)
 
     classes = [
         TaskClass(
@@ -140,7 +143,13 @@ def get_task(name: str, prompts: str = "default") -> Task:
 
 def shared_prompts() -> frozenset[str]:
     """Prompts that classes of one task may share."""
-    return frozenset(_data("prompts.json")["shared"]["prompts"])
+    shared = _data("prompts.json")["shared"]["prompts"]
+    return frozenset((*shared, *map(_with_features, shared)))
+
+
+def _with_features(prompt: str) -> str:
+    """A prompt in the form of a report with restored features."""
+    return ". ".join((prompt, *_data("waveform.json")["features"].get(prompt, ())))
 
 
 def vocabulary(dataset: str) -> dict[str, str]:

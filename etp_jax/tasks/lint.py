@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from etp_jax.errors import EtpError
 from etp_jax.tasks import Task, get_task, prompt_sets, shared_prompts, task_names, vocabulary
+from etp_jax.tasks.prompt_file import read_prompts, spellings
 
 LEFTOVERS = {
     "talks to somebody": r"let me know|hope this|here (is|are)\b|please|feel free|certainly|as an ai\b|requirements",
@@ -75,24 +74,14 @@ def lint_file(path: Path, task: str | None = None) -> list[str]:
     Raises:
       EtpError: the file cannot be read as such, or there is no such task.
     """
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); it is JSON, {{class code: text}}") from None
-    if not isinstance(given, dict):
-        raise EtpError(f"{path}: holds no object; it is JSON, {{class code: text}}")
+    given = read_prompts(path)
     names: dict[str, set[str]] = {}
     for c in (c for name in ([task] if task else task_names()) for c in get_task(name).classes):
-        for code in {c.code, c.code.strip("_")}:
+        for code in spellings(c.code):
             names.setdefault(code, set()).add(c.name)
-    texts = []
-    for code, value in given.items():
-        prompts = [value] if isinstance(value, str) else value
-        if not (isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)):
-            raise EtpError(f"{path}: class {code!r} has neither a text nor a list of texts")
-        texts.append((code, sorted(names.get(code, ())), prompts))
+    texts = [(code, sorted(names.get(code, ())), prompts) for code, prompts in given.items()]
     if task:
-        missing = [c.code for c in get_task(task).classes if not {c.code, c.code.strip("_")} & set(given)]
+        missing = [c.code for c in get_task(task).classes if given.keys().isdisjoint(spellings(c.code))]
         texts += [(code, (), ()) for code in missing]
     return prompt_flaws(texts)
 

@@ -115,6 +115,18 @@ def test_zero_shot_of_validation_says_where_thresholds_come_from(run_dir: Path, 
     assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-validation-mets.json").exists()
 
 
+def test_zero_shot_reads_prompts_from_a_file(run_dir: Path, shards: Path, tmp_path: Path, capsys):
+    default = evaluation.run("zero-shot", run_dir, shards, bootstrap=5)
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({c.code: [*c.prompts] for c in get_task("ptbxl-super").classes}))
+    mine = evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
+    assert mine["rows"] == default["rows"] and "mine.json, SHA-256" in mine["protocol"]["prompts"]
+    assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-validation-mine.json").exists()
+    file.write_text(json.dumps({c.code: f"Let me know about {c.name}" for c in get_task("ptbxl-super").classes}))
+    evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
+    assert "mine.json: class NORM: 'Let me know about" in capsys.readouterr().err
+
+
 def test_retrieval(run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[str]):
     result = evaluation.run("retrieval", run_dir, shards, split="test", bootstrap=20)
     encoder, split, table = Encoder.from_run(run_dir), Shards(shards).split("test"), Shards(shards).reports("test")
