@@ -1,184 +1,217 @@
-"""`etp bench`: ECG/s of the training step, the encoder and the reader on the devices at hand, beside PyTorch if wanted.
+"""`etp bench`: throughput of training step, encoder and reader on the devices at hand, beside PyTorch if wanted.
 
 What is timed takes turns: in every round each contender runs a block of steps, so that whatever else the machine does
 falls on all alike. Ratios are paired by round.
+
+The JSON, format 1 (null: not known, or not told by the platform):
+    format, recipe, device, platform, devices_at_hand, precision, parallel, samples, tokens, scaling, versions
+    peak: {tflops, gb_per_s, source} of one device
+    rows: one for each contender, batch size and device count
+        what ("train step" or "encoder"), framework, batch_size (over all devices), devices
+        lower_s, compile_s (with a compilation cache, of reading it), first_step_s (after that)
+        step_s: seconds a step, one figure a round; ecg_per_s, ecg_per_s_per_device: of their median
+        time_of_ours: our time over this contender's, median over the rounds
+        flops, bytes: of a step on all devices, by shapes (`flops.py`); intensity: flops / bytes
+        mfu, limit, of_roof: `peaks.against_peak`
+        memory: {argument, output, temp, alias}, XLA's bytes a device; peak_bytes: most in use on a device so far
+        out_of_memory: true in a row that holds nothing but this, batch_size and devices
+    input: {cache ("cold" or "warm"), records, samples, batch_size, records_per_s}
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from etp_jax import __version__, bench_report
+from etp_jax.bench_input import read
+from etp_jax.bench_steps import TOKENS, Contender, made_up, ours, text_tower
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
-from etp_jax.input import Batch, Batches
-from etp_jax.losses.pairs import needs_tower
-from etp_jax.models.bert import BertConfig
-from etp_jax.models.dual_encoder import DualEncoder, init_variables
-from etp_jax.records import LEADS, Shards, Split
-from etp_jax.training import optim, setup
-from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import init_state, make_train_step
+from etp_jax.flops import Step
+from etp_jax.peaks import Peak, against_peak, peak
+from etp_jax.training import setup
 
+FORMAT = 1
 BLOCK_S = 1.0
 """A block takes about so long."""
-REPORTS = 1000
-"""Distinct reports of the made-up data."""
-BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
-"""Stands in for the text tower that a recipe names (28,996 words: cased)."""
-TOKENS = 64
-"""Length of a made-up report, where the text tower is trained."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Something to be timed."""
-
-    what: Literal["train step", "encoder"]
-    framework: str
-    steps: Callable[[int], None]
-    """Runs so many steps and returns when the last is done."""
+TRACED_STEPS = 3
 
 
 def run(
-    config: TrainConfig, samples: int, repeats: int, compare: Literal["torch"] | None, json_path: Path | None
+    config: TrainConfig,
+    *,
+    recipe: str,
+    samples: int,
+    repeats: int,
+    batch_sizes: Sequence[int] = (),
+    device_counts: Sequence[int] = (),
+    scaling: Literal["weak", "strong"] = "weak",
+    compare: Literal["torch"] | None = None,
+    peak_tflops: float | None = None,
+    peak_gb_per_s: float | None = None,
+    trace: Path | None = None,
+    plot: Path | None = None,
+    json_path: Path | None = None,
 ) -> dict[str, Any]:
     """Measures a recipe on made-up ECGs and, if it names shards, the reader on these; prints a table.
 
     Args:
       config: the recipe; a frozen text tower is taken as cached, as in training.
+      recipe: its name.
       samples: length of a made-up ECG.
       repeats: rounds.
+      batch_sizes: global batch sizes to measure; none is the recipe's.
+      device_counts: numbers of this host's devices to measure; none is all devices.
+      scaling: with fewer than the most devices, `weak` keeps the batch of each device, `strong` the global one.
       compare: also runs the same layers, batch and precision in PyTorch.
+      peak_tflops: of one device, instead of its data sheet's.
+      peak_gb_per_s: memory bandwidth of one device, instead of its data sheet's.
+      trace: folder for a profile of three training steps of the first batch size and device count.
+      plot: SVG file for ECG/s over device counts or, if there is one, over batch sizes.
       json_path: where the figures go.
 
     Returns:
       What the JSON holds.
 
     Raises:
-      EtpError: a batch that the devices do not divide; `compare` without torch, or for a recipe it cannot follow.
+      EtpError: a batch that the devices do not divide; more devices than there are; `compare` without torch, or for a
+        recipe it cannot follow.
     """
-    contenders = _ours(config, samples)
-    if compare == "torch":
-        from etp_jax import bench_torch
-
-        contenders += bench_torch.contenders(config, made_up(config, samples), _bert(config).hidden_size)
-    rows = _time(contenders, repeats, config.data.batch_size)
+    dtype, device = setup.set_precision(config.run.precision), jax.devices()[0]
+    best = peak(device.device_kind, dtype.name, peak_tflops, peak_gb_per_s)
+    points = grid(batch_sizes or (config.data.batch_size,), device_counts or (jax.device_count(),), scaling)
+    rows = []
+    for number, (batch_size, count) in enumerate(points):
+        devices = jax.devices() if count == jax.device_count() else jax.local_devices()[:count]
+        sized = replace(config, data=replace(config.data, batch_size=batch_size))
+        rows += _measure(sized, samples, repeats, devices, compare, best, trace if number == 0 else None)
     result = {
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "precision": setup.set_precision(config.run.precision).name,
+        "format": FORMAT,
+        "recipe": recipe,
+        "device": device.device_kind,
+        "platform": device.client.platform_version,
+        "devices_at_hand": jax.device_count(),
+        "precision": dtype.name,
         "parallel": config.run.parallel,
-        "batch_size": config.data.batch_size,
         "samples": samples,
+        "tokens": None if config.model.text.frozen else TOKENS,
+        "scaling": scaling if len(set(device_counts)) > 1 else None,
+        "peak": {
+            "tflops": best.flops and best.flops / 1e12,
+            "gb_per_s": best.bandwidth and best.bandwidth / 1e9,
+            "source": best.source,
+        },
         "rows": rows,
-        "input": [] if not config.data.shards else _read(config, repeats),
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "input": read(config, repeats) if config.data.shards else [],
+        "versions": _versions(compare),
     }
-    print(table(result))
+    print(bench_report.table(result))
     if json_path is not None:
         write_text(json_path, json.dumps(result, indent=1) + "\n")
-        print(f"\nwrote {json_path}")
+    if plot is not None:
+        write_text(plot, bench_report.plot(result))
+    for path in (json_path, plot, trace):
+        if path is not None:
+            print(f"wrote {path}")
     return result
 
 
-def made_up(config: TrainConfig, samples: int) -> Batch:
-    """A global batch like those of `input.Batches`, of noise."""
-    rng, size = np.random.default_rng(0), config.data.batch_size
-    return {
-        "ecg": rng.integers(-1000, 1000, (size, samples, len(LEADS)), np.int16),
-        "lead_mask": np.ones((size, len(LEADS)), bool),
-        "report": rng.integers(0, REPORTS, size, np.int32),
-        "position": np.arange(size, dtype=np.int32),
-    }
+def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str) -> list[tuple[int, int]]:
+    """(global batch size, devices) of everything to measure; the batch sizes are those on the most devices."""
+    most = max(device_counts)
+    if most > jax.device_count() or min(device_counts) < 1:
+        raise EtpError(f"--device-counts {most}: this machine has {jax.device_count()} devices")
+    points = []
+    for count in device_counts:
+        for size in batch_sizes:
+            if size < 1 or size % most:
+                raise EtpError(f"batch size {size} is not a multiple of the {most} devices")
+            points.append((size if scaling == "strong" else size // most * count, count))
+    return points
 
 
-def _bert(config: TrainConfig) -> BertConfig:
-    text = config.model.text
-    if text.pretrained is not None:
-        return BERT_BASE
-    return BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden)
+def _measure(
+    config: TrainConfig,
+    samples: int,
+    repeats: int,
+    devices: Sequence[Any],
+    compare: Literal["torch"] | None,
+    best: Peak,
+    trace: Path | None,
+) -> list[dict[str, Any]]:
+    """Rows of one batch size and device count."""
+    about = {"batch_size": config.data.batch_size, "devices": len(devices)}
+    try:
+        if compare == "torch":
+            from etp_jax import bench_torch
+
+            bench_torch.check(config, devices)
+        contenders, work = ours(config, samples, devices)
+        if compare == "torch":
+            contenders += bench_torch.contenders(config, made_up(config, samples), text_tower(config).hidden_size)
+        rows = [
+            row | about | _rates(row["step_s"], about, work[row["what"]], best)
+            for row in _time(contenders, repeats, devices)
+        ]
+        if trace is not None:
+            _trace(contenders[0], trace)
+        return rows
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return [about | {"out_of_memory": True}]
 
 
-def _ours(config: TrainConfig, samples: int) -> list[Contender]:
-    dtype, parallel = setup.set_precision(config.run.precision), Parallel(config.run.parallel)
-    if config.data.batch_size % parallel.devices:
-        raise EtpError(f"data.batch_size {config.data.batch_size} is not a multiple of the {parallel.devices} devices")
-    rng, text, bert = np.random.default_rng(1), config.model.text, _bert(config)
-    outputs = rng.normal(size=(REPORTS, bert.hidden_size)).astype(np.float32)
-    if text.frozen:
-        texts: dict[str, Any] = {"embeddings": outputs}
-    else:
-        tokens = rng.integers(0, bert.vocab_size, (REPORTS, TOKENS), np.int32)
-        texts = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-    if needs_tower(config.loss):
-        texts["semantic"] = outputs
-    model = DualEncoder(config.model, None if text.frozen else bert, bert.hidden_size, dtype, config.loss)
-    variables = init_variables(model, jax.random.key(0), samples, len(LEADS))
-    kept = jax.device_get(variables)  # the state is donated to its steps, and these arrays with it
-    optimizer, schedule = optim.make_optimizer(config.optim, 1000)
-    train_step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, samples // 10))
-    batch, texts = parallel.put_batch(made_up(config, samples)), parallel.replicate(texts)
-    state = parallel.replicate(init_state(variables, optimizer, config))
-
-    def train(count: int) -> None:
-        nonlocal state
-        for _ in range(count):
-            state, metrics = train_step(state, batch, texts)
-            jax.block_until_ready(metrics)  # virtual CPU devices deadlock if the loop runs ahead
-
-    def encode_step(params: Any, batch_stats: Any, batch: Any, _: Any) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        encoded: Any = model.apply(variables, batch["ecg"], batch["lead_mask"], method="encode_ecg")
-        return encoded[1]
-
-    frozen = parallel.replicate(kept)
-    encoder = parallel.wrap_eval_step(encode_step)
-
-    def encode(count: int) -> None:
-        for _ in range(count):
-            jax.block_until_ready(encoder(frozen["params"], frozen["batch_stats"], batch, texts))
-
-    return [Contender("train step", "etp-jax", train), Contender("encoder", "etp-jax", encode)]
-
-
-def _time(contenders: Sequence[Contender], repeats: int, batch_size: int) -> list[dict[str, Any]]:
-    """Rows of the result; a block's length comes from a contender's third step."""
-    first_s, counts = [], []
+def _time(contenders: Sequence[Contender], repeats: int, devices: Sequence[Any]) -> list[dict[str, Any]]:
+    """What the clock says of each contender; a block's length comes from its third step."""
+    rows, counts = [], []
     for contender in contenders:
-        first_s.append(_seconds(contender, 1))
+        first_s = _seconds(contender, 1)
         contender.steps(1)
         counts.append(max(1, round(BLOCK_S / _seconds(contender, 1))))
-    rounds = [
-        [_seconds(contender, count) / count for contender, count in zip(contenders, counts, strict=True)]
-        for _ in range(repeats)
-    ]
-    rows = []
-    for number, contender in enumerate(contenders):
-        step_s = [times[number] for times in rounds]
-        ours = next(i for i, c in enumerate(contenders) if c.what == contender.what)
         rows.append(
             {
                 "what": contender.what,
                 "framework": contender.framework,
-                "first_step_s": round(first_s[number], 3),
-                "step_s": [round(s, 5) for s in step_s],
-                "ecg_per_s": round(batch_size / statistics.median(step_s), 1),
-                "ecg_per_s_per_device": round(batch_size / statistics.median(step_s) / jax.device_count(), 1),
-                "time_of_ours": round(statistics.median(times[ours] / times[number] for times in rounds), 3),
+                "lower_s": contender.lower_s and round(contender.lower_s, 3),
+                "compile_s": contender.compile_s and round(contender.compile_s, 3),
+                "first_step_s": round(first_s, 3),
+                "memory": contender.memory,
+                "peak_bytes": _peak_bytes(devices) if contender.framework == "etp-jax" else None,
             }
         )
+    rounds = [
+        [_seconds(contender, count) / count for contender, count in zip(contenders, counts, strict=True)]
+        for _ in range(repeats)
+    ]
+    for number, row in enumerate(rows):
+        ours_at = next(i for i, other in enumerate(rows) if other["what"] == row["what"])
+        row["step_s"] = [round(times[number], 6) for times in rounds]
+        row["time_of_ours"] = round(statistics.median(times[ours_at] / times[number] for times in rounds), 3)
     return rows
+
+
+def _rates(step_s: Sequence[float], about: dict[str, int], work: Step, best: Peak) -> dict[str, Any]:
+    median = statistics.median(step_s)
+    rate = about["batch_size"] / median
+    return {
+        "ecg_per_s": round(rate, 1),
+        "ecg_per_s_per_device": round(rate / about["devices"], 1),
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "intensity": round(work.flops / work.bytes, 1),
+        **against_peak(work, median, about["devices"], best),
+    }
 
 
 def _seconds(contender: Contender, count: int) -> float:
@@ -187,51 +220,24 @@ def _seconds(contender: Contender, count: int) -> float:
     return time.perf_counter() - started
 
 
-def _read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
-    """Records a second from shards into batches of random order: from the disk, and when memory holds the files."""
-    shards = Shards(config.data.shards)
-    split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
-    batches = Batches(split, reports, config.data.batch_size, config.seed)
-
-    def rate(epoch: int) -> float:
-        started = time.perf_counter()
-        for step in range(batches.steps_per_epoch):
-            batches.at(epoch * batches.steps_per_epoch + step)
-        return batches.steps_per_epoch * batches.batch_size / (time.perf_counter() - started)
-
-    batches.at(0)  # the index of the records is read once, not per epoch
-    _forget(split)
-    cold, warm = rate(0), [rate(epoch) for epoch in range(1, repeats + 1)]
-    about = {"records": len(batches.paired), "samples": shards.samples}
-    return [
-        {"cache": "cold", **about, "records_per_s": round(cold)},
-        {"cache": "warm", **about, "records_per_s": round(statistics.median(warm))},
-    ]
+def _peak_bytes(devices: Sequence[Any]) -> int | None:
+    """Most bytes in use on any of the devices since the program began; None where they do not tell."""
+    stats = [device.memory_stats() or {} for device in devices]
+    return max((each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each), default=None)
 
 
-def _forget(split: Split) -> None:
-    """Asks the system to drop a split's files from its memory."""
-    for shard in split.shards.build["splits"][split.name]["shards"]:
-        file = os.open(split.shards.folder / shard["file"], os.O_RDONLY)
-        try:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(file)
+def _trace(contender: Contender, folder: Path) -> None:
+    """Profiles a few steps; TensorBoard, XProf and Perfetto read the folder."""
+    with jax.profiler.trace(folder):
+        for number in range(TRACED_STEPS):
+            with jax.profiler.StepTraceAnnotation(contender.what, step_num=number):
+                contender.steps(1)
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as aligned text."""
-    lines = [
-        f"{result['devices']} x {result['device']}, {result['precision']}, {result['parallel']}; "
-        f"batch {result['batch_size']} x {len(LEADS)} x {result['samples']}",
-        "",
-        f"{'what':<12}{'framework':<18}{'ECG/s':>10}{'/device':>10}{'s/step':>10}{'first':>8}{'ours takes':>12}",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['what']:<12}{row['framework']:<18}{row['ecg_per_s']:>10.1f}{row['ecg_per_s_per_device']:>10.1f}"
-            f"{statistics.median(row['step_s']):>10.4f}{row['first_step_s']:>8.1f}{row['time_of_ours']:>11.2f}x"
-        )
-    for row in result["input"]:
-        lines.append(f"reader, {row['cache']} cache: {row['records_per_s']:,} records/s ({row['samples']} samples)")
-    return "\n".join(lines)
+def _versions(compare: Literal["torch"] | None) -> dict[str, str]:
+    versions = {"etp-jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+    if compare == "torch":
+        import torch
+
+        versions["torch"] = torch.__version__
+    return versions

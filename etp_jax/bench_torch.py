@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from etp_jax.bench import REPORTS, Contender
+import jax
+
+from etp_jax.bench_steps import REPORTS, Contender
 from etp_jax.config import AugmentConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.input import Batch
@@ -75,12 +79,8 @@ class DualEncoder(nn.Module):
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def contenders(config: TrainConfig, batch: Batch, text_dim: int) -> list[Contender]:
-    """Eager and, where there is a compiler, compiled; on a GPU if torch sees one.
-
-    Raises:
-      EtpError: the recipe has something that this comparison does not know.
-    """
+def check(config: TrainConfig, devices: Sequence[Any]) -> None:
+    """Raises EtpError where PyTorch cannot do the same: an unknown recipe, a TPU, several GPUs."""
     ecg = config.model.ecg
     known = (
         config.model.text.frozen
@@ -88,14 +88,30 @@ def contenders(config: TrainConfig, batch: Batch, text_dim: int) -> list[Contend
         and config.loss.pairs == "own"
         and config.loss.score == "softmax"
         and config.augment == AugmentConfig()
+        and ecg.kind == "resnet"
         and (ecg.depth, ecg.norm, ecg.scale, ecg.drop_path)
         in ((18, "batch", "millivolt", 0), (34, "batch", "millivolt", 0))
         and ecg.pool in ("mean", "mean-max")
         and config.optim.ema == config.optim.clip_norm == 0
+        and config.optim.micro_batches == 1
     )
     if not known:
         raise EtpError("--compare torch knows METS's layers and loss only; compare `--config mets`")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.run.precision == "float64":
+        raise EtpError("--compare torch runs in float32 or bfloat16; set --run.precision")
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return
+    if backend != "gpu" or not torch.cuda.is_available():
+        raise EtpError(f"this torch has no {backend}: there is nothing to compare with; leave --compare out")
+    if len(devices) > 1:
+        raise EtpError("--compare torch runs on a single GPU; add `--device-counts 1`")
+
+
+def contenders(config: TrainConfig, batch: Batch, text_dim: int) -> list[Contender]:
+    """Eager and, where there is a compiler, compiled; on the GPU if that is where JAX runs."""
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, which is what JAX takes by default
     signal = torch.from_numpy(batch["ecg"]).transpose(1, 2).contiguous().to(device)
     table = torch.randn(REPORTS, text_dim, device=device)
     report = torch.from_numpy(batch["report"]).long().to(device)
@@ -113,10 +129,6 @@ def _contenders(
     loss_of: Any = torch.compile(model) if mode == "compiled" else model
     encode_of: Any = torch.compile(model.encode_ecg) if mode == "compiled" else model.encode_ecg
 
-    def finish() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     def train(count: int) -> None:
         model.train()
         for _ in range(count):
@@ -125,14 +137,33 @@ def _contenders(
                 loss = loss_of(signal, table[report])
             loss.backward()
             optimizer.step()
-        finish()
 
     def encode(count: int) -> None:
         model.eval()
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=narrow):
             for _ in range(count):
                 encode_of(signal)
-        finish()
+
+    def waited(steps: Callable[[int], None]) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            with _one_line():
+                steps(count)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+
+        return run
 
     name = f"torch {mode}"
-    return [Contender("train step", name, train), Contender("encoder", name, encode)]
+    return [Contender("train step", name, waited(train)), Contender("encoder", name, waited(encode))]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """JAX takes three quarters of a GPU's memory when it starts, and PyTorch what is left."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise EtpError(
+            "PyTorch is out of GPU memory; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.4 to leave it more, or lower "
+            "--data.batch-size"
+        ) from None

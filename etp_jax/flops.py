@@ -1,0 +1,202 @@
+"""What a step has to compute and to move at least: counted from the shapes, for utilisation and roofline.
+
+FLOPs are those of convolutions and matrix products, two for a multiplication and addition. A trained part counts three
+times (forwards, the gradient of its input, the gradient of its weights), one that only lets gradients through twice, a
+frozen one once; what is computed again to save memory does not count.
+
+Bytes are the least that layers computed one after the other move between memory and chip: every output of a convolution
+or matrix product is written and read once and, in training, read again for the gradient, while its own gradient is
+written and read. Everything between two of them is taken as fused with them, attention's scores too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from etp_jax.config import EcgTowerConfig, ModelConfig, TrainConfig
+from etp_jax.losses.pairs import needs_semantic
+from etp_jax.models.bert import BertConfig
+from etp_jax.models.resnet1d import BLOCKS, EXPANSION
+from etp_jax.training import optim
+
+TRANSFERS = {1: 2, 2: 4, 3: 5}
+"""How often a part's outputs are moved, by how often its FLOPs count."""
+PARAMETER_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a part, and numbers that it puts out."""
+
+    flops: int
+    outputs: int
+
+    def __add__(self, other: Work) -> Work:
+        """Both parts."""
+        return Work(self.flops + other.flops, self.outputs + other.outputs)
+
+    def __mul__(self, times: int) -> Work:
+        """So many of this part."""
+        return Work(self.flops * times, self.outputs * times)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the whole global batch, on all devices together."""
+
+    flops: int
+    bytes: int
+
+
+def linear(rows: int, inputs: int, features: int) -> Work:
+    """A matrix product; a convolution too, whose inputs are kernel length x channels."""
+    return Work(2 * rows * inputs * features, rows * features)
+
+
+def resnet(config: EcgTowerConfig, samples: int, leads: int) -> Work:
+    """`ResNet1D` for one ECG, forwards; taps that fall on padding are counted."""
+    kernel, expansion = config.kernel, EXPANSION[config.depth]
+    steps = _part(samples, 2)
+    total, channels = linear(steps, 7 * leads, config.width), config.width
+    if config.stem == "conv-pool":
+        steps = _part(steps, 2)
+    for stage, count in enumerate(BLOCKS[config.depth]):
+        inner = config.width * 2**stage
+        outer = inner * expansion
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            before, steps = steps, _part(steps, stride)
+            if expansion == 1:
+                total += linear(steps, kernel * channels, inner) + linear(steps, kernel * inner, inner)
+            else:
+                total += linear(before, channels, inner) + linear(steps, kernel * inner, inner)
+                total += linear(steps, inner, outer)
+            if stride != 1 or channels != outer:
+                total += linear(steps, channels, outer)
+            channels = outer
+    return total
+
+
+def transformer_layer(tokens: int, width: int, inner: int) -> Work:
+    """Attention and feed-forward of one sequence, forwards; the scores are counted and not put out."""
+    dense = linear(tokens, width, 3 * width) + linear(tokens, width, width)
+    dense += linear(tokens, width, inner) + linear(tokens, inner, width)
+    return dense + Work(2 * 2 * tokens * tokens * width, tokens * width)
+
+
+def vit(config: EcgTowerConfig, samples: int, leads: int) -> Work:
+    """`Vit1D` for one ECG, forwards."""
+    tokens, width = leads * (samples // config.patch), config.vit_width
+    return linear(tokens, config.patch, width) + transformer_layer(tokens, width, 4 * width) * config.vit_layers
+
+
+def ecg_tower(config: EcgTowerConfig, samples: int, leads: int) -> Work:
+    """The ECG tower for one ECG, forwards."""
+    return (resnet if config.kind == "resnet" else vit)(config, samples, leads)
+
+
+def bert(config: BertConfig, tokens: int) -> Work:
+    """`Bert` for one report, forwards; looking words up is no product."""
+    return _bert_layer(config, tokens) * config.num_hidden_layers
+
+
+def encoder(config: TrainConfig, samples: int, leads: int, params: Any, dtype: np.dtype, devices: int) -> Step:
+    """Embeds the batch's ECGs, in evaluation mode.
+
+    Args:
+        config: the recipe.
+        samples: length of an ECG.
+        leads: of an ECG.
+        params: the model's parameters, or their shapes.
+        dtype: compute type.
+        devices: each of which reads all parameters.
+    """
+    batch = config.data.batch_size
+    part = ecg_tower(config.model.ecg, samples, leads) + _projection(config.model, _features(params))
+    read = _size(params["ecg_tower"]) + _size(params["ecg_projection"])
+    per_ecg = TRANSFERS[1] * dtype.itemsize * part.outputs + 2 * samples * leads
+    return Step(batch * part.flops, batch * per_ecg + devices * PARAMETER_BYTES * read)
+
+
+def train_step(
+    config: TrainConfig,
+    samples: int,
+    leads: int,
+    params: Any,
+    text_tower: tuple[BertConfig, int] | None,
+    text_dim: int,
+    dtype: np.dtype,
+    devices: int,
+) -> Step:
+    """One update; arguments as in `encoder`.
+
+    Args:
+        config: the recipe.
+        samples: length of an ECG.
+        leads: of an ECG.
+        params: the model's parameters, or their shapes.
+        text_tower: a trained text tower and the tokens of a report; None: its cached outputs are read.
+        text_dim: width of the text tower's output.
+        dtype: compute type.
+        devices: each of which reads and writes parameters and optimiser state.
+    """
+    batch, embedding = config.data.batch_size, config.model.embedding_dim
+    mask = optim.trainable(params, config)
+    parts = [
+        (ecg_tower(config.model.ecg, samples, leads), 3),
+        (_projection(config.model, _features(params)), 3),
+        (_projection(config.model, text_dim), 3),
+    ]
+    if text_tower is not None:
+        layer = _bert_layer(*text_tower)
+        parts += [(layer, times) for times in _passes(mask["text_tower"], text_tower[0].num_hidden_layers)]
+    flops = batch * sum(part.flops * times for part, times in parts)
+    flops += 3 * linear(batch, embedding, batch).flops
+    if needs_semantic(config.loss):
+        meaning = embedding if config.loss.semantic_from == "batch" else text_dim
+        flops += linear(batch, meaning, batch).flops
+
+    learned, all_params = _size(optim.take(params, mask)), _size(params)
+    # Parameters, gradients and both moments are read and written; fixed parameters are read.
+    state = 8 * learned + (all_params - learned) + (2 * all_params if config.optim.ema > 0 else 0)
+    moved = sum(dtype.itemsize * TRANSFERS[times] * part.outputs for part, times in parts)
+    moved += 2 * samples * leads + (4 * text_dim if text_tower is None else 0)
+    return Step(flops, batch * moved + devices * PARAMETER_BYTES * state)
+
+
+def _part(steps: int, stride: int) -> int:
+    return -(-steps // stride)
+
+
+def _bert_layer(config: BertConfig, tokens: int) -> Work:
+    return transformer_layer(tokens, config.hidden_size, config.intermediate_size)
+
+
+def _projection(config: ModelConfig, features: int) -> Work:
+    if config.projection == "linear":
+        return linear(1, features, config.embedding_dim)
+    return linear(1, features, config.embedding_dim) + linear(1, config.embedding_dim, config.embedding_dim)
+
+
+def _features(params: Any) -> int:
+    """Width of the ECG tower's output."""
+    projection = params["ecg_projection"]
+    return projection["hidden" if "hidden" in projection else "linear"]["kernel"].shape[0]
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _passes(mask: Any, layers: int) -> list[int]:
+    """How often each layer's FLOPs count, the first layer first."""
+    below, passes = any(jax.tree.leaves(mask["embeddings"])), []
+    for i in range(layers):
+        learned = any(jax.tree.leaves(mask["encoder"]["layer"][str(i)]))
+        passes.append(3 if learned else 2 if below else 1)
+        below |= learned
+    return passes
