@@ -63,7 +63,10 @@ class DataConfig:
     """Which pairs are read, and how many at a time."""
 
     shards: str = ""
-    """Shard folder written by `etp prep`."""
+    """Shard folder written by `etp prep`, or its URL (gs://, s3://, any of fsspec), which is copied to the local disk
+    once."""
+    stage_dir: str = ""
+    """Local folder for copies of shards named by URL; by default one of the user's under $TMPDIR (/tmp)."""
     train_split: str = "train"
     train_share: float = 1.0
     """Share of the training patients who take part, always the same ones: chosen by a hash of the patient id."""
@@ -241,6 +244,11 @@ class RunConfig:
     best: Literal["loss", "recall"] = "loss"
     """What of pre-training validation decides the best checkpoint: the loss, or recall@10 of retrieval."""
     tensorboard: bool = False
+    deterministic: bool = False
+    """On GPUs: the same bits in every run, stopped and resumed or not, on the same number and kind of devices. XLA then
+    takes only operations of a fixed order and does not choose them by timing, which is slower; it refuses those that it
+    has in no other form (max-pool's gradient, `model.ecg.stem = conv-pool`, may be one). CPUs and TPUs need no option.
+    """
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from etp_jax.errors import EtpError
 from etp_jax.input import Batches, prefetch
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.records import Shards
+from etp_jax.staging import staged
 from etp_jax.text import build_text
 from etp_jax.training import optim, resume, setup
 from etp_jax.training.checkpoint import Checkpoints
@@ -47,6 +48,8 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
         a loss that is not finite.
       SystemExit: stopped by a signal.
     """
+    if config.run.deterministic:
+        setup.make_deterministic()
     with _one_line(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with _alone_in(workdir):
@@ -85,7 +88,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     dtype = setup.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
-    shards = Shards(config.data.shards)
+    shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
     split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
     held_out = shards.split(config.data.validation_split)
     held_out_reports = shards.reports(config.data.validation_split)

@@ -13,6 +13,7 @@ from etp_jax.text import TextTower
 
 MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies
+    "data.stage_dir",
     "data.prefetch",
     "model.text.pretrained",  # the checksum of the weights decides
     "model.text.remat",  # changes no more than rounding

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax._src.xla_bridge import backends_are_initialized  # has no public door
 from numpy.typing import NDArray
 
 from etp_jax import config as config_module
@@ -29,6 +30,22 @@ CONFIG_FILE = "config.json"
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
 SHARDS_FILE = "shards.json"
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
+
+
+def make_deterministic() -> None:
+    """Has XLA choose only operations on GPUs that always give the same bits, and not by timing them.
+
+    Raises:
+      EtpError: the devices have been started, so that it is too late.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC in flags:
+        return
+    if backends_are_initialized():
+        raise EtpError(f"run.deterministic: jax has started its devices already; set XLA_FLAGS={DETERMINISTIC} before")
+    os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
 def set_precision(precision: str) -> jnp.dtype:
