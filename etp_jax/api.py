@@ -13,6 +13,9 @@ from etp_jax.evaluation.embed import Encoder, encode_ecg
 from etp_jax.records import LEADS
 from etp_jax.signal import MICROVOLT, Prepared, Recording, prepare
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The encoder that ships."""
+
 
 class EcgModel:
     """Both towers of a run. Make it with `etp_jax.load`.
@@ -61,7 +64,11 @@ class EcgModel:
         return np.asarray(encode_ecg(self.encoder.model, self.encoder.variables, *batch)[1])[0]
 
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Unit embeddings [n, E] of reports or findings, read as the run's reports were."""
+        """Unit embeddings [n, E] of reports or findings, read as the run's reports were.
+
+        Raises:
+          EtpError: the text tower cannot be had; an exported encoder needs it for all but the tasks' own prompts.
+        """
         return self.encoder.text(list(sentences))
 
     def zero_shot(
@@ -81,16 +88,16 @@ class EcgModel:
         return {finding: cosine for cosine, finding in ranked}
 
 
-def load(run: str | Path, checkpoint: str = "best") -> EcgModel:
-    """The model of a run folder made by `etp train`.
+def load(run: str | Path | None = None, checkpoint: str = "best") -> EcgModel:
+    """The model of a run folder made by `etp train`, of a folder made by `etp export`, or the one that ships.
 
     Args:
-      run: the folder.
+      run: the folder; None: the encoder that comes with the package, see its `CARD.md`.
       checkpoint: `best` by pre-training validation, or `latest`.
 
     Raises:
-      EtpError: no such run or checkpoint, or its frozen text tower's weights cannot be had.
+      EtpError: no such run or checkpoint.
     """
     if checkpoint not in ("best", "latest"):
         raise EtpError(f"checkpoint {checkpoint!r} is neither best nor latest")
-    return EcgModel(Encoder.from_run(Path(run), checkpoint))
+    return EcgModel(Encoder.from_run(PRETRAINED if run is None else Path(run), checkpoint))

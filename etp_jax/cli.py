@@ -122,6 +122,21 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the encoder of a run as safetensors, with the embeddings of all prompts, into a folder of its own."""
+
+    run: Path
+    """Run folder made by `etp train`."""
+    out: Path
+    """Folder to write; it can be named wherever a run can."""
+    checkpoint: Literal["best", "latest"] = "best"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the weights."""
+    shards: Path | None = None
+    """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Similarities:
     """Embeds all ECGs of a shard folder and the sentences of proposed features, for `etp restore`."""
 
@@ -233,6 +248,13 @@ def report(args: Report) -> None:
     print(f"wrote {write_page(args.run, args.shards)}")
 
 
+def export(args: Export) -> None:
+    """Runs `etp export`."""
+    from etp_jax.evaluation.export import export as write_folder
+
+    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards))
+
+
 def similarities(args: Similarities) -> None:
     """Runs `etp similarities`."""
     from etp_jax.evaluation import similarity
@@ -284,6 +306,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "tasks": (Tasks, tasks),
     "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
+    "export": (Export, export),
     "similarities": (Similarities, similarities),
     "bench": (Bench, bench),
 }

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,14 @@ from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.evaluation.encoder_file import ENCODER_FILE, TEXT_TOWER, load_encoder, load_prompts
 from etp_jax.files import whole_file
+from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.records import Shards, Split
 from etp_jax.text import TextTower, apply_template, encode_table, frozen_outputs, tokenize
 from etp_jax.training import checkpoint, setup
+from etp_jax.training.setup import read_about
 
 BATCH = 64
 """Records a device and call."""
@@ -46,7 +49,8 @@ class Encoder:
     model: DualEncoder
     variables: dict[str, Any]
     """{"params", "batch_stats"}, float32."""
-    tower: TextTower
+    text_about: dict[str, Any]
+    """What the run's `text.json` says of its text tower."""
     step: int
     """Updates that made it; 0 if drawn afresh."""
     train_seed: int
@@ -54,18 +58,32 @@ class Encoder:
 
     @classmethod
     def from_run(cls, run_dir: Path, which: Literal["best", "latest"] | int = "best") -> Encoder:
-        """A checkpoint of a run.
+        """A checkpoint of a run, or the encoder in a folder that `etp export` wrote.
 
         Raises:
-          EtpError: there is none, or the weights of a frozen text tower are not those that the run was trained with.
+          EtpError: there is none.
         """
         config = config_module.load(run_dir / setup.CONFIG_FILE)
-        params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
-        tower = setup.load_text(run_dir, config)
-        variables = {"params": params, "batch_stats": batch_stats}
-        trained_on = _read_json(run_dir / setup.SHARDS_FILE)
-        model = setup.build_model(config, tower, jnp.dtype(jnp.float32))
-        return cls(run_dir, config, trained_on, model, _float32(variables), tower, step, config.seed)
+        if (run_dir / ENCODER_FILE).exists():
+            variables, step = load_encoder(run_dir)
+        else:
+            params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
+            variables = {"params": params, "batch_stats": batch_stats}
+        trained_on, text_about = (read_about(run_dir / name) for name in (setup.SHARDS_FILE, setup.TEXT_FILE))
+        model = setup.build_model(config, BertConfig(**text_about["bert"]), jnp.dtype(jnp.float32))
+        return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
+
+    @property
+    def tower(self) -> TextTower:
+        """The text tower; weights of a frozen one are read from where the run had them.
+
+        Raises:
+          EtpError: they cannot be had, or are not those that the run was trained with; or a trained tower stayed
+            behind in the run when the encoder was exported.
+        """
+        if not self.text_about["frozen"] and TEXT_TOWER not in self.variables["params"]:
+            raise EtpError(f"{self.run_dir}: holds no text tower, so it reads the tasks' own prompts only; use the run")
+        return _tower(self.run_dir, self.config)
 
     def random(self, seed: int) -> Encoder:
         """The same with ECG tower and both projections drawn afresh; the text tower stays as it is."""
@@ -101,11 +119,17 @@ class Encoder:
 
         Returns:
           Unit embeddings [R, E].
+
+        Raises:
+          EtpError: the text tower is needed and cannot be had, see `tower`.
         """
+        stored = _stored_prompts(self.run_dir)
+        if self.step and texts and all((text, whole) in stored for text in texts):
+            return np.stack([stored[text, whole] for text in texts])
         config = self.config.model.text
         if whole:
             config = dataclasses.replace(config, template="{report}", unit="report")
-        about = [dataclasses.asdict(config), self.tower.sha256, *texts]
+        about = [dataclasses.asdict(config), self.text_about["sha256"], *texts]
         params = self.variables["params"].get("text_tower", {})
         hidden_RH = self._kept("text", about, params, lambda: self._read(texts, config))["hidden"]
         with jax.default_matmul_precision("highest"):
@@ -177,12 +201,16 @@ def _encode_ecg(
     return model.apply(variables, ecg_BTL, lead_mask_BL, method="encode_ecg")  # pyright: ignore[reportReturnType]
 
 
+@lru_cache(maxsize=2)
+def _tower(run_dir: Path, config: TrainConfig) -> TextTower:
+    """Once for a run and the random encoders beside it."""
+    return setup.load_text(run_dir, config)
+
+
+@lru_cache(maxsize=2)
+def _stored_prompts(run_dir: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
+    return load_prompts(run_dir)
+
+
 def _float32(variables: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None

@@ -111,7 +111,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if jax.process_index() == 0:
         setup.write_run_folder(workdir, config, shards, text)
 
-    model = setup.build_model(config, text, dtype)
+    model = setup.build_model(config, text.bert_config, dtype)
     text_params = None if config.model.text.frozen else text.params
     key = jax.random.key(config.seed, impl="threefry2x32")
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)

@@ -55,10 +55,9 @@ def set_precision(precision: str) -> jnp.dtype:
     return compute_dtype(precision)
 
 
-def build_model(config: TrainConfig, text: TextTower, dtype: jnp.dtype) -> DualEncoder:
-    """The model of a recipe; a frozen text tower stays outside."""
-    bert = None if config.model.text.frozen else text.bert_config
-    return DualEncoder(config.model, bert, text.bert_config.hidden_size, dtype, config.loss)
+def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
+    """The model of a recipe with a text tower of these sizes; a frozen one stays outside."""
+    return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
 
 
 def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower) 
     """
     run_dir = Path(config.start_from)
     theirs = config_module.load(run_dir / CONFIG_FILE)
-    if text.params is None or _read_about(run_dir / TEXT_FILE)["sha256"] != text.sha256:
+    if text.params is None or read_about(run_dir / TEXT_FILE)["sha256"] != text.sha256:
         raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")
     params, batch_stats, step = checkpoint.restore_params(run_dir, "best", theirs.run.best)
     found = {"params": params, "batch_stats": batch_stats}
@@ -144,7 +143,7 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     Raises:
       EtpError: not a run folder, or the frozen tower's weights are not those that the run was trained with.
     """
-    about = _read_about(run_dir / TEXT_FILE)
+    about = read_about(run_dir / TEXT_FILE)
     if not about["frozen"]:
         tokenizer = Tokenizer.load(run_dir / TOKENIZER_FILE)
         return TextTower(BertConfig(**about["bert"]), None, tokenizer, about["source"], about["sha256"])
@@ -157,7 +156,8 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     return text
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """What `write_run_folder` wrote beside the checkpoints; raises EtpError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

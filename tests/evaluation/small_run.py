@@ -77,7 +77,7 @@ def write_run(folder: Path, config: TrainConfig, step: int = 3) -> Path:
     """A run folder with one checkpoint: initial parameters and batch statistics that are not the initial ones."""
     shards = Shards(config.data.shards)
     text = build_text(config.model.text, shards.reports("train").reports)
-    model = setup.build_model(config, text, jnp.dtype(jnp.float32))
+    model = setup.build_model(config, text.bert_config, jnp.dtype(jnp.float32))
     weights = None if config.model.text.frozen else text.params
     variables = init_variables(model, jax.random.key(config.seed), shards.samples, len(shards.leads), weights)
     variables["batch_stats"] = jax.tree.map(lambda x: 0.9 * x, variables["batch_stats"])

@@ -116,7 +116,7 @@ def write_run(run: Path, shards: Path) -> Path:
     tower = build_text(text, data.reports("train").reports)
     setup.write_run_folder(run, config, data, tower)
     variables = init_variables(
-        setup.build_model(config, tower, jnp.dtype("float32")), jax.random.key(1), SAMPLES, len(LEADS), None
+        setup.build_model(config, tower.bert_config, jnp.dtype("float32")), jax.random.key(1), SAMPLES, len(LEADS), None
     )
     with Checkpoints(run, "loss") as checkpoints:
         checkpoints.save(30, {"step": np.int32(30), **variables}, {}, {"loss": 1.5, "recall": 0.5})

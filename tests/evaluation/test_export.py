@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from small_run import FINDINGS, SAMPLES, small_config, write_run
+from test_embed import write_bert
+
+from etp_jax import cli, evaluation
+from etp_jax.api import load
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.encoder_file import load_calibration
+from etp_jax.evaluation.export import platt
+from etp_jax.evaluation.zero_shot import class_scores
+from etp_jax.records import Shards
+from etp_jax.tasks import get_task
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path, Path]:
+    """A run with a frozen text tower, and the folder of the tower."""
+    folder = tmp_path_factory.mktemp("frozen")
+    tower = write_bert(folder / "tower")
+    config = small_config(shards, pretrained=str(tower), frozen=True)
+    return write_run(folder / "run", config), tower
+
+
+def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, capsys):
+    run, tower = frozen
+    out = tmp_path / "out"
+    cli.main(["export", "--run", str(run), "--out", str(out), "--dtype", "float32", "--shards", str(shards)])
+    assert "as float32" in capsys.readouterr().out
+    ours, theirs = Encoder.from_run(run), Encoder.from_run(out)
+    split, task = Shards(shards).split("test"), get_task("ptbxl-super", "contrast")
+    np.testing.assert_array_equal(ours.ecg(split)[1], theirs.ecg(split)[1])
+    scores = class_scores(ours.ecg(split)[1], ours, task)
+    expected = evaluation.run("zero-shot", run, shards, bootstrap=5)["rows"]
+    assert evaluation.run("zero-shot", out, shards, bootstrap=5)["rows"] == expected
+    assert str(shards) not in (out / "config.json").read_text()
+
+    (tower / "flax_model.msgpack").rename(tower / "away")
+    try:
+        model, ecg = load(out), np.zeros((SAMPLES, 12)) + np.sin(np.arange(SAMPLES))[:, None]
+        assert model.encode_ecg(ecg, unit="mV").shape == (8,)
+        np.testing.assert_allclose(class_scores(ours.ecg(split)[1], model.encoder, task), scores, rtol=1e-6, atol=1e-6)
+        from etp_jax.evaluation import embed
+
+        embed._tower.cache_clear()
+        with pytest.raises(EtpError, match="tower"):
+            model.zero_shot(ecg, ["a sentence that no task has"])
+    finally:
+        (tower / "away").rename(tower / "flax_model.msgpack")
+
+
+def test_bfloat16_is_half_as_large_and_nearly_the_same(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    for dtype in ("float32", "bfloat16"):
+        cli.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / dtype), "--dtype", dtype])
+    sizes = [(tmp_path / dtype / "encoder.safetensors").stat().st_size for dtype in ("bfloat16", "float32")]
+    assert sizes[0] < 0.65 * sizes[1]
+    split = Shards(shards).split("test")
+    full, half = (Encoder.from_run(tmp_path / dtype).ecg(split)[1] for dtype in ("float32", "bfloat16"))
+    cosines = (full * half).sum(axis=1)
+    assert cosines.min() > 0.999 and not np.array_equal(full, half)
+    assert load_calibration(tmp_path / "float32") is None
+
+
+def test_a_trained_text_tower_stays_behind(run_dir: Path, tmp_path: Path):
+    cli.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "out")])
+    encoder = Encoder.from_run(tmp_path / "out")
+    prompts = list(get_task("ptbxl-super").classes[0].prompts)
+    np.testing.assert_allclose(encoder.text(prompts), Encoder.from_run(run_dir).text(prompts), atol=1e-6)
+    with pytest.raises(EtpError, match="holds no text tower"):
+        encoder.text(["something else"])
+
+
+def test_other_folders_are_not_written_over(run_dir: Path, tmp_path: Path, capsys):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--run", str(run_dir), "--out", str(tmp_path)])
+    assert "holds something other than an exported encoder" in capsys.readouterr().err
+
+
+def test_platt_is_logistic_regression_on_smoothed_targets():
+    rng = np.random.default_rng(0)
+    y = rng.random(400) < 0.2
+    scores = (0.1 * rng.normal(size=400) + 0.15 * y - 0.3).astype(np.float32)
+    a, b = platt(scores, y)
+    positives, negatives = y.sum(), (~y).sum()
+    high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
+    target = np.where(y, high, low)
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.tile(scores.astype(float), 2)[:, None],
+        np.repeat([1, 0], 400),
+        np.concatenate([target, 1 - target]),
+    )
+    np.testing.assert_allclose(
+        expit(a * scores.astype(float) + b), reference.predict_proba(scores.astype(float)[:, None])[:, 1], atol=1e-4
+    )
+    separated = platt(np.where(y, 1.0, 0.0).astype(np.float32), y)
+    assert np.isfinite(separated).all() and 0.5 < expit(sum(separated)) < 1
+
+
+def test_calibration_covers_the_frequent_classes(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    cli.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / "out"), "--shards", str(shards)])
+    calibration = load_calibration(tmp_path / "out")
+    assert calibration is not None and calibration.prompts == "contrast"
+    assert set(calibration.tasks["ptbxl-super"]) == {"NORM", "MI", "HYP"} and len(FINDINGS) == 4
+    (tmp_path / "out" / "calibration.json").write_text("{")
+    with pytest.raises(EtpError, match="export the run again"):
+        load_calibration(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["data"]["shards"] == ""
