@@ -116,7 +116,8 @@ def test_random_keeps_the_text_tower_and_draws_the_rest(run_dir: Path, shards: P
 
 def test_frozen_text_tower_is_checked_again(tmp_path: Path, shards: Path):
     source = write_bert(tmp_path / "bert")
-    run = write_run(tmp_path / "run", small_config(shards, pretrained=str(source), frozen=True, pool="mean"))
+    config = small_config(shards, pretrained=str(source), frozen=True, pool="mean")
+    run, other = (write_run(tmp_path / name, config) for name in ("run", "other"))
     encoder = Encoder.from_run(run)
     assert encoder.tower.params is not None
     config = load(run / "config.json").model.text
@@ -125,8 +126,8 @@ def test_frozen_text_tower_is_checked_again(tmp_path: Path, shards: Path):
     expected: Any = encoder.model.apply(encoder.variables, hidden, method="encode_text")
     np.testing.assert_allclose(encoder.text(["sinus rhythm"]), expected, atol=1e-6)
     write_bert(source, seed=1)
-    with pytest.raises(EtpError, match=rf"{source}.*not those of this run \(SHA-256 \w+, {run}/text.json says \w+"):
-        Encoder.from_run(run)
+    with pytest.raises(EtpError, match=rf"{source}.*not those of this run \(SHA-256 \w+, {other}/text.json says \w+"):
+        Encoder.from_run(other).text(["sinus rhythm"])
 
 
 @pytest.mark.parametrize(
