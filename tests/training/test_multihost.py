@@ -36,6 +36,8 @@ from etp_jax.models import resnet1d
 from etp_jax.training.distributed import STOPPED
 from etp_jax.training.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 DEVICES = "--xla_force_host_platform_device_count="
 
 

@@ -51,6 +51,7 @@ def assert_same_run(run: Path, reference: Path) -> None:
     assert learned_lines(run) == learned_lines(reference)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits(reference: Reference) -> None:
     in_save, anywhere = reference.folder / "killed-in-save", reference.folder / "killed-anywhere"
     processes = [start(reference.config, in_save, 2), start(reference.config, anywhere)]
