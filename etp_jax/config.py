@@ -153,6 +153,10 @@ class TextTowerConfig:
     remat: bool = False
     """While it is trained, compute the inside of each layer a second time for the gradient instead of keeping it: less
     memory, a third more time (on accelerators; CPUs keep it all the same)."""
+    scan: bool = False
+    """While it is trained, compile one layer and loop over all: less to compile. Dropout draws other masks."""
+    fused_attention: bool = False
+    """While it is trained with `dropout` 0: attention by one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs)."""
     vocabulary: int = 2000
     """From scratch only: greatest size of the trained WordPiece vocabulary."""
     layers: int = 2

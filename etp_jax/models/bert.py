@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,7 @@ class SelfAttention(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
+    fused: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -113,6 +115,11 @@ class SelfAttention(nn.Module):
             return y.reshape(*y.shape[:2], heads, width)
 
         query, key, value = split("query"), split("key"), split("value")
+        if self.fused and (keys is None or self.config.dropout == 0):
+            mask_B11S = attention_mask_BS[:, None, None, :] != 0
+            kernel = "cudnn" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "xla"
+            y = jax.nn.dot_product_attention(query, key, value, mask=mask_B11S, implementation=kernel)
+            return y.reshape(x_BSH.shape)
         scores_BNSS = jnp.einsum("bqnd,bknd->bnqk", query, key) / width**0.5
         # Softmax in float32, or padding and small weights are lost in bfloat16.
         scores_BNSS = scores_BNSS.astype(at_least_float32(self.dtype))
@@ -141,11 +148,12 @@ class Attention(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
+    fused: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        y_BSH = SelfAttention(self.config, self.dtype, name="self")(x_BSH, attention_mask_BS, keys)
+        y_BSH = SelfAttention(self.config, self.dtype, self.fused, name="self")(x_BSH, attention_mask_BS, keys)
         return Output(self.config, self.dtype, name="output")(y_BSH, x_BSH, keys)
 
 
@@ -154,12 +162,13 @@ class Layer(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
+    fused: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
         config = self.config
-        x_BSH = Attention(config, self.dtype, name="attention")(x_BSH, attention_mask_BS, keys)
+        x_BSH = Attention(config, self.dtype, self.fused, name="attention")(x_BSH, attention_mask_BS, keys)
         y = Intermediate(config, self.dtype, name="intermediate")(x_BSH)
         return Output(config, self.dtype, name="output")(y, x_BSH, keys)
 
@@ -183,14 +192,30 @@ class Layers(nn.Module):
     config: BertConfig
     dtype: DTypeLike
     remat: bool
+    scan: bool
+    fused: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        layer = nn.remat(Layer) if self.remat else Layer
-        for i in range(self.config.num_hidden_layers):
-            x_BSH = layer(self.config, self.dtype, name=str(i))(x_BSH, attention_mask_BS, keys)
-        return x_BSH
+        numbers = range(self.config.num_hidden_layers)
+        if not self.scan or self.is_initializing():
+            layer = nn.remat(Layer) if self.remat else Layer
+            for i in numbers:
+                x_BSH = layer(self.config, self.dtype, self.fused, name=str(i))(x_BSH, attention_mask_BS, keys)
+            return x_BSH
+
+        # Stacked in every step: the parameters keep their names, and a copy of them is small beside the activations.
+        layers = jax.tree.map(lambda *each: jnp.stack(each), *(self.variables["params"][str(i)] for i in numbers))
+        layer = Layer(self.config, self.dtype, self.fused, parent=None)
+
+        def turn(x_BSH: jax.Array, numbered: tuple[jax.Array, Any]) -> tuple[jax.Array, None]:
+            number, params = numbered
+            own = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            y_BSH: Any = layer.apply({"params": params}, x_BSH, attention_mask_BS, own)
+            return y_BSH, None
+
+        return jax.lax.scan(jax.checkpoint(turn) if self.remat else turn, x_BSH, (jnp.asarray(numbers), layers))[0]
 
 
 class Encoder(nn.Module):
@@ -199,11 +224,14 @@ class Encoder(nn.Module):
     config: BertConfig
     dtype: DTypeLike
     remat: bool
+    scan: bool
+    fused: bool
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        return Layers(self.config, self.dtype, self.remat, name="layer")(x_BSH, attention_mask_BS, keys)
+        layers = Layers(self.config, self.dtype, self.remat, self.scan, self.fused, name="layer")
+        return layers(x_BSH, attention_mask_BS, keys)
 
 
 class Bert(nn.Module):
@@ -213,11 +241,16 @@ class Bert(nn.Module):
         config: sizes.
         dtype: compute type; parameters and softmax stay at least float32.
         remat: keep only what goes from layer to layer for the gradient, and compute the inside of a layer again.
+        scan: compile one layer and loop over all; dropout draws other masks than without.
+        fused_attention: where attention has no dropout, `jax.nn.dot_product_attention` computes it, on NVIDIA GPUs in
+            bfloat16 by cuDNN; its softmax is float32 even in float64.
     """
 
     config: BertConfig
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    scan: bool = False
+    fused_attention: bool = False
 
     @nn.compact
     def __call__(
@@ -234,7 +267,8 @@ class Bert(nn.Module):
             Last hidden states [B, S, H] in the compute type.
         """
         x_BSH = Embeddings(self.config, self.dtype, name="embeddings")(input_ids_BS, keys)
-        return Encoder(self.config, self.dtype, self.remat, name="encoder")(x_BSH, attention_mask_BS, keys)
+        encoder = Encoder(self.config, self.dtype, self.remat, self.scan, self.fused_attention, name="encoder")
+        return encoder(x_BSH, attention_mask_BS, keys)
 
 
 def pool_tokens(hidden_BSH: jax.Array, attention_mask_BS: jax.Array, pool: str) -> jax.Array:

@@ -96,7 +96,8 @@ class DualEncoder(nn.Module):
         self.ecg_tower = tower(self.config.ecg, self.dtype)
         self.ecg_projection = Projection(self.config, exact)
         if self.bert is not None:
-            self.text_tower = Bert(self.bert, self.dtype, self.config.text.remat)
+            text = self.config.text
+            self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention)
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)

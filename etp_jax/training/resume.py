@@ -18,6 +18,7 @@ MAY_DIFFER = (
     "data.resident",  # and `resident_share`: where the records lie, not which they are
     "model.text.pretrained",  # the checksum of the weights decides
     "model.text.remat",  # changes no more than rounding
+    "model.text.fused_attention",  # likewise
     "loss.block",  # likewise
     "optim.epochs",  # has its own rule
     "run.",  # how, not what: devices, precision, logging, intervals, which checkpoint counts as best

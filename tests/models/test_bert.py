@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from etp_jax.models.bert import Bert, BertConfig, pool_tokens
+from etp_jax.models import bert
+from etp_jax.models.bert import Bert, BertConfig, Layers, pool_tokens
+from etp_jax.models.layers import Dropout
 from etp_jax.models.pretrained import load_bert, resolve
 
 HERE = Path(__file__).parent
@@ -152,3 +156,55 @@ def test_remat_keeps_less_for_the_same_gradient(params: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     weights = sum(x.size for x in jax.tree.leaves(params))
     assert kept(True) - weights < (kept(False) - weights) / 2
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_layers_are_the_layers(remat: bool) -> None:
+    """The same values, gradients and names; the program has one layer."""
+    config = dataclasses.replace(CONFIG, num_hidden_layers=3)
+    params = jax.jit(Bert(config, scan=True).init)(jax.random.key(0), IDS, MASK)["params"]
+
+    def loss(params: Any, **options: Any) -> Any:
+        hidden: Any = Bert(config, **options).apply({"params": params}, IDS, MASK)
+        return (hidden**2 * jnp.arange(8)).sum()
+
+    plain, scanned = (
+        jax.jit(jax.grad(partial(loss, **options))).lower(params) for options in ({}, {"scan": True, "remat": remat})
+    )
+    grads, expected = scanned.compile()(params), plain.compile()(params)
+    assert jax.tree.structure(grads) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    products = [program.as_text().count("dot_general") for program in (scanned, plain)]
+    assert products[0] < products[1] / 2
+
+
+def test_scanned_layers_drop_different_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnlyDropout(nn.Module):
+        config: Any
+        dtype: Any
+        fused: Any
+
+        @nn.compact
+        def __call__(self, x: jax.Array, mask: jax.Array, keys: jax.Array) -> jax.Array:
+            self.param("unused", nn.initializers.zeros, ())
+            return x + Dropout(0.5)(jnp.ones_like(x), keys)
+
+    monkeypatch.setattr(bert, "Layer", OnlyDropout)
+    stack = Layers(dataclasses.replace(CONFIG, num_hidden_layers=2), jnp.float32, False, True, False)
+    args = jnp.zeros((4, 8, 8)), MASK, jax.random.split(jax.random.key(0), 4)
+    out: Any = stack.apply(stack.init(jax.random.key(0), *args), *args)
+    kept, counts = np.unique(out, return_counts=True)  # each layer adds 2 to a unit that it keeps
+    np.testing.assert_array_equal(kept, [0, 2, 4])
+    np.testing.assert_allclose(counts / out.size, [0.25, 0.5, 0.25], atol=0.1)
+
+
+def test_fused_attention_is_attention(params: Any) -> None:
+    """With padding and an empty report."""
+    mask = np.where(np.arange(4)[:, None] == 3, 0, MASK)
+    plain, fused = (
+        jax.jit(Bert(CONFIG, fused_attention=kernel).apply).lower({"params": params}, IDS, mask)
+        for kernel in (False, True)
+    )
+    assert fused.as_text() != plain.as_text()
+    np.testing.assert_allclose(*(f.compile()({"params": params}, IDS, mask) for f in (fused, plain)), atol=1e-6)
