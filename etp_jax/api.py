@@ -10,11 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder, encode_ecg
+from etp_jax.evaluation.encoder_file import PRETRAINED
 from etp_jax.records import LEADS
 from etp_jax.signal import MICROVOLT, Prepared, Recording, prepare
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The encoder that ships."""
 
 
 class EcgModel:
@@ -92,7 +90,7 @@ def load(run: str | Path | None = None, checkpoint: str = "best") -> EcgModel:
     """The model of a run folder made by `etp train`, of a folder made by `etp export`, or the one that ships.
 
     Args:
-      run: the folder; None: the encoder that comes with the package, see its `CARD.md`.
+      run: the folder; None: the encoder that comes with the package, see its `MODEL_CARD.md`.
       checkpoint: `best` by pre-training validation, or `latest`.
 
     Raises:

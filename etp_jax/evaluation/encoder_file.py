@@ -27,6 +27,8 @@ from safetensors.flax import save_file
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+"""The encoder that ships, see its `MODEL_CARD.md`."""
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
 CALIBRATION_FILE = "calibration.json"
