@@ -22,6 +22,8 @@ from etp_jax.records import Shards
 from etp_jax.tasks import get_task, labels, prompt_sets, task_names
 from etp_jax.training import setup
 
+PROMPTS = "contrast"
+"""Prompt set of the probabilities: the one that was chosen on fold 9."""
 MINIMUM = 10
 """Positive and negative records from which on a class gets a probability."""
 
@@ -32,7 +34,7 @@ def export(
     checkpoint: Literal["best", "latest"] = "best",
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     shards: Path | None = None,
-    prompts: str = "contrast",
+    prompts: str = PROMPTS,
 ) -> str:
     """Writes the folder that `encoder_file` describes; returns the summary.
 
