@@ -134,6 +134,8 @@ class Export:
     """Of the weights."""
     shards: Path | None = None
     """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    onnx: bool = False
+    """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def export(args: Export) -> None:
     """Runs `etp export`."""
     from etp_jax.evaluation.export import export as write_folder
 
-    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards))
+    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx))
 
 
 def predict(args: Predict) -> None:
