@@ -18,11 +18,11 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
     model, ecg, telling = predictor.model, prediction.ecg, prediction.occlusion.telling
     drawn = ecg.prepared.ecg[: round(ecg.seconds * model.fs)], ecg.prepared.lead_mask, model.leads, model.fs
     html, png = out / f"{ecg.name}.html", out / f"{ecg.name}.png"
-    write_png(png, *drawn, f"{ecg.name} · {rests_on(prediction)} (marked)\n{NOTICE}", telling)
+    write_png(png, *drawn, f"{ecg.name} · {rests_on(prediction)} (blue; shaded)\n{NOTICE}", telling)
     svg = draw_ecg(*drawn, f"12-lead ECG of record {ecg.name}", telling)
     sections = {
         "The ECG": f'<div class="scroll" tabindex="0" role="region" aria-label="ECG">{svg}</div>'
-        f"<p>{escape(rests_on(prediction))}. These are marked.</p>",
+        f"<p>{escape(rests_on(prediction))} (leads blue, seconds shaded).</p>",
         "Findings": "".join(_findings(task, found, predictor) for task, found in prediction.findings.items()),
         "What it rests on": _falls(prediction),
     }

@@ -167,7 +167,7 @@ class Predictor:
         nearest = []
         if reports_RE is not None:
             cosine_R = reports_RE @ embedding_NE[0]
-            nearest = [(float(cosine_R[n]), reports[n]) for n in np.argsort(-cosine_R)[:NEAREST].tolist()]
+            nearest = [(float(cosine_R[n]), reports[int(n)]) for n in np.argsort(-cosine_R)[:NEAREST]]
         rests_on = occlusion(score_N, ecg.prepared.lead_mask, self.model.leads)
         return Prediction(ecg, ranked, rests_on, nearest, len(reports))
 

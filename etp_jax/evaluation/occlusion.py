@@ -58,7 +58,7 @@ def hidden(
     return ecg_NTL, mask_NL
 
 
-def occlusion(score_N: NDArray[np.float32], lead_mask_L: NDArray[np.bool_], leads: Sequence[str]) -> Occlusion:
+def occlusion(score_N: NDArray[np.floating], lead_mask_L: NDArray[np.bool_], leads: Sequence[str]) -> Occlusion:
     """From the scores of what `hidden` gave."""
     falls = (score_N[0] - score_N[1:]).tolist()
     usable = [(lead, falls[place]) for place, lead in enumerate(leads) if lead_mask_L[place]]

@@ -24,7 +24,8 @@ BATCH, SAMPLES = 3, 64
 
 def run_onnx(folder: Path, ecg_mv: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(folder / ONNX_FILE, providers=["CPUExecutionProvider"])
-    return session.run(["features", "embedding"], {"ecg": ecg_mv.astype(np.float32), "lead_mask": mask})
+    outputs = session.run(["features", "embedding"], {"ecg": ecg_mv.astype(np.float32), "lead_mask": mask})
+    return [np.asarray(output) for output in outputs]
 
 
 def made_up(tower: EcgTowerConfig, projection: Any) -> Encoder:

