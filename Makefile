@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test test-real lint clean
+.PHONY: quickstart install test test-slow test-real lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
@@ -11,7 +11,11 @@ quickstart: $(VENV)/.installed
 install: $(VENV)/.installed
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/real
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests --ignore tests/real
+
+# Runs of several processes, lost and killed ones among them.
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m slow tests --ignore tests/real
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test

@@ -74,7 +74,12 @@ class DataConfig:
     batch_size: int = 128
     """ECG-report pairs a step, over all devices and hosts."""
     prefetch: int = 2
-    """Batches held ready on the devices."""
+    """Batches (of so many steps as a dispatch makes) held ready on the devices."""
+    resident: Literal["auto", "always", "never"] = "auto"
+    """Whether the training split's records are put on every device before the first step, and batches gathered there;
+    what is learned is the same. `auto`: where they fit in `data.resident_share`; never on CPU."""
+    resident_share: float = 0.5
+    """Greatest share of a device's free memory (beside parameters and reports) that `auto` gives to the records."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,10 @@ class RunConfig:
     parallel: Literal["pmap", "shard_map"] = "pmap"
     precision: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
     """Compute type of the towers; `auto` is bfloat16 on TPU and GPU and float32 on CPU. float64 is for tests."""
+    steps_per_dispatch: int = 0
+    """Steps that the devices make between two words with the host, fewer before a validation or checkpoint. 0 chooses:
+    up to 10 where the records are resident on an accelerator, else 1. CPUs take several times as long for more than 1:
+    their convolutions are slow inside a loop."""
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     validate_every: float = 1.0

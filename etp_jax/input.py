@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -15,6 +15,7 @@ from etp_jax.errors import EtpError
 from etp_jax.records import ReportTable, Split
 
 Batch = dict[str, np.ndarray]
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -37,6 +38,7 @@ class Batches:
 
     Attributes:
         batch_size: pairs a step over all hosts.
+        paired: int64 [P], positions in the split of the records that take part.
         steps_per_epoch: whole batches an epoch.
         unpaired: records left out because their report is empty.
     """
@@ -91,7 +93,19 @@ class Batches:
         self.steps_per_epoch = len(self.paired) // batch_size
         own = batch_size // process_count
         self._rows = slice(process_index * own, (process_index + 1) * own)
-        self._epoch, self._order = -1, self.paired
+        self._epoch, self._order = -1, np.arange(0)
+
+    def rows(self, step: int) -> Batch:
+        """Which records this host's rows of global batch `step` are.
+
+        Returns:
+            `row` int32 [n], place in `paired`; `position` int32 [n], row in the global batch.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(len(self.paired), self.seed, epoch).astype(np.int32)
+        position = np.arange(self.batch_size, dtype=np.int32)[self._rows]
+        return {"row": self._order[within * self.batch_size + position], "position": position}
 
     def at(self, step: int) -> Batch:
         """This host's rows of global batch `step`.
@@ -100,47 +114,40 @@ class Batches:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
             `position` int32 [n], row in the global batch.
         """
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self.paired[epoch_order(len(self.paired), self.seed, epoch)]
-        rows = np.arange(self.batch_size, dtype=np.int32)[self._rows]
-        records = self._order[within * self.batch_size + rows]
+        rows = self.rows(step)
+        records = self.paired[rows["row"]]
         return {
             "ecg": self.split.ecg(records),
             "lead_mask": self.split.columns.lead_mask[records],
             "report": self.reports.number[records],
-            "position": rows,
+            "position": rows["position"],
         }
 
 
-def prefetch(
-    batches: Batches, start_step: int, stop_step: int, put: Callable[[Batch], T], depth: int = 2
-) -> Generator[tuple[int, T], None, None]:
-    """Reads batches in a background thread and puts them on the devices ahead of their use.
+def prefetch(keys: Iterable[K], load: Callable[[K], T], depth: int = 2) -> Generator[tuple[K, T], None, None]:
+    """Loads things in a background thread ahead of their use.
 
-    An error in the thread is raised at the step it belongs to. Closing the generator ends the thread.
+    An error in the thread is raised at the key it belongs to. Closing the generator ends the thread.
 
     Args:
-        batches: where they come from.
-        start_step: first step.
-        stop_step: step after the last one.
-        put: takes a host batch to the devices.
-        depth: batches held ready or in the making.
+        keys: what to load, in order.
+        load: called in the thread, for one key at a time.
+        depth: things held ready or in the making.
 
     Yields:
-        Step and batch on the devices.
+        Key and what was loaded for it.
     """
 
-    def load(step: int) -> tuple[int, T]:
-        return step, put(batches.at(step))
+    def pair(key: K) -> tuple[K, T]:
+        return key, load(key)
 
-    steps = iter(range(start_step, stop_step))
+    keys = iter(keys)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as reader:
-        ahead = deque(reader.submit(load, step) for step in islice(steps, max(depth, 1)))
+        ahead = deque(reader.submit(pair, key) for key in islice(keys, max(depth, 1)))
         try:
             while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(reader.submit(load, step) for step in islice(steps, 1))
-                yield batch
+                loaded = ahead.popleft().result()
+                ahead.extend(reader.submit(pair, key) for key in islice(keys, 1))
+                yield loaded
         finally:
             reader.shutdown(cancel_futures=True)

@@ -44,6 +44,9 @@ def test_a_batch_is_what_the_records_say(shards: Shards):
         np.testing.assert_array_equal(batch["lead_mask"][row], split[number].lead_mask)
         assert reports.reports[batch["report"][row]] == split[number].report
     np.testing.assert_array_equal(batch["position"], np.arange(BATCH))
+    rows = source.rows(1)
+    np.testing.assert_array_equal(split.ecg(source.paired[rows["row"]]), batch["ecg"])
+    assert {name: x.dtype.name for name, x in rows.items()} == {"row": "int32", "position": "int32"}
 
 
 def test_an_epoch_visits_each_paired_record_at_most_once_and_none_without_a_report(shards: Shards):
@@ -141,24 +144,24 @@ def reader_threads() -> list[threading.Thread]:
 
 
 def test_prefetch_gives_every_step_in_order():
-    out = list(prefetch(Counting(), 3, 9, lambda x: -x, 2))  # pyright: ignore
+    out = list(prefetch(range(3, 9), lambda step: -step, 2))
     assert out == [(step, -step) for step in range(3, 9)]
-    assert list(prefetch(Counting(), 3, 3, abs, 2)) == []  # pyright: ignore[reportArgumentType]
+    assert list(prefetch([], abs, 2)) == []
     assert reader_threads() == []
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_prefetch_reads_depth_batches_ahead_and_no_more(depth: int):
     source = Counting()
-    stream = prefetch(source, 0, 100, abs, depth)  # pyright: ignore[reportArgumentType]
+    stream = prefetch(range(100), source.at, depth)
     assert next(stream) == (0, 0)
     time.sleep(0.05)
     assert source.asked == list(range(1 + max(depth, 1)))
-    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    stream.close()
 
 
 def test_prefetch_raises_an_error_at_its_step_and_ends():
-    stream = prefetch(Counting(fail_at=2), 0, 9, abs, 4)  # pyright: ignore[reportArgumentType]
+    stream = prefetch(range(9), Counting(fail_at=2).at, 4)
     assert [next(stream), next(stream)] == [(0, 0), (1, 1)]
     with pytest.raises(EtpError, match="step 2"):
         next(stream)
@@ -167,10 +170,10 @@ def test_prefetch_raises_an_error_at_its_step_and_ends():
 
 def test_prefetch_stops_reading_when_it_is_closed():
     source = Counting()
-    stream = prefetch(source, 0, 10**9, abs, 2)  # pyright: ignore[reportArgumentType]
+    stream = prefetch(range(10**9), source.at, 2)
     next(stream)
     assert len(reader_threads()) == 1
-    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    stream.close()
     assert reader_threads() == []
     assert len(source.asked) <= 3
 
@@ -179,7 +182,7 @@ def test_a_shard_that_vanishes_while_reading_is_one_line(tmp_path: Path):
     folder = write_folder(tmp_path / "shards", {"train": [[make_record(number) for number in range(6)]]})
     shards = Shards(folder)
     source = batches(shards, 2)
-    stream = prefetch(source, 0, 4, lambda batch: batch, 1)
+    stream = prefetch(range(4), source.at, 1)
     next(stream)
     next(folder.glob("*.tfrecord*")).write_bytes(b"")
     with pytest.raises(EtpError, match="ends early"):

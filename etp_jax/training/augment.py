@@ -38,7 +38,8 @@ def augment(
         fs: sampling rate, Hz.
 
     Returns:
-        ECG float32 [B, T, leads], µV (as it came, if everything is off); and mask, false for silenced leads too.
+        ECG [B, T, leads], µV, float32 or, with JAX in 64 bits, float64 (as it came, if everything is off); and mask,
+        false for silenced leads too.
 
     Raises:
         EtpError: an option that no such record can satisfy.
@@ -56,13 +57,13 @@ def augment_one(
     # A random draw belongs to its place among the keys; a new change takes a new place.
     keys = [*jax.random.split(key, 6), jax.random.fold_in(key, 6)]
     samples, leads = ecg_TL.shape
-    x = ecg_TL.astype(jnp.float32)
+    x = ecg_TL.astype(float)
     if config.amplitude > 0:
-        x = x * jax.random.uniform(keys[0], (), jnp.float32, 1 - config.amplitude, 1 + config.amplitude)
+        x = x * jax.random.uniform(keys[0], minval=1 - config.amplitude, maxval=1 + config.amplitude)
     if config.wander_uv > 0:
         x = x + wander(keys[1], samples, leads, config.wander_uv, fs)
     if config.noise_uv > 0:
-        x = x + config.noise_uv * jax.random.normal(keys[2], x.shape, jnp.float32)
+        x = x + config.noise_uv * jax.random.normal(keys[2], x.shape)
     if config.time_shift_s > 0:
         x = shift(keys[3], x, round(config.time_shift_s * fs))
     if config.time_mask_s > 0:
@@ -79,11 +80,9 @@ def augment_one(
 def wander(key: jax.Array, samples: int, leads: int, greatest: float, fs: int) -> jax.Array:
     """One slow sine [T, leads] of common frequency and phase, of a different amplitude in each lead."""
     frequency, phase, amplitude = jax.random.split(key, 3)
-    hz = jax.random.uniform(frequency, (), jnp.float32, *WANDER_HZ)
-    angle = (
-        2 * jnp.pi * (hz * jnp.arange(samples, dtype=jnp.float32) / fs + jax.random.uniform(phase, dtype=jnp.float32))
-    )
-    return jnp.sin(angle)[:, None] * jax.random.uniform(amplitude, (leads,), jnp.float32, -greatest, greatest)
+    hz = jax.random.uniform(frequency, minval=WANDER_HZ[0], maxval=WANDER_HZ[1])
+    angle = 2 * jnp.pi * (hz * jnp.arange(samples) / fs + jax.random.uniform(phase))
+    return jnp.sin(angle)[:, None] * jax.random.uniform(amplitude, (leads,), minval=-greatest, maxval=greatest)
 
 
 def shift(key: jax.Array, x_TL: jax.Array, greatest: int) -> jax.Array:
@@ -102,7 +101,7 @@ def mask_time(key: jax.Array, x_TL: jax.Array, length: int) -> jax.Array:
 
 def drop_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> jax.Array:
     """Silences each recorded lead with `probability`; the one with the highest draw stays in any case."""
-    draw = jnp.where(lead_mask_L, jax.random.uniform(key, lead_mask_L.shape, jnp.float32), -1.0)
+    draw = jnp.where(lead_mask_L, jax.random.uniform(key, lead_mask_L.shape), -1.0)
     return lead_mask_L & ((draw >= probability) | (draw == draw.max()))
 
 
@@ -110,7 +109,7 @@ def keep_few_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -
     """With `probability`, keeps a random set of 1 to all of the recorded leads, every size equally likely."""
     chance, size, order = jax.random.split(key, 3)
     count = jax.random.randint(size, (), 1, jnp.maximum(lead_mask_L.sum(), 1) + 1)
-    draw_L = jnp.where(lead_mask_L, jax.random.uniform(order, lead_mask_L.shape, jnp.float32), 2.0)
+    draw_L = jnp.where(lead_mask_L, jax.random.uniform(order, lead_mask_L.shape), 2.0)
     rank_L = jnp.argsort(jnp.argsort(draw_L))
     chosen_L = lead_mask_L & (rank_L < count)
     return jnp.where(jax.random.bernoulli(chance, probability), chosen_L, lead_mask_L)

@@ -1,12 +1,28 @@
-"""Several hosts in one run."""
+"""Several hosts in one run: joining them, and stopping all when one is lost."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
+import traceback
+from types import TracebackType
+from typing import Any
 
 import jax
+from jax._src.distributed import global_state  # the run's key-value store has no public door
+from jax._src.xla_bridge import backends_are_initialized
 
 from etp_jax.errors import EtpError
+
+STOPPED = 75
+"""Exit status of a process that stops because another one did (`EX_TEMPFAIL`): to be started again, all of them."""
+BEAT_S = 0.5
+SILENCE_S = 5.0
+"""A process that has not been heard of for so long, in seconds, is lost."""
+LINGER_S = 2.0
+_BEATS, _REASON = "etp/beats/", "etp/reason/"
 
 
 def initialise(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -34,3 +50,92 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
             f"the processes of this run could not be joined ({str(error).strip().splitlines()[0]}); set "
             "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID on each"
         ) from None
+
+
+class Together:
+    """Within the `with` block all processes of a run stop when one of them does, with one line that says why.
+
+    Each counts up its own entry of the run's key-value store, twice a second. If one has stood still for `SILENCE_S`,
+    process 0 writes that down; a process that fails writes down its error. All others read it, print it and leave with
+    status `STOPPED`, whatever collective operation they hang in, and without waiting for each other: JAX's own check
+    takes 100 s, its shutdown barrier 5 minutes. The watch begins when the devices have been started. Process 0 is not
+    watched: if it is lost, so is the store, and JAX aborts the others at once. A run of one process is left alone.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is watched before the `with` block."""
+        self._client: Any = global_state.client
+        self._me, self._count = global_state.process_id, global_state.num_processes
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="together", daemon=True)
+
+    def __enter__(self) -> Together:
+        """Starts the watch."""
+        if self._client:
+            self._thread.start()
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """Waits for the others if all went well; after an error the process ends here."""
+        if not self._client:
+            return
+        if error is None or isinstance(error, SystemExit):  # stopped by a signal, all after the same step
+            self._client.wait_at_barrier("etp/end", timeout_in_ms=3_600_000)
+            self._end_watch()
+            return
+        if not isinstance(error, EtpError | KeyboardInterrupt) or error.__cause__:
+            # Collective operations fail because a process is lost; the watch then ends this one while it sleeps.
+            time.sleep(SILENCE_S + 4)
+        self._end_watch()
+        match error:
+            case EtpError():
+                reason, status = str(error), 2
+            case KeyboardInterrupt():
+                reason, status = "interrupted", 130
+            case _:
+                traceback.print_exception(error)
+                reason, status = f"failed ({type(error).__name__}); its log says more", 1
+        self._write_down(f"process {self._me} of {self._count}: {reason}")
+        self._leave(reason, status)
+
+    def _end_watch(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        beat, heard = 0, {}
+        try:
+            while not self._ended.wait(BEAT_S):
+                if backends_are_initialized():  # starting them may keep Python waiting for long
+                    beat += 1
+                    self._client.key_value_set(f"{_BEATS}{self._me}", str(beat), allow_overwrite=True)
+                    if self._me == 0:
+                        self._listen(beat, heard)
+                for _, reason in self._client.key_value_dir_get(_REASON):
+                    self._leave(reason, STOPPED)
+        except jax.errors.JaxRuntimeError:
+            self._leave(f"process 0 of {self._count} was lost; start all again", STOPPED)
+
+    def _listen(self, now: int, heard: dict[str, tuple[str, int]]) -> None:
+        """Notes at which beat of its own (not by the clock: it may be held up itself) each process was last heard."""
+        for key, beat in self._client.key_value_dir_get(_BEATS):
+            number = key.rpartition("/")[2]
+            if number not in heard or heard[number][0] != beat:
+                heard[number] = beat, now
+        lost = ", ".join(number for number, (_, last) in heard.items() if (now - last) * BEAT_S > SILENCE_S)
+        if lost:
+            self._write_down(
+                f"process {lost} of {self._count} was lost (they count from 0); the same command goes on from the last "
+                "checkpoint"
+            )
+
+    def _write_down(self, reason: str) -> None:
+        self._client.key_value_set(f"{_REASON}{self._me}", reason, allow_overwrite=True)
+
+    def _leave(self, reason: str, status: int) -> None:
+        if self._me == 0:
+            time.sleep(LINGER_S)  # the store ends with this process; the others must have read it
+        below_progress = "\n" if self._me == 0 else ""
+        print(f"{below_progress}etp: {reason}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)

@@ -17,13 +17,14 @@ import jax
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.input import Batches, prefetch
+from etp_jax.input import Batches
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.records import Shards
 from etp_jax.staging import staged
 from etp_jax.text import build_text
 from etp_jax.training import optim, resume, setup
 from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.feed import Feed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
 from etp_jax.training.step import TrainState, init_state, make_train_step
@@ -34,9 +35,9 @@ from etp_jax.training.validation import Validation
 def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     """Trains a recipe, or goes on with the run that `workdir` holds.
 
-    On SIGTERM or Ctrl-C the step is finished and saved, then the process ends with status 128 + signal number (143 or
-    130), as if the signal had killed it. The same command goes on from there. Killed at any other moment, the run goes
-    on from its last checkpoint; on the same devices it ends with the same bits either way.
+    On SIGTERM or Ctrl-C the steps dispatched are finished and saved, then the process ends with status 128 + signal
+    number (143 or 130), as if the signal had killed it. The same command goes on from there. Killed at any other
+    moment, the run goes on from its last checkpoint; on the same devices it ends with the same bits either way.
 
     Args:
       config: the recipe.
@@ -65,10 +66,11 @@ class _Run:
 
     config: TrainConfig
     workdir: Path
-    batches: Batches
+    steps_per_epoch: int
     parallel: Parallel
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    texts: Any
+    feed: Feed
+    dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    tables: Any
     validation: Validation
     checkpoints: Checkpoints
     meta: dict[str, Any]
@@ -86,6 +88,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     for name in ("log_every", "validate_every", "checkpoint_every"):
         if getattr(config.run, name) <= 0:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
+    if config.run.steps_per_dispatch < 0:
+        raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
     dtype = setup.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
@@ -128,17 +132,22 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     cache = setup.text_cache(shards, workdir)
     texts = setup.text_inputs(config, text, reports.reports, cache)
     held_out_texts = setup.text_inputs(config, text, held_out_reports.reports, cache)
+    texts, state = parallel.replicate((texts, state))
+    validation = Validation(config, model, held_out, held_out_reports, held_out_texts, parallel)
+    feed = Feed(config, batches, parallel)
+    _say(str(feed))
     return _Run(
         config=config,
         workdir=workdir,
-        batches=batches,
+        steps_per_epoch=batches.steps_per_epoch,
         parallel=parallel,
-        step=parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, shards.fs)),
-        texts=parallel.replicate(texts),
-        validation=Validation(config, model, held_out, held_out_reports, held_out_texts, parallel),
+        feed=feed,
+        dispatch=parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, shards.fs))),
+        tables=feed.tables(texts),
+        validation=validation,
         checkpoints=checkpoints,
         meta=meta,
-        state=parallel.replicate(state),
+        state=state,
         start=start,
         total=total,
     )
@@ -170,26 +179,29 @@ def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, An
 def _run(run: _Run) -> int | None:
     """Trains to the end, or until a signal, whose number is returned.
 
-    The order must stay: validate, save, next batch, dispatch, then the metrics of the step before. A state is saved
-    only after the loss and gradient that made it have been seen to be finite; reading them one step late keeps the
+    The order must stay: validate, save, next batch, dispatch, then the metrics of the dispatch before. A state is saved
+    only after the loss and gradient that made it have been seen to be finite; reading them one dispatch late keeps the
     devices busy, and virtual CPU devices from a deadlock.
     """
     config, state, checkpoints = run.config, run.state, run.checkpoints
-    validate_every = max(1, round(config.run.validate_every * run.batches.steps_per_epoch))
-    batches = prefetch(run.batches, run.start, run.total, run.parallel.put_batch, config.data.prefetch)
+    validate_every = max(1, round(config.run.validate_every * run.steps_per_epoch))
+    checkpoint_every = config.run.checkpoint_every
+    spans = dispatches(run.start, run.total, run.feed.per_dispatch, validate_every, checkpoint_every)
+    batches = run.feed.batches(spans)
     done, stopped_by = run.start, None
-    progress = Progress(config, run.workdir, done, run.total, run.batches.steps_per_epoch)
+    progress = Progress(config, run.workdir, done, run.total, run.steps_per_epoch)
     with checkpoints, closing(batches), progress, Stop() as stop:
         while done < run.total and not stopped_by:
             with progress.waiting():
-                _, batch = next(batches)
-            state, metrics = run.step(state, batch, run.texts)
-            done += 1
-            progress.step(done, metrics)
+                steps, batch = next(batches)
+                jax.block_until_ready(batch)  # its way to the devices counts as waiting too
+            state, metrics = run.dispatch(state, batch, run.tables)
+            progress.step(steps, metrics)
+            done = steps.stop
 
             validate = done % validate_every == 0 or done == run.total
-            stopped_by = stop.reached(done)
-            if validate or stopped_by or done % config.run.checkpoint_every == 0:
+            stopped_by = stop.reached()
+            if validate or stopped_by or done % checkpoint_every == 0:
                 progress.flush()
                 with progress.paused():
                     scores = run.validation(state) if validate else None
@@ -239,5 +251,6 @@ def _one_line(workdir: Path) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise EtpError(
-            f"the device's memory is too small ({str(error).splitlines()[0]}); lower --data.batch-size"
+            f"the device's memory is too small ({str(error).splitlines()[0]}); lower --data.batch-size, "
+            "or leave the records on the host (--data.resident never)"
         ) from error

@@ -30,7 +30,7 @@ class Progress:
         self._bar = tqdm(
             total=total, initial=start, unit="step", disable=not chief, mininterval=1 if sys.stderr.isatty() else 60
         )
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[range, dict[str, jax.Array]] | None = None
         self._started: float | None = None
         self._steps, self._waited = 0, 0.0
 
@@ -59,37 +59,46 @@ class Progress:
         if self._started is not None:
             self._started += time.perf_counter() - start
 
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of an update just dispatched, and reads and reports those of the one before."""
+    def step(self, steps: range, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of steps just dispatched, and reads and reports those of the dispatch before.
+
+        Args:
+          steps: their numbers, from 0; the log counts updates made, from 1.
+          metrics: of one step numbers, or of several [n], n at least as many as there are steps.
+        """
         self.flush()
-        self._pending = step, metrics
+        self._pending = steps, metrics
 
     def flush(self) -> None:
         """Reads and reports what is pending; raises EtpError when it is not finite."""
         if self._pending is None:
             return
-        step, metrics = self._pending[0], {name: float(np.asarray(value)) for name, value in self._pending[1].items()}
+        steps, metrics = self._pending[0], {name: np.atleast_1d(values) for name, values in self._pending[1].items()}
         self._pending = None
-        for name in ("loss", "grad_norm"):
-            self._check_finite(name, metrics[name], step)
-        if self._started is None:  # the first step of a process compiles
+        if self._started is None:  # the first dispatch of a process compiles
             self._started, self._waited = time.perf_counter(), 0.0
         else:
-            self._steps += 1
-        self._bar.update()
-        if step % self._log_every == 0 and self._log:
-            self._write(step, metrics)
+            self._steps += len(steps)
+        speed = None
+        for row, done in enumerate(range(steps.start + 1, steps.stop + 1)):
+            values = {name: float(column[row]) for name, column in metrics.items()}
+            for name in ("loss", "grad_norm"):
+                self._check_finite(name, values[name], done)
+            self._bar.update()
+            if done % self._log_every == 0 and self._log:
+                speed = speed or self._speed()
+                self._log.write("train", done, {"epoch": done / self._steps_per_epoch, **values, **speed})
+                self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed['ecg_per_s']:.0f} ECG/s", refresh=False)
 
-    def _write(self, step: int, metrics: dict[str, float]) -> None:
-        assert self._log and self._started is not None
+    def _speed(self) -> dict[str, float]:
+        """Speed since it was last asked for, by all steps read since."""
+        assert self._started is not None
         now = time.perf_counter()
         seconds = now - self._started
         rate = self._steps * self._batch_size / seconds if self._steps else 0.0
         wait_share = self._waited / seconds if self._steps else 0.0
-        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate:.0f} ECG/s", refresh=False)
-        values = {"epoch": step / self._steps_per_epoch, **metrics, "ecg_per_s": rate, "wait_share": wait_share}
-        self._log.write("train", step, values)
         self._started, self._steps, self._waited = now, 0, 0.0
+        return {"ecg_per_s": rate, "wait_share": wait_share}
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         """Reports a validation; raises EtpError when its loss is not finite."""

@@ -15,6 +15,7 @@ MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies
     "data.stage_dir",
     "data.prefetch",
+    "data.resident",  # and `resident_share`: where the records lie, not which they are
     "model.text.pretrained",  # the checksum of the weights decides
     "model.text.remat",  # changes no more than rounding
     "loss.block",  # likewise

@@ -20,6 +20,7 @@ class Stop:
     def __init__(self) -> None:
         """Nothing changes before the `with` block."""
         self._received: int | None = None
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -41,8 +42,9 @@ class Stop:
         message = "already stopping" if again else "this step is finished and saved first"
         print(f"\n{signal.Signals(number).name}: {message}", file=sys.stderr, flush=True)
 
-    def reached(self, step: int) -> int | None:
-        """The signal because of which to stop after `step`, or None; the same on all hosts."""
+    def reached(self) -> int | None:
+        """The signal because of which to stop now, or None; the same on all hosts. Asked once after every dispatch."""
         if jax.process_count() > 1:
-            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+            self._asked += 1  # not the number of steps: the service names the next number as the one to stop at
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self._asked) else None
         return self._received

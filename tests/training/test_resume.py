@@ -51,9 +51,10 @@ def assert_same_run(run: Path, reference: Path) -> None:
     assert learned_lines(run) == learned_lines(reference)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits(reference: Reference) -> None:
     in_save, anywhere = reference.folder / "killed-in-save", reference.folder / "killed-anywhere"
-    processes = [start(reference.config, in_save, "kill-in-save", "2"), start(reference.config, anywhere)]
+    processes = [start(reference.config, in_save, 2), start(reference.config, anywhere)]
     while not (anywhere / FILE).exists() and processes[1].poll() is None:
         time.sleep(0.05)
     time.sleep(random.random() * 2)
@@ -74,9 +75,9 @@ def test_sigterm_saves_and_the_run_goes_on(
 ) -> None:
     run, step = reference.folder / "stopped", Progress.step
 
-    def disturbed(self: Progress, number: int, metrics: Any) -> None:
-        step(self, number, metrics)
-        if number == 7:
+    def disturbed(self: Progress, steps: range, metrics: Any) -> None:
+        step(self, steps, metrics)
+        if steps.stop == 7:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
@@ -95,6 +96,37 @@ def test_sigterm_saves_and_the_run_goes_on(
         file.write(json.dumps({"kind": "train", "step": 8, "loss": 0.0}) + '\n{"kind": "tr')
     train(reference.config, run)
     assert_same_run(run, reference.run)
+
+
+def test_resident_records_and_dispatches_of_several_steps(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resident, a run has the same bits; several steps a dispatch, those of a run that was stopped and went on so."""
+    resident = change(reference.config, data={"resident": "always"})
+    train(resident, reference.folder / "resident")
+    assert "resident, 41 records (0.1 MiB) a device; 1 step(s) a dispatch" in capsys.readouterr().out
+    assert_same_run(reference.folder / "resident", reference.run)
+
+    several = change(resident, run={"steps_per_dispatch": 2})
+    train(several, reference.folder / "several")
+    dispatched, step = [], Progress.step
+
+    def disturbed(self: Progress, steps: range, metrics: Any) -> None:
+        step(self, steps, metrics)
+        dispatched.append(steps)
+        if steps.stop == 8:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "step", disturbed)
+        with pytest.raises(SystemExit):
+            train(several, reference.folder / "several-stopped")
+        assert final_state(reference.folder / "several-stopped")["['step']"] == 8
+        train(several, reference.folder / "several-stopped")
+    # Validated after 5, 10 and 15 updates, saved after 3, 6, 9 and 12 too.
+    ends = [2, 3, 5, 6, 8, 9, 10, 12, 14, 15]
+    assert [steps.stop for steps in dispatched] == ends
+    assert_same_run(reference.folder / "several-stopped", reference.folder / "several")
 
 
 def test_a_finished_run_is_left_alone(reference: Reference, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,9 +193,11 @@ def test_other_data_and_another_text_tower_are_refused(reference: Reference) -> 
 
 def test_what_does_not_change_the_result_may_differ(reference: Reference) -> None:
     run = {"parallel": "shard_map", "log_every": 7, "validate_every": 0.5, "checkpoint_every": 9, "best": "recall"}
+    run["steps_per_dispatch"] = 2
     moved = reference.folder / "moved"
     shutil.copytree(reference.config.data.shards, moved)
-    train(change(reference.config, run=run, data={"prefetch": 5, "shards": str(moved)}), reference.run)
+    data = {"prefetch": 5, "shards": str(moved), "resident": "always"}
+    train(change(reference.config, run=run, data=data), reference.run)
 
 
 def test_an_older_config_takes_the_defaults_of_new_options(reference: Reference) -> None:

@@ -31,11 +31,9 @@ from etp_jax.config import (
 from etp_jax.models import resnet1d
 from etp_jax.records import FORMAT, LEADS, Record
 from etp_jax.shard_writer import shard_name, write_metadata, write_shard
-from etp_jax.training import distributed
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.loop import train
 from etp_jax.training.metrics import read_metrics
-from etp_jax.training.progress import Progress
 
 TINY_BLOCKS: Any = {18: (1, 1)}  # two blocks instead of eight: compiling is what takes the time
 
@@ -147,13 +145,15 @@ def learned_lines(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def start(config: TrainConfig, run_dir: Path, *disturbance: str, **env: str) -> subprocess.Popen[str]:
-    """Starts the run in another process, which joins others if `env` says so.
-
-    `disturbance` may be ("kill-in-save", n): SIGKILL as soon as the n-th save writes in the background;
-    or ("both-modes", n): trains by shard_map, by pmap, and once more with SIGTERM to the second process after step n.
-    """
-    command = [sys.executable, __file__, json.dumps(config_module.to_dict(config)), str(run_dir), *disturbance]
+def start(config: TrainConfig, run_dir: Path, *kill_in_save: int, **env: str) -> subprocess.Popen[str]:
+    """Starts the run in another process; `kill_in_save` n: SIGKILL as soon as the n-th save writes to the disk."""
+    command = [
+        sys.executable,
+        __file__,
+        json.dumps(config_module.to_dict(config)),
+        str(run_dir),
+        *map(str, kill_in_save),
+    ]
     return subprocess.Popen(
         command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -175,16 +175,7 @@ def disturb(cls: type, method: str, call: int, number: int) -> None:
 
 if __name__ == "__main__":
     resnet1d.BLOCKS = TINY_BLOCKS
-    if "JAX_NUM_PROCESSES" in os.environ:
-        distributed.initialise()
     config, run_dir = config_module.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
-    match sys.argv[3:]:
-        case ["kill-in-save", call]:
-            disturb(Checkpoints, "save", int(call), signal.SIGKILL)
-        case ["both-modes", call]:
-            train(change(config, run={"parallel": "shard_map"}), run_dir / "shard_map")
-            train(config, run_dir / "pmap")
-            if jax.process_index() == 1:
-                disturb(Progress, "step", int(call), signal.SIGTERM)
-            run_dir /= "stopped"
+    if sys.argv[3:]:
+        disturb(Checkpoints, "save", int(sys.argv[3]), signal.SIGKILL)
     train(config, run_dir)

@@ -1,0 +1,172 @@
+"""How batches come into the step, and how many steps the devices make at a time.
+
+On the host's path every batch is read and sent. Resident, the training split lies on every device and only the numbers
+of a batch's rows are sent. The step itself knows neither: what it is given is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from etp_jax.config import DataConfig, TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.input import Batch, Batches, prefetch
+from etp_jax.training.parallel import REPLICATED, Parallel
+
+Step = Callable[[Any, dict[str, jax.Array], Any], tuple[Any, dict[str, jax.Array]]]
+
+PIECE = 64 * 2**20
+"""Bytes of signals read and sent at a time, so that the host never holds a split."""
+MOST_STEPS = 10
+"""Steps a dispatch, where it chooses itself: the host's own time, about a millisecond, is then lost among them."""
+
+
+class Feed:
+    """The way of a run's batches to the devices.
+
+    Attributes:
+        per_dispatch: steps that the devices make at a time, at most.
+        resident_bytes: what lies on each device; 0 on the host's path.
+    """
+
+    def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel) -> None:
+        """Puts the split on the devices if it is to be there; all else that is to lie there should be there before."""
+        self._config, self._batches, self._parallel = config, batches, parallel
+        resident = _is_resident(config.data, batches, parallel)
+        self._split = _put_split(batches, parallel) if resident else None
+        self.resident_bytes = _split_bytes(batches) if resident else 0
+        many = resident and jax.default_backend() != "cpu"
+        self.per_dispatch = config.run.steps_per_dispatch or (min(MOST_STEPS, config.run.log_every) if many else 1)
+
+    def wrap(self, step: Step) -> Step:
+        """What is dispatched: `dispatch(state, batch, tables)` makes the steps whose batches `batches` gives as one."""
+        step = step if self._split is None else gathering(step)
+        return step if self.per_dispatch == 1 else several(step)
+
+    def tables(self, texts: Any) -> Any:
+        """The last argument of the dispatch, from the report table on the devices."""
+        return texts if self._split is None else (texts, self._split)
+
+    def batches(self, spans: Iterable[range]) -> Generator[tuple[range, Any], None, None]:
+        """The steps of each dispatch and the batch on the devices, prepared in the background."""
+        read = self._batches.at if self._split is None else self._batches.rows
+
+        def put(steps: range) -> Any:
+            batches = [read(step) for step in steps]
+            batch = batches[0] if self.per_dispatch == 1 else joined(batches, self.per_dispatch)
+            return self._parallel.put_batch(batch)
+
+        return prefetch(spans, put, self._config.data.prefetch)
+
+    def __str__(self) -> str:
+        """A line for people."""
+        where = f"read as needed, {self._config.data.prefetch} batches ahead"
+        if self._split is not None:
+            where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
+        return f"  data: {where}; {self.per_dispatch} step(s) a dispatch"
+
+
+def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[range]:
+    """Shares out steps `start` ... `stop` - 1: at most `most` a dispatch, none beyond a multiple of an interval."""
+    while start < stop:
+        end = min(start + most, stop, *(start - start % interval + interval for interval in intervals))
+        yield range(start, end)
+        start = end
+
+
+def joined(batches: Sequence[Batch], size: int) -> Batch:
+    """The batches of several steps as one, [n, size, ...]; where there are fewer, `position` is -1."""
+    missing = {**batches[-1], "position": np.full_like(batches[-1]["position"], -1)}
+    every = [*batches, *[missing] * (size - len(batches))]
+    return {name: np.stack([batch[name] for batch in every], axis=1) for name in missing}
+
+
+def several(step: Step) -> Step:
+    """Makes a step into one that makes all steps of a `joined` batch.
+
+    The number of turns is not fixed in the program, so one program serves all numbers: there is one to compile, and a
+    step has the same bits wherever its dispatch began.
+
+    Returns:
+        A step whose metrics are [size] each, in order; beyond the last step made they mean nothing.
+    """
+
+    def steps(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
+        size = batch["position"].shape[1]
+
+        def turn(i: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, rows = carried
+            state, metrics = step(state, {name: x[:, i] for name, x in batch.items()}, tables)
+            return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+        one = jax.eval_shape(step, state, {name: x[:, 0] for name, x in batch.items()}, tables)[1]
+        rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
+        return jax.lax.fori_loop(0, jnp.sum(batch["position"][0] >= 0), turn, (state, rows))
+
+    return steps
+
+
+def gathering(step: Step) -> Step:
+    """Makes a step into one that takes `Batches.rows` in place of the records, which are in its last argument."""
+
+    def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
+        texts, split = tables
+        records = {name: x[batch["row"]] for name, x in split.items()}
+        records["ecg"] = records["ecg"].reshape(len(batch["row"]), -1, records["lead_mask"].shape[1])
+        # The barrier keeps the gathering out of what follows, whose program, and so its bits, are the host's path's.
+        return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
+
+    return gathered
+
+
+def _split_bytes(batches: Batches) -> int:
+    """Bytes of the records that take part, with lead mask and number of the report."""
+    shards = batches.split.shards
+    return len(batches.paired) * (shards.signal_bytes + len(shards.leads) + 4)
+
+
+def has_room(devices: Iterable[Any], size: int, share: float) -> bool:
+    """Whether `size` bytes are at most this share of every device's free memory; a CPU tells none and has no room."""
+    stats = [device.memory_stats() or {} for device in devices]
+    return all(size <= share * (memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)) for memory in stats)
+
+
+def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bool:
+    """Decides it, on all hosts alike."""
+    if not 0 < config.resident_share <= 1:
+        raise EtpError(f"data.resident_share is {config.resident_share}; it must be more than 0 and at most 1")
+    if config.resident != "auto":
+        return config.resident == "always"
+    room = has_room(parallel.mesh.local_mesh.devices.flat, _split_bytes(batches), config.resident_share)
+    return bool(multihost_utils.process_allgather(np.array(room)).all())
+
+
+def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
+    """The records of `batches.paired` on every device.
+
+    Returns:
+        `ecg` int16 [P, T * leads], flat because TPUs pad a last axis of 12 to 128; `lead_mask` bool [P, leads];
+        `report` int32 [P].
+    """
+    split, rows = batches.split, batches.paired
+    size = min(len(rows), max(1, PIECE // split.shards.signal_bytes))
+    everywhere = NamedSharding(parallel.mesh.local_mesh, REPLICATED)
+
+    def load(start: int) -> jax.Array:
+        piece = split.ecg(rows[start : start + size])
+        return jax.device_put(piece.reshape(size, -1), everywhere)
+
+    write = jax.jit(lambda ecg, piece, start: jax.lax.dynamic_update_slice(ecg, piece, (start, 0)), donate_argnums=0)
+    ecg = jnp.zeros((len(rows), split.shards.signal_bytes // 2), jnp.int16, device=everywhere)
+    starts = (min(start, len(rows) - size) for start in range(0, len(rows), size))  # the last piece is a whole one too
+    for start, piece in prefetch(starts, load):
+        ecg = jax.block_until_ready(write(ecg, piece, start))
+    table = {"lead_mask": split.columns.lead_mask[rows], "report": batches.reports.number[rows]}
+    return parallel.replicate({"ecg": ecg, **table})

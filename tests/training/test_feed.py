@@ -1,0 +1,194 @@
+"""Resident records and dispatches of several steps give what the host's path gives, a step at a time.
+
+Run as a script on eight virtual devices, this file trains on several layouts and prints the outcome. Whole runs,
+stopped and resumed, are test_resume.py's; several hosts, test_multihost.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.input import Batches
+from etp_jax.records import LEADS, Shards
+from etp_jax.training import feed as feed_module
+from etp_jax.training import optim
+from etp_jax.training.feed import Feed, dispatches, has_room
+from etp_jax.training.parallel import Parallel
+from etp_jax.training.progress import Progress
+from etp_jax.training.step import init_state, make_train_step
+
+STEPS = 20
+INTERVALS = (7, 10)
+
+
+class Towers(nn.Module):
+    """A dual encoder in the model's interface that compiles at once."""
+
+    def setup(self) -> None:
+        self.ecg_tower, self.text_tower = nn.Dense(4), nn.Dense(4)
+
+    def encode_ecg(self, ecg_BTL, lead_mask_BL, train=False, keys=None):
+        x = jnp.where(lead_mask_BL[:, None], ecg_BTL / 1000, 0).reshape(len(ecg_BTL), -1)
+        return x, self.unit(self.ecg_tower(nn.gelu(x - x.mean(axis=1, keepdims=True))))
+
+    def encode_text(self, text, keys=None):
+        return self.unit(self.text_tower(text))
+
+    def unit(self, x: jax.Array) -> jax.Array:
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def trained(config: TrainConfig, batches: Batches, dtype: str) -> list[np.ndarray]:
+    """Every array of the last state, and every step's metrics, in order."""
+    rng, parallel, model = np.random.default_rng(0), Parallel(config.run.parallel), Towers()
+    sizes = {"ecg_tower": SAMPLES * len(LEADS), "text_tower": 6}
+    params: Any = {
+        name: {"kernel": rng.normal(size=(n, 4), scale=0.1).astype(dtype), "bias": np.zeros(4, dtype)}
+        for name, n in sizes.items()
+    }
+    params["logit_scale"] = np.array(2, dtype)
+    texts = {"embeddings": rng.normal(size=(len(batches.reports.reports), 6)).astype(dtype)}
+    optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
+    state, texts = parallel.replicate((init_state({"params": params, "batch_stats": {}}, optimizer, config), texts))
+    feed = Feed(config, batches, parallel)
+    dispatch = parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, 100)))  # pyright: ignore[reportArgumentType]
+    rows = []
+    for steps, batch in feed.batches(dispatches(0, STEPS, feed.per_dispatch, *INTERVALS)):
+        state, metrics = dispatch(state, batch, feed.tables(texts))
+        rows.append(np.stack([np.atleast_1d(metrics[name])[: len(steps)] for name in sorted(metrics)]))
+    return [*map(np.asarray, jax.tree.leaves(state)), np.concatenate(rows, axis=1)]
+
+
+def measure() -> dict[str, Any]:
+    """Digests of float32 runs both ways; float64 runs' deviation from the host's path, a step at a time."""
+    feed_module.PIECE = 7 * 2 * SAMPLES * len(LEADS)  # so that the records take several pieces, not all of them whole
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Shards(write_shards(Path(folder) / "shards"))
+        batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0, devices=8, share=0.9)
+        base = tiny_config(shards.folder)
+
+        def run(mode: str, resident: str, steps: int, dtype: str) -> list[np.ndarray]:
+            options = {"parallel": mode, "steps_per_dispatch": steps}
+            return trained(change(base, data={"resident": resident}, run=options), batches, dtype)
+
+        reference = run("shard_map", "never", 1, "float64")
+        several = {resident: run("shard_map", resident, 4, "float64") for resident in ("never", "always")}
+        return {
+            "records": len(batches.paired),
+            "types": sorted({str(x.dtype) for x in reference}),
+            "bits": [
+                digest(run(mode, resident, 1, "float32"))
+                for mode, resident in (("shard_map", "never"), ("shard_map", "always"), ("pmap", "always"))
+            ],
+            "deviation": {
+                resident: max(float(np.abs(x - y).max()) for x, y in zip(arrays, reference, strict=True))
+                for resident, arrays in several.items()
+            },
+        }
+
+
+def digest(arrays: list[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def outcome() -> dict[str, Any]:
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # to compile fast
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_resident_records_give_the_same_bits(outcome: dict[str, Any]) -> None:
+    assert BATCH < outcome["records"] < 41  # of a share of the patients
+    assert len(outcome["bits"]) == 3 and len(set(outcome["bits"])) == 1
+
+
+def test_several_steps_a_dispatch_give_the_same_but_for_rounding(outcome: dict[str, Any]) -> None:
+    assert outcome["types"] == ["float64", "int32"]
+    assert max(outcome["deviation"].values()) < 1e-10
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_dispatches_share_the_steps_out(most: int) -> None:
+    spans = list(dispatches(4, 33, most, *INTERVALS))
+    assert [step for span in spans for step in span] == list(range(4, 33))
+    assert max(map(len, spans)) == min(most, 7)
+    ends = {span.stop for span in spans}
+    assert {7, 10, 14, 20, 21, 28, 30, 33} <= ends
+    for span in spans:  # a run that goes on from any of them makes the same ones
+        assert list(dispatches(span.start, 33, most, *INTERVALS)) == spans[spans.index(span) :]
+
+
+def test_room_is_a_share_of_the_fullest_devices_free_memory() -> None:
+    def device(memory: Any) -> Any:
+        return SimpleNamespace(memory_stats=lambda: memory)
+
+    free, full = device({"bytes_limit": 1000, "bytes_in_use": 200}), device({"bytes_limit": 1000, "bytes_in_use": 600})
+    assert has_room([free], 400, 0.5) and not has_room([free], 401, 0.5)
+    assert has_room([free, full], 200, 0.5) and not has_room([free, full], 201, 0.5)
+    assert not has_room([free, device(None)], 1, 1.0)
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> Batches:
+    shards = Shards(write_shards(tmp_path / "shards"))
+    return Batches(shards.split("train"), shards.reports("train"), BATCH, 0)
+
+
+def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, parallel = tiny_config(batches.split.shards.folder), Parallel("pmap", jax.devices()[:1])
+    on_cpu = Feed(config, batches, parallel)
+    assert (on_cpu.resident_bytes, on_cpu.per_dispatch) == (0, 1)
+    assert str(on_cpu) == "  data: read as needed, 2 batches ahead; 1 step(s) a dispatch"
+
+    monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * SAMPLES * 12 + 12 + 4))
+    assert Feed(config, batches, parallel).resident_bytes == 41 * (2 * SAMPLES * 12 + 12 + 4)
+    assert Feed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for log_every, steps in ((20, 10), (4, 4)):
+        assert Feed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
+    assert Feed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1
+    with pytest.raises(EtpError, match=r"data.resident_share is 1.5; it must be more than 0"):
+        Feed(change(config, data={"resident_share": 1.5}), batches, parallel)
+
+
+def test_speed_counts_steps_and_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps a dispatch, two of them logged; a dispatch takes 2 s, of which 0.5 s are spent waiting for data."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("etp_jax.training.progress.time.perf_counter", lambda: clock.now)
+    config = change(tiny_config(tmp_path), run={"log_every": 2})
+    metrics = {"loss": np.arange(4.0), "grad_norm": np.ones(4)}
+    with Progress(config, tmp_path, 0, 15, 5) as progress:
+        for steps in (range(0, 4), range(4, 8), range(8, 11)):
+            with progress.waiting():
+                clock.now += 0.5
+            progress.step(steps, metrics)
+            clock.now += 1.5
+        progress.flush()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(2, 1), (4, 3), (6, 1), (8, 3), (10, 1)]
+    assert [line["ecg_per_s"] for line in lines] == [0, 0, 4 * BATCH / 2, 4 * BATCH / 2, 3 * BATCH / 1.5]
+    assert [line["wait_share"] for line in lines] == [0, 0, 0.25, 0.25, 0]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
