@@ -184,5 +184,6 @@ def rests_on(prediction: Prediction) -> str:
     telling = prediction.occlusion.telling
     parts = [f"leads {', '.join(telling.leads)}"] * bool(telling.leads)
     parts += [f"seconds {', '.join(f'{s}-{s + 1}' for s in telling.seconds)}"] * bool(telling.seconds)
-    what = " and ".join(parts) or "no single lead or second"
-    return f"{prediction.explained.name}: its score falls most when one hides {what}"
+    if not parts:
+        return f"{prediction.explained.name}: no lead or second lowers its score when it is hidden"
+    return f"{prediction.explained.name}: its score falls most when one hides {' and '.join(parts)}"
