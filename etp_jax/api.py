@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from etp_jax.config import Filters
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder, encode_ecg
+from etp_jax.evaluation.encoder_file import PRETRAINED
 from etp_jax.records import LEADS
 from etp_jax.signal import MICROVOLT, Prepared, Recording, prepare
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The encoder that ships."""
 
 
 class EcgModel:
@@ -24,6 +23,7 @@ class EcgModel:
       fs: sampling rate that the encoder reads, in Hz; signals of other rates are resampled.
       samples: length that it reads, at that rate; longer signals keep their beginning, shorter ones get zeros.
       leads: leads that it reads; absent ones are masked.
+      filters: what its training data went through, and so every signal does.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -32,6 +32,9 @@ class EcgModel:
         self.fs: int = encoder.trained_on["fs"]
         self.samples: int = encoder.trained_on["samples"]
         self.leads: tuple[str, ...] = tuple(encoder.trained_on["leads"])
+        filters = encoder.trained_on.get("filters", {})
+        bandpass = filters.get("bandpass")
+        self.filters = Filters(bandpass and tuple(bandpass), filters.get("notch"))
 
     def prepare(
         self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
@@ -52,8 +55,11 @@ class EcgModel:
             raise EtpError(f"signal has shape {array.shape}; it must be [time, {len(leads)} leads]")
         if unit not in MICROVOLT:
             raise EtpError(f"unit {unit!r} is not one of {', '.join(MICROVOLT)}")
-        recording = Recording(array * MICROVOLT[unit], float(fs or self.fs), tuple(leads))
-        return prepare(recording, self.fs, self.samples, self.leads)
+        return self.prepare_recording(Recording(array * MICROVOLT[unit], float(fs or self.fs), tuple(leads)))
+
+    def prepare_recording(self, recording: Recording) -> Prepared:
+        """The same for a signal as `data_prep`'s readers give it; raises EtpError if it cannot be used."""
+        return prepare(recording, self.fs, self.samples, self.leads, self.filters)
 
     def encode_ecg(
         self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
@@ -92,7 +98,7 @@ def load(run: str | Path | None = None, checkpoint: str = "best") -> EcgModel:
     """The model of a run folder made by `etp train`, of a folder made by `etp export`, or the one that ships.
 
     Args:
-      run: the folder; None: the encoder that comes with the package, see its `CARD.md`.
+      run: the folder; None: the encoder that comes with the package, see its `MODEL_CARD.md`.
       checkpoint: `best` by pre-training validation, or `latest`.
 
     Raises:

@@ -16,7 +16,7 @@ import tyro
 
 from data_prep import commands
 from etp_jax import config as config_module
-from etp_jax.config import TrainConfig
+from etp_jax.config import Layout, TrainConfig
 from etp_jax.errors import EtpError
 
 
@@ -135,6 +135,27 @@ class Export:
     """Of the weights."""
     shards: Path | None = None
     """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    onnx: bool = False
+    """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Findings of one ECG, with page and picture, or of a folder of ECGs, as a table. No medical device."""
+
+    record: tyro.conf.Positional[Path]
+    """WFDB, EDF, .mat, .npy or .csv file, of any leads; or a folder of such files."""
+    run: Path | None = None
+    """Run folder, or folder of `etp export`; by default the encoder that ships."""
+    task: tuple[str, ...] = ()
+    """Tasks by name, the one to explain first; by default all that the encoder has probabilities for."""
+    prompt: tuple[str, ...] = ()
+    """Sentences of your own: similarity and rank only. They need the text tower."""
+    shards: Path | None = None
+    """Shard folder whose training reports are compared; needs the text tower."""
+    out: Path = Path("predictions")
+    """Folder to write into."""
+    layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +275,14 @@ def export(args: Export) -> None:
     """Runs `etp export`."""
     from etp_jax.evaluation.export import export as write_folder
 
-    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards))
+    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx))
+
+
+def predict(args: Predict) -> None:
+    """Runs `etp predict`."""
+    from etp_jax.predict import predict as tell
+
+    print(tell(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
 
 
 def similarities(args: Similarities) -> None:
@@ -309,6 +337,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
     "export": (Export, export),
+    "predict": (Predict, predict),
     "similarities": (Similarities, similarities),
     "bench": (Bench, bench),
 }

@@ -7,6 +7,7 @@ stored integers reach the page as they are. Colours come from the page's style s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -29,10 +30,36 @@ LEFT = 15 * MM
 MARGIN = 5 * MM
 
 
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """What the paper shows of a lead in one place."""
+
+    lead: str
+    row: int
+    start: int
+    """Sample at which it begins."""
+    microvolt: NDArray[np.int64] | None
+    """About the lead's median, as a recorder's high-pass filter would centre it; None: not recorded."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What a finding rests on, marked in the drawing."""
+
+    leads: tuple[str, ...] = ()
+    seconds: tuple[int, ...] = ()
+    """Each from its beginning, which is given, to the next."""
+
+
 def draw_ecg(
-    ecg_TL: NDArray[np.int16], lead_mask_L: NDArray[np.bool_], leads: Sequence[str], fs: int, name: str
+    ecg_TL: NDArray[np.int16],
+    lead_mask_L: NDArray[np.bool_],
+    leads: Sequence[str],
+    fs: int,
+    name: str,
+    telling: Telling = Telling(),
 ) -> str:
-    """One ECG on paper. Each lead is drawn about its median, as a recorder's high-pass filter would centre it.
+    """One ECG on paper.
 
     Args:
       ecg_TL: [T, leads] int16, µV.
@@ -40,26 +67,49 @@ def draw_ecg(
       leads: Lead names, in the order of the columns.
       fs: Sampling rate in Hz.
       name: What the drawing shows, read out by screen readers.
+      telling: What is marked.
 
     Returns:
       An `<svg>` element whose viewBox is in units of 0.01 mm.
     """
-    samples = min(len(ecg_TL), round(SECONDS * fs))
+    samples = drawn_samples(ecg_TL, fs)
     width = LEFT + max(round(samples / fs * SECOND), 10 * MM) + MARGIN
     height = 2 * MARGIN + ROW * (len(ROWS) + 1)
-    recorded = {lead: ecg_TL[:samples, column] for column, lead in enumerate(leads) if lead_mask_L[column]}
-    parts = [_grid(width, height)]
-    for row, names in enumerate((*ROWS, (RHYTHM,))):
-        baseline = MARGIN + row * ROW + ROW // 2
-        parts.append(_calibration_pulse(baseline))
-        edges = np.linspace(0, samples, len(names) + 1).round().astype(int)
-        for lead, start, stop in zip(names, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            parts.append(_lead(lead, recorded.get(lead), start, stop, fs, baseline))
+    parts = [
+        f'<rect class="second" x="{LEFT + s * SECOND}" width="{SECOND}" height="{height}"/>' for s in telling.seconds
+    ]
+    parts.append(_grid(width, height))
+    parts += [_calibration_pulse(_baseline(row)) for row in range(len(ROWS) + 1)]
+    parts += [_lead(strip, fs, strip.lead in telling.leads) for strip in strips(ecg_TL, lead_mask_L, leads, fs)]
     parts.append(_text(MM, height - MM, f"25 mm/s · 10 mm/mV · {fs} Hz"))
     return (
         f'<svg class="ecg" role="img" aria-label="{escape(name)}" viewBox="0 0 {width} {height}"'
         f' style="max-width:{width / MM:g}mm">{"".join(parts)}</svg>'
     )
+
+
+def drawn_samples(ecg_TL: NDArray[np.int16], fs: int) -> int:
+    """How many of the samples find room."""
+    return min(len(ecg_TL), round(SECONDS * fs))
+
+
+def strips(ecg_TL: NDArray[np.int16], lead_mask_L: NDArray[np.bool_], leads: Sequence[str], fs: int) -> list[Strip]:
+    """What stands where on the paper; arguments as `draw_ecg`."""
+    samples = drawn_samples(ecg_TL, fs)
+    recorded = {lead: ecg_TL[:samples, column] for column, lead in enumerate(leads) if lead_mask_L[column]}
+    found = []
+    for row, names in enumerate((*ROWS, (RHYTHM,))):
+        edges = np.linspace(0, samples, len(names) + 1).round().astype(int)
+        for lead, start, stop in zip(names, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            signal_T, microvolt = recorded.get(lead), None
+            if signal_T is not None:
+                microvolt = signal_T[start:stop].astype(int) - round(float(np.median(signal_T)))
+            found.append(Strip(lead, row, start, microvolt))
+    return found
+
+
+def _baseline(row: int) -> int:
+    return MARGIN + row * ROW + ROW // 2
 
 
 def _grid(width: int, height: int) -> str:
@@ -78,18 +128,19 @@ def _calibration_pulse(baseline: int) -> str:
     return f'<path class="pulse" d="M{5 * MM} {baseline}h200v-{MILLIVOLT}h{width}v{MILLIVOLT}h200"/>'
 
 
-def _lead(lead: str, signal_T: NDArray[np.int16] | None, start: int, stop: int, fs: int, baseline: int) -> str:
-    """The lead's name and its trace between two samples, placed by the time at which it was recorded."""
-    left = LEFT + round(start / fs * SECOND)
-    title = _text(left + MM, baseline - 10 * MM, lead)
-    if signal_T is None:
+def _lead(strip: Strip, fs: int, telling: bool) -> str:
+    """The lead's name and its trace, placed by the time at which it was recorded."""
+    left, baseline = LEFT + round(strip.start / fs * SECOND), _baseline(strip.row)
+    mark = " telling" if telling else ""
+    title = _text(left + MM, baseline - 10 * MM, strip.lead, mark)
+    if strip.microvolt is None:
         return title + _text(left + MM, baseline, "not recorded")
-    microvolt = signal_T.astype(int) - round(float(np.median(signal_T)))
-    x = LEFT + np.rint(np.arange(start, stop) / fs * SECOND).astype(int)
-    y = baseline - microvolt[start:stop]
+    x = LEFT + np.rint(np.arange(strip.start, strip.start + len(strip.microvolt)) / fs * SECOND).astype(int)
+    y = baseline - strip.microvolt
     steps = " ".join(f"{dx} {dy}" for dx, dy in zip(np.diff(x).tolist(), np.diff(y).tolist(), strict=True))
-    return f'{title}<path class="trace" data-lead="{lead}" d="M{x[0]} {y[0]}l{steps}"/>'
+    return f'{title}<path class="trace{mark}" data-lead="{strip.lead}" d="M{x[0]} {y[0]}l{steps}"/>'
 
 
-def _text(x: int, y: int, text: str) -> str:
-    return f'<text x="{x}" y="{y}">{escape(text)}</text>'
+def _text(x: int, y: int, text: str, style: str = "") -> str:
+    css = f' class="{style.strip()}"' if style else ""
+    return f'<text{css} x="{x}" y="{y}">{escape(text)}</text>'

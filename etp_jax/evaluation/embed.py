@@ -23,7 +23,7 @@ from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.encoder_file import ENCODER_FILE, TEXT_TOWER, load_encoder, load_prompts
+from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, TEXT_TOWER, load_encoder, load_prompts
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -170,7 +170,7 @@ class Encoder:
             with np.load(file) as arrays:
                 return dict(arrays)
         arrays = compute()
-        if os.access(self.run_dir, os.W_OK):
+        if self.run_dir != PRETRAINED and os.access(self.run_dir, os.W_OK):
             file.parent.mkdir(exist_ok=True)
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)

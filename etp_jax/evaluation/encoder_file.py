@@ -22,11 +22,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.flax import save
 
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import whole_file, write_text
 
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+"""The encoder that ships, see its `MODEL_CARD.md`."""
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
 CALIBRATION_FILE = "calibration.json"
@@ -49,7 +51,7 @@ def save_encoder(
     arrays = {
         name: jnp.asarray(array, dtype) for name, array in flat.items() if not name.startswith(f"params/{TEXT_TOWER}/")
     }
-    save_file(arrays, folder / ENCODER_FILE, {"format": FORMAT, "step": str(step)})
+    _write(folder / ENCODER_FILE, arrays, {"format": FORMAT, "step": str(step)})
 
 
 def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
@@ -64,7 +66,7 @@ def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
 
 def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_PE: NDArray[np.float32]) -> None:
     """Writes the unit embeddings [P, E] of prompts, each with whether it is all that the text tower reads."""
-    save_file({"embeddings": jnp.asarray(embeddings_PE)}, folder / PROMPTS_FILE, {"prompts": json.dumps(prompts)})
+    _write(folder / PROMPTS_FILE, {"embeddings": jnp.asarray(embeddings_PE)}, {"prompts": json.dumps(prompts)})
 
 
 def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
@@ -101,6 +103,11 @@ def load_calibration(folder: Path) -> Calibration | None:
         return Calibration(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
+
+
+def _write(file: Path, arrays: dict[str, jax.Array], metadata: dict[str, str]) -> None:
+    with whole_file(file) as stream:
+        stream.write(save(arrays, metadata))
 
 
 def _open(file: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:

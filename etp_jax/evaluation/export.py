@@ -15,13 +15,23 @@ from scipy.special import expit, log_expit
 from etp_jax import config as config_module
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.encoder_file import ENCODER_FILE, Calibration, save_calibration, save_encoder, save_prompts
+from etp_jax.evaluation.encoder_file import (
+    CALIBRATION_FILE,
+    ENCODER_FILE,
+    Calibration,
+    save_calibration,
+    save_encoder,
+    save_prompts,
+)
 from etp_jax.evaluation.labelled import VALIDATION
+from etp_jax.evaluation.onnx_file import ONNX_FILE, save_onnx
 from etp_jax.evaluation.zero_shot import class_scores
 from etp_jax.records import Shards
 from etp_jax.tasks import get_task, labels, prompt_sets, task_names
 from etp_jax.training import setup
 
+PROMPTS = "contrast"
+"""Prompt set of the probabilities: the one that was chosen on fold 9."""
 MINIMUM = 10
 """Positive and negative records from which on a class gets a probability."""
 
@@ -32,7 +42,8 @@ def export(
     checkpoint: Literal["best", "latest"] = "best",
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     shards: Path | None = None,
-    prompts: str = "contrast",
+    prompts: str = PROMPTS,
+    onnx: bool = False,
 ) -> str:
     """Writes the folder that `encoder_file` describes; returns the summary.
 
@@ -43,14 +54,17 @@ def export(
       dtype: of the weights.
       shards: if given, probabilities are calibrated on their validation split.
       prompts: the prompt set that is calibrated.
+      onnx: also write the ECG encoder, with the same weights, as `encoder.onnx`.
 
     Raises:
-      EtpError: no run, `out` holds something else, or shards that do not fit the encoder.
+      EtpError: no run, `out` holds something else, shards that do not fit the encoder, or see `save_onnx`.
     """
     encoder = Encoder.from_run(run, checkpoint)
     if out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists():
         raise EtpError(f"{out}: holds something other than an exported encoder; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
+    for name in (CALIBRATION_FILE, ONNX_FILE):
+        (out / name).unlink(missing_ok=True)
     for name in (setup.TEXT_FILE, setup.SHARDS_FILE):
         shutil.copyfile(run / name, out / name)
     # Folders of the machine that trained it mean nothing elsewhere.
@@ -62,6 +76,8 @@ def export(
         [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
     )
     save_prompts(out, texts, embeddings_PE)
+    if onnx:
+        save_onnx(out, Encoder.from_run(out))
     size = sum(file.stat().st_size for file in out.iterdir())
     told = "no probabilities: name --shards to calibrate them"
     if shards is not None:

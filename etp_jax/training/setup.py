@@ -131,6 +131,7 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
         "fs": shards.fs,
         "leads": shards.leads,
         "samples": shards.samples,
+        "filters": shards.build.get("preparation", {}).get("filters", {}),
         "name": shards.name,
     }
     write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")

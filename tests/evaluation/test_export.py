@@ -2,18 +2,21 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from small_run import FINDINGS, SAMPLES, small_config, write_run
 from test_embed import write_bert
+from test_onnx_file import run_onnx
 
 from etp_jax import cli, evaluation
 from etp_jax.api import load
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.encoder_file import load_calibration
+from etp_jax.evaluation.encoder_file import ENCODER_FILE, load_calibration
 from etp_jax.evaluation.export import platt
+from etp_jax.evaluation.onnx_file import ONNX_FILE
 from etp_jax.evaluation.zero_shot import class_scores
 from etp_jax.records import Shards
 from etp_jax.tasks import get_task
@@ -31,11 +34,18 @@ def frozen(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path
 def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, capsys):
     run, tower = frozen
     out = tmp_path / "out"
-    cli.main(["export", "--run", str(run), "--out", str(out), "--dtype", "float32", "--shards", str(shards)])
+    cli.main(["export", "--run", str(run), "--out", str(out), "--dtype", "float32", "--shards", str(shards), "--onnx"])
     assert "as float32" in capsys.readouterr().out
     ours, theirs = Encoder.from_run(run), Encoder.from_run(out)
     split, task = Shards(shards).split("test"), get_task("ptbxl-super", "contrast")
     np.testing.assert_array_equal(ours.ecg(split)[1], theirs.ecg(split)[1])
+    graph = onnx.load(out / ONNX_FILE)
+    onnx.checker.check_model(graph, full_check=True)
+    about = {prop.key: prop.value for prop in graph.metadata_props}
+    assert (about["leads"], about["fs"], about["unit"]) == ("I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6", "100", "mV")
+    assert all(node.op_type != "BatchNormalization" for node in graph.graph.node)
+    masks = split.columns.lead_mask[:9]
+    np.testing.assert_allclose(run_onnx(out, split.ecg(range(9)) / 1000, masks)[1], ours.ecg(split)[1][:9], atol=1e-4)
     scores = class_scores(ours.ecg(split)[1], ours, task)
     expected = evaluation.run("zero-shot", run, shards, bootstrap=5)["rows"]
     assert evaluation.run("zero-shot", out, shards, bootstrap=5)["rows"] == expected
@@ -56,6 +66,9 @@ def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], s
 
 
 def test_bfloat16_is_half_as_large_and_nearly_the_same(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    (tmp_path / "float32").mkdir()
+    for left_over in (ENCODER_FILE, "calibration.json", ONNX_FILE):
+        (tmp_path / "float32" / left_over).write_text("of an earlier export")
     for dtype in ("float32", "bfloat16"):
         cli.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / dtype), "--dtype", dtype])
     sizes = [(tmp_path / dtype / "encoder.safetensors").stat().st_size for dtype in ("bfloat16", "float32")]
@@ -64,7 +77,7 @@ def test_bfloat16_is_half_as_large_and_nearly_the_same(frozen: tuple[Path, Path]
     full, half = (Encoder.from_run(tmp_path / dtype).ecg(split)[1] for dtype in ("float32", "bfloat16"))
     cosines = (full * half).sum(axis=1)
     assert cosines.min() > 0.999 and not np.array_equal(full, half)
-    assert load_calibration(tmp_path / "float32") is None
+    assert load_calibration(tmp_path / "float32") is None and not (tmp_path / "float32" / ONNX_FILE).exists()
 
 
 def test_a_trained_text_tower_stays_behind(run_dir: Path, tmp_path: Path):

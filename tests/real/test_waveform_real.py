@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.archives.ptbxl import open_archive
-from data_prep.build import build
 from data_prep.waveform.agreement import measure_split
 from data_prep.waveform.criteria import features_of
 from data_prep.waveform.measure import measure
@@ -69,12 +67,8 @@ STATEMENTS = (
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    folder = tmp_path_factory.mktemp("ptbxl") / "shards"
-    archive = open_archive(Path(ROOT or "") / "ptbxl")
-    fold_9 = tuple(study for study in archive.studies if study.split == "validation")
-    build(replace(archive, studies=fold_9), folder, workers=2)
-    return Shards(folder)
+def shards(fold_9: Path) -> Shards:
+    return Shards(fold_9)
 
 
 def test_measurements_agree_with_the_labels(shards):
