@@ -15,8 +15,9 @@ import json
 import os
 import weakref
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ PART_FILE = "part.json"
 INDEX_FOLDER = ".index"
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read signals into one batch."""
+THREAD_BYTES = 2**20
+"""A thread is worth its trouble from so many bytes on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,10 +271,21 @@ class Split:
         if len(positions) == 0:
             return out
         buffer, size = out.data.cast("B"), self.shards.signal_bytes
-        for row, (shard, start, length) in enumerate(self._index.places[positions].tolist()):
-            offset = start + length - size  # the signal ends the payload
-            if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
-                raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+        places = self._index.places[positions].tolist()
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                shard, start, length = places[row]
+                offset = start + length - size  # the signal ends the payload
+                if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
+                    raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+
+        rows_a_thread = max(-(-len(places) // READERS), THREAD_BYTES // size)
+        shares = [range(row, min(row + rows_a_thread, len(places))) for row in range(0, len(places), rows_a_thread)]
+        if len(shares) == 1:
+            fill(shares[0])
+        else:
+            list(_readers().map(fill, shares))
         return out
 
     @property
@@ -337,6 +353,11 @@ def _save_index(index: _Index, path: Path, fingerprint: str) -> None:
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
             np.savez(file, allow_pickle=False, places=index.places, text=text, **arrays)
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
 
 def _load_index(path: Path, fingerprint: str) -> _Index | None:
