@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from etp_jax.config import TrainConfig
 from etp_jax.evaluation.charts import Series, legend, line_chart
 from etp_jax.evaluation.ecg_paper import draw_ecg
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.page_parts import missing, table
+from etp_jax.evaluation.page_parts import missing, page, table
 from etp_jax.evaluation.page_results import read_evaluations, results_section
 from etp_jax.files import write_text
 from etp_jax.records import Record, Shards
@@ -63,9 +62,9 @@ def write_page(run: Path, shards: Path) -> Path:
         "Examples": _examples(encoder, data, config) if encoder else missing("The run has no checkpoint yet."),
         "The run": _facts(run, config, encoder, data),
     }
-    page = run / FILE
-    write_text(page, _html(run.resolve().name, _summary(config, data), sections))
-    return page
+    path = run / FILE
+    write_text(path, page(run.resolve().name, _summary(config, data), sections))
+    return path
 
 
 def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
@@ -73,22 +72,6 @@ def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
         return False
     with checkpoint.Checkpoints(run, config.run.best, read_only=True) as checkpoints:
         return bool(checkpoints.steps())
-
-
-def _html(name: str, summary: str, sections: dict[str, str]) -> str:
-    style = resources.files("etp_jax.evaluation").joinpath("page.css").read_text(encoding="utf-8")
-    ids = {title: title.lower().replace(" ", "-") for title in sections}
-    links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)
-    body = "".join(
-        f'<section id="{ids[title]}"><h2>{escape(title)}</h2>{html}</section>' for title, html in sections.items()
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)} – etp-jax</title>\n<style>\n{style}</style></head>\n"
-        f'<body><header><h1>{escape(name)}</h1><p>{summary}</p><nav aria-label="Sections">{links}</nav></header>\n'
-        f"<main>{body}</main></body></html>\n"
-    )
 
 
 def _summary(config: TrainConfig, data: Shards) -> str:

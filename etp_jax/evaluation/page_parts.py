@@ -1,9 +1,10 @@
-"""Pieces of HTML that several parts of `report.html` use."""
+"""Pieces of HTML that `report.html` and `etp reproduce` use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import resources
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], caption: str = "", style: str = "") -> str:
@@ -29,3 +30,20 @@ def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], capti
 def missing(text: str) -> str:
     """Says in place of a part why it isn't there."""
     return f'<p class="missing">{escape(text)}</p>'
+
+
+def page(name: str, summary: str, sections: dict[str, str]) -> str:
+    """A whole page in one file, without anything to load: title, a line below it (HTML), sections (HTML) by title."""
+    style = resources.files("etp_jax.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    ids = {title: title.lower().replace(" ", "-") for title in sections}
+    links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)
+    body = "".join(
+        f'<section id="{ids[title]}"><h2>{escape(title)}</h2>{html}</section>' for title, html in sections.items()
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)} – etp-jax</title>\n<style>\n{style}</style></head>\n"
+        f'<body><header><h1>{escape(name)}</h1><p>{summary}</p><nav aria-label="Sections">{links}</nav></header>\n'
+        f"<main>{body}</main></body></html>\n"
+    )
