@@ -45,7 +45,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measures a run: zero-shot, linear probe, nearest neighbours, fine-tuning or retrieval, beside a random encoder."""
+    """Measures a run: zero-shot, linear probe, nearest neighbours, fine-tuning, retrieval; beside a random encoder."""
 
     kind: tyro.conf.Positional[Literal["zero-shot", "probe", "knn", "finetune", "retrieval"]]
     run: Path

@@ -207,18 +207,17 @@ def _make_step(
     encoder: Encoder, optimizer: optax.GradientTransformation, augmentation: AugmentConfig, fs: int, ema: float
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """A step for `Parallel.wrap_train_step`."""
-    fixed = encoder.variables["params"]["ecg_projection"]
+    # A trained text tower stays out of the compiled program, which would hold it as a constant.
+    fixed = {name: tree for name, tree in encoder.variables["params"].items() if name != "text_tower"}
+    model = encoder.model.clone(bert=None)
 
     def step(state: TrainState, batch: dict[str, jax.Array], _: Tree) -> tuple[TrainState, jax.Array]:
         augment_keys, dropout_keys = example_keys(encoder.train_seed, state.step, batch["position"])
         ecg_bTL, lead_mask_bL = augment(batch["ecg"], batch["lead_mask"], augment_keys, augmentation, fs)
 
         def loss_of(params: Tree) -> tuple[jax.Array, Tree]:
-            variables = {
-                "params": {"ecg_tower": params["ecg_tower"], "ecg_projection": fixed},
-                "batch_stats": state.batch_stats,
-            }
-            (features_bF, _), updated = encoder.model.apply(
+            variables = {"params": fixed | {"ecg_tower": params["ecg_tower"]}, "batch_stats": state.batch_stats}
+            (features_bF, _), updated = model.apply(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
             logits_bK = features_bF @ params["layer"]["kernel"] + params["layer"]["bias"]

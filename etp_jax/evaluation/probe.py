@@ -17,7 +17,7 @@ from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, ranking, score
 from etp_jax.evaluation.results import Outcome, classification_row
 
-L2 = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+L2 = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
 STEPS = 50
 """Most Newton steps of a fit."""

@@ -219,9 +219,10 @@ class Estimate:
 def training_time(training: Training, others: list[Training]) -> Estimate:
     """Time of the steps that are left: by runs of the same model and batch where there are any, else by a trial."""
     ecgs = (training.total - training.done) * training.config.data.batch_size
-    shape = _shape(training.config)
+    shape = _shape(training.config, Shards(training.config.data.shards).samples)
     for other in others:
-        if other.total and _shape(other.config) == shape and (rate := _logged_rate(other.folder)):
+        about, rate = other.folder / setup.SHARDS_FILE, _logged_rate(other.folder)
+        if rate and _shape(other.config, setup.read_about(about)["samples"]) == shape:
             return Estimate(ecgs / rate, f"{rate:.0f} ECG/s, as logged by {other}")
     rate = _trial_rate(*shape)
     return Estimate(ecgs / rate, f"{rate:.0f} ECG/s in a trial of {TRIAL_S:g} s")
@@ -243,7 +244,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _shape(config: TrainConfig) -> tuple[TrainConfig, int]:
+def _shape(config: TrainConfig, samples: int) -> tuple[TrainConfig, int]:
     """What decides the time of a step, as a recipe with all else at its default, and the samples of an ECG."""
     shape = TrainConfig(
         data=DataConfig(batch_size=config.data.batch_size),
@@ -251,7 +252,7 @@ def _shape(config: TrainConfig) -> tuple[TrainConfig, int]:
         optim=OptimConfig(micro_batches=config.optim.micro_batches),
         run=RunConfig(parallel=config.run.parallel, precision=config.run.precision),
     )
-    return shape, Shards(config.data.shards).samples
+    return shape, samples
 
 
 def _logged_rate(folder: Path) -> float | None:
