@@ -137,7 +137,7 @@ def _read(measurement: Measurement, split: str) -> Measured | None:
 
 def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> bool:
     result = found.result
-    prompts = task_of(place.task, place.how).prompt_set if place.kind == "zero-shot" else None
+    prompts = task_of(place.task or "", place.how or "").prompt_set if place.kind == "zero-shot" else None
     return (
         result["checkpoint"]["step"] == step
         and result["shards"]["fingerprint"] == fingerprint

@@ -33,7 +33,19 @@ LEGEND = (
     "interval over seeds (Student's t), patients held fixed; none of a single seed. Published figures are quoted from "
     "where the row says; the data they were pre-trained on, records and protocols differ."
 )
-CSV = ("run", "encoder", "pretrained_on", "kind", "how", "fraction", "task", "records", "status", "seeds", "metric")
+CSV: tuple[str, ...] = (
+    "run",
+    "encoder",
+    "pretrained_on",
+    "kind",
+    "how",
+    "fraction",
+    "task",
+    "records",
+    "status",
+    "seeds",
+    "metric",
+)
 CSV += ("mean", "patients_low", "patients_high", "seeds_low", "seeds_high", "patients_p", "seeds_p")
 
 Text = tuple[str, str]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,7 +18,8 @@ def test_scores_equal_scikit_learns(records: int, monkeypatch: pytest.MonkeyPatc
     scores = found.logits(others.astype(np.float32))
     standard, others = (x - x.mean(0)) / x.std(0), (others - x.mean(0)) / x.std(0)
     for k, scores_nC in zip(NEIGHBOURS, scores, strict=True):
-        reference = KNeighborsClassifier(min(k, records), metric="cosine", weights=lambda distance: 2 - distance)
+        weights: Any = lambda distance: 2 - distance  # noqa: E731
+        reference = KNeighborsClassifier(min(k, records), metric="cosine", weights=weights)
         expected = [p[:, 1] for p in reference.fit(standard, y).predict_proba(others)]
         np.testing.assert_allclose(scores_nC.T, expected, atol=2e-5)
     assert [found.details(n)["neighbours"] for n in range(len(scores))] == list(NEIGHBOURS)
