@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,40 +13,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from data_prep import commands
-from etp_jax import config as config_module
 from etp_jax.config import Layout, TrainConfig
 from etp_jax.errors import EtpError
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that are installed with the package."""
-    folder = Path(importlib.import_module("etp_jax.configs").__path__[0])
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-
-
-def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
-    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`.
-
-    A recipe of several stages also defines `stages`, a config by the name of each.
-    """
-    path = Path(name)
-    if path.suffix == ".json":
-        return config_module.load(path)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise EtpError(f"{path}: no such recipe file")
-        recipe = runpy.run_path(str(path))
-    elif name in recipe_names():
-        recipe = vars(importlib.import_module(f"etp_jax.configs.{name}"))
-    else:
-        raise EtpError(f"no recipe {name!r}; shipped are {', '.join(recipe_names())}, or name a .py file")
-    stages = recipe.get("stages", {})
-    if stage is not None and stage not in stages:
-        raise EtpError(f"--stage {stage}: recipe {name} has {'stages ' + ', '.join(stages) if stages else 'no stages'}")
-    config = recipe.get("config") if stage is None else stages[stage]
-    if not isinstance(config, TrainConfig):
-        raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
-    return config
+from etp_jax.recipes import load_recipe
 
 
 @dataclass(frozen=True)
@@ -79,9 +46,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measures a run: zero-shot, linear probe or retrieval, beside a random encoder."""
+    """Measures a run: zero-shot, linear probe, nearest neighbours, fine-tuning, retrieval; beside a random encoder."""
 
-    kind: tyro.conf.Positional[Literal["zero-shot", "probe", "retrieval"]]
+    kind: tyro.conf.Positional[Literal["zero-shot", "probe", "knn", "finetune", "retrieval"]]
     run: Path
     """Run folder made by `etp train`."""
     shards: Path
@@ -91,8 +58,12 @@ class Evaluate:
     split: str = "validation"
     """`test` is asked for by name, for final tables only; `all` (zero-shot) is every record of the shards."""
     checkpoint: Literal["best", "latest"] = "best"
-    prompts: str = "default"
-    """Prompt set of a zero-shot evaluation, or a .json file, {class code: text or list of texts}."""
+    protocol: Literal["honest", "merl-as-published"] = "honest"
+    """Of probe and finetune. `merl-as-published` repeats what MERL's code does, choosing the epoch on the scored split
+    among other things (etp_jax/evaluation/as_published.py names them all)."""
+    prompts: tuple[str, ...] = ("default",)
+    """Prompt sets of a zero-shot evaluation, or .json files, {class code: text or list of texts}; of several, a table
+    says how much they matter."""
     published: Path | None = None
     """Folder of published CSV files: their records, labels and splits count instead of the shards' own."""
     json: Path | None = None
@@ -156,6 +127,22 @@ class Predict:
     out: Path = Path("predictions")
     """Folder to write into."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Trains and evaluates what a study names and is not there yet, and writes one table."""
+
+    file: tyro.conf.Positional[Path]
+    """The study, TOML; `studies/` has some, etp_jax/reproduce/study.py describes the form."""
+    out: Path
+    """Folder for the runs and for table.json, .csv, .md and .html."""
+    shards: Path | None = None
+    """Shard folder in place of the study's."""
+    train: bool = True
+    """--no-train: train nothing; evaluate the runs that are finished and write the table of these."""
+    dry_run: bool = False
+    """Only print what would be done and how long it would take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,17 +221,25 @@ def evaluate(args: Evaluate) -> None:
     """Runs `etp evaluate`."""
     from etp_jax import evaluation
 
-    evaluation.run(
-        args.kind,
-        args.run,
-        args.shards,
-        args.task,
-        split=args.split,
-        prompts=args.prompts,
-        json_path=args.json,
-        checkpoint=args.checkpoint,
-        published=args.published,
-    )
+    if len(args.prompts) > 1 and args.json:
+        raise EtpError("--json names one file; leave it out where there are several --prompts")
+    found = {
+        prompts: evaluation.run(
+            args.kind,
+            args.run,
+            args.shards,
+            args.task,
+            split=args.split,
+            prompts=prompts,
+            json_path=args.json,
+            checkpoint=args.checkpoint,
+            published=args.published,
+            protocol=args.protocol,
+        )
+        for prompts in args.prompts
+    }
+    if len(found) > 1:
+        print(f"\n{evaluation.sensitivity(found)}")
 
 
 def tasks(args: Tasks) -> None:
@@ -285,6 +280,13 @@ def predict(args: Predict) -> None:
     print(tell(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
 
 
+def reproduce(args: Reproduce) -> None:
+    """Runs `etp reproduce`; raises EtpError when a run or an evaluation failed."""
+    from etp_jax.reproduce import reproduce as carry_out
+
+    carry_out(args.file, args.out, shards=args.shards, train=args.train, dry_run=args.dry_run)
+
+
 def similarities(args: Similarities) -> None:
     """Runs `etp similarities`."""
     from etp_jax.evaluation import similarity
@@ -322,7 +324,7 @@ def quickstart(args: Quickstart) -> None:
     shards, run = args.out / "shards", args.out / "run"
     commands.prep_synthetic(commands.PrepSynthetic(out=shards, records=args.records))
     main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
-    evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts="contrast"))
+    evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts=("contrast",)))
     evaluate(Evaluate(kind="probe", run=run, shards=shards, split="test"))
     report(Report(run=run, shards=shards))
 
@@ -336,6 +338,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "tasks": (Tasks, tasks),
     "tasks lint": (TasksLint, tasks_lint),
     "report": (Report, report),
+    "reproduce": (Reproduce, reproduce),
     "export": (Export, export),
     "predict": (Predict, predict),
     "similarities": (Similarities, similarities),

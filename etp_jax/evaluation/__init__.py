@@ -1,5 +1,6 @@
-"""What an encoder learned: zero-shot classification, linear probes, retrieval; `report.html`."""
+"""What an encoder learned: zero-shot classification, probes, neighbours, fine-tuning, retrieval; `report.html`."""
 
 from etp_jax.evaluation.evaluate import run
+from etp_jax.evaluation.results import sensitivity
 
-__all__ = ["run"]
+__all__ = ["run", "sensitivity"]

@@ -107,7 +107,7 @@ class Encoder:
         self._check_signals(split.shards)
         model = self.config.model
         about = [split.shards.fingerprint, split.name, dataclasses.asdict(model.ecg), model.projection]
-        arrays = self._kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
+        arrays = self.kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
         return arrays["features"], arrays["embeddings"]
 
     def text(self, texts: Sequence[str], whole: bool = False) -> NDArray[np.float32]:
@@ -131,7 +131,7 @@ class Encoder:
             config = dataclasses.replace(config, template="{report}", unit="report")
         about = [dataclasses.asdict(config), self.text_about["sha256"], *texts]
         params = self.variables["params"].get("text_tower", {})
-        hidden_RH = self._kept("text", about, params, lambda: self._read(texts, config))["hidden"]
+        hidden_RH = self.kept("text", about, params, lambda: self._read(texts, config))["hidden"]
         with jax.default_matmul_precision("highest"):
             return np.asarray(self.model.apply(self.variables, hidden_RH, method="encode_text"))
 
@@ -158,10 +158,10 @@ class Encoder:
             params = self.variables["params"]["text_tower"]
             return {"hidden": encode_table(self.tower.bert_config, params, tokens, config.pool)}
 
-    def _kept(
+    def kept(
         self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
     ) -> dict[str, NDArray]:
-        """What `compute` gives, or gave before for the same parameters and `about`."""
+        """What `compute` gives, or gave before for the same parameters and `about`; the run folder keeps it."""
         digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
         for leaf in jax.tree.leaves(params):
             digest.update(leaf.tobytes())

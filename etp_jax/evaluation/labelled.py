@@ -48,6 +48,19 @@ class Labelled:
         parts = {patient: int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10 for patient in set(self.patients)}
         return np.array([parts[patient] == 0 for patient in self.patients], bool)
 
+    def read(self, chosen: NDArray[np.integer]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """Signals int16 [b, T, leads] and lead masks [b, leads] of some of them, by number."""
+        rows, start = self.rows[chosen], 0
+        shards = self.splits[0].shards
+        ecg_bTL = np.empty((len(rows), shards.samples, len(shards.leads)), np.int16)
+        lead_mask_bL = np.empty((len(rows), len(shards.leads)), bool)
+        for split in self.splits:
+            here = (rows >= start) & (rows < start + len(split))
+            ecg_bTL[here] = split.ecg(rows[here] - start)
+            lead_mask_bL[here] = split.columns.lead_mask[rows[here] - start]
+            start += len(split)
+        return ecg_bTL, lead_mask_bL
+
     def encode(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pooled features [n, F] and unit embeddings [n, E]."""
         parts, start = [], 0

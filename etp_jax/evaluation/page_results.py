@@ -19,7 +19,13 @@ from etp_jax.evaluation.charts import bar, legend, roc_chart, roc_curve
 from etp_jax.evaluation.page_parts import missing, table
 from etp_jax.tasks import get_task, task_names
 
-KINDS = {"zero-shot": "Zero-shot", "probe": "Linear probe", "retrieval": "Retrieval"}
+KINDS = {
+    "zero-shot": "Zero-shot",
+    "probe": "Linear probe",
+    "knn": "Nearest neighbours",
+    "finetune": "Full fine-tuning",
+    "retrieval": "Retrieval",
+}
 ENCODERS = {"trained": "trained encoder", "random": "random encoder"}
 """What is drawn side by side: {name in the JSON and class in the style sheet: name on the page}."""
 
@@ -102,7 +108,7 @@ def _overview(evaluations: Sequence[Evaluation]) -> str:
         metric = "macro_auroc" if evaluation.result["task"] else "ecg_to_text_recall_10"
         title = f'<a href="#{escape(evaluation.name)}">{escape(evaluation.title)}</a>'
         figures = [_main_figure(evaluation, encoder, metric) for encoder in ENCODERS]
-        rows.append([title, _metric_name(metric), *figures, str(evaluation.result["records"])])
+        rows.append([title, metric_name(metric), *figures, str(evaluation.result["records"])])
     encoders = [(name, "number") for name in ENCODERS.values()]
     heads = [("evaluation", ""), ("figure", ""), *encoders, ("records", "number")]
     return table(heads, rows, "The main figure of each evaluation, with its 95 % interval")
@@ -140,7 +146,7 @@ def _summary(evaluation: Evaluation) -> str:
         [escape(encoder), f"{float(fraction):.0%}", *map(_with_interval, metrics.values())]
         for encoder, fraction, metrics in lines
     ]
-    metrics = [(_metric_name(name), "number") for name in lines[0][2]]
+    metrics = [(metric_name(name), "number") for name in lines[0][2]]
     return table([("encoder", ""), ("labels used", "number"), *metrics], rows)
 
 
@@ -203,7 +209,7 @@ def _class_names(evaluation: Evaluation) -> dict[str, str]:
     return {code: names.get(code, code) for code in codes}
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
     """Such as "macro AUROC" or "ECG to report, recall@10"."""
     for key, words in (
         ("ecg_to_text_", "ECG to report, "),

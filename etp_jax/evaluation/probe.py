@@ -1,9 +1,9 @@
-"""Linear probe: L2-regularised logistic regression on frozen features, all classes and all strengths at once."""
+"""Frozen features under a classifier, honestly chosen; and the linear probe: L2-regularised logistic regression."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import TRAIN, VALIDATION, TaskRecords
+from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, ranking, score
 from etp_jax.evaluation.results import Outcome, classification_row
 
-L2 = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+L2 = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
 STEPS = 50
 """Most Newton steps of a fit."""
@@ -34,6 +34,18 @@ LEAST_STEP = 1e-3
 """Shortest share of a Newton step that is tried."""
 
 
+class Classifier(Protocol):
+    """Fitted on some records with L settings, among which others choose."""
+
+    def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores [L, N, C] of other records."""
+        ...
+
+    def details(self, number: int) -> dict[str, Any]:
+        """What is to be told of a setting, for the result's rows."""
+        ...
+
+
 def evaluate(
     encoders: Sequence[tuple[str, Encoder]],
     records: TaskRecords,
@@ -41,11 +53,12 @@ def evaluate(
     bootstrap: int,
     seeds: Sequence[int],
     fractions: Sequence[float],
+    fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
 ) -> Outcome:
-    """Fits probes on fractions of the training records, chooses their strength elsewhere, scores a split once.
+    """Fits classifiers on fractions of the training records, chooses their setting elsewhere, scores a split once.
 
-    Strength (by macro AUROC) and thresholds are chosen on the validation split. If that is what is scored, they are
-    chosen on a tenth of the training patients, and the probes are fitted on the others.
+    Setting (by macro AUROC) and thresholds are chosen on the validation split. If that is what is scored, they are
+    chosen on a tenth of the training patients, and the classifiers are fitted on the others.
 
     Args:
       encoders: each under its name in the result.
@@ -53,14 +66,47 @@ def evaluate(
       split: whose records are scored.
       bootstrap: replicates of the intervals.
       seeds: of the subsets; the whole is fitted once.
-      fractions: sizes of the subsets; each is a part of the next greater one of the same seed.
+      fractions: sizes of the subsets, which are stratified (`draw`); each is a part of the next greater one of the same
+        seed.
+      fit: from features [N, F] and classes [N, C] to a classifier.
 
     Raises:
-      EtpError: the training split is to be scored.
+      EtpError: there are too few records to choose by.
     """
-    if split == TRAIN:
-        raise EtpError(f"a probe is fitted on split {TRAIN!r}; score another one")
-    task, fitted, target = records.task, records.of(TRAIN), records.of(split)
+    task, target = records.task, records.of(split)
+    fitted, chooser = fitted_and_chooser(records, split)
+    weights_nR = bootstrap_weights(target.patients, bootstrap)
+    outcome = Outcome(
+        records=len(target),
+        thresholds_from="a tenth of the training patients, not fitted" if split == VALIDATION else "validation",
+        protocol={
+            "fitted_on": f"{len(fitted)} records of train, shares stratified by the rarest class of a record",
+            "chosen_by": f"macro AUROC over {len(chooser)} records",
+        },
+    )
+    draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]
+    for name, encoder in encoders:
+        fitted_nF, chooser_nF, target_nF = (some.encode(encoder)[0] for some in (fitted, chooser, target))
+        for fraction, seed in tqdm(draws, desc=f"{name} encoder", unit="fit"):
+            subset = np.arange(len(fitted)) if seed is None else draw(fitted.y_nC, fraction, seed)
+            y_sC = fitted.y_nC[subset]
+            classifier = fit(fitted_nF[subset], y_sC)
+            choices_LnC = classifier.logits(chooser_nF)
+            best = int(np.argmax([macro_auroc(scores_nC, chooser.y_nC) for scores_nC in choices_LnC]))
+            scores_nC = classifier.logits(target_nF)[best]
+            called_nC = scores_nC >= best_thresholds(choices_LnC[best], chooser.y_nC)
+            covered = {"train_records": len(subset), "train_classes": int(has_both(y_sC).sum())}
+            scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
+            about = (fraction, encoder.train_seed, seed)
+            outcome.rows.append(classification_row(scored, task, name, *about, **covered, **classifier.details(best)))
+            if fraction == max(fractions):
+                outcome.scores.setdefault(name, scores_nC)
+    return outcome
+
+
+def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labelled]:
+    """Records to fit on and records to choose by, when `split` is scored; raises EtpError if these are too few."""
+    fitted = records.of(TRAIN)
     if split == VALIDATION:
         tenth_n = fitted.tenth()
         fitted, chooser = fitted.where(~tenth_n), fitted.where(tenth_n)
@@ -69,38 +115,7 @@ def evaluate(
     if not has_both(chooser.y_nC).any():
         folder = records.shards.folder
         raise EtpError(f"{folder}: too few records to choose a probe's strength by: no class has both outcomes")
-    weights_nR = bootstrap_weights(target.patients, bootstrap)
-    outcome = Outcome(
-        records=len(target),
-        thresholds_from="a tenth of the training patients, not fitted" if split == VALIDATION else "validation",
-        protocol={
-            "probe": "L2-regularised logistic regression on frozen pooled features, standardised on the fitted records",
-            "fitted_on": f"{len(fitted)} records of train",
-            "l2_from": f"macro AUROC over {len(chooser)} records, among " + ", ".join(f"{l2:g}" for l2 in L2),
-        },
-    )
-    draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]
-    for name, encoder in encoders:
-        fitted_nF, chooser_nF, target_nF = (some.encode(encoder)[0] for some in (fitted, chooser, target))
-        for fraction, seed in tqdm(draws, desc=f"{name} encoder, probes", unit="fit"):
-            subset = np.arange(len(fitted)) if seed is None else draw(len(fitted), fraction, seed)
-            y_sC = fitted.y_nC[subset]
-            probe = fit(fitted_nF[subset], y_sC)
-            choices_LnC = probe.logits(chooser_nF)
-            best = int(np.argmax([macro_auroc(scores_nC, chooser.y_nC) for scores_nC in choices_LnC]))
-            scores_nC = probe.logits(target_nF)[best]
-            called_nC = scores_nC >= best_thresholds(choices_LnC[best], chooser.y_nC)
-            details = {
-                "train_records": len(subset),
-                "train_classes": int(has_both(y_sC).sum()),
-                "l2": L2[best],
-                "converged": bool(probe.steps_L[best] < STEPS),
-            }
-            scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
-            outcome.rows.append(classification_row(scored, task, name, fraction, encoder.train_seed, seed, **details))
-            if fraction == max(fractions):
-                outcome.scores.setdefault(name, scores_nC)
-    return outcome
+    return fitted, chooser
 
 
 def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -108,9 +123,22 @@ def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.logical_and(y_NC.any(axis=0), ~y_NC.all(axis=0))
 
 
-def draw(records: int, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Numbers of a random share of some records, at least one."""
-    return np.random.default_rng(seed).permutation(records)[: max(1, round(fraction * records))]
+def draw(y_NC: NDArray[np.bool_], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Numbers of a random share of some records, at least one, stratified by the rarest class of each record.
+
+    Every stratum is shuffled and spread evenly over the whole order, from a random start; the share is the beginning of
+    that order. So a stratum has its share, but for one record, and a smaller share is part of a greater one. Very rare
+    classes can still be without a record.
+    """
+    rng = np.random.default_rng(seed)
+    counts_C = y_NC.sum(axis=0)
+    rarest_N = np.where(y_NC, counts_C, len(y_NC) + 1).argmin(axis=1)
+    rarest_N[~y_NC.any(axis=1)] = -1
+    place_N = np.empty(len(y_NC))
+    for stratum in np.unique(rarest_N):
+        members = rng.permutation(np.flatnonzero(rarest_N == stratum))
+        place_N[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return np.argsort(place_N, kind="stable")[: max(1, round(fraction * len(y_NC)))]
 
 
 def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
@@ -135,6 +163,10 @@ class Probe(NamedTuple):
         """Logits [L, N, C] of all strengths."""
         x_NF = (features_NF - self.mean_F) / self.scale_F
         return (x_NF @ self.weights_LFC + self.bias_LC[:, None]).astype(np.float32, copy=False)
+
+    def details(self, number: int) -> dict[str, Any]:
+        """Strength, and whether the fit converged."""
+        return {"l2": L2[number], "converged": bool(self.steps_L[number] < STEPS)}
 
 
 def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[float, ...] = L2) -> Probe:

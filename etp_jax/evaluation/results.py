@@ -21,13 +21,16 @@ from etp_jax.evaluation.metrics import METRICS, Scored, interval
 from etp_jax.files import whole_file, write_text
 from etp_jax.tasks import Task
 
+REPLICATES = "replicates_"
+"""Beginning of the names of replicates in the `.npz`."""
+
 
 @dataclass(frozen=True)
 class Row:
     """One encoder, on one subset of the training records."""
 
     encoder: str
-    """`trained` or `random`."""
+    """`trained`, `random` or `supervised`."""
     fraction: float
     """Share of the training records whose labels were used; 0 where none were."""
     train_seed: int
@@ -45,7 +48,7 @@ class Row:
             "fraction": self.fraction,
             "train_seed": self.train_seed,
             "subset_seed": self.subset_seed,
-            **{name: _number(values_R[0]) for name, values_R in self.values.items()},
+            **{name: number(values_R[0]) for name, values_R in self.values.items()},
             **self.details,
         }
 
@@ -76,7 +79,7 @@ def classification_row(
     """The row of a classification: macro metrics, others and, in the details, those of each class."""
     per_class = {}
     for c, values_MR, positives in zip(task.classes, scored.values, scored.positives, strict=True):
-        per_class[c.code] = {name: _number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
+        per_class[c.code] = {name: number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
         per_class[c.code] |= {f"auroc_{end}": value for end, value in _interval(values_MR[0, 1:]).items()}
         per_class[c.code]["positives"] = int(positives)
     values = {f"macro_{name}": values_R for name, values_R in zip(METRICS, scored.macro, strict=True)}
@@ -102,7 +105,7 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[str, dict[st
             replicates_SR = values_SR[:, 1:]
             drawn_SR = np.random.default_rng(seed).integers(len(group), size=replicates_SR.shape)
             means_R = np.take_along_axis(replicates_SR, drawn_SR, axis=0).mean(axis=0)
-            metrics[name] = {"mean": _number(values_SR[:, 0].mean()), **_interval(means_R)}
+            metrics[name] = {"mean": number(values_SR[:, 0].mean()), **_interval(means_R)}
     return summary
 
 
@@ -127,18 +130,27 @@ def write_json(result: dict[str, Any], path: Path) -> None:
         write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
-def write_scores(outcome: Outcome, task: Task, target: Labelled, path: Path) -> None:
-    """Writes the scores, for ROC curves and for whoever computes other metrics.
+def write_arrays(outcome: Outcome, task: Task, target: Labelled | None, path: Path) -> None:
+    """Writes what the JSON has no room for, for ROC curves, other metrics and paired comparisons.
 
-    An `.npz` with `record_id` [n], `classes` [C] (codes), `y` bool [n, C], and [n, C] float32 scores under the name of
-    each encoder.
+    An `.npz` with, for each metric M, `replicates_M` float32 [rows, 1 + R]: its value on the sample and on its
+    replicates, in the order of the JSON's rows. The draws of patients depend on the records alone, so replicate r is
+    the same draw for every encoder that is measured on the same records. Where records were scored for classes also
+    `record_id` [n], `classes` [C] (codes), `y` bool [n, C], and [n, C] float32 scores under the name of each encoder.
+
+    Args:
+      outcome: of the evaluation.
+      task: what was scored.
+      target: the records scored; None where there are no scores.
+      path: of the file.
     """
     arrays = {
-        "record_id": target.record_ids,
-        "classes": np.array([c.code for c in task.classes]),
-        "y": target.y_nC,
-        **outcome.scores,
+        f"{REPLICATES}{name}": np.stack([row.values[name] for row in outcome.rows]).astype(np.float32)
+        for name in outcome.rows[0].values
     }
+    if target is not None:
+        codes = np.array([c.code for c in task.classes])
+        arrays |= {"record_id": target.record_ids, "classes": codes, "y": target.y_nC, **outcome.scores}
     with writing(path), whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -165,17 +177,27 @@ def table(result: dict[str, Any]) -> str:
     if "per_class" not in rows[0]:
         return "\n".join(text)
     fraction = max(row["fraction"] for row in rows)
-    trained, random = (
-        next(r for r in rows if r["encoder"] == encoder and r["fraction"] == fraction)
-        for encoder in ("trained", "random")
+    trained, other = (
+        next(r for r in rows if r["encoder"] == encoder and r["fraction"] == fraction) for encoder in list(summary)[:2]
     )
-    classes = [["class", "positives", "AUROC", "AUPRC", "F1", "random encoder's AUROC"]]
+    classes = [["class", "positives", "AUROC", "AUPRC", "F1", f"{other['encoder']} encoder's AUROC"]]
     for code, values in trained["per_class"].items():
         auroc = {"mean": values["auroc"], "low": values["auroc_low"], "high": values["auroc_high"]}
-        others = [values["auprc"], values["f1"], random["per_class"][code]["auroc"]]
+        others = [values["auprc"], values["f1"], other["per_class"][code]["auroc"]]
         classes.append([code, str(values["positives"]), _with_interval(auroc), *map(_short, others)])
     scored = f"macro over {trained['classes_scored']} of {len(trained['per_class'])} classes: those with both outcomes"
     return "\n".join([*text, "", scored, "", *_align(classes)])
+
+
+def sensitivity(found: Mapping[str, dict[str, Any]]) -> str:
+    """Zero-shot results of one task by their prompts, as aligned plain text."""
+    lines = [["prompts", "macro AUROC", "random encoders", "classes"]]
+    for prompts, result in found.items():
+        trained, random = (result["summary"][encoder]["0.0"]["macro_auroc"] for encoder in ("trained", "random"))
+        classes = str(result["rows"][0]["classes_scored"])
+        lines.append([prompts, _with_interval(trained), _with_interval(random), classes])
+    means = [result["summary"]["trained"]["0.0"]["macro_auroc"]["mean"] or 0.0 for result in found.values()]
+    return "\n".join([*_align(lines), f"least to greatest: {max(means) - min(means):.3f}"])
 
 
 def _title(metric: str) -> str:
@@ -183,14 +205,14 @@ def _title(metric: str) -> str:
     return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     """Six decimals; None for NaN, which JSON does not know."""
     return None if math.isnan(value) else round(float(value), 6)
 
 
 def _interval(replicates: NDArray[np.float64]) -> dict[str, float | None]:
     low, high = interval(replicates)
-    return {"low": _number(low), "high": _number(high)}
+    return {"low": number(low), "high": number(high)}
 
 
 def _short(value: float | None) -> str:

@@ -54,11 +54,15 @@ def test_stronger_l2_gives_smaller_weights():
     assert (np.diff(norms, axis=0) < 0).all()
 
 
-def test_subsets_are_nested_and_of_the_asked_size():
-    small, large = draw(1000, 0.01, 5), draw(1000, 0.1, 5)
-    assert len(small) == 10 and len(set(large)) == 100 and set(small) <= set(large)
-    assert set(small) != set(draw(1000, 0.01, 6))
-    assert len(draw(30, 0.01, 0)) == 1
+def test_subsets_are_stratified_nested_and_of_the_asked_size():
+    y = np.random.default_rng(0).random((2000, 3)) < [0.5, 0.1, 0.03]
+    small, large = draw(y, 0.05, 5), draw(y, 0.2, 5)
+    assert len(set(small)) == 100 and len(set(large)) == 400 and set(small) <= set(large)
+    assert set(small) != set(draw(y, 0.05, 6)) and len(draw(y[:30], 0.01, 0)) == 1
+    for subset, fraction in ((small, 0.05), (large, 0.2)):
+        assert abs(y[subset, 2].sum() - fraction * y[:, 2].sum()) <= 2  # the rarest is a stratum of its own
+        none = ~y.any(axis=1)
+        assert abs(none[subset].sum() - fraction * none.sum()) <= 2
 
 
 def test_macro_auroc_leaves_out_classes_with_one_outcome():

@@ -1,0 +1,60 @@
+"""k nearest neighbours on frozen features: what the most similar training records have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = (1, 3, 10, 30, 100, 300)
+"""Numbers of them among which validation chooses."""
+BLOCK = 512
+"""Records compared at a time."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Records to compare with, for every number of neighbours at once."""
+
+    mean_F: NDArray[np.float32]
+    scale_F: NDArray[np.float32]
+    """Standardisation, from these records."""
+    units_NF: NDArray[np.float32]
+    y_NC: NDArray[np.bool_]
+
+    @classmethod
+    def fit(cls, features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Neighbours:
+        """Keeps the records: features [N, F] and classes, bool [N, C]."""
+        mean_F, std_F = features_NF.mean(axis=0), features_NF.std(axis=0)
+        scale_F = np.where(std_F > 0, std_F, 1)
+        return cls(mean_F, scale_F, _units((features_NF - mean_F) / scale_F), y_NC)
+
+    def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores [L, N, C]: the share of each class among the L numbers of nearest records, by cosine.
+
+        Each neighbour counts by 1 + its cosine, which breaks most ties. Where there are fewer records, all count.
+        """
+        units_NF = _units((features_NF - self.mean_F) / self.scale_F)
+        most = min(max(NEIGHBOURS), len(self.y_NC))
+        ends = np.minimum(NEIGHBOURS, most) - 1
+        blocks = []
+        for start in range(0, len(units_NF), BLOCK):
+            cosine_BN = units_NF[start : start + BLOCK] @ self.units_NF.T
+            nearest_BK = np.argpartition(-cosine_BN, most - 1, axis=1)[:, :most]
+            near_BK = np.take_along_axis(cosine_BN, nearest_BK, axis=1)
+            order_BK = np.argsort(-near_BK, axis=1, kind="stable")
+            weight_BK = 1 + np.take_along_axis(near_BK, order_BK, axis=1)
+            found_BKC = self.y_NC[np.take_along_axis(nearest_BK, order_BK, axis=1)]
+            sums_BKC = np.cumsum(weight_BK[..., None] * found_BKC, axis=1)[:, ends]
+            blocks.append(sums_BKC / np.cumsum(weight_BK, axis=1)[:, ends, None])
+        return np.concatenate(blocks).swapaxes(0, 1).astype(np.float32, copy=False)
+
+    def details(self, number: int) -> dict[str, Any]:
+        """How many neighbours."""
+        return {"neighbours": NEIGHBOURS[number]}
+
+
+def _units(x_NF: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x_NF / np.maximum(np.linalg.norm(x_NF, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,209 @@
+"""The figures of a study: every cell's mean over seeds with both intervals, and the pairs that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etp_jax.config import ModelConfig
+from etp_jax.evaluation import results
+from etp_jax.evaluation.evaluate import BOOTSTRAP, fractions_of
+from etp_jax.records import Shards
+from etp_jax.reproduce import plan
+from etp_jax.reproduce.intervals import Floats, over_patients, over_seeds, patients_p, seeds_p
+from etp_jax.reproduce.plan import Measured, Measurement, Training
+from etp_jax.reproduce.study import Place, Study
+from etp_jax.training import setup
+
+Failures = dict[str, str]
+"""What went wrong, by the name of a training or a measurement."""
+COMPARED = {"retrieval": ("ecg_to_text_recall_10", "text_to_ecg_recall_10")}
+"""Metrics that pairs are compared by; of other kinds the macro-AUROC."""
+FROM_NOTHING = ("random", "supervised")
+"""Encoders that saw no report."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An encoder's figures at a place and share of the labels."""
+
+    records: int
+    replicates: dict[str, dict[int, Floats]]
+    """[1 + R] by metric and seed of the training (of a random encoder: of the draw); means over subset seeds."""
+
+
+Cells = dict[tuple[str, Place, float], Cell]
+"""Of trained encoders, by run."""
+
+
+def figures(study: Study, trainings: Sequence[Training], failures: Failures) -> dict[str, Any]:
+    """What `table.json` holds: `rows` and `comparisons`, with what they rest on."""
+    found: dict[Measurement, Measured] = {}
+    for training in trainings:
+        found |= plan.measured(study, training)
+    rows, cells = _run_rows(study, trainings, found, failures)
+    shards = Shards(study.shards)
+    return {
+        "title": study.title,
+        "study": study.file.name,
+        "split": study.split,
+        "checkpoint": study.checkpoint,
+        "shards": {"name": shards.name, "fs": shards.fs, "fingerprint": shards.fingerprint},
+        "bootstrap": f"{BOOTSTRAP} draws of patients, the same ones for all rows of a task",
+        "versions": results.versions(),
+        "rows": [*rows, *_random_rows(trainings, found), *_published_rows(study)],
+        "comparisons": [c for pair in study.pairs for c in _compare(pair, study, cells)],
+        "failed": failures,
+    }
+
+
+def _run_rows(
+    study: Study, trainings: Sequence[Training], found: dict[Measurement, Measured], failures: Failures
+) -> tuple[list[dict[str, Any]], Cells]:
+    """Rows of all but the random encoders, and the cells of the trained ones."""
+    rows, cells = [], Cells()
+    for run in study.runs:
+        own = [training for training in trainings if training.run is run]
+        label = run.pretrained_on or _pretrained_on(own[0])
+        for place in study.places[run.name]:
+            wanted = [Measurement(run.name, training.seed, training.folder, place) for training in own]
+            measured = [found[m] for m in wanted if m in found]
+            names = [row["encoder"] for each in measured for row in each.result["rows"]]
+            for encoder in dict.fromkeys(["trained", *names]):
+                for fraction in fractions_of(place.kind, place.how):
+                    if encoder == "random":
+                        continue
+                    cell = _cell(measured, encoder, fraction)
+                    on = "nothing" if encoder in FROM_NOTHING else label
+                    status = "measured" if cell else _status(wanted, failures)
+                    rows.append(_row(run.name, encoder, on, place, fraction, cell, run.seeds, status))
+                    if cell and encoder == "trained":
+                        cells[run.name, place, fraction] = cell
+    return rows, cells
+
+
+def _random_rows(trainings: Sequence[Training], found: dict[Measurement, Measured]) -> list[dict[str, Any]]:
+    """Rows of the random encoders: one for each model, whichever of its runs was measured first."""
+    models: dict[ModelConfig, tuple[str, dict[tuple[Place, float], Cell]]] = {}
+    for measurement, measured in found.items():
+        training = next(t for t in trainings if t.folder == measurement.folder)
+        _, drawn = models.setdefault(training.config.model, (measurement.run, {}))
+        for fraction in fractions_of(measurement.place.kind, measurement.place.how):
+            if cell := _cell([measured], "random", fraction):
+                drawn.setdefault((measurement.place, fraction), cell)
+    rows = []
+    for run, drawn in models.values():
+        name = "random encoder" if len(models) == 1 else f"random encoder, model of {run}"
+        for (place, fraction), cell in drawn.items():
+            seeds = tuple(next(iter(cell.replicates.values())))
+            rows.append(_row(name, "random", "nothing", place, fraction, cell, seeds, "measured"))
+    return rows
+
+
+def _published_rows(study: Study) -> list[dict[str, Any]]:
+    """Rows of what others say, as the study quotes it."""
+    rows = []
+    for entry in study.published:
+        for task, value in entry["macro_auroc"].items():
+            place = Place(entry["kind"], None, task)
+            on, fraction = entry["pretrained_on"], entry.get("labels", 0.0)
+            row = _row(entry["name"], "published", on, place, fraction, None, (), "published")
+            figure = {"mean": value, "patients": None, "seeds": None, "by_seed": []}
+            rows.append(row | {"values": {"macro_auroc": figure}, "source": entry["source"]})
+    return rows
+
+
+def _pretrained_on(training: Training) -> str:
+    """Such as "ptbxl train (33 % of the patients), after coarse"."""
+    about, data, base = training.folder / setup.SHARDS_FILE, training.config.data, training.run.start_from
+    if about.exists():
+        name = setup.read_about(about)["name"]
+    else:
+        name = Path(data.shards).name if training.problem else Shards(data.shards).name
+    share = "" if data.train_share == 1 else f" ({100 * data.train_share:.0f} % of the patients)"
+    return f"{name} {data.train_split}{share}{f', after {base}' if base else ''}"
+
+
+def _cell(measured: Sequence[Measured], encoder: str, fraction: float) -> Cell | None:
+    """What some evaluations of one run say of an encoder; None if nothing."""
+    rows: dict[str, dict[int, list[Floats]]] = {}
+    for each in measured:
+        for number, row in enumerate(each.result["rows"]):
+            if row["encoder"] == encoder and row["fraction"] == fraction:
+                for metric, replicates_MR in each.replicates.items():
+                    rows.setdefault(metric, {}).setdefault(row["train_seed"], []).append(replicates_MR[number])
+    means = {
+        metric: {seed: np.mean(values, axis=0) for seed, values in sorted(by_seed.items())}
+        for metric, by_seed in rows.items()
+    }
+    return Cell(measured[0].result["records"], means) if means else None
+
+
+def _status(wanted: Sequence[Measurement], failures: Failures) -> str:
+    """Of what was not measured: `failed` or `not run`."""
+    names = {name for m in wanted for name in (str(m), f"{m.run}-{m.seed}")}
+    return "failed" if names & failures.keys() else "not run"
+
+
+def _row(
+    run: str,
+    encoder: str,
+    pretrained_on: str,
+    place: Place,
+    fraction: float,
+    cell: Cell | None,
+    planned_seeds: Sequence[int],
+    status: str,
+) -> dict[str, Any]:
+    """A row of the JSON."""
+    replicates = cell.replicates if cell else {}
+    return {
+        "run": run,
+        "encoder": encoder,
+        "pretrained_on": pretrained_on,
+        **vars(place),
+        "fraction": fraction,
+        "status": status,
+        "records": cell.records if cell else None,
+        "seeds": list(next(iter(replicates.values()), ())),
+        "planned_seeds": list(planned_seeds),
+        "values": {metric: _figure(np.stack(list(by_seed.values()))) for metric, by_seed in replicates.items()},
+    }
+
+
+def _figure(values_SR: Floats) -> dict[str, Any]:
+    """Mean over seeds, what each gave, and both intervals."""
+    sample_S = values_SR[:, 0]
+    figure = {"mean": sample_S.mean(), "patients": over_patients(values_SR[:, 1:]), "seeds": over_seeds(sample_S)}
+    return _rounded(figure | {"by_seed": sample_S.tolist()})
+
+
+def _compare(pair: tuple[str, str], study: Study, cells: Cells) -> Iterator[dict[str, Any]]:
+    """The first less the second wherever both have figures of a common seed."""
+    first, second = pair
+    for place in study.places[first]:
+        for fraction in fractions_of(place.kind, place.how):
+            if not ((first, place, fraction) in cells and (second, place, fraction) in cells):
+                continue
+            ours, theirs = (cells[run, place, fraction].replicates for run in pair)
+            for metric in COMPARED.get(place.kind, ("macro_auroc",)):
+                seeds = sorted(ours[metric].keys() & theirs[metric].keys())
+                if not seeds:
+                    continue
+                differences_SR = np.stack([ours[metric][seed] - theirs[metric][seed] for seed in seeds])
+                p = {"patients": patients_p(differences_SR[:, 1:].mean(axis=0)), "seeds": seeds_p(differences_SR[:, 0])}
+                about = {"pair": list(pair), **vars(place), "fraction": fraction, "metric": metric}
+                yield about | {"common_seeds": seeds, **_figure(differences_SR), "p": _rounded(p)}
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers of a tree to six decimals, NaN as None."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return value if value is None else results.number(value)

@@ -1,0 +1,273 @@
+"""What of a study is there already, what is left to do, and how long that will take."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import zipfile
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax import bench_steps
+from etp_jax import config as config_module
+from etp_jax.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.evaluate import BOOTSTRAP, result_path
+from etp_jax.evaluation.results import REPLICATES
+from etp_jax.input import Batches
+from etp_jax.records import Shards
+from etp_jax.reproduce.study import Place, Run, Study, task_of
+from etp_jax.training import checkpoint, resume, setup
+from etp_jax.training.metrics import read_metrics
+
+RUNS = "runs"
+"""Subfolder of the study's folder that holds what it trains, as `<name>-<seed>`."""
+LOG = "log.jsonl"
+"""What was done, when, and how long it took."""
+TRIAL_S = 5.0
+"""Length of a timed trial."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run with one seed."""
+
+    run: Run
+    seed: int
+    folder: Path
+    config: TrainConfig
+    done: int
+    """Step of the newest checkpoint."""
+    total: int
+    """Steps of the whole run; 0 if it cannot be trained."""
+    problem: str = ""
+    """Why it cannot be trained."""
+
+    def __str__(self) -> str:
+        """Such as `fine-0`."""
+        return f"{self.run.name}-{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return 0 < self.total <= self.done
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One evaluation of one run and seed."""
+
+    run: str
+    seed: int
+    folder: Path
+    """The run's."""
+    place: Place
+
+    def options(self) -> dict[str, Any]:
+        """What `evaluation.run` takes."""
+        place = self.place
+        how = {} if place.how is None else {"prompts" if place.kind == "zero-shot" else "protocol": place.how}
+        return ({"task": place.task} if place.task else {}) | how
+
+    def __str__(self) -> str:
+        """Such as `fine-0: zero-shot ptbxl-super, contrast`."""
+        return f"{self.run}-{self.seed}: {self.place}"
+
+
+def trainings(study: Study, out: Path) -> list[Training]:
+    """All runs, those of the first seed first, each after the one that it starts from.
+
+    Raises:
+      EtpError: a run folder holds a run of other options, naming the first that differs; or one that the study takes as
+        finished is not there, or of another seed.
+    """
+    seeds = sorted({seed for run in study.runs for seed in run.seeds})
+    found: dict[tuple[str, int], Training] = {}
+    for seed in seeds:
+        for run in study.runs:
+            if seed in run.seeds:
+                try:
+                    base = found[run.start_from, seed].folder if run.start_from else None
+                    found[run.name, seed] = _existing(run, seed) if run.folder else _training(run, seed, out, base)
+                except EtpError as error:
+                    raise EtpError(f"{study.file}: run {run.name}, seed {seed}: {error}") from None
+    return list(found.values())
+
+
+def measurements(study: Study, training: Training) -> list[Measurement]:
+    """All that the study measures of a run."""
+    name = training.run.name
+    return [Measurement(name, training.seed, training.folder, place) for place in study.places[name]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation gave."""
+
+    result: dict[str, Any]
+    """Its JSON."""
+    replicates: dict[str, NDArray[np.float64]]
+    """[rows, 1 + R] by metric: on the sample and on its replicates."""
+
+
+def measured(study: Study, training: Training) -> dict[Measurement, Measured]:
+    """The evaluations of a run whose files are whole and of this checkpoint, these shards, prompts and draws."""
+    step, fingerprint = _step(training.folder, study.checkpoint), Shards(study.shards).fingerprint
+    found = {m: _read(m, study.split) for m in measurements(study, training)} if step else {}
+    return {m: each for m, each in found.items() if each and _fits(each, m.place, step, fingerprint)}
+
+
+def _read(measurement: Measurement, split: str) -> Measured | None:
+    path = result_path(measurement.folder, measurement.place.kind, split, **measurement.options())
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path.with_suffix(".npz")) as arrays:
+            names = [name for name in arrays.files if name.startswith(REPLICATES)]
+            return Measured(result, {n.removeprefix(REPLICATES): arrays[n].astype(np.float64) for n in names})
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> bool:
+    result = found.result
+    prompts = task_of(place.task or "", place.how or "").prompt_set if place.kind == "zero-shot" else None
+    return (
+        result["checkpoint"]["step"] == step
+        and result["shards"]["fingerprint"] == fingerprint
+        and result["protocol"].get("prompts") == prompts
+        and {array.shape for array in found.replicates.values()} == {(len(result["rows"]), 1 + BOOTSTRAP)}
+    )
+
+
+def _step(folder: Path, which: Any) -> int | None:
+    """Step of a checkpoint; None if there is none."""
+    if not (folder / checkpoint.FOLDER).is_dir():
+        return None
+    best = config_module.load(folder / setup.CONFIG_FILE).run.best
+    with checkpoint.Checkpoints(folder, best, read_only=True) as checkpoints:
+        return checkpoints.find(which)
+
+
+def _existing(run: Run, seed: int) -> Training:
+    assert run.folder is not None
+    folder = Path(run.folder.replace("{seed}", str(seed)))
+    config, step = config_module.load(folder / setup.CONFIG_FILE), _step(folder, "latest")
+    if step is None:
+        raise EtpError(f"{folder}: has no checkpoint")
+    if config.seed != seed:
+        raise EtpError(f"{folder}: was trained with seed {config.seed}")
+    return Training(run, seed, folder, config, step, step)
+
+
+def _training(run: Run, seed: int, out: Path, base: Path | None) -> Training:
+    assert run.config is not None
+    folder = out / RUNS / f"{run.name}-{seed}"
+    config = replace(run.config, seed=seed, start_from=str(base or ""))
+    done = _step(folder, "latest") or 0
+    try:
+        shards = Shards(config.data.shards)
+        total = round(config.optim.epochs * _steps_per_epoch(config))
+    except EtpError as error:  # such as shards that are still to be made; the other runs need not wait for them
+        return Training(run, seed, folder, config, done, 0, str(error))
+    if done:
+        config = _same_as(folder, config, shards)
+    return Training(run, seed, folder, config, done, total)
+
+
+def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
+    """The config with which the run in a folder goes on; raises EtpError naming the first option that differs."""
+    there = config_module.load(folder / setup.CONFIG_FILE)
+    if Path(there.start_from).name == Path(config.start_from).name:  # runs of a study may be moved together
+        config = replace(config, start_from=there.start_from)
+    saved, data = config_module.to_dict(there), setup.read_about(folder / setup.SHARDS_FILE)
+    text = setup.read_about(folder / setup.TEXT_FILE)["sha256"]
+    resume.check_same(
+        folder,
+        {"config": saved, "fingerprint": data["fingerprint"], "text_sha256": text},
+        {"config": config_module.to_dict(config), "fingerprint": shards.fingerprint, "text_sha256": text},
+        extend=False,
+    )
+    return config
+
+
+def _steps_per_epoch(config: TrainConfig) -> int:
+    data = config.data
+    return _steps(data.shards, data.train_split, data.batch_size, data.train_share)
+
+
+@cache
+def _steps(shards: str, split: str, batch_size: int, share: float) -> int:
+    opened = Shards(shards)
+    return Batches(opened.split(split), opened.reports(split), batch_size, 0, share=share).steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long something will take."""
+
+    seconds: float
+    source: str
+
+
+def training_time(training: Training, others: list[Training]) -> Estimate:
+    """Time of the steps that are left: by runs of the same model and batch where there are any, else by a trial."""
+    ecgs = (training.total - training.done) * training.config.data.batch_size
+    shape = _shape(training.config, Shards(training.config.data.shards).samples)
+    for other in others:
+        about, rate = other.folder / setup.SHARDS_FILE, _logged_rate(other.folder)
+        if rate and _shape(other.config, setup.read_about(about)["samples"]) == shape:
+            return Estimate(ecgs / rate, f"{rate:.0f} ECG/s, as logged by {other}")
+    rate = _trial_rate(*shape)
+    return Estimate(ecgs / rate, f"{rate:.0f} ECG/s in a trial of {TRIAL_S:g} s")
+
+
+def evaluation_times(out: Path) -> dict[str, float]:
+    """Median seconds of the evaluations so far, by kind."""
+    seconds: dict[str, list[float]] = {}
+    for line in read_log(out):
+        if line["what"] == "evaluate" and not line["error"]:
+            seconds.setdefault(line["kind"], []).append(line["seconds"])
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of the study's log; one that was cut short is left out."""
+    path = out / LOG
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _shape(config: TrainConfig, samples: int) -> tuple[TrainConfig, int]:
+    """What decides the time of a step, as a recipe with all else at its default, and the samples of an ECG."""
+    shape = TrainConfig(
+        data=DataConfig(batch_size=config.data.batch_size),
+        model=config.model,
+        optim=OptimConfig(micro_batches=config.optim.micro_batches),
+        run=RunConfig(parallel=config.run.parallel, precision=config.run.precision),
+    )
+    return shape, samples
+
+
+def _logged_rate(folder: Path) -> float | None:
+    """Median ECG/s of a run's log."""
+    rates = [line["ecg_per_s"] for line in read_metrics(folder) if line.get("ecg_per_s")]
+    return statistics.median(rates) if rates else None
+
+
+@cache
+def _trial_rate(config: TrainConfig, samples: int) -> float:
+    """ECG/s of the training step on made-up ECGs."""
+    step = bench_steps.ours(config, samples, jax.devices())[0][0].steps
+    step(1)
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < TRIAL_S:
+        step(1)
+        steps += 1
+    return steps * config.data.batch_size / (time.perf_counter() - started)

@@ -1,0 +1,306 @@
+"""The file that `etp reproduce` reads, in TOML.
+
+title = "Which pairs?"                 # heading of the table; by default the file's name
+shards = "shards/ptbxl-100"            # trained and measured on; paths count from where the command is run
+split = "validation"                   # or "test", asked for by name
+checkpoint = "best"                    # or "latest"
+tasks = ["ptbxl-super"]
+recipe = "ptbxl"                       # `recipe`, `stage`, `seeds` and `options` of the runs that name none;
+seeds = [0, 1, 2]                      # common options come before a run's own
+options = "--optim.epochs 4"           # of `etp train`, one text or a list
+
+[[run]]
+name = "coarse"
+
+[[run]]
+name = "fine"
+start_from = "coarse"                  # a run above; of the same seed
+shards = "shards/ptbxl-fine"           # trained on these instead
+pretrained_on = "PTB-XL folds 1-8"     # column of the table; by default made of the run's shards and split
+
+[[run]]
+name = "older"
+folder = "runs/older-{seed}"           # a run that exists; it is only measured
+seeds = [0]
+
+[[evaluate]]
+kind = "zero-shot"                     # or another of `etp evaluate`
+prompts = ["default", "contrast"]      # of zero-shot, sets or .json files
+protocols = ["honest"]                 # of the other kinds, where there are several
+tasks = ["mets-super"]                 # by default the study's
+runs = ["fine"]                        # by default all
+
+[[compare]]
+pair = ["fine", "coarse"]              # the first less the second
+
+[[published]]                          # what others say, to stand beside
+name = "MERL"
+pretrained_on = "MIMIC-IV-ECG"
+source = "its table 2"
+kind = "probe"
+labels = 0.01                          # share of the training labels
+macro_auroc = { ptbxl-super = 0.824 }  # by task
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tyro
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.evaluate import PROTOCOLS, Kind, check_together
+from etp_jax.recipes import load_recipe
+from etp_jax.tasks import Task, get_task
+from etp_jax.tasks.prompt_file import with_prompts
+
+TEXT, TEXTS, NUMBERS, OPTIONS, TABLES, SHARE, BY_TASK = (
+    "a text",
+    "a list of texts",
+    "a list of whole numbers, none of them twice",
+    "a text or a list of texts",
+    "tables in double brackets",
+    "a number from 0 to 1",
+    "a table of numbers from 0 to 1",
+)
+DEFAULTS = {"recipe": TEXT, "stage": TEXT, "seeds": NUMBERS, "options": OPTIONS}
+STUDY = {"title": TEXT, "shards": TEXT, "split": TEXT, "checkpoint": TEXT, "tasks": TEXTS, **DEFAULTS}
+STUDY |= {"run": TABLES, "evaluate": TABLES, "compare": TABLES, "published": TABLES}
+RUN = {"name": TEXT, **DEFAULTS, "start_from": TEXT, "shards": TEXT, "folder": TEXT, "pretrained_on": TEXT}
+EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "runs": TEXTS}
+COMPARE = {"pair": TEXTS}
+PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
+OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
+"""Options of `etp train` that a study says by these keys."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the study, with all its seeds."""
+
+    name: str
+    seeds: tuple[int, ...]
+    config: TrainConfig | None
+    """What is trained; seed and `start_from` differ by seed. None for a run that exists."""
+    start_from: str | None = None
+    folder: str | None = None
+    """Of a run that exists, with `{seed}` in it."""
+    pretrained_on: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is measured."""
+
+    kind: Kind
+    how: str | None
+    """Prompts of a zero-shot measurement, the protocol of others; None where there is no choice."""
+    task: str | None
+    """None for retrieval."""
+
+    def __str__(self) -> str:
+        """Such as `zero-shot ptbxl-super, contrast`."""
+        return " ".join(filter(None, (self.kind, self.task))) + (f", {self.how}" if self.how else "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the file says, checked."""
+
+    file: Path
+    title: str
+    shards: Path
+    split: str
+    checkpoint: Literal["best", "latest"]
+    runs: tuple[Run, ...]
+    places: dict[str, list[Place]]
+    """By run."""
+    pairs: tuple[tuple[str, str], ...]
+    """Names of runs to compare."""
+    published: tuple[dict[str, Any], ...]
+    """As the file has them."""
+
+
+def read(file: Path, shards: Path | None = None) -> Study:
+    """Reads a study; `shards` stands in for the file's own.
+
+    Raises:
+      EtpError: naming the file and the place: not TOML, unknown key, run, recipe, option, task or prompts, or what does
+        not go together.
+    """
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EtpError(f"{file}: cannot be read as TOML ({error})") from None
+    with _in(f"{file}"):
+        _check(table, STUDY, needed=("run", "evaluate"))
+        if shards is None and "shards" not in table:
+            raise EtpError("names no `shards`; add them, or give --shards")
+        checkpoint = table.get("checkpoint", "best")
+        if checkpoint not in ("best", "latest"):
+            raise EtpError(f"checkpoint {checkpoint!r} is neither 'best' nor 'latest'")
+    data = shards or Path(table["shards"])
+    runs: list[Run] = []
+    for number, entry in enumerate(table["run"], 1):
+        with _in(f"{file}: run {entry.get('name', number)}"):
+            runs.append(_run(entry, table, data, runs))
+    split, places = table.get("split", "validation"), {run.name: [] for run in runs}
+    for number, entry in enumerate(table["evaluate"], 1):
+        with _in(f"{file}: evaluate {entry.get('kind', number)}"):
+            found = _places(entry, table.get("tasks", []), split)
+            for name in _run_names(entry.get("runs", list(places)), runs):
+                places[name] += found
+    pairs = []
+    for number, entry in enumerate(table.get("compare", []), 1):
+        with _in(f"{file}: compare {number}"):
+            pairs.append(_pair(entry, runs))
+    for entry in table.get("published", []):
+        with _in(f"{file}: published {entry.get('name', '')}"):
+            _check(entry, PUBLISHED, needed=("name", "pretrained_on", "source", "kind", "macro_auroc"))
+    title, published = table.get("title", file.stem), tuple(table.get("published", []))
+    return Study(file, title, data, split, checkpoint, tuple(runs), places, tuple(pairs), published)
+
+
+def task_of(name: str, prompts: str) -> Task:
+    """A task with prompts of a set or of a file."""
+    return with_prompts(name, Path(prompts)) if prompts.endswith(".json") else get_task(name, prompts)
+
+
+def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: Sequence[Run]) -> Run:
+    _check(entry, RUN, needed=("name",))
+    name, label = entry["name"], entry.get("pretrained_on")
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise EtpError("a name is made of letters, digits and _ . + -")
+    if name in (run.name for run in above):
+        raise EtpError("is there twice")
+    seeds = tuple(entry.get("seeds", table.get("seeds", [0])))
+    if "folder" in entry:
+        clash = sorted(set(entry) - {"name", "seeds", "folder", "pretrained_on"})
+        if clash:
+            raise EtpError(f"a run that exists (`folder`) is not trained, so it takes no `{clash[0]}`")
+        if len(seeds) > 1 and "{seed}" not in entry["folder"]:
+            raise EtpError("`folder` of several seeds has `{seed}` in it")
+        return Run(name, seeds, None, folder=entry["folder"], pretrained_on=label)
+    recipe = entry.get("recipe", table.get("recipe"))
+    if recipe is None:
+        raise EtpError("names neither `recipe` nor `folder`")
+    base = entry.get("start_from")
+    if base is not None:
+        if base not in (run.name for run in above):
+            raise EtpError(f"start_from {base!r} is no run above this one")
+        missing = set(seeds) - set(next(run for run in above if run.name == base).seeds)
+        if missing:
+            raise EtpError(f"start_from {base!r} has no seed {min(missing)}")
+    options = _words(table.get("options", [])) + _words(entry.get("options", []))
+    for option, key in OWN_KEYS.items():
+        if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
+            raise EtpError(f"--{option} is said by `{key}`")
+    config = _parse(load_recipe(recipe, entry.get("stage", table.get("stage"))), options)
+    config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))
+    return Run(name, seeds, config, base, pretrained_on=label)
+
+
+def _words(options: str | list[str]) -> list[str]:
+    return shlex.split(options) if isinstance(options, str) else options
+
+
+def _parse(recipe: TrainConfig, options: list[str]) -> TrainConfig:
+    """The recipe with options over it, by the parser of `etp train`."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(TrainConfig, args=options, default=recipe)
+    except SystemExit:  # a title, a rule, then what is wrong
+        lines = [line.strip(" │╭╮╰╯─-") for line in said.getvalue().splitlines()]
+        what = [line for line in lines if line]
+        raise EtpError(f"options: {what[min(1, len(what) - 1)] if what else 'not those of `etp train`'}") from None
+
+
+def _places(entry: dict[str, Any], common: list[str], split: str) -> list[Place]:
+    """For each set of prompts or protocol, and each task."""
+    _check(entry, EVALUATE, needed=("kind",))
+    kind: Kind = entry["kind"]
+    if kind not in get_args(Kind):
+        raise EtpError(f"no such kind; there are {', '.join(get_args(Kind))}")
+    if "prompts" in entry and kind != "zero-shot":
+        raise EtpError("only zero-shot takes `prompts`")
+    if kind == "retrieval":
+        if "tasks" in entry:
+            raise EtpError("retrieval has no tasks")
+        return [Place(kind, None, None)]
+    tasks = entry.get("tasks", common)
+    if not tasks:
+        raise EtpError("names no `tasks`, nor does the study")
+    prompts, protocols = entry.get("prompts", ["default"]), entry.get("protocols", ["honest"])
+    for task, wording, protocol in product(tasks, prompts, protocols):
+        check_together(kind, task_of(task, wording), split, protocol)
+    hows = prompts if kind == "zero-shot" else protocols if kind in PROTOCOLS else [None]
+    return [Place(kind, how, task) for how in hows for task in tasks]
+
+
+def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:
+    """These names; raises EtpError for one that no run has."""
+    known = [run.name for run in runs]
+    for name in names:
+        if name not in known:
+            raise EtpError(f"no run {name!r}; there are {', '.join(known)}")
+    return names
+
+
+def _pair(entry: dict[str, Any], runs: Sequence[Run]) -> tuple[str, str]:
+    _check(entry, COMPARE, needed=("pair",))
+    if len(set(entry["pair"])) != 2 or len(entry["pair"]) != 2:
+        raise EtpError("`pair` holds two runs")
+    first, second = _run_names(entry["pair"], runs)
+    if not set.intersection(*(set(run.seeds) for run in runs if run.name in (first, second))):
+        raise EtpError(f"{first} and {second} have no seed in common")
+    return first, second
+
+
+def _check(table: dict[str, Any], known: Mapping[str, str], needed: Sequence[str]) -> None:
+    """Raises EtpError for an unknown key, a value of another type, or a key that is missing."""
+    for key, value in table.items():
+        if key not in known:
+            raise EtpError(f"unknown key {key!r}; there are {', '.join(known)}")
+        if not _is(value, known[key]):
+            raise EtpError(f"`{key}` must be {known[key]}")
+    for key in needed:
+        if key not in table:
+            raise EtpError(f"has no `{key}`")
+
+
+def _is(value: Any, what: str) -> bool:
+    def each(cls: type) -> bool:
+        return isinstance(value, list) and bool(value) and all(type(item) is cls for item in value)
+
+    def share(number: Any) -> bool:
+        return type(number) in (int, float) and 0 <= number <= 1
+
+    return {
+        TEXT: isinstance(value, str),
+        TEXTS: each(str),
+        NUMBERS: each(int) and len(set(value)) == len(value) and min(value) >= 0,
+        OPTIONS: isinstance(value, str) or each(str),
+        TABLES: each(dict),
+        SHARE: share(value),
+        BY_TASK: isinstance(value, dict) and bool(value) and all(map(share, value.values())),
+    }[what]
+
+
+@contextmanager
+def _in(place: str) -> Iterator[None]:
+    """Puts the place in front of what is wrong there."""
+    try:
+        yield
+    except EtpError as error:
+        raise EtpError(f"{place}: {error}") from None

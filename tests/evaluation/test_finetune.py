@@ -1,0 +1,76 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import small_config, write_run, write_shards
+
+from etp_jax import evaluation
+from etp_jax.config import AugmentConfig
+from etp_jax.errors import EtpError
+from etp_jax.evaluation import as_published, finetune
+from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.finetune import Tuned
+from etp_jax.tasks import get_task
+from tests.training.tiny_run import quick_compiling
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("finetune")
+    with quick_compiling(folder / "compiled"):
+        write_shards(folder / "shards")
+        config = small_config(folder / "shards")
+        # A size of its own, or jax would take what it compiled for other modules' towers, which have more blocks.
+        yield write_run(folder / "run", replace(config, model=replace(config.model, embedding_dim=6)))
+
+
+def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(finetune, "BATCH", 40)
+    monkeypatch.setattr(finetune, "AUGMENT", AugmentConfig(lead_dropout=0.05))  # the records are too short to shift
+    schedule = replace(finetune.OPTIM, epochs=6.0, learning_rate=1e-2, ema=0.5)
+    monkeypatch.setattr(finetune.evaluate, "__defaults__", (schedule,))
+    before = Encoder.from_run(run).variables
+    result = evaluation.run("finetune", run, run.parent / "shards", split="test", bootstrap=5)
+    rows = [(row["encoder"], row["fraction"], row["train_seed"]) for row in result["rows"]]
+    assert rows == [("trained", 1.0, 7), ("supervised", 1.0, 7)] and "4 label codes" in str(result["protocol"])
+    for row in result["rows"]:
+        assert row["per_class"]["MI"]["auroc"] > 0.8  # the level of a record tells it
+
+    monkeypatch.setattr(finetune, "tune", None)  # kept: nothing is trained again, here for another split
+    evaluation.run("finetune", run, run.parent / "shards", split="validation", bootstrap=5)
+    after = Encoder.from_run(run).variables
+    np.testing.assert_array_equal(
+        before["params"]["ecg_tower"]["stem_conv"]["kernel"], after["params"]["ecg_tower"]["stem_conv"]["kernel"]
+    )
+    with pytest.raises(EtpError, match="a finetune is fitted on split 'train'"):
+        evaluation.run("finetune", run, run.parent / "shards", split="train")
+
+
+def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
+    task = get_task("ptbxl-super")
+    codes = ("IMI", "AMI", "NORM", "unknown")
+    logits = np.array([[1.0, -2.0, 0.5, 9.0], [-40.0, -50.0, 30.0, 0.0]], np.float32)
+    tuned = Tuned(None, np.eye(4, dtype=np.float32), np.zeros(4, np.float32), codes)  # pyright: ignore[reportArgumentType]
+
+    class Records:
+        def encode(self, _: object) -> tuple[np.ndarray, None]:
+            return logits, None
+
+    scores = tuned.scores(Records(), task)  # pyright: ignore[reportArgumentType]
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    any_mi = 1 - (1 - p[:, 0]) * (1 - p[:, 1])
+    place = [c.code for c in task.classes].index
+    np.testing.assert_allclose(scores[0, place("MI")], np.log(any_mi[0] / (1 - any_mi[0])), rtol=1e-5)
+    np.testing.assert_allclose(scores[:, place("NORM")], logits[:, 2], rtol=1e-4)
+    assert np.isfinite(scores).all() and scores[1, place("MI")] < -20
+
+
+def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(as_published, "EPOCHS", 3)
+    shards = run.parent / "shards"
+    result = evaluation.run("finetune", run, shards, split="test", bootstrap=5, protocol="merl-as-published")
+    assert [(row["encoder"], row["fraction"]) for row in result["rows"]] == [("trained", 0.01), ("supervised", 0.01)]
+    assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
+    assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()

@@ -1,0 +1,267 @@
+"""`etp reproduce` on tiny shards: trained, stopped, gone on with, measured, and put into a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from etp_jax import cli
+from etp_jax import config as config_module
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.metrics import bootstrap_weights
+from etp_jax.reproduce import plan, reproduce
+from etp_jax.reproduce.study import read
+from etp_jax.training.progress import Progress
+from tests.evaluation.small_run import small_config, write_run, write_shards
+from tests.training.tiny_run import quick_compiling
+
+STUDY = """
+title = "Tiny <study>"
+shards = "{folder}/shards"
+split = "test"
+checkpoint = "latest"
+tasks = ["ptbxl-super"]
+recipe = "{folder}/recipe.json"
+seeds = [0, 1]
+options = "--data.batch-size 40 --optim.epochs 1 --run.log-every 2"
+
+[[run]]
+name = "first"
+
+[[run]]
+name = "broken"
+seeds = [0]
+options = "--data.batch-size 100000"
+
+[[run]]
+name = "older"
+folder = "{folder}/older-{{seed}}"
+pretrained_on = "nothing, in truth"
+
+[[evaluate]]
+kind = "zero-shot"
+prompts = ["default", "contrast"]
+
+[[evaluate]]
+kind = "knn"
+runs = ["first", "broken"]
+
+[[evaluate]]
+kind = "retrieval"
+
+[[compare]]
+pair = ["first", "older"]
+
+[[published]]
+name = "Others"
+pretrained_on = "their own"
+source = "their paper"
+kind = "knn"
+labels = 0.01
+macro_auroc = {{ ptbxl-super = 0.8 }}
+"""
+SECONDS = {"time", "seconds"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with quick_compiling(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_shards(folder / "shards")
+    config = small_config(folder / "shards")
+    config_module.save(config, folder / "recipe.json")
+    for seed in (0, 1):
+        write_run(folder / f"older-{seed}", replace(config, seed=seed))
+    file = folder / "tiny.toml"
+    file.write_text(STUDY.format(folder=folder))
+    return file
+
+
+@pytest.fixture(scope="module")
+def out(study: Path) -> Path:
+    """What the command leaves after it was stopped in the middle of the second training, and started again."""
+    out, original, calls = study.parent / "out", Progress.step, 0
+
+    def stopping(self: Progress, *args: Any) -> None:
+        nonlocal calls
+        original(self, *args)
+        calls += 1
+        if calls == 7:  # of 5 steps a run
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "step", stopping)
+        with pytest.raises(SystemExit) as stop:
+            reproduce(study, out)
+    assert stop.value.code == 143
+    # the first was trained and measured four times
+    assert [line["run"] for line in plan.read_log(out)] == ["first"] * 5 + ["older"] * 3
+    seeds = {(row["run"], row["status"], tuple(row["seeds"])) for row in rows(out, encoder="trained")}
+    assert seeds == {("first", "measured", (0,)), ("broken", "failed", ()), ("older", "measured", (0,))}
+    with pytest.raises(SystemExit) as end:
+        cli.main(["reproduce", str(study), "--out", str(out)])
+    assert end.value.code == 2
+    return out
+
+
+def table(out: Path) -> dict[str, Any]:
+    return json.loads((out / "table.json").read_text())
+
+
+def rows(out: Path, **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in table(out)["rows"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def arrays(folder: Path, stem: str) -> list[dict[str, np.ndarray]]:
+    """What an evaluation of both seeds left in its `.npz`; `folder` with the seed to be put after it."""
+    return [dict(np.load(f"{folder}-{seed}/evaluation/{stem}.npz")) for seed in (0, 1)]
+
+
+def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = plan.read_log(out)
+    assert all(line["error"] is None for line in before)
+    names = [tuple(value for key, value in line.items() if key not in SECONDS) for line in before]
+    assert len(set(names)) == len(names) == 2 + 4 + 4 + 3 + 3
+    figures = table(out)
+    with pytest.raises(EtpError, match=r"tiny\.toml: failed: 1; the first, broken-0: data\.batch_size is 100000"):
+        reproduce(study, out)
+    assert plan.read_log(out) == before and table(out) == figures
+    said = capsys.readouterr().out
+    assert "3 runs, 5 with their seeds; 4 are finished" in said and "0 of 18 evaluations" in said, said
+
+    lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test.npz"
+    lost.unlink()
+    reproduce(study, out, dry_run=True)
+    assert "1 of 18 evaluations to make: 0 min" in capsys.readouterr().out and not lost.exists()
+    with pytest.raises(EtpError, match="failed: 1"):
+        reproduce(study, out, train=True)
+    assert lost.exists() and len(plan.read_log(out)) == len(before) + 1 and table(out) == figures
+
+
+def test_means_and_intervals_against_scikit_learn(out: Path) -> None:
+    (row,) = rows(out, run="first", encoder="trained", kind="zero-shot", how="default")
+    aurocs = []
+    for found in arrays(out / "runs/first", "ptbxl-super-zero-shot-test"):
+        both = found["y"].any(axis=0) & ~found["y"].all(axis=0)
+        patients = np.array([str(int(name.split("-")[1]) // 2) for name in found["record_id"]])
+        weights = bootstrap_weights(patients, 1000)
+        y, trained = found["y"][:, both], found["trained"][:, both]
+        expected = [roc_auc_score(y, trained, sample_weight=weights[:, draw]) for draw in (0, 1, 2, 500, 1000)]
+        np.testing.assert_allclose(found["replicates_macro_auroc"][0, [0, 1, 2, 500, 1000]], expected, atol=1e-6)
+        aurocs.append(found["replicates_macro_auroc"][0].astype(float))
+    figure = row["values"]["macro_auroc"]
+    assert row["seeds"] == [0, 1] and row["records"] == 40 and row["pretrained_on"] == "small train"
+    assert figure["by_seed"] == pytest.approx([replicates[0] for replicates in aurocs], abs=1e-6)
+    assert figure["mean"] == pytest.approx(np.mean(figure["by_seed"]), abs=1e-6)
+    low, high = np.percentile(np.mean(aurocs, axis=0)[1:], [2.5, 97.5])
+    assert figure["patients"] == pytest.approx({"low": low, "high": high}, abs=1e-6)
+    half = 12.7062047 * abs(figure["by_seed"][0] - figure["by_seed"][1]) / 2  # t(0.975, 1); s / sqrt(2) of two values
+    assert figure["seeds"]["high"] - figure["mean"] == pytest.approx(half, abs=1e-5)
+
+
+def test_differences_are_paired(out: Path) -> None:
+    compared = table(out)["comparisons"]
+    assert all(c["pair"] == ["first", "older"] for c in compared)
+    assert [(c["kind"], c["how"], c["fraction"]) for c in compared] == [
+        ("zero-shot", "default", 0.0),
+        ("zero-shot", "contrast", 0.0),
+        *[("retrieval", None, 0.0)] * 2,
+    ]
+    stem, name = "ptbxl-super-zero-shot-test-contrast", "replicates_macro_auroc"
+    pairs = zip(arrays(out / "runs/first", stem), arrays(out.parent / "older", stem), strict=True)
+    differences = np.mean([first[name][0].astype(float) - second[name][0] for first, second in pairs], axis=0)
+    found = compared[1]
+    assert found["mean"] == pytest.approx(differences[0], abs=1e-6) and found["common_seeds"] == [0, 1]
+    assert found["patients"]["low"] == pytest.approx(np.percentile(differences[1:], 2.5), abs=1e-6)
+    rarer = min(np.sum(differences[1:] <= 0), np.sum(differences[1:] >= 0))
+    assert found["p"]["patients"] == pytest.approx(min(1, 2 * (1 + rarer) / 1001), abs=1e-6)
+    assert 0 < found["p"]["seeds"] <= 1
+
+
+def test_random_encoders_failed_and_missing_cells(out: Path) -> None:
+    (drawn,) = rows(out, encoder="random", kind="zero-shot", how="default")
+    assert (drawn["run"], drawn["pretrained_on"], drawn["seeds"]) == ("random encoder", "nothing", [0, 1, 2])
+    assert {row["status"] for row in rows(out, run="broken")} == {"failed"}
+    assert list(table(out)["failed"]) == ["broken-0"]
+    (older,) = rows(out, run="older", encoder="trained", kind="retrieval")
+    assert older["pretrained_on"] == "nothing, in truth" and older["seeds"] == [0, 1]
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.scripts += tag == "script"
+
+
+def test_the_files_that_people_read(out: Path) -> None:
+    with (out / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    (cell,) = rows(out, run="first", encoder="trained", kind="knn", fraction=1.0)
+    (line,) = [
+        line
+        for line in lines
+        if (line["run"], line["kind"], line["fraction"], line["metric"]) == ("first", "knn", "1.0", "macro_f1")
+        and line["encoder"] == "trained"
+    ]
+    assert float(line["mean"]) == cell["values"]["macro_f1"]["mean"] and line["seeds"] == "2"
+    assert {"failed"} == {line["status"] for line in lines if line["run"] == "broken"}
+    (difference,) = [line for line in lines if line["run"] == "first - older" and line["how"] == "contrast"]
+    assert float(difference["patients_p"]) == table(out)["comparisons"][1]["p"]["patients"]
+
+    mean = f"{cell['values']['macro_auroc']['mean']:.3f} ["
+    text = (out / "table.md").read_text()
+    assert "# Tiny <study>" in text and f"| first | small train | 100% | 2 | {mean}" in text and "| failed |" in text
+    assert "| Others their paper | their own | 1% | – | 0.800 |" in text
+    html = (out / "table.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert "Tiny &lt;study&gt;" in html and "width=device-width" in html and not page.scripts
+    assert page.loaded and all(place.startswith("#") for place in page.loaded)
+
+
+def test_runs_of_other_options_are_refused(out: Path, study: Path, tmp_path: Path) -> None:
+    text = study.read_text().replace("--run.log-every 2", "--optim.ema 0.5")
+    other = tmp_path / "other.toml"
+    other.write_text(text)
+    with pytest.raises(EtpError, match=r"run first, seed 0: .*first-0: --optim\.ema was 0\.0") as error:
+        reproduce(other, out)
+    assert str(error.value).startswith(str(other))
+    other.write_text(study.read_text().replace("older-{seed}", "olden-{seed}"))
+    with pytest.raises(EtpError, match=r"run older, seed 0: .*olden-0/config\.json: no such file"):
+        reproduce(other, out)
+
+
+def test_runs_of_a_study_may_be_moved_together(out: Path, study: Path, tmp_path: Path) -> None:
+    """A run that started from another is the same run wherever both lie."""
+    text = study.read_text().replace('name = "older"\n', 'name = "older"\nstart_from = "first"\n')
+    file = tmp_path / "from.toml"
+    file.write_text("\n".join(line for line in text.splitlines() if not line.startswith("folder")))
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    for seed in (0, 1):
+        run = shutil.copytree(out / "runs" / f"first-{seed}", tmp_path / "runs" / f"older-{seed}")
+        saved = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(saved | {"start_from": f"elsewhere/first-{seed}"}))
+    found = {str(training): training for training in plan.trainings(read(file), tmp_path)}
+    assert found["older-1"].finished and found["older-1"].config.start_from == "elsewhere/first-1"

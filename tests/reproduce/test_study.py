@@ -1,0 +1,98 @@
+"""Studies as a user writes them: what is read, and one line for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etp_jax import cli
+from etp_jax.errors import EtpError
+from etp_jax.reproduce.study import read
+
+HEAD = 'shards = "data"\ntasks = ["ptbxl-super"]\nrecipe = "ptbxl"\nseeds = [0, 1]\noptions = "--optim.epochs 4"\n'
+RUNS = """
+[[run]]
+name = "coarse"
+
+[[run]]
+name = "fine"
+start_from = "coarse"
+shards = "fine-data"
+options = ["--optim.epochs", "2", "--loss.bias", "None"]
+"""
+EVALUATE = '[[evaluate]]\nkind = "zero-shot"\nprompts = ["default", "contrast"]\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return file
+
+
+def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
+    study = read(write(tmp_path, HEAD + RUNS + EVALUATE + '[[evaluate]]\nkind = "retrieval"\nruns = ["fine"]\n'))
+    coarse, fine = study.runs
+    assert coarse.config is not None and fine.config is not None
+    _, train = cli.parse(
+        ["train", "--workdir", "w", "--config", "ptbxl", "--optim.epochs", "4", "--data.shards", "data"]
+    )
+    assert coarse.config == train.recipe and coarse.seeds == (0, 1)
+    assert (fine.config.optim.epochs, fine.config.loss.bias, fine.config.data.shards) == (2, None, "fine-data")
+    assert fine.start_from == "coarse" and study.split == "validation" and study.checkpoint == "best"
+    assert list(map(str, study.places["coarse"])) == [
+        "zero-shot ptbxl-super, default",
+        "zero-shot ptbxl-super, contrast",
+    ]
+    assert list(map(str, study.places["fine"]))[2:] == ["retrieval"]
+    other = read(study.file, tmp_path / "elsewhere")
+    configs = [run.config.data.shards for run in other.runs if run.config]
+    assert other.shards == tmp_path / "elsewhere" and configs == [str(tmp_path / "elsewhere"), "fine-data"]
+
+
+RUN = '[[run]]\nname = "a"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("shards = ", "cannot be read as TOML"),
+        (HEAD + RUN, "has no `evaluate`"),
+        ('sharts = "x"\n' + HEAD + RUN + EVALUATE, "unknown key 'sharts'; there are title, shards"),
+        (HEAD + 'checkpoint = "first"\n' + RUN + EVALUATE, "checkpoint 'first' is neither"),
+        (HEAD + RUN + "seeds = [1, 1]\n" + EVALUATE, "run a: `seeds` must be a list of whole numbers"),
+        (HEAD + RUN + RUN + EVALUATE, "run a: is there twice"),
+        (HEAD + '[[run]]\nname = "a/b"\n' + EVALUATE, "run a/b: a name is made of"),
+        (HEAD + RUN + 'recipe = "nosuch"\n' + EVALUATE, "run a: no recipe 'nosuch'"),
+        (
+            HEAD + RUN + 'options = "--optim.epoch 3"\n' + EVALUATE,
+            "run a: options: Unrecognized options: --optim.epoch",
+        ),
+        (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is said by `seeds`"),
+        (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is no run above"),
+        (HEAD + RUN + 'folder = "old"\n' + EVALUATE, "run a: `folder` of several seeds"),
+        (HEAD + RUN + 'folder = "old"\nstage = "fine"\n' + EVALUATE, "takes no `stage`"),
+        (HEAD + RUN + '[[evaluate]]\nkind = "guess"\n', "evaluate guess: no such kind"),
+        (HEAD + RUN + '[[evaluate]]\nkind = "probe"\ntasks = ["ptbxl"]\n', "evaluate probe: no task 'ptbxl'"),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\ntasks = ["mets-super"]\n',
+            "mets-super is too small to fit probes",
+        ),
+        (HEAD + RUN + '[[evaluate]]\nkind = "zero-shot"\nprompts = ["nice"]\n', "no prompt set 'nice'"),
+        (HEAD + RUN + EVALUATE + '[[compare]]\npair = ["a", "b"]\n', "compare 1: no run 'b'; there are a"),
+        (HEAD + RUN + EVALUATE + 'runs = ["b"]\n', "evaluate zero-shot: no run 'b'; there are a"),
+        (HEAD + RUN + '[[evaluate]]\nkind = "probe"\nprotocols = ["mine"]\n', "probe has no protocol 'mine'"),
+        (HEAD + RUN + EVALUATE + '[[published]]\nname = "X"\n', "published X: has no `pretrained_on`"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_file_and_the_place(tmp_path: Path, text: str, said: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(EtpError) as error:
+        read(file)
+    assert said in str(error.value) and str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda f: f.stem)
+def test_the_studies_of_this_repository_are_read(file: Path) -> None:
+    study = read(file)
+    assert study.runs and all(study.places.values()) and all(run.config for run in study.runs)
