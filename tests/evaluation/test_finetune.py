@@ -15,6 +15,8 @@ from etp_jax.evaluation.finetune import Tuned
 from etp_jax.tasks import get_task
 from tests.training.tiny_run import quick_compiling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -27,6 +27,8 @@ from etp_jax.training.progress import Progress
 from tests.evaluation.small_run import small_config, write_run, write_shards
 from tests.training.tiny_run import quick_compiling
 
+pytestmark = pytest.mark.slow
+
 STUDY = """
 title = "Tiny <study>"
 shards = "{folder}/shards"
