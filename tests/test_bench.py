@@ -18,9 +18,9 @@ import pytest
 from shard_samples import sample_splits, write_folder
 
 from etp_jax import bench, cli
-from etp_jax.cli import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.recipes import load_recipe
 
 SMALL = ["--model.ecg.width", "8", "--samples", "200", "--repeats", "2"]
 

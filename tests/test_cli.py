@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from etp_jax import cli
+from etp_jax import cli, recipes
 from etp_jax.config import TrainConfig, from_dict, to_dict
 from etp_jax.errors import EtpError
 
@@ -67,9 +67,9 @@ def test_recipe_file_and_option_over_it(tmp_path):
     assert (args.recipe.data.batch_size, args.recipe.seed) == (7, 4)
 
 
-@pytest.mark.parametrize("name", cli.recipe_names())
+@pytest.mark.parametrize("name", recipes.recipe_names())
 def test_shipped_recipes_survive_json(name):
-    recipe = cli.load_recipe(name)
+    recipe = recipes.load_recipe(name)
     assert from_dict(to_dict(recipe)) == recipe != TrainConfig()
 
 

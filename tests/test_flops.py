@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from etp_jax import flops
-from etp_jax.cli import load_recipe
 from etp_jax.config import EcgTowerConfig, TrainConfig
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.peaks import SHEETS, Peak, against_peak, peak
+from etp_jax.recipes import load_recipe
 
 BATCH, SAMPLES, LEADS = 2, 1000, 12
 FLOAT32 = np.dtype("float32")

@@ -176,7 +176,7 @@ def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     blocked = tmp_path / "file" / "out.json"
     said(
-        "out.json: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json_path=blocked
+        "out.npz: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json_path=blocked
     )
     assert not list(tmp_path.rglob("*.tmp"))
 

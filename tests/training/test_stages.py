@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
-from etp_jax import cli
+from etp_jax import cli, recipes
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.training.checkpoint import restore_params
@@ -74,11 +74,11 @@ def test_refuses_other_models_and_towers(coarse: tuple[TrainConfig, Path], tmp_p
 def test_stages_of_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "two.py"
     recipe.write_text(RECIPE)
-    assert cli.load_recipe(str(recipe)).seed == cli.load_recipe(str(recipe), "coarse").seed == 1
-    assert cli.load_recipe(str(recipe), "fine").seed == 2
+    assert recipes.load_recipe(str(recipe)).seed == recipes.load_recipe(str(recipe), "coarse").seed == 1
+    assert recipes.load_recipe(str(recipe), "fine").seed == 2
     with pytest.raises(EtpError, match=r"--stage last: recipe .* has stages coarse, fine"):
-        cli.load_recipe(str(recipe), "last")
+        recipes.load_recipe(str(recipe), "last")
     with pytest.raises(EtpError, match="--stage fine: recipe mets has no stages"):
-        cli.load_recipe("mets", "fine")
+        recipes.load_recipe("mets", "fine")
     _, args = cli.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
     assert args.recipe.seed == 2 and args.stage == "fine"
