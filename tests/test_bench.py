@@ -25,6 +25,7 @@ from etp_jax.recipes import load_recipe
 SMALL = ["--model.ecg.width", "8", "--samples", "200", "--repeats", "2"]
 
 
+@pytest.mark.slow
 def test_figures(tmp_path: Path) -> None:
     """Two virtual devices, weak scaling; everything that it writes."""
     shards = write_folder(tmp_path / "shards", sample_splits())
@@ -105,6 +106,7 @@ def test_grid_of_devices(scaling: str, monkeypatch: pytest.MonkeyPatch) -> None:
         bench.grid((6,), (1, 4), scaling)
 
 
+@pytest.mark.slow
 def test_torch_has_the_same_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many parameters; and its rows stand beside ours, in bfloat16 too."""
     pytest.importorskip("torch")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from etp_jax.evaluation import probe
@@ -55,7 +56,7 @@ def test_stronger_l2_gives_smaller_weights():
 
 
 def test_subsets_are_stratified_nested_and_of_the_asked_size():
-    y = np.random.default_rng(0).random((2000, 3)) < [0.5, 0.1, 0.03]
+    y: NDArray[np.bool_] = np.less(np.random.default_rng(0).random((2000, 3)), [0.5, 0.1, 0.03])
     small, large = draw(y, 0.05, 5), draw(y, 0.2, 5)
     assert len(set(small)) == 100 and len(set(large)) == 400 and set(small) <= set(large)
     assert set(small) != set(draw(y, 0.05, 6)) and len(draw(y[:30], 0.01, 0)) == 1

@@ -98,6 +98,7 @@ def test_sigterm_saves_and_the_run_goes_on(
     assert_same_run(run, reference.run)
 
 
+@pytest.mark.slow
 def test_resident_records_and_dispatches_of_several_steps(
     reference: Reference, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_finished_run_is_left_alone(reference: Reference, capsys: pytest.Captu
     assert contents() == before
 
 
+@pytest.mark.slow
 def test_extend_goes_on_with_a_longer_schedule(reference: Reference) -> None:
     run = reference.folder / "extended"
     shutil.copytree(reference.run, run)

@@ -40,6 +40,7 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]
     return config, folder / "coarse"
 
 
+@pytest.mark.slow
 def test_begins_with_the_best_parameters_of_the_other_run(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
     """Without learning, the fine run ends with the averaged parameters that evaluation reads from the coarse one."""
     config, run = coarse
