@@ -27,6 +27,8 @@ from etp_jax.training import optim
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.step import init_state, make_train_step
 
+pytestmark = pytest.mark.slow
+
 PAIRS, SAMPLES, LEADS, REPORTS, FS = 16, 20, 3, 10, 100
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -45,9 +47,8 @@ TEXTS = {
     },
     "frozen": {"embeddings": RNG.normal(size=(REPORTS, 8))},
 }
-# No amplitude or noise: they are computed in float32, whose rounding depends on the program around them.
 CONFIG = TrainConfig(
-    augment=AugmentConfig(lead_dropout=0.3),
+    augment=AugmentConfig(amplitude=0.2, noise_uv=20, lead_dropout=0.3),
     loss=LossConfig(pairs="equal-positive"),
     optim=OptimConfig(learning_rate=0.01),
 )
