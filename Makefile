@@ -15,7 +15,7 @@ test: lint
 
 # Runs of several processes, lost and killed ones among them.
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests --ignore tests/real
+	$(BIN)/python -m pytest -q -m slow tests --ignore tests/real
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test

@@ -48,7 +48,7 @@ TEXTS = {
     "frozen": {"embeddings": RNG.normal(size=(REPORTS, 8))},
 }
 CONFIG = TrainConfig(
-    augment=AugmentConfig(amplitude=0.2, noise_uv=20, lead_dropout=0.3),
+    augment=AugmentConfig(lead_dropout=0.3),
     loss=LossConfig(pairs="equal-positive"),
     optim=OptimConfig(learning_rate=0.01),
 )
