@@ -155,8 +155,7 @@ def make_train_step(
         (loss, (metrics, batch_stats)), grads = value_and_grad(
             encode, loss_of, learned, batch, config.optim.micro_batches
         )
-        # The loss is averaged inside already; averaging the gradients again is exact under pmap and shard_map alike.
-        grads = jax.lax.pmean(grads, AXIS)
+        loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, learned)
         params = optim.merge(optax.apply_updates(learned, updates), fixed)
         # Clamped here and not on use: a clamp inside the loss would also stop the gradient that leads back.

@@ -25,7 +25,6 @@ from etp_jax.evaluation import charts
 from etp_jax.evaluation.ecg_paper import draw_ecg
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.page import write_page
-from etp_jax.models import resnet1d
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.records import FORMAT, LEADS, Record, Shards
 from etp_jax.shard_writer import shard_name, write_metadata, write_shard
@@ -33,6 +32,7 @@ from etp_jax.text import build_text
 from etp_jax.training import setup
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.metrics import MetricsLog
+from tests.training.tiny_run import quick_compiling
 
 SAMPLES, RECORDS = 200, 24
 REPORTS = [
@@ -54,17 +54,12 @@ VOID = {"meta", "br"}
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A run folder and its shards."""
     folder = tmp_path_factory.mktemp("page")
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
-    with pytest.MonkeyPatch.context() as patch:
-        blocks: Any = {18: (1, 1)}
-        patch.setattr(resnet1d, "BLOCKS", blocks)
+    with quick_compiling(folder / "compiled"):
         shards = write_shards(folder / "shards")
         run = write_run(folder / "run <1> & co", shards)
         evaluation.run("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
         evaluation.run("retrieval", run, shards, bootstrap=20)
         yield run, shards
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

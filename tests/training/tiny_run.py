@@ -113,6 +113,7 @@ def quick_compiling(cache: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
+    jax.clear_caches()  # which hold the whole towers, under configs that do not name their blocks
     blocks, resnet1d.BLOCKS = resnet1d.BLOCKS, TINY_BLOCKS
     before = {name: getattr(jax.config, name, False) for name in values}
     environment = {name.upper(): str(value) for name, value in values.items()}
@@ -123,6 +124,7 @@ def quick_compiling(cache: Path) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     resnet1d.BLOCKS = blocks
+    jax.clear_caches()
     compilation_cache.reset_cache()
     for name in environment:
         del os.environ[name]
