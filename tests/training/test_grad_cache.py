@@ -128,6 +128,17 @@ LAYOUTS: Any = [
 ]
 
 
+def averages() -> int:
+    """How many numbers and arrays the devices of a blockwise step average, beside the parameters' gradients."""
+    model, config = Small("group", False), divided(2, 3)
+    optimizer, schedule = optim.make_optimizer(config.optim, 4)
+    step = make_train_step(model, optimizer, schedule, config, FS)  # pyright: ignore[reportArgumentType]
+    state = init_state(model.variables(), optimizer, config)
+    wrapped: Any = Parallel("shard_map", jax.devices()).wrap_train_step(step)
+    program = str(jax.make_jaxpr(wrapped)(state, BATCHES[0], TEXTS["frozen"]))
+    return program.count(" psum[") - len(jax.tree.leaves(state.params))
+
+
 def measure() -> dict[str, Any]:
     models = {text: Small("group", text == "trained") for text in TEXTS}
     whole = {text: jax.tree.leaves(train(model, CONFIG)) for text, model in models.items()}
@@ -141,7 +152,7 @@ def measure() -> dict[str, Any]:
         state, rows = train(Small("batch", False), divided(count), steps=1)
         stats = {name: x.tolist() for name, x in state.batch_stats["batch"].items()}
         batch_norm[count] = {**stats, "loss": float(rows[0]["loss"])}
-    return {"deviations": deviations, "batch_norm": batch_norm}
+    return {"deviations": deviations, "batch_norm": batch_norm, "averages": averages()}
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +168,11 @@ def measured() -> dict[str, Any]:
 def test_parameters_moments_and_metrics_are_those_of_the_undivided_step(measured, layout):
     """With dropout and augmentation, which both encodings of a micro-batch must draw alike."""
     assert measured["deviations"][layout] < 1e-10
+
+
+def test_nothing_is_averaged_but_at_the_end(measured):
+    """Loss, two recalls, gradients. One that waits for nothing may meet the ring, and each wait for the other."""
+    assert measured["averages"] == 3
 
 
 def test_batch_norm_takes_each_micro_batch_for_itself_and_moves_its_statistics_once_a_step(measured):
