@@ -391,12 +391,16 @@ def main(argv: list[str] | None = None) -> None:
     try:
         function, args = parse(argv)
         function(args)
+        sys.stdout.flush()
     except EtpError as error:
         print(f"etp: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("etp: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `etp ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains about what is left
+        sys.exit(141)
 
 
 if __name__ == "__main__":

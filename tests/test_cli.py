@@ -108,6 +108,15 @@ def test_import_brings_in_neither_jax_nor_tensorflow():
     assert printed.strip() == "[]"
 
 
+def test_a_reader_that_has_seen_enough():
+    code = "from etp_jax import cli; cli.main(['evaluate', '--help'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        complaints = process.stderr.read()
+    assert complaints == b"" and process.returncode == 141
+
+
 def test_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupted(args: object) -> None:
         raise KeyboardInterrupt

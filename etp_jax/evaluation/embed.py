@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -161,19 +162,22 @@ class Encoder:
     def kept(
         self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
     ) -> dict[str, NDArray]:
-        """What `compute` gives, or gave before for the same parameters and `about`; the run folder keeps it."""
+        """What `compute` gives, or gave before for the same parameters and `about`; `_cache` keeps it."""
         digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
         for leaf in jax.tree.leaves(params):
             digest.update(leaf.tobytes())
-        file = self.run_dir / CACHE_FOLDER / f"{kind}-{digest.hexdigest()[:24]}.npz"
+        folder = _cache(self.run_dir)
+        file = folder / f"{kind}-{digest.hexdigest()[:24]}.npz"
         if file.exists():
             with np.load(file) as arrays:
                 return dict(arrays)
         arrays = compute()
-        if self.run_dir != PRETRAINED and os.access(self.run_dir, os.W_OK):
-            file.parent.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
+        except OSError as error:  # the work is done all the same
+            print(f"etp: not kept for the next time: {error}", file=sys.stderr)
         return arrays
 
     def _check_signals(self, shards: Shards) -> None:
@@ -210,6 +214,13 @@ def _tower(run_dir: Path, config: TrainConfig) -> TextTower:
 @lru_cache(maxsize=2)
 def _stored_prompts(run_dir: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
     return load_prompts(run_dir)
+
+
+def _cache(run_dir: Path) -> Path:
+    """The run folder's; the user's for the encoder that ships and for a folder that may not be written."""
+    if run_dir != PRETRAINED and os.access(run_dir, os.W_OK):
+        return run_dir / CACHE_FOLDER
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"
 
 
 def _float32(variables: Any) -> Any:

@@ -149,10 +149,18 @@ def test_not_a_run_folder(tmp_path: Path):
         Encoder.from_run(tmp_path)
 
 
-def test_read_only_run_folder_is_evaluated_without_keeping(
-    run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+def test_embeddings_of_a_read_only_folder_are_kept_for_the_user(
+    run_dir: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(embed, "CACHE_FOLDER", "nowhere")
     monkeypatch.setattr(embed.os, "access", lambda *_: False)
+    (tmp_path / "full").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
     assert Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))[1].shape == (50, 8)
-    assert not (run_dir / "nowhere").exists()
+    assert "not kept for the next time" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    first = Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))
+    monkeypatch.setattr(Encoder, "_encode_ecg", None)
+    again = Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))
+    np.testing.assert_array_equal(again[1], first[1])
+    assert not (run_dir / "nowhere").exists() and len(list((tmp_path / "own" / "etp-jax").iterdir())) == 1
