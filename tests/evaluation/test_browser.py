@@ -19,6 +19,24 @@ from matplotlib import image
 from etp_jax import cli, evaluation
 from etp_jax.evaluation.page import write_page
 
+STUDY = """
+shards = "{shards}"
+split = "test"
+tasks = ["ptbxl-super"]
+
+[[run]]
+name = "small"
+seeds = [7]
+folder = "{folder}/run"
+
+[[evaluate]]
+kind = "zero-shot"
+prompts = ["default", "contrast"]
+
+[[evaluate]]
+kind = "retrieval"
+"""
+
 pytestmark = pytest.mark.slow
 if "ETP_CHROMIUM" not in os.environ:
     pytest.skip("ETP_CHROMIUM names no browser", allow_module_level=True)
@@ -41,12 +59,21 @@ def pages(run_dir: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory)
     ecg = np.random.default_rng(0).normal(0, 0.3, (400, 12))
     np.save(folder / "ecg.npy", ecg)
     cli.main(["predict", str(folder / "ecg.npy"), "--fs", "100", "--unit", "mV", "--out", str(folder / "predicted")])
-    return {"report": write_page(run, shards), "prediction": folder / "predicted" / "ecg.html"}
+    study = folder / "small.toml"
+    study.write_text(STUDY.format(folder=folder, shards=shards))
+    cli.main(["reproduce", str(study), "--out", str(folder / "study")])
+    return {
+        "report": write_page(run, shards),
+        "prediction": folder / "predicted" / "ecg.html",
+        "reproduction": folder / "study" / "table.html",
+    }
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["report", "prediction"])
-def test_a_page_opens_without_a_network(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
+@pytest.mark.parametrize(("name", "drawn"), [("report", "svg"), ("prediction", "svg"), ("reproduction", "table")])
+def test_a_page_opens_without_a_network(
+    browser: Any, pages: dict[str, Path], name: str, drawn: str, width: int
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, offline=True)
     page, complaints, asked = context.new_page(), [], []
     page.on("console", lambda message: complaints.append(message.text))
@@ -56,7 +83,7 @@ def test_a_page_opens_without_a_network(browser: Any, pages: dict[str, Path], na
     assert complaints == [] and asked == [pages[name].as_uri()]
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
-    boxes = [drawing.bounding_box() for drawing in page.locator("svg").all()]
+    boxes = [drawing.bounding_box() for drawing in page.locator(drawn).all()]
     assert boxes and all(box["width"] > 30 and box["height"] > 10 for box in boxes if box)
     assert page.locator("h1").is_visible()
     smallest = page.evaluate(
