@@ -69,8 +69,8 @@ def _run_rows(
     for run in study.runs:
         own = [training for training in trainings if training.run is run]
         label = run.pretrained_on or _pretrained_on(own[0])
-        for place in study.places[run.name]:
-            wanted = [Measurement(run.name, training.seed, training.folder, place) for training in own]
+        for place, seeds in study.places[run.name].items():
+            wanted = [Measurement(run.name, t.seed, t.folder, place) for t in own if t.seed in seeds]
             measured = [found[m] for m in wanted if m in found]
             names = [row["encoder"] for each in measured for row in each.result["rows"]]
             for encoder in dict.fromkeys(["trained", *names]):
@@ -80,7 +80,7 @@ def _run_rows(
                     cell = _cell(measured, encoder, fraction)
                     on = "nothing" if encoder in FROM_NOTHING else label
                     status = "measured" if cell else _status(wanted, failures)
-                    rows.append(_row(run.name, encoder, on, place, fraction, cell, run.seeds, status))
+                    rows.append(_row(run.name, encoder, on, place, fraction, cell, seeds, status))
                     if cell and encoder == "trained":
                         cells[run.name, place, fraction] = cell
     return rows, cells

@@ -103,8 +103,10 @@ def trainings(study: Study, out: Path) -> list[Training]:
 
 def measurements(study: Study, training: Training) -> list[Measurement]:
     """All that the study measures of a run."""
-    name = training.run.name
-    return [Measurement(name, training.seed, training.folder, place) for place in study.places[name]]
+    name, seed = training.run.name, training.seed
+    return [
+        Measurement(name, seed, training.folder, place) for place, seeds in study.places[name].items() if seed in seeds
+    ]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ prompts = ["default", "contrast"]      # of zero-shot, sets or .json files
 protocols = ["honest"]                 # of the other kinds, where there are several
 tasks = ["mets-super"]                 # by default the study's
 runs = ["fine"]                        # by default all
+seeds = [0]                            # by default all of the run's
 
 [[compare]]
 pair = ["fine", "coarse"]              # the first less the second
@@ -77,7 +78,7 @@ DEFAULTS = {"recipe": TEXT, "stage": TEXT, "seeds": NUMBERS, "options": OPTIONS}
 STUDY = {"title": TEXT, "shards": TEXT, "split": TEXT, "checkpoint": TEXT, "tasks": TEXTS, **DEFAULTS}
 STUDY |= {"run": TABLES, "evaluate": TABLES, "compare": TABLES, "published": TABLES}
 RUN = {"name": TEXT, **DEFAULTS, "start_from": TEXT, "shards": TEXT, "folder": TEXT, "pretrained_on": TEXT}
-EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "runs": TEXTS}
+EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "runs": TEXTS, "seeds": NUMBERS}
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
@@ -123,8 +124,8 @@ class Study:
     split: str
     checkpoint: Literal["best", "latest"]
     runs: tuple[Run, ...]
-    places: dict[str, list[Place]]
-    """By run."""
+    places: dict[str, dict[Place, tuple[int, ...]]]
+    """With the seeds that are measured there, by run."""
     pairs: tuple[tuple[str, str], ...]
     """Names of runs to compare."""
     published: tuple[dict[str, Any], ...]
@@ -154,12 +155,13 @@ def read(file: Path, shards: Path | None = None) -> Study:
     for number, entry in enumerate(table["run"], 1):
         with _in(f"{file}: run {entry.get('name', number)}"):
             runs.append(_run(entry, table, data, runs))
-    split, places = table.get("split", "validation"), {run.name: [] for run in runs}
+    split, places = table.get("split", "validation"), {run.name: {} for run in runs}
     for number, entry in enumerate(table["evaluate"], 1):
         with _in(f"{file}: evaluate {entry.get('kind', number)}"):
             found = _places(entry, table.get("tasks", []), split)
             for name in _run_names(entry.get("runs", list(places)), runs):
-                places[name] += found
+                run = next(run for run in runs if run.name == name)
+                places[name] |= dict.fromkeys(found, _seeds(entry, run))
     pairs = []
     for number, entry in enumerate(table.get("compare", []), 1):
         with _in(f"{file}: compare {number}"):
@@ -255,6 +257,14 @@ def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:
         if name not in known:
             raise EtpError(f"no run {name!r}; there are {', '.join(known)}")
     return names
+
+
+def _seeds(entry: dict[str, Any], run: Run) -> tuple[int, ...]:
+    """Those of the run that are measured."""
+    seeds = tuple(seed for seed in run.seeds if seed in entry.get("seeds", run.seeds))
+    if not seeds:
+        raise EtpError(f"run {run.name} has none of the `seeds`")
+    return seeds
 
 
 def _pair(entry: dict[str, Any], runs: Sequence[Run]) -> tuple[str, str]:

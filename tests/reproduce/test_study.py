@@ -31,7 +31,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
-    study = read(write(tmp_path, HEAD + RUNS + EVALUATE + '[[evaluate]]\nkind = "retrieval"\nruns = ["fine"]\n'))
+    study = read(
+        write(tmp_path, HEAD + RUNS + EVALUATE + '[[evaluate]]\nkind = "retrieval"\nruns = ["fine"]\nseeds = [1]\n')
+    )
     coarse, fine = study.runs
     assert coarse.config is not None and fine.config is not None
     _, train = cli.parse(
@@ -45,6 +47,7 @@ def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
         "zero-shot ptbxl-super, contrast",
     ]
     assert list(map(str, study.places["fine"]))[2:] == ["retrieval"]
+    assert list(study.places["fine"].values()) == [(0, 1), (0, 1), (1,)]
     other = read(study.file, tmp_path / "elsewhere")
     configs = [run.config.data.shards for run in other.runs if run.config]
     assert other.shards == tmp_path / "elsewhere" and configs == [str(tmp_path / "elsewhere"), "fine-data"]
@@ -82,6 +85,7 @@ RUN = '[[run]]\nname = "a"\n'
         (HEAD + RUN + EVALUATE + '[[compare]]\npair = ["a", "b"]\n', "compare 1: no run 'b'; there are a"),
         (HEAD + RUN + EVALUATE + 'runs = ["b"]\n', "evaluate zero-shot: no run 'b'; there are a"),
         (HEAD + RUN + '[[evaluate]]\nkind = "probe"\nprotocols = ["mine"]\n', "probe has no protocol 'mine'"),
+        (HEAD + RUN + EVALUATE + "seeds = [9]\n", "evaluate zero-shot: run a has none of the `seeds`"),
         (HEAD + RUN + EVALUATE + '[[published]]\nname = "X"\n', "published X: has no `pretrained_on`"),
     ],
 )
