@@ -18,8 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.archives.study import Archive, Reject, Study
 from data_prep.folder import BuildSummary, claim, disk_errors, finish, finished, is_noted, read_note, write_note
 from data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
@@ -27,6 +25,7 @@ from data_prep.pool import run_all
 from data_prep.report import clean_report, coverage
 from etp_jax import signal
 from etp_jax.errors import EtpError
+from etp_jax.progress import Bar
 from etp_jax.records import FORMAT, Record, Shards
 from etp_jax.shard_writer import shard_name, write_shard
 
@@ -130,7 +129,7 @@ def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> i
     todo = [task for task in tasks if not is_noted(out, task.file)]
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
     bare = replace(archive, studies=(), rejects=())  # a task brings its own studies
-    with tqdm(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
+    with Bar(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
         for task in run_all(partial(_write, bare, out), todo, workers, out):
             progress.update(len(task.studies))
     return left

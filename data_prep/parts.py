@@ -15,11 +15,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.folder import NOTES, BuildSummary, claim, disk_errors, finish, finished
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file, write_text
+from etp_jax.progress import Bar
 from etp_jax.records import BUILD_FILE, PART_FILE, Shards
 
 
@@ -127,7 +126,7 @@ def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
         for source, size in sources.items():
             _check_shard(source, size)
         claim(out, head["preparation"], str(WHOLE))
-        for source, size in tqdm(sources.items(), unit="shard", desc=f"merge {head['name']}"):
+        for source, size in Bar(sources.items(), unit="shard", desc=f"merge {head['name']}"):
             _place(source, out / source.name, size)
         content = finish(out, head, notes)
     return BuildSummary(out, content, sum(note["shard"]["records"] for note in notes), time.perf_counter() - started)

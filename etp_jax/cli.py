@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from data_prep import commands
+from etp_jax import progress
 from etp_jax.config import Layout, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.recipes import load_recipe
@@ -350,7 +351,7 @@ def usage() -> str:
     """The list of commands, a line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  etp {name:<{width}}  {(cls.__doc__ or '').splitlines()[0]}" for name, (cls, _) in COMMANDS.items()]
-    return "\n".join(["usage: etp COMMAND ... (each takes --help)", "", *lines])
+    return "\n".join(["usage: etp COMMAND ... (each takes --help, and --quiet: no progress is shown)", "", *lines])
 
 
 def parse(argv: list[str]) -> tuple[Callable[[Any], None], Any]:
@@ -378,8 +379,8 @@ def recipe_default(cls: type[Train] | type[Bench], argv: list[str]) -> Any:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `etp`; a user's mistake is one line on stderr and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if not sys.stderr.isatty():  # logs get a progress line every half minute; tqdm reads this when it is imported
-        os.environ.setdefault("TQDM_MININTERVAL", "30")
+    progress.quiet = "--quiet" in argv
+    argv = [word for word in argv if word != "--quiet"]
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.archives.signal_file import SUFFIXES
 from etp_jax import predict_page
@@ -17,6 +16,7 @@ from etp_jax.config import Layout
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.prediction import BATCH, NOTICE, Prediction, Predictor, figure, rests_on
+from etp_jax.progress import Bar
 from etp_jax.records import Shards
 
 SHOWN = 5
@@ -101,7 +101,7 @@ def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layou
     ]
     writer.writerow(["record", *columns, "notes", "trouble", "notice"])
     troubles = []
-    for start in tqdm(range(0, len(paths), BATCH), desc=f"batches of {BATCH} records", unit="batch"):
+    for start in Bar(range(0, len(paths), BATCH), desc=f"batches of {BATCH} records", unit="batch"):
         ecgs, trouble = {}, {}
         for path in paths[start : start + BATCH]:
             try:

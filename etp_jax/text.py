@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tqdm import tqdm
 
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.pretrained import load_bert, resolve
+from etp_jax.progress import Bar
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -240,7 +240,7 @@ def encode_table(
     order = np.argsort(lengths, kind="stable")
     params = jax.device_put(params)
     table = np.zeros((len(order), bert_config.hidden_size), np.float32)
-    for start in tqdm(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
+    for start in Bar(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
         rows = order[start : start + batch]
         width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
         padded = np.resize(rows, batch)  # the last batch repeats its rows, so that one shape serves all

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.archives.ptbxl import AGE_ABOVE_89, read_folds
 from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
 from data_prep.archives.wfdb_record import read_wfdb
 from etp_jax.errors import EtpError
+from etp_jax.progress import Bar
 from etp_jax.records import LEADS
 
 PTBXL = "ptb-xl"
@@ -142,7 +141,7 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
     records: list[_Record] = []
     rejects = []
     digest = hashlib.sha256()
-    for path in tqdm(paths, "read headers", unit="header", disable=None):
+    for path in Bar(paths, "read headers", unit="header"):
         name = _NAME.fullmatch(path.stem)
         dataset = DATASETS.get(name["set"]) if name else None
         if dataset is None and not datasets:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.archives import heart
 from data_prep.archives.phrases import TAIL, write_report
 from data_prep.archives.scp import STATEMENTS
 from etp_jax.errors import EtpError
+from etp_jax.progress import Bar
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 COLUMNS = (
@@ -298,7 +298,7 @@ def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bo
             return False
         note.write_text(recipe, encoding="utf-8")
         rows = []
-        for row, ecg in tqdm(itertools.islice(_records(seed, rate), records), "synthesise", records, disable=None):
+        for row, ecg in Bar(itertools.islice(_records(seed, rate), records), "synthesise", records, unit="record"):
             path = out / str(row[f"filename_{SUFFIX[rate]}"])
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_wfdb(path, ecg, rate)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from tqdm import tqdm
 
 from data_prep.folder import disk_errors
 from data_prep.waveform.measure import Measures, measure
 from etp_jax.features import QUANTITIES
 from etp_jax.files import write_text
+from etp_jax.progress import Bar
 from etp_jax.records import Shards
 
 CHUNK = 256
@@ -123,7 +123,7 @@ def measure_split(folder: Path, split: str, out: Path | None = None, workers: in
 
 def _measure_all(folder: Path, split: str, records: int, workers: int) -> Iterator[Measures]:
     parts = [range(start, min(start + CHUNK, records)) for start in range(0, records, CHUNK)]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, tqdm(total=records, unit="record") as progress:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, Bar(total=records, unit="record") as progress:
         for part in pool.map(partial(_measure_some, folder, split), parts):
             progress.update(len(part))
             yield from part

@@ -22,14 +22,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.folder import disk_errors
 from data_prep.waveform.answer import read_answer
 from data_prep.waveform.source import Answers
 from etp_jax.errors import EtpError
 from etp_jax.features import QUANTITIES
 from etp_jax.files import write_text
+from etp_jax.progress import Bar
 
 PROMPT_VERSION = 1
 """Version of `prompt.txt`; raised with every change."""
@@ -124,7 +123,7 @@ class LanguageModel:
         stop = threading.Event()
         failures: list[EtpError] = []
         with (
-            tqdm(total=len(statements), unit="question", desc=f"ask {self.server.model}") as progress,
+            Bar(total=len(statements), unit="question", desc=f"ask {self.server.model}") as progress,
             ThreadPoolExecutor(self.server.concurrency) as pool,
         ):
 

@@ -17,8 +17,6 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from data_prep.folder import (
     REJECTS,
     BuildSummary,
@@ -35,6 +33,7 @@ from data_prep.waveform.judge import judge
 from data_prep.waveform.measure import measure
 from etp_jax.errors import EtpError
 from etp_jax.features import QUANTITIES, Feature, Proposals, Similarities, load_proposals, load_similarities
+from etp_jax.progress import Bar
 from etp_jax.records import Record, Shards
 from etp_jax.shard_writer import write_shard
 
@@ -186,7 +185,7 @@ def restore(
         todo = [task for task in tasks if not is_noted(out, task.file)]
         total, left = (sum(task.stop - task.start for task in some) for some in (tasks, todo))
         job = _Job(source, out, proposals, similarities, which)
-        with tqdm(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
+        with Bar(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
             for task in run_all(partial(_write, job), todo, workers, out):
                 progress.update(task.stop - task.start)
         head = {**shards.build, "preparation": recipe, "rejects": _rejects(source)}

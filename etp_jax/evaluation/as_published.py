@@ -26,13 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.labelled import TRAIN, Labelled, TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, score
 from etp_jax.evaluation.probe import has_both, macro_auroc
 from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.progress import Bar
 from etp_jax.tasks import Task
 
 SEED, EPOCHS, BATCH = 42, 100, 16
@@ -74,7 +74,7 @@ def evaluate(
         },
     )
     for name, encoder in encoders:
-        for fraction in tqdm(fractions, desc=f"{name} encoder, as published", unit="fit"):
+        for fraction in Bar(fractions, desc=f"{name} encoder, as published", unit="fit"):
             count = max(1, round(fraction * len(fitted)))
             subset = np.sort(np.random.default_rng(SEED).permutation(len(fitted))[:count])
             epochs = fit(encoder, fitted.where(subset), y_nC[subset], target)

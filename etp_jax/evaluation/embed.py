@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from etp_jax import __version__
 from etp_jax import config as config_module
@@ -28,6 +27,7 @@ from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, TEXT_TOWER
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.progress import Bar
 from etp_jax.records import Shards, Split
 from etp_jax.text import TextTower, apply_template, encode_table, frozen_outputs, tokenize
 from etp_jax.training import checkpoint, setup
@@ -143,7 +143,7 @@ class Encoder:
         size = BATCH * mesh.size
         who = "trained" if self.step else "random"
         outputs = []
-        for start in tqdm(range(0, len(split), size), desc=f"{who} encoder, {split.name}", unit="batch"):
+        for start in Bar(range(0, len(split), size), desc=f"{who} encoder, {split.name}", unit="batch"):
             rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
             batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
             outputs.append(jax.device_get(encode_ecg(self.model, variables, *batch)))

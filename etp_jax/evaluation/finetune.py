@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from flax import traverse_util
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from etp_jax.config import AugmentConfig, OptimConfig
 from etp_jax.evaluation import as_published
@@ -29,6 +28,7 @@ from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, score
 from etp_jax.evaluation.results import Outcome, classification_row
 from etp_jax.evaluation.zero_shot import called_by_halves
 from etp_jax.models.resnet1d import AXIS
+from etp_jax.progress import Bar
 from etp_jax.records import Shards
 from etp_jax.tasks import Task
 from etp_jax.training.augment import augment
@@ -148,7 +148,7 @@ def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
     def batches() -> Iterator[dict[str, NDArray]]:
         total = round(optim.epochs * steps)
         order = np.concatenate([rng.permutation(len(split))[: steps * size] for _ in range(-(-total // steps))])
-        for rows in tqdm(order[: total * size].reshape(total, size), desc="fine-tuning", unit="step"):
+        for rows in Bar(order[: total * size].reshape(total, size), desc="fine-tuning", unit="step"):
             ecg_bTL, lead_mask_bL = everyone.read(rows)
             yield {"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_NK[rows], "counts": np.ones(size, np.float32)}
 

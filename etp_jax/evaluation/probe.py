@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, ranking, score
 from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.progress import Bar
 
 L2 = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
@@ -87,7 +87,7 @@ def evaluate(
     draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
         fitted_nF, chooser_nF, target_nF = (some.encode(encoder)[0] for some in (fitted, chooser, target))
-        for fraction, seed in tqdm(draws, desc=f"{name} encoder", unit="fit"):
+        for fraction, seed in Bar(draws, desc=f"{name} encoder", unit="fit"):
             subset = np.arange(len(fitted)) if seed is None else draw(fitted.y_nC, fraction, seed)
             y_sC = fitted.y_nC[subset]
             classifier = fit(fitted_nF[subset], y_sC)

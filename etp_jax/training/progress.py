@@ -11,10 +11,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.progress import Bar
 from etp_jax.training.metrics import MetricsLog
 
 
@@ -27,9 +27,7 @@ class Progress:
         self._run_dir, self._log_every = run_dir, config.run.log_every
         self._steps_per_epoch, self._batch_size = steps_per_epoch, config.data.batch_size
         self._log = MetricsLog(run_dir, start, config.run.tensorboard) if chief else None
-        self._bar = tqdm(
-            total=total, initial=start, unit="step", disable=not chief, mininterval=1 if sys.stderr.isatty() else 60
-        )
+        self._bar = Bar(total=total, initial=start, unit="step", disable=not chief, mininterval=1)
         self._pending: tuple[range, dict[str, jax.Array]] | None = None
         self._started: float | None = None
         self._steps, self._waited = 0, 0.0
