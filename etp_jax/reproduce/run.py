@@ -101,7 +101,8 @@ class _Work:
         every = sum(len(plan.measurements(study, training)) for training in self.trainings)
         print(
             f"  {len(todo)} of {every} evaluations to make: {_hours(sum(known))} (median of those before)"
-            f"{unknown if len(known) < len(todo) else ''}\n  estimated: {_hours(total)} in all",
+            f"{unknown if len(known) < len(todo) else ''}\n"
+            f"  estimated: {_hours(total)} in all, beside compiling and encoding reports",
             flush=True,
         )
 
