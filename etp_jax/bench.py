@@ -39,6 +39,7 @@ from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.flops import Step
 from etp_jax.peaks import Peak, against_peak, peak
+from etp_jax.records import Shards
 from etp_jax.training import setup
 
 FORMAT = 1
@@ -87,6 +88,12 @@ def run(
       EtpError: a batch that the devices do not divide; more devices than there are; `compare` without torch, or for a
         recipe it cannot follow.
     """
+    if repeats < 1:
+        raise EtpError(f"--repeats is {repeats}; it must be at least 1")
+    if config.data.shards:
+        Shards(config.data.shards)  # so that a slip is told before anything is measured
+    for path in filter(None, (json_path, plot)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     dtype, device = setup.set_precision(config.run.precision), jax.devices()[0]
     best = peak(device.device_kind, dtype.name, peak_tflops, peak_gb_per_s)
     points = grid(batch_sizes or (config.data.batch_size,), device_counts or (jax.device_count(),), scaling)

@@ -324,7 +324,8 @@ def quickstart(args: Quickstart) -> None:
     """Runs `etp quickstart`."""
     shards, run = args.out / "shards", args.out / "run"
     commands.prep_synthetic(commands.PrepSynthetic(out=shards, records=args.records))
-    main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
+    _, training = parse(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run)])
+    train(training)
     evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts=("contrast",)))
     evaluate(Evaluate(kind="probe", run=run, shards=shards, split="test"))
     report(Report(run=run, shards=shards))

@@ -154,7 +154,8 @@ class TextTowerConfig:
     """While it is trained, compute the inside of each layer a second time for the gradient instead of keeping it: less
     memory, a third more time (on accelerators; CPUs keep it all the same)."""
     scan: bool = False
-    """While it is trained, compile one layer and loop over all: less to compile. Dropout draws other masks."""
+    """While it is trained, compile one layer and loop over all: less to compile. Dropout draws other masks, and layers
+    that `trainable` leaves out keep their activations all the same."""
     fused_attention: bool = False
     """While it is trained with `dropout` 0: attention by one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs)."""
     vocabulary: int = 2000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.pretrained import load_bert, resolve
 from etp_jax.progress import Bar
@@ -49,7 +50,11 @@ class Tokenizer:
         """
         file = path / "tokenizer.json" if path.is_dir() else path
         if file.exists():
-            inner = tokenizers.Tokenizer.from_str(json.dumps(read_json(file, required="model")))
+            content = json.dumps(read_json(file, required="model"))
+            try:
+                inner = tokenizers.Tokenizer.from_str(content)
+            except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+                raise EtpError(f"{file}: not a tokenizer ({error}); get the file again") from None
             check_special(file, inner.get_vocab())
             return cls(inner)
         file = path / "vocab.txt"
@@ -81,6 +86,13 @@ class Tokenizer:
     def size(self) -> int:
         """Number of pieces, special ones included."""
         return self.inner.get_vocab_size()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pieces with their numbers, and of how capitals, accents and punctuation are treated."""
+        [treated] = self(["Aa Ää Éé ST-T V1, 3 mm."], 64)
+        content = json.dumps([sorted(self.inner.get_vocab().items()), treated])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text, `[CLS]` and `[SEP]` included, cut to `max_tokens`."""
@@ -172,6 +184,9 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
     """
     if config.unit == "statements" and not config.frozen:
         raise EtpError("model.text.unit = statements is for a frozen tower; a trained one reads whole reports")
+    for name, least in {"max_tokens": 3, "vocabulary": 1, "layers": 1, "hidden": 1, "heads": 1}.items():
+        if getattr(config, name) < least:
+            raise EtpError(f"model.text.{name} is {getattr(config, name)}; it must be at least {least}")
     if config.pretrained is None:
         if config.frozen:
             raise EtpError("model.text: a tower from scratch (pretrained = None) cannot be frozen; name its weights")
@@ -244,9 +259,9 @@ def encode_table(
         rows = order[start : start + batch]
         width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
         padded = np.resize(rows, batch)  # the last batch repeats its rows, so that one shape serves all
-        pooled = encode_tokens(
-            params, tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width], bert_config, pool
-        )
+        ids, mask = tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width]
+        with jax.default_matmul_precision("highest"):  # or the table would depend on the device that made it
+            pooled = encode_tokens(params, ids, mask, bert_config, pool)
         table[rows] = np.asarray(pooled)[: len(rows)]
     return table
 
@@ -295,15 +310,17 @@ def frozen_table(
         float32 [R, H].
     """
     assert tower.params is not None, "a tower from scratch is never frozen"
-    key = json.dumps([tower.sha256, config.pool, config.max_tokens, list(texts)])
+    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, list(texts)])
     file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
-    if file and file.exists():
-        return np.load(file)
+    # Others share the folder: what cannot be read there is made again, what cannot be written is not kept.
+    if file:
+        with suppress(OSError):
+            return np.load(file)
     tokens = tokenize(tower.tokenizer, texts, config.max_tokens)
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as stream:
-            np.save(stream, table)
-        Path(stream.name).replace(file)  # whole or not there
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as stream:
+                np.save(stream, table)
     return table

@@ -91,6 +91,19 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "out of memory" in capsys.readouterr().out and "encoder" in plot.read_text()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(["--repeats", "0"], "--repeats is 0"), (["--data.shards", "nowhere"], "nowhere: no such folder")],
+)
+def test_a_slip_is_told_before_anything_is_measured(
+    option: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_measure", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", *SMALL, *option])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_grid() -> None:
     assert bench.grid((32, 64), (1,), "weak") == [(32, 1), (64, 1)]
     with pytest.raises(EtpError, match="--device-counts"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from etp_jax import cli, recipes
+from etp_jax import cli, progress, recipes
 from etp_jax.config import TrainConfig, from_dict, to_dict
 from etp_jax.errors import EtpError
 
@@ -115,6 +115,22 @@ def test_a_reader_that_has_seen_enough():
         process.stdout.close()
         complaints = process.stderr.read()
     assert complaints == b"" and process.returncode == 141
+
+
+def test_one_line_for_a_process_count_in_words(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--distributed", "--workdir", "run"])
+    assert stop.value.code == 2 and "could not be joined" in capsys.readouterr().err
+
+
+def test_quickstart_hands_quiet_on(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(cli.commands, "prep_synthetic", lambda _: None)
+    for step in ("train", "evaluate", "report"):
+        monkeypatch.setattr(cli, step, lambda _: heard.append(progress.quiet))
+    cli.main(["quickstart", "--quiet", "--out", str(tmp_path)])
+    assert heard == [True] * 4
 
 
 def test_interrupt_ends_with_130(monkeypatch, capsys):

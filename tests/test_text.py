@@ -25,6 +25,7 @@ from etp_jax.text import (
     frozen_outputs,
     frozen_table,
     tokenize,
+    wordpiece,
 )
 
 REPORTS = (
@@ -105,10 +106,11 @@ def test_trained_vocabulary_is_the_same_every_time(tmp_path: Path) -> None:
         ({}, "no tokenizer; expected tokenizer.json or vocab.txt"),
         ({"tokenizer.json": "{"}, "tokenizer.json: not JSON"),
         ({"tokenizer.json": "{}"}, "tokenizer.json: lacks model"),
+        ({"tokenizer.json": '{"model": {"type": "Nope"}}'}, "tokenizer.json: not a tokenizer"),
         ({"vocab.txt": "sinus\n[UNK]\n[CLS]\n"}, r"vocab.txt: lacks the token \[SEP\]"),
         ({"vocab.txt": "\n".join(WORDS), "tokenizer_config.json": "["}, "tokenizer_config.json: not JSON"),
     ],
-    ids=["none", "broken", "foreign", "special", "config"],
+    ids=["none", "broken", "foreign", "model", "special", "config"],
 )
 def test_bad_tokenizers(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, content in files.items():
@@ -161,6 +163,10 @@ def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch:
     table = frozen_table(tower, config, REPORTS, tmp_path / "cache")
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
 
+    vocabulary = tower.tokenizer.inner.get_vocab()
+    one, other = sorted(vocabulary)[-2:]
+    mixed = vocabulary | {one: vocabulary[other], other: vocabulary[one]}
+
     def never(*_: Any) -> Any:
         raise AssertionError("the table is on disk")
 
@@ -169,12 +175,16 @@ def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch:
         np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "cache"), table)
         for other in (
             (replace(tower, sha256="other"), config, REPORTS),
+            (replace(tower, tokenizer=Tokenizer(wordpiece(mixed, lowercase=True))), config, REPORTS),
+            (replace(tower, tokenizer=Tokenizer(wordpiece(vocabulary, lowercase=False))), config, REPORTS),
             (tower, replace(config, pool="cls"), REPORTS),
             (tower, replace(config, max_tokens=5), REPORTS),
             (tower, config, REPORTS[::-1]),
         ):
             with pytest.raises(AssertionError, match="on disk"):
                 frozen_table(*other, tmp_path / "cache")
+    (tmp_path / "file").touch()  # a folder of others, which cannot be written
+    np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "file"), table)
 
 
 def test_statements_are_read_one_by_one(tower: TextTower) -> None:
@@ -224,9 +234,11 @@ def test_pretrained() -> None:
         (TextTowerConfig(frozen=True), "cannot be frozen"),
         (TextTowerConfig(unit="statements"), "statements is for a frozen tower"),
         (TextTowerConfig(hidden=10, heads=4), "hidden 10 is not divisible by 4 heads"),
+        (TextTowerConfig(heads=0), "model.text.heads is 0; it must be at least 1"),
+        (TextTowerConfig(max_tokens=2), "model.text.max_tokens is 2; it must be at least 3"),
         (TextTowerConfig(pretrained="/no/such/folder"), "'/no/such/folder': no such folder"),
     ],
-    ids=["frozen", "statements", "heads", "folder"],
+    ids=["frozen", "statements", "heads", "no heads", "tokens", "folder"],
 )
 def test_towers_that_cannot_be(config: TextTowerConfig, message: str) -> None:
     with pytest.raises(EtpError, match=message):

@@ -116,9 +116,10 @@ class SelfAttention(nn.Module):
 
         query, key, value = split("query"), split("key"), split("value")
         if self.fused and (keys is None or self.config.dropout == 0):
-            mask_B11S = attention_mask_BS[:, None, None, :] != 0
+            # Lengths, for padding is at the end: cuDNN takes no mask of columns.
+            lengths_B = attention_mask_BS.sum(axis=1, dtype=jnp.int32)
             kernel = "cudnn" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "xla"
-            y = jax.nn.dot_product_attention(query, key, value, mask=mask_B11S, implementation=kernel)
+            y = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths_B, implementation=kernel)
             return y.reshape(x_BSH.shape)
         scores_BNSS = jnp.einsum("bqnd,bknd->bnqk", query, key) / width**0.5
         # Softmax in float32, or padding and small weights are lost in bfloat16.

@@ -39,13 +39,13 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
     Raises:
       EtpError: something is missing, or the others do not answer.
     """
-    if num_processes is None and "JAX_NUM_PROCESSES" in os.environ:
-        num_processes = int(os.environ["JAX_NUM_PROCESSES"])
-    if process_id is None and "JAX_PROCESS_ID" in os.environ:
-        process_id = int(os.environ["JAX_PROCESS_ID"])
     try:
+        if num_processes is None and "JAX_NUM_PROCESSES" in os.environ:
+            num_processes = int(os.environ["JAX_NUM_PROCESSES"])
+        if process_id is None and "JAX_PROCESS_ID" in os.environ:
+            process_id = int(os.environ["JAX_PROCESS_ID"])
         jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise EtpError(
             f"the processes of this run could not be joined ({str(error).strip().splitlines()[0]}); set "
             "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID on each"

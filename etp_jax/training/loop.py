@@ -242,6 +242,8 @@ def _one_line(workdir: Path) -> Iterator[None]:
     """Turns a disk that cannot be written and a device whose memory is too small into one line."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except OSError as error:
         raise EtpError(
             f"{error.filename or workdir}: {error.strerror or error}; name a --workdir that can be written, on a disk "

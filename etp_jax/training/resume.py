@@ -32,6 +32,7 @@ def meta(config: TrainConfig, shards: Shards, text: TextTower) -> dict[str, Any]
         "config": config_module.to_dict(config),
         "fingerprint": shards.fingerprint,
         "text_sha256": text.sha256,
+        "tokenizer_sha256": text.tokenizer.sha256,
     }
 
 
@@ -54,6 +55,10 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     if saved["text_sha256"] != current["text_sha256"]:
         tower = f"the SHA-256 of --model.text.pretrained {now['model.text.pretrained']}"
         raise EtpError(_differs(run_dir, tower, saved["text_sha256"][:12], current["text_sha256"][:12]))
+    # Checkpoints of earlier versions say nothing of the tokenizer.
+    pieces = [data.get("tokenizer_sha256", current.get("tokenizer_sha256", "")) for data in (saved, current)]
+    if pieces[0] != pieces[1]:
+        raise EtpError(_differs(run_dir, "the tokenizer of the text tower", pieces[0][:12], pieces[1][:12]))
     if now["optim.epochs"] != before["optim.epochs"]:
         if now["optim.epochs"] < before["optim.epochs"]:
             raise EtpError(_differs(run_dir, "--optim.epochs", before["optim.epochs"], now["optim.epochs"]))

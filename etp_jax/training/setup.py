@@ -23,13 +23,14 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.records import INDEX_FOLDER, Shards
 from etp_jax.text import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
-from etp_jax.training import checkpoint
+from etp_jax.training import checkpoint, resume
 from etp_jax.training.step import compute_dtype
 
 CONFIG_FILE = "config.json"
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
 SHARDS_FILE = "shards.json"
+SIZES = ("width", "kernel", "patch", "vit_width", "vit_layers", "vit_heads")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
 
@@ -56,7 +57,18 @@ def set_precision(precision: str) -> jnp.dtype:
 
 
 def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
-    """The model of a recipe with a text tower of these sizes; a frozen one stays outside."""
+    """The model of a recipe with a text tower of these sizes; a frozen one stays outside.
+
+    Raises:
+      EtpError: a size below 1, or a rate that is no probability below 1.
+    """
+    options = resume.flatten(dataclasses.asdict(config.model))
+    for name in ("embedding_dim", *(f"ecg.{name}" for name in SIZES)):
+        if options[name] < 1:
+            raise EtpError(f"model.{name} is {options[name]}; it must be at least 1")
+    for name in ("projection_dropout", "ecg.drop_path", "text.dropout"):
+        if not 0 <= options[name] < 1:
+            raise EtpError(f"model.{name} is {options[name]}; it must be at least 0 and below 1")
     return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
 
 
@@ -91,7 +103,8 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
 
     Returns:
       {"embeddings"}, float32 [R, H], of a frozen tower; of a trained one {"input_ids", "attention_mask"}, int32 [R, S].
-      If the loss needs it (`pairs.needs_tower`) also "semantic", float32 [R, H], the tower's outputs before training.
+      The latter with "semantic", float32 [R, H], the tower's outputs before training, if the loss needs it
+      (`pairs.needs_tower`).
 
     Raises:
       EtpError: the loss needs the outputs of a tower from scratch, which mean nothing.
@@ -99,14 +112,11 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
     frozen, semantic = config.model.text.frozen, needs_tower(config.loss)
     if semantic and text.params is None:
         raise EtpError("loss.semantic_from = tower needs one with weights; name it as model.text.pretrained")
-    inputs = {}
-    if not frozen:
-        texts = apply_template(config.model.text.template, reports)
-        inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens)
-    if frozen or semantic:
-        outputs = frozen_outputs(text, config.model.text, reports, cache)
-        inputs |= dict.fromkeys(["embeddings"] * frozen + ["semantic"] * semantic, outputs)
-    return inputs
+    if frozen:
+        return {"embeddings": frozen_outputs(text, config.model.text, reports, cache)}
+    texts = apply_template(config.model.text.template, reports)
+    inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens)
+    return inputs | ({"semantic": frozen_outputs(text, config.model.text, reports, cache)} if semantic else {})
 
 
 def text_cache(shards: Shards, run_dir: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -109,7 +109,7 @@ def make_train_step(
     Returns:
         `train_step(state, batch, texts)`, to be run under the axis `AXIS`. `batch` is a device's part of what
         `input.Batches` gives; `texts` the whole report table: {"embeddings" [R, D]} of a frozen tower, or {"input_ids",
-        "attention_mask"} [R, S]; and "semantic" [R, D] for `semantic` pairs. It returns the next state and scalars:
+        "attention_mask"} [R, S], with "semantic" [R, D] for `semantic` pairs. It returns the next state and scalars:
         loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
@@ -124,7 +124,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        semantic_bD = texts["semantic"][batch["report"]] if needs_tower(loss_config) else None
+        semantic_bD = semantic_table(texts)[batch["report"]] if needs_tower(loss_config) else None
         mask = optim.trainable(state.params, config)
         fixed = optim.take(state.params, mask, learned=False)
 
@@ -171,6 +171,11 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
     return train_step
+
+
+def semantic_table(texts: Mapping[str, Any]) -> Any:
+    """The text tower's outputs before training [R, D], which of a frozen one are what the model reads."""
+    return texts["semantic"] if "semantic" in texts else texts["embeddings"]
 
 
 def average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:

@@ -13,11 +13,12 @@ from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.input import epoch_order
 from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.records import ReportTable, Split
 from etp_jax.training.metrics import retrieval
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import TrainState, make_eval_step
+from etp_jax.training.step import TrainState, make_eval_step, semantic_table
 
 
 class Validation:
@@ -41,7 +42,7 @@ class Validation:
             raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
         self._report = reports.number
         self._texts = parallel.replicate(texts)
-        self._semantic = texts.get("semantic")
+        self._semantic = semantic_table(texts) if needs_tower(config.loss) else None
         self._encode = parallel.wrap_eval_step(make_eval_step(model))
         self._loss_of = jax.jit(self._batch_loss)
 

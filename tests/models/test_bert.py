@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax._src.cudnn import fused_attention_stablehlo  # its questions about the hardware have no public door
 
 from etp_jax.models import bert
 from etp_jax.models.bert import Bert, BertConfig, Layers, pool_tokens
@@ -197,6 +198,23 @@ def test_scanned_layers_drop_different_units(monkeypatch: pytest.MonkeyPatch) ->
     kept, counts = np.unique(out, return_counts=True)  # each layer adds 2 to a unit that it keeps
     np.testing.assert_array_equal(kept, [0, 2, 4])
     np.testing.assert_allclose(counts / out.size, [0.25, 0.5, 0.25], atol=0.1)
+
+
+def test_cudnn_takes_the_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own checks, with only the questions about the hardware answered for it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda _: False)
+    model = Bert(dataclasses.replace(CONFIG, hidden_size=32), jnp.bfloat16, fused_attention=True)
+    params = jax.eval_shape(model.init, jax.random.key(0), IDS, MASK)["params"]
+
+    def loss(params: Any) -> Any:
+        out: Any = model.apply({"params": params}, IDS, MASK)
+        return out.sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert "dot_product_attention_fwd" in program and "dot_product_attention_bwd" in program
 
 
 def test_fused_attention_is_attention(params: Any) -> None:

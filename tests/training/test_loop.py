@@ -6,6 +6,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.records import Shards
 from etp_jax.text import Tokenizer
-from etp_jax.training import setup
+from etp_jax.training import loop, resume, setup
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.loop import train
 from etp_jax.training.metrics import MetricsLog, read_metrics, retrieval, retrieval_ranks
@@ -131,6 +132,36 @@ def test_one_line_for_a_run_without_shards(config: TrainConfig, tmp_path: Path) 
 def test_one_line_for_an_interval_of_nothing(config: TrainConfig, tmp_path: Path, name: str) -> None:
     with pytest.raises(EtpError, match=rf"run.{name} is 0; it must be more than 0"):
         train(change(config, run={name: 0}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ecg", "said"),
+    [
+        ({"width": 0}, "model.ecg.width is 0; it must be at least 1"),
+        ({"drop_path": 1.0}, "model.ecg.drop_path is 1.0; it must be at least 0 and below 1"),
+    ],
+)
+def test_one_line_for_a_model_that_cannot_be(config: TrainConfig, tmp_path: Path, ecg: Any, said: str) -> None:
+    with pytest.raises(EtpError, match=said):
+        train(replace(config, model=replace(config.model, ecg=replace(config.model.ecg, **ecg))), tmp_path)
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_only(tmp_path: Path) -> None:
+    config = config_module.to_dict(TrainConfig())
+    one, other = ({"config": config, "fingerprint": "", "text_sha256": "", "tokenizer_sha256": n} for n in "12")
+    with pytest.raises(EtpError, match="the tokenizer of the text tower was 1 in this run, 2 is asked for"):
+        resume.check_same(tmp_path, one, other, extend=False)
+    older = {key: value for key, value in one.items() if key != "tokenizer_sha256"}
+    resume.check_same(tmp_path, older, other, extend=False)
+
+
+def test_nobody_reads_what_a_run_says(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(loop, "_say", closed)
+    with pytest.raises(BrokenPipeError):
+        train(config, tmp_path)
 
 
 def test_one_line_for_a_missing_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
