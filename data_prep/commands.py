@@ -236,10 +236,14 @@ def propose(args: Propose) -> None:
 
     shards = Shards(args.shards)
     if args.source == "criteria":
+        if args.dry_run:
+            raise EtpError("--dry-run counts the questions to a language model; the criteria ask none")
         print(write_proposals(shards, criteria.Criteria(), args.out))
         return
     if args.model is None:
         raise EtpError("--source llm needs --model, the name that the server knows")
+    if args.concurrency < 1:
+        raise EtpError(f"--concurrency is {args.concurrency}; it must be at least 1")
     server = llm.Server(args.base_url, args.model, args.timeout_s, args.concurrency)
     model = llm.LanguageModel(server, args.cache or args.out.with_name(args.out.name + ".cache"))
     print(model.plan(distinct_statements(shards)) if args.dry_run else write_proposals(shards, model, args.out))

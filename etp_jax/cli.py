@@ -101,7 +101,7 @@ class Export:
     run: Path
     """Run folder made by `etp train`."""
     out: Path
-    """Folder to write; it can be named wherever a run can."""
+    """Folder to write; `etp evaluate` and `etp predict` take it for a run."""
     checkpoint: Literal["best", "latest"] = "best"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the weights."""
@@ -222,6 +222,8 @@ def evaluate(args: Evaluate) -> None:
     """Runs `etp evaluate`."""
     from etp_jax import evaluation
 
+    if args.prompts != ("default",) and args.kind != "zero-shot":
+        raise EtpError(f"--prompts is of zero-shot; a {args.kind} reads none")
     if len(args.prompts) > 1 and args.json:
         raise EtpError("--json names one file; leave it out where there are several --prompts")
     found = {

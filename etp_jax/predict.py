@@ -57,6 +57,8 @@ def predict(
     if shards is not None:
         split = predictor.model.encoder.config.data.train_split
         reports = tuple(filter(None, Shards(shards).reports(split).reports))
+        if not reports:
+            raise EtpError(f"{shards}: no record of split {split!r} has a report to be compared with")
         reports_RE = predictor.model.encode_text(reports)
     prediction = predictor.predict(ecg, reports, reports_RE)
     out.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,7 @@ class Predictor:
         missing = [lead for lead, there in mask if not there and lead not in judged]
         notes = [f"leads {', '.join(missing)} were not recorded and are masked"] * bool(missing)
         notes += [", ".join(prepared.verdicts)] * bool(prepared.verdicts)
-        if missing and self.fitted_on:
+        if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
         seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
         return Ecg(path.stem if path.suffix in SUFFIXES else path.name, prepared, seconds, tuple(notes))

@@ -123,7 +123,8 @@ def measure_split(folder: Path, split: str, out: Path | None = None, workers: in
 
 def _measure_all(folder: Path, split: str, records: int, workers: int) -> Iterator[Measures]:
     parts = [range(start, min(start + CHUNK, records)) for start in range(0, records, CHUNK)]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, Bar(total=records, unit="record") as progress:
+    pool = ProcessPoolExecutor(max(1, workers), get_context("spawn"))
+    with pool, Bar(total=records, unit="record") as progress:
         for part in pool.map(partial(_measure_some, folder, split), parts):
             progress.update(len(part))
             yield from part

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.waveform.measure import Measures
 from etp_jax.features import QUANTITIES, Check
@@ -47,8 +48,12 @@ def judge(check: Check | None, measures: Measures, leads: tuple[str, ...]) -> Ju
     margin = QUANTITIES[check.quantity].margin
     needed = check.at_least or 1
     unknown = np.isnan(values)
-    within = (values >= low) & (values <= high)
-    near = unknown | ((values >= low - margin) & (values <= high + margin))
+    turns = np.array([0, 360, -360] if check.quantity == "axis_deg" else [0])[:, None]
+
+    def inside(margin: float) -> NDArray[np.bool_]:
+        return ((values + turns >= low - margin) & (values + turns <= high + margin)).any(axis=0)
+
+    within, near = inside(0), unknown | inside(margin)
     verdict = "agrees" if within.sum() >= needed else "open" if near.sum() >= needed else "contradicts"
     names = [f" {lead}=" for lead in check.leads] or ["="]
     shown = "".join(f"{name}{value:.4g}" for name, value in zip(names, values.tolist(), strict=True))

@@ -37,7 +37,7 @@ from etp_jax.progress import Bar
 from etp_jax.records import Record, Shards
 from etp_jax.shard_writer import write_shard
 
-VERSION = 1
+VERSION = 2
 """Version of what is done to a record; raised with every change that changes bytes."""
 Filter = Literal["both", "model", "measurement", "none"]
 COUNTS = ("proposed", "confirmed by measurement", "confirmed by model", "rejected", "contradicted")
@@ -199,6 +199,8 @@ def _check_fit(shards: Shards, restorer: Restorer, proposals: Path) -> None:
     if said.isdisjoint(restorer.proposals.statements):
         raise EtpError(f"{proposals}: knows no statement of {shards.folder}; run `etp propose` with these shards")
     if restorer.similarities:
+        if restorer.similarities.origin.get("shards") != shards.fingerprint:
+            raise EtpError(f"{shards.folder}: the similarities are of other shards; run `etp similarities` with these")
         known = set(restorer.similarities.record_ids)
         for name in shards.splits:
             if missing := next((r for r in shards.split(name).columns.record_id if r not in known), None):

@@ -23,7 +23,7 @@ from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, TEXT_TOWER, load_encoder, load_prompts
+from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, load_encoder, load_prompts
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -75,6 +75,11 @@ class Encoder:
         return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
 
     @property
+    def seen(self) -> list[dict[str, Any]]:
+        """Name and fingerprint of all shards whose training split it learned from, in order."""
+        return [*self.trained_on.get("earlier", []), self.trained_on]
+
+    @property
     def tower(self) -> TextTower:
         """The text tower; weights of a frozen one are read from where the run had them.
 
@@ -82,8 +87,11 @@ class Encoder:
           EtpError: they cannot be had, or are not those that the run was trained with; or a trained tower stayed
             behind in the run when the encoder was exported.
         """
-        if not self.text_about["frozen"] and TEXT_TOWER not in self.variables["params"]:
-            raise EtpError(f"{self.run_dir}: holds no text tower, so it reads the tasks' own prompts only; use the run")
+        if not self.text_about["frozen"] and not (self.run_dir / setup.TOKENIZER_FILE).exists():
+            raise EtpError(
+                f"{self.run_dir}: holds no text tower, so only the trained encoder reads prompts, and the tasks' own "
+                "only; use the run"
+            )
         return _tower(self.run_dir, self.config)
 
     def random(self, seed: int) -> Encoder:
@@ -105,7 +113,7 @@ class Encoder:
         Raises:
           EtpError: the records differ in one of these.
         """
-        self._check_signals(split.shards)
+        self.check_signals(split.shards)
         model = self.config.model
         about = [split.shards.fingerprint, split.name, dataclasses.asdict(model.ecg), model.projection]
         arrays = self.kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
@@ -180,7 +188,8 @@ class Encoder:
             print(f"etp: not kept for the next time: {error}", file=sys.stderr)
         return arrays
 
-    def _check_signals(self, shards: Shards) -> None:
+    def check_signals(self, shards: Shards) -> None:
+        """Raises EtpError if the records are not of the sampling rate, leads and length of the training data."""
         here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
         for name, value in here.items():
             if value != self.trained_on[name]:
@@ -218,7 +227,7 @@ def _stored_prompts(run_dir: Path) -> dict[tuple[str, bool], NDArray[np.float32]
 
 def _cache(run_dir: Path) -> Path:
     """The run folder's; the user's for the encoder that ships and for a folder that may not be written."""
-    if run_dir != PRETRAINED and os.access(run_dir, os.W_OK):
+    if run_dir.resolve() != PRETRAINED.resolve() and os.access(run_dir, os.W_OK):
         return run_dir / CACHE_FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"
 

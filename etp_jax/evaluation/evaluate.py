@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ FRACTIONS = (0.01, 0.1, 1.0)
 """Of the training labels that probes are fitted on."""
 BOOTSTRAP = 1000
 """Replicates of the intervals."""
+REVISION = 2
+"""Raised with every change of what a figure means, so that studies measure again instead of mixing."""
 
 
 def fractions_of(kind: str, protocol: str | None = HONEST) -> tuple[float, ...]:
@@ -83,6 +86,7 @@ def run(
         opened.split(split)
     records = TaskRecords(opened, definition, read_published(published, definition) if published else None)
     trained = Encoder.from_run(folder, checkpoint)
+    trained.check_signals(opened)
     if kind != "retrieval":
         _check_unseen(trained, records, split)
     drawn = [("random", trained.random(seed)) for seed in range(RANDOM_ENCODERS[kind])]
@@ -114,10 +118,11 @@ def run(
         | {"bootstrap": f"{bootstrap} draws of patients", "random": "ECG tower and projections drawn, text tower kept"},
         "split": split,
         "records": outcome.records,
-        "pretrained_on": trained.trained_on["name"],
+        "pretrained_on": ", then ".join(seen["name"] for seen in trained.seen),
         "checkpoint": {"which": checkpoint, "step": trained.step},
         "shards": {"name": opened.name, "fs": opened.fs, "fingerprint": opened.fingerprint},
         "thresholds_from": outcome.thresholds_from,
+        "revision": REVISION,
         "versions": results.versions(),
         "rows": [row.to_dict() for row in outcome.rows],
         "summary": results.summarise(outcome.rows),
@@ -143,7 +148,10 @@ def result_path(
 ) -> Path:
     """Where the JSON of an evaluation lies, unless another file was named."""
     parts = [kind, split] if kind == "retrieval" else [task, kind, split]
-    parts += [Path(prompts).stem] * (kind == "zero-shot" and prompts != "default")
+    if kind == "zero-shot" and prompts != "default":
+        path = Path(prompts)  # a set's name, or a file: several may have the same name
+        digest = f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}" if prompts.endswith(".json") else ""
+        parts.append(path.stem + digest)
     parts += [protocol] * (protocol != HONEST) + ["published"] * published
     return run / "evaluation" / f"{'-'.join(parts)}.json"
 
@@ -182,7 +190,7 @@ def check_together(kind: str, task: Task, split: str, protocol: str = HONEST, pu
 def _check_unseen(trained: Encoder, records: TaskRecords, split: str) -> None:
     """Raises EtpError when records to be scored are among those that the run was trained on."""
     shards, train = records.shards, trained.config.data.train_split
-    if split == train or trained.trained_on["name"] != shards.name or train not in shards.splits:
+    if split == train or shards.name not in (seen["name"] for seen in trained.seen) or train not in shards.splits:
         return
     target = records.of(split).record_ids
     seen = np.isin(target, shards.split(train).columns.record_id).sum()

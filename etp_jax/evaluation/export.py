@@ -60,7 +60,7 @@ def export(
       EtpError: no run, `out` holds something else, shards that do not fit the encoder, or see `save_onnx`.
     """
     encoder = Encoder.from_run(run, checkpoint)
-    if out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists():
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists()):
         raise EtpError(f"{out}: holds something other than an exported encoder; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     for name in (CALIBRATION_FILE, ONNX_FILE):

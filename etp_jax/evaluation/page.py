@@ -52,10 +52,7 @@ def write_page(run: Path, shards: Path) -> Path:
     """
     config = config_module.load(run / setup.CONFIG_FILE)
     data = Shards(shards)
-    trained = (run / checkpoint.FOLDER).is_dir() and checkpoint.Checkpoints(
-        run, config.run.best, read_only=True
-    ).steps()
-    encoder = Encoder.from_run(run) if trained else None
+    encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
     sections = {
         "Results": results_section(read_evaluations(run / "evaluation")),
         "Training": _training(read_metrics(run), config),
@@ -75,13 +72,20 @@ def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
 
 
 def _summary(config: TrainConfig, data: Shards) -> str:
-    ecg, text = config.model.ecg, config.model.text
+    text = config.model.text
     tower = text.pretrained or "a text tower trained from scratch"
     return (
-        f"An ECG encoder (ResNet{ecg.depth}-1D) trained to match ECGs with their reports, as read by "
+        f"An ECG encoder ({_ecg_tower(config)}) trained to match ECGs with their reports, as read by "
         f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
         f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
     )
+
+
+def _ecg_tower(config: TrainConfig) -> str:
+    ecg = config.model.ecg
+    if ecg.kind == "vit":
+        return f"ViT-1D, {ecg.vit_layers} layers of width {ecg.vit_width}, patches of {ecg.patch} samples"
+    return f"ResNet{ecg.depth}-1D, width {ecg.width}"
 
 
 def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
@@ -184,7 +188,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
     facts = {
         "Checkpoint": _checkpoint(config, encoder),
         "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
-        "ECG tower": f"ResNet{config.model.ecg.depth}-1D, width {config.model.ecg.width}",
+        "ECG tower": _ecg_tower(config),
         "Text tower": _text_tower(run, config),
         "Pairs and loss": f"{loss.pairs} reports, {loss.score}, temperature {loss.temperature:g}"
         + (" at the start" if loss.learn_temperature else ""),

@@ -29,7 +29,8 @@ KINDS = {
 ENCODERS = {"trained": "trained encoder", "random": "random encoder"}
 """What is drawn side by side: {name in the JSON and class in the style sheet: name on the page}."""
 
-KEYS = ("kind", "task", "split", "records", "pretrained_on", "checkpoint", "thresholds_from", "rows", "summary")
+KEYS = ("kind", "task", "protocol", "split", "records", "pretrained_on", "checkpoint", "thresholds_from", "rows")
+KEYS += ("summary",)
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """Such as "Zero-shot, ptbxl-super, validation split"."""
-        kind, task = self.result["kind"], self.result["task"]
-        return ", ".join(filter(None, [KINDS.get(kind, kind), task, f"{self.result['split']} split"]))
+        """Such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
+        kind, task, protocol = self.result["kind"], self.result["task"], self.result["protocol"]
+        how = [f"prompts {protocol['prompts']}"] if kind == "zero-shot" else []
+        how += [protocol["name"]] if protocol["name"] != "honest" else []
+        how += ["published labels"] if self.name.endswith("-published") else []
+        return ", ".join(filter(None, [KINDS.get(kind, kind), task, *how, f"{self.result['split']} split"]))
 
     def row(self, encoder: str) -> dict[str, Any] | None:
         """The first row of an encoder at its greatest fraction: the one whose scores are kept."""
@@ -61,17 +65,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         try:
             evaluation = Evaluation(path.stem, json.loads(path.read_text(encoding="utf-8")), _read_scores(path))
             result = evaluation.result
-            for key in (
-                "kind",
-                "task",
-                "split",
-                "records",
-                "pretrained_on",
-                "checkpoint",
-                "thresholds_from",
-                "rows",
-                "summary",
-            ):
+            for key in KEYS:
                 result[key]
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             reason = f"{type(error).__name__}: {error}"

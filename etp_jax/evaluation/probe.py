@@ -82,6 +82,7 @@ def evaluate(
         protocol={
             "fitted_on": f"{len(fitted)} records of train, shares stratified by the rarest class of a record",
             "chosen_by": f"macro AUROC over {len(chooser)} records",
+            **records.protocol(split),
         },
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (seeds if fraction < 1 else [None])]

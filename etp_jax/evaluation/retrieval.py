@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.metrics import Weights, bootstrap_weights
 from etp_jax.evaluation.results import Outcome, Row
@@ -24,9 +25,14 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str
       shards: with that split.
       split: its records with a report are searched.
       bootstrap: replicates.
+
+    Raises:
+      EtpError: none of its records has a report.
     """
     records, table = shards.split(split), shards.reports(split)
     paired = table.paired
+    if len(paired) == 0:
+        raise EtpError(f"{shards.folder}: no record of split {split!r} has a report to be found")
     weights_NR = bootstrap_weights(np.array(records.columns.patient_id)[paired], bootstrap)
     outcome = Outcome(
         records=len(paired),

@@ -19,7 +19,8 @@ from etp_jax import bench_steps
 from etp_jax import config as config_module
 from etp_jax.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.evaluate import BOOTSTRAP, result_path
+from etp_jax.evaluation.evaluate import BOOTSTRAP, REVISION, result_path
+from etp_jax.evaluation.labelled import TaskRecords
 from etp_jax.evaluation.results import REPLICATES
 from etp_jax.input import Batches
 from etp_jax.records import Shards
@@ -79,6 +80,20 @@ class Measurement:
     def __str__(self) -> str:
         """Such as `fine-0: zero-shot ptbxl-super, contrast`."""
         return f"{self.run}-{self.seed}: {self.place}"
+
+
+def check_shards(study: Study) -> None:
+    """Raises EtpError, before hours are spent, if the shards lack the split or labels that are to be measured on."""
+    shards = Shards(study.shards)
+    for place in dict.fromkeys(place for places in study.places.values() for place in places):
+        try:
+            if place.task is None:
+                shards.split(study.split)
+            else:
+                prompts = place.how if place.kind == "zero-shot" else None
+                TaskRecords(shards, task_of(place.task, prompts or "default")).of(study.split)
+        except EtpError as error:
+            raise EtpError(f"{study.file}: {place}: {error}") from None
 
 
 def trainings(study: Study, out: Path) -> list[Training]:
@@ -141,7 +156,8 @@ def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> 
     result = found.result
     prompts = task_of(place.task or "", place.how or "").prompt_set if place.kind == "zero-shot" else None
     return (
-        result["checkpoint"]["step"] == step
+        result.get("revision") == REVISION
+        and result["checkpoint"]["step"] == step
         and result["shards"]["fingerprint"] == fingerprint
         and result["protocol"].get("prompts") == prompts
         and {array.shape for array in found.replicates.values()} == {(len(result["rows"]), 1 + BOOTSTRAP)}

@@ -37,6 +37,7 @@ def reproduce(file: Path, out: Path, shards: Path | None = None, train: bool = T
       SystemExit: training was stopped by a signal.
     """
     study = read(file, shards)
+    plan.check_shards(study)
     _Work(study, out, plan.trainings(study, out)).do(train, dry_run)
 
 

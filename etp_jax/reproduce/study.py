@@ -161,7 +161,9 @@ def read(file: Path, shards: Path | None = None) -> Study:
             found = _places(entry, table.get("tasks", []), split)
             for name in _run_names(entry.get("runs", list(places)), runs):
                 run = next(run for run in runs if run.name == name)
-                places[name] |= dict.fromkeys(found, _seeds(entry, run))
+                for place in found:
+                    before = places[name].get(place, ())
+                    places[name][place] = tuple(s for s in run.seeds if s in (*before, *_seeds(entry, run)))
     pairs = []
     for number, entry in enumerate(table.get("compare", []), 1):
         with _in(f"{file}: compare {number}"):
@@ -169,6 +171,7 @@ def read(file: Path, shards: Path | None = None) -> Study:
     for entry in table.get("published", []):
         with _in(f"{file}: published {entry.get('name', '')}"):
             _check(entry, PUBLISHED, needed=("name", "pretrained_on", "source", "kind", "macro_auroc"))
+            _check_kind(entry["kind"])
     title, published = table.get("title", file.stem), tuple(table.get("published", []))
     return Study(file, title, data, split, checkpoint, tuple(runs), places, tuple(pairs), published)
 
@@ -232,8 +235,7 @@ def _places(entry: dict[str, Any], common: list[str], split: str) -> list[Place]
     """For each set of prompts or protocol, and each task."""
     _check(entry, EVALUATE, needed=("kind",))
     kind: Kind = entry["kind"]
-    if kind not in get_args(Kind):
-        raise EtpError(f"no such kind; there are {', '.join(get_args(Kind))}")
+    _check_kind(kind)
     if "prompts" in entry and kind != "zero-shot":
         raise EtpError("only zero-shot takes `prompts`")
     if kind == "retrieval":
@@ -248,6 +250,11 @@ def _places(entry: dict[str, Any], common: list[str], split: str) -> list[Place]
         check_together(kind, task_of(task, wording), split, protocol)
     hows = prompts if kind == "zero-shot" else protocols if kind in PROTOCOLS else [None]
     return [Place(kind, how, task) for how in hows for task in tasks]
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise EtpError(f"no such kind; there are {', '.join(get_args(Kind))}")
 
 
 def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:

@@ -143,9 +143,20 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
         "samples": shards.samples,
         "filters": shards.build.get("preparation", {}).get("filters", {}),
         "name": shards.name,
+        "earlier": _earlier(run_dir, config),
     }
     write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
     write_text(run_dir / SHARDS_FILE, json.dumps(about_shards, indent=1) + "\n")
+
+
+def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
+    """Name and fingerprint of the shards of the runs that this one started from, the first one first."""
+    if not config.start_from:
+        return []
+    if (run_dir / SHARDS_FILE).exists():  # goes on; the run before may be gone
+        return read_about(run_dir / SHARDS_FILE).get("earlier", [])
+    before = read_about(Path(config.start_from) / SHARDS_FILE)
+    return [*before.get("earlier", []), {key: before[key] for key in ("name", "fingerprint")}]
 
 
 def load_text(run_dir: Path, config: TrainConfig) -> TextTower:

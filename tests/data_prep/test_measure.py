@@ -114,7 +114,12 @@ def test_every_quantity_is_measured():
     assert set(QUANTITIES) <= set(measure(draw(), FS))
 
 
-MEASURES = {"qrs_ms": 112.0, "st_uv": np.array([-60.0, -40, 10, np.nan] + [0.0] * 8), "pr_ms": float("nan")}
+MEASURES = {
+    "qrs_ms": 112.0,
+    "axis_deg": -178.0,
+    "st_uv": np.array([-60.0, -40, 10, np.nan] + [0.0] * 8),
+    "pr_ms": float("nan"),
+}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,8 @@ MEASURES = {"qrs_ms": 112.0, "st_uv": np.array([-60.0, -40, 10, np.nan] + [0.0] 
         (Check("qrs_ms", low=120), "open"),  # 8 ms is within the error
         (Check("qrs_ms", low=130), "contradicts"),
         (Check("qrs_ms", low=90, high=112), "agrees"),
+        (Check("axis_deg", low=90, high=180), "open"),  # 2 degrees beyond, on the circle
+        (Check("axis_deg", low=-30, high=90), "contradicts"),
         (Check("pr_ms", low=200), "open"),
         (Check("qt_ms", low=200), "open"),
         (Check("st_uv", high=-50, leads=("I", "II"), at_least=1), "agrees"),

@@ -71,7 +71,8 @@ def write_similarities(path: Path, source: Path, sentences: Iterable[str]) -> No
     sees = np.array([[1.0, 0.0] if int(r[-1]) % 2 == 0 else [0.0, 1.0] for r in ids], np.float32)
     sentences = tuple(sentences)
     text = np.tile(np.array([[1.0, 0.0]], np.float32), (len(sentences), 1))
-    Similarities(tuple(ids), sentences, sees, text, np.full(len(sentences), 0.5, np.float32), {}).save(path)
+    origin = {"shards": Shards(source).fingerprint}
+    Similarities(tuple(ids), sentences, sees, text, np.full(len(sentences), 0.5, np.float32), origin).save(path)
 
 
 def kept(folder: Path, split: str = "train") -> list[tuple[str, ...]]:
@@ -195,6 +196,10 @@ def test_similarities_of_other_shards_are_refused(source, features, similarities
     np.savez(tmp_path / "few.npz", **few)
     with pytest.raises(EtpError, match="record train-0: has no similarities"):
         restore(source, features, tmp_path / "out", tmp_path / "few.npz")
+    with np.load(similarities) as arrays:
+        np.savez(tmp_path / "others.npz", **{**arrays, "origin": np.array(json.dumps({"shards": "5eed"}))})
+    with pytest.raises(EtpError, match="the similarities are of other shards"):
+        restore(source, features, tmp_path / "out", tmp_path / "others.npz")
 
 
 def test_criteria_propose_for_all_statements_of_all_splits(source, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +8,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from small_run import COUNTS, small_config, write_run, write_shards
 
-from etp_jax import evaluation
+from etp_jax import cli, evaluation
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.labelled import TaskRecords
 from etp_jax.evaluation.metrics import best_thresholds
 from etp_jax.evaluation.zero_shot import class_scores
-from etp_jax.records import Shards
+from etp_jax.records import ReportTable, Shards
 from etp_jax.tasks import get_task
 from etp_jax.training.metrics import retrieval
 
 KEYS = {
     "run", "task", "kind", "protocol", "split", "records", "pretrained_on", "checkpoint", "shards", "thresholds_from",
-    "versions", "rows", "summary",
+    "revision", "versions", "rows", "summary",
 }  # fmt: skip
 ROW = {"encoder", "fraction", "train_seed", "subset_seed"}
 
@@ -121,10 +122,11 @@ def test_zero_shot_reads_prompts_from_a_file(run_dir: Path, shards: Path, tmp_pa
     file.write_text(json.dumps({c.code: [*c.prompts] for c in get_task("ptbxl-super").classes}))
     mine = evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
     assert mine["rows"] == default["rows"] and "mine.json, SHA-256" in mine["protocol"]["prompts"]
-    assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-validation-mine.json").exists()
+    [kept] = (run_dir / "evaluation").glob("ptbxl-super-zero-shot-validation-mine-????????.json")
     file.write_text(json.dumps({c.code: f"Let me know about {c.name}" for c in get_task("ptbxl-super").classes}))
     evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
     assert "mine.json: class NORM: 'Let me know about" in capsys.readouterr().err
+    assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not what another file of that name gave
 
 
 def test_retrieval(run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[str]):
@@ -181,7 +183,7 @@ def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path):
+def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def said(match: str, *args: Any, **kwargs: Any) -> None:
         with pytest.raises(EtpError, match=match):
             evaluation.run(args[0], run_dir, shards, *args[1:], bootstrap=2, **kwargs)
@@ -197,6 +199,29 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path):
     heads = "ecg_id,NORM,MI,STTC,CD,HYP"
     (tmp_path / "s_test.csv").write_text(f"{heads}\ntest-1,1,0,0,0,0\ntrain-1,0,1,0,0,0\n")
     said("was trained on 1 of the 2 records", "zero-shot", split="test", published=tmp_path)
+    faster = write_shards(tmp_path / "faster", fs=500)
+    for kind in ("finetune", "probe", "retrieval"):
+        with pytest.raises(EtpError, match=r"faster: fs is 500, .* was trained with 100"):
+            evaluation.run(kind, run_dir, faster)
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "probe", "--run", str(run_dir), "--shards", str(shards), "--prompts", "contrast"])
+    assert "--prompts is of zero-shot; a probe reads none" in capsys.readouterr().err
+
+
+def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: Path, tmp_path: Path):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    about = json.loads((run / "shards.json").read_text())
+    earlier = [{"name": "small", "fingerprint": about["fingerprint"]}]
+    (run / "shards.json").write_text(json.dumps({**about, "name": "another", "earlier": earlier}))
+    with pytest.raises(EtpError, match="was trained on 192 of the 280 records"):
+        evaluation.run("zero-shot", run, shards, split="all")
+    assert evaluation.run("zero-shot", run, shards, bootstrap=2)["pretrained_on"] == "small, then another"
+
+
+def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ReportTable, "paired", np.arange(0))
+    with pytest.raises(EtpError, match="no record of split 'validation' has a report to be found"):
+        evaluation.run("retrieval", run_dir, shards)
 
 
 def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):

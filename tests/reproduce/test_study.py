@@ -48,12 +48,16 @@ def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
     ]
     assert list(map(str, study.places["fine"]))[2:] == ["retrieval"]
     assert list(study.places["fine"].values()) == [(0, 1), (0, 1), (1,)]
+    twice = read(write(tmp_path, HEAD + RUNS + EVALUATE + EVALUATE + "seeds = [0]\n"))
+    assert set(twice.places["fine"].values()) == {(0, 1)}
     other = read(study.file, tmp_path / "elsewhere")
     configs = [run.config.data.shards for run in other.runs if run.config]
     assert other.shards == tmp_path / "elsewhere" and configs == [str(tmp_path / "elsewhere"), "fine-data"]
 
 
 RUN = '[[run]]\nname = "a"\n'
+PUBLISHED = '[[published]]\nname = "X"\npretrained_on = "Y"\nsource = "Z"\nkind = "zero-shot"\n'
+PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,10 @@ RUN = '[[run]]\nname = "a"\n'
         (HEAD + RUN + EVALUATE + '[[compare]]\npair = ["a", "b"]\n', "compare 1: no run 'b'; there are a"),
         (HEAD + RUN + EVALUATE + 'runs = ["b"]\n', "evaluate zero-shot: no run 'b'; there are a"),
         (HEAD + RUN + '[[evaluate]]\nkind = "probe"\nprotocols = ["mine"]\n', "probe has no protocol 'mine'"),
+        (
+            HEAD + RUN + EVALUATE + PUBLISHED.replace("zero-shot", "linear"),
+            "published X: no such kind; there are zero-shot, probe",
+        ),
         (HEAD + RUN + EVALUATE + "seeds = [9]\n", "evaluate zero-shot: run a has none of the `seeds`"),
         (HEAD + RUN + EVALUATE + '[[published]]\nname = "X"\n', "published X: has no `pretrained_on`"),
     ],

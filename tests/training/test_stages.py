@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_begins_with_the_best_parameters_of_the_other_run(coarse: tuple[TrainCon
     config, run = coarse
     still = change(config, start_from=str(run), seed=5, optim={"learning_rate": 1e-20, "weight_decay": 0.0, "ema": 0.0})
     train(still, tmp_path / "fine")
+    of_coarse, of_fine = (json.loads((folder / "shards.json").read_text()) for folder in (run, tmp_path / "fine"))
+    assert of_coarse["earlier"] == [] and of_fine["earlier"] == [{k: of_coarse[k] for k in ("name", "fingerprint")}]
     expected, _, _ = restore_params(run)
     found, _, _ = restore_params(tmp_path / "fine")
     np.testing.assert_array_equal(
