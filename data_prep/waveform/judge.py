@@ -51,7 +51,7 @@ def judge(check: Check | None, measures: Measures, leads: tuple[str, ...]) -> Ju
     turns = np.array([0, 360, -360] if check.quantity == "axis_deg" else [0])[:, None]
 
     def inside(margin: float) -> NDArray[np.bool_]:
-        return ((values + turns >= low - margin) & (values + turns <= high + margin)).any(axis=0)
+        return np.any((values + turns >= low - margin) & (values + turns <= high + margin), axis=0)
 
     within, near = inside(0), unknown | inside(margin)
     verdict = "agrees" if within.sum() >= needed else "open" if near.sum() >= needed else "contradicts"
