@@ -112,8 +112,6 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if start >= total:
         _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
         return None
-    if jax.process_index() == 0:
-        setup.write_run_folder(workdir, config, shards, text)
 
     model = setup.build_model(config, text.bert_config, dtype)
     text_params = None if config.model.text.frozen else text.params
@@ -121,6 +119,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
     if config.start_from and not start:
         variables = setup.start_from(variables, config, text)
+    if jax.process_index() == 0:
+        setup.write_run_folder(workdir, config, shards, text)
     state = init_state(variables, optimizer, config)
     if start:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
