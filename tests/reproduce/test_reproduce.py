@@ -123,6 +123,18 @@ def out(study: Path) -> Path:
     return out
 
 
+def test_deterministic_runs_are_prepared_before_the_devices_start(study: Path, monkeypatch: pytest.MonkeyPatch):
+    def early() -> None:
+        raise EtpError("in time")
+
+    monkeypatch.setattr("etp_jax.reproduce.run.setup.make_deterministic", early)
+    monkeypatch.setattr(plan, "trainings", None)
+    file = study.with_name("deterministic.toml")
+    file.write_text(study.read_text().replace("--run.log-every 2", "--run.deterministic"))
+    with pytest.raises(EtpError, match="in time"):
+        reproduce(file, study.parent / "never")
+
+
 def table(out: Path) -> dict[str, Any]:
     return json.loads((out / "table.json").read_text())
 
