@@ -93,7 +93,10 @@ def run(
     if config.data.shards:
         Shards(config.data.shards)  # so that a slip is told before anything is measured
     for path in filter(None, (json_path, plot)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EtpError(f"{path}: cannot be written ({error}); name another file") from None
     dtype, device = setup.set_precision(config.run.precision), jax.devices()[0]
     best = peak(device.device_kind, dtype.name, peak_tflops, peak_gb_per_s)
     points = grid(batch_sizes or (config.data.batch_size,), device_counts or (jax.device_count(),), scaling)

@@ -93,7 +93,11 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [(["--repeats", "0"], "--repeats is 0"), (["--data.shards", "nowhere"], "nowhere: no such folder")],
+    [
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--data.shards", "nowhere"], "nowhere: no such folder"),
+        (["--json", f"{__file__}/bench.json"], "bench.json: cannot be written"),
+    ],
 )
 def test_a_slip_is_told_before_anything_is_measured(
     option: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -153,9 +153,10 @@ def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
     """Name and fingerprint of the shards of the runs that this one started from, the first one first."""
     if not config.start_from:
         return []
-    if (run_dir / SHARDS_FILE).exists():  # goes on; the run before may be gone
-        return read_about(run_dir / SHARDS_FILE).get("earlier", [])
-    before = read_about(Path(config.start_from) / SHARDS_FILE)
+    base, own = Path(config.start_from) / SHARDS_FILE, run_dir / SHARDS_FILE
+    if own.exists() and not base.exists():  # goes on, and the run before is gone
+        return read_about(own).get("earlier", [])
+    before = read_about(base)
     return [*before.get("earlier", []), {key: before[key] for key in ("name", "fingerprint")}]
 
 
