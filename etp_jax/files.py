@@ -1,12 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process works in."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from etp_jax.errors import EtpError
 
 
 @contextmanager
@@ -28,3 +32,21 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def alone_in(folder: Path, taken: str) -> Iterator[None]:
+    """Keeps a second process out of a folder; the lock ends with the process, however that ends.
+
+    Raises:
+      EtpError: another process is in it; the message is `taken`.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EtpError(taken) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
+                raise
+        yield

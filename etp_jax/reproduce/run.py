@@ -14,6 +14,7 @@ import jax
 
 from etp_jax import evaluation
 from etp_jax.errors import EtpError
+from etp_jax.files import alone_in
 from etp_jax.reproduce import plan, tables
 from etp_jax.reproduce.figures import Failures, figures
 from etp_jax.reproduce.plan import Measurement, Training
@@ -32,8 +33,8 @@ def reproduce(file: Path, out: Path, shards: Path | None = None, train: bool = T
       dry_run: only say what would be done.
 
     Raises:
-      EtpError: a mistake in the study; a run folder that holds something else; or, when all else is done, a run or an
-        evaluation failed.
+      EtpError: a mistake in the study; a run folder that holds something else; another process at work in `out`; or,
+        when all else is done, a run or an evaluation failed.
       SystemExit: training was stopped by a signal.
     """
     study = read(file, shards)
@@ -59,6 +60,10 @@ class _Work:
         if dry_run:
             return
         self.out.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.out, f"{self.out}: another process carries out a study here; name another --out"):
+            self._carry_out(missing, train)
+
+    def _carry_out(self, missing: dict[str, list[Measurement]], train: bool) -> None:
         self._write()
         for number, training in enumerate(self.trainings, 1):
             if training.finished and not missing[str(training)]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import jax
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.files import alone_in
 from etp_jax.input import Batches
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.records import Shards
@@ -53,7 +52,8 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
         setup.make_deterministic()
     with _one_line(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        with _alone_in(workdir):
+        taken = f"{workdir}: another process trains in this run folder; name another --workdir"
+        with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
             run = _prepare(config, workdir, extend)
             stopped_by = _run(run) if run else None
     if stopped_by:
@@ -218,23 +218,6 @@ def _run(run: _Run) -> int | None:
 def _say(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
-
-
-@contextmanager
-def _alone_in(workdir: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the lock ends with the process, however that ends."""
-    if jax.process_index() != 0:
-        yield
-        return
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EtpError(f"{workdir}: another process trains in this run folder; name another --workdir") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
-                raise
-        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -167,6 +168,14 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     with pytest.raises(EtpError, match="failed: 1"):
         reproduce(study, out, train=True)
     assert lost.exists() and len(plan.read_log(out)) == len(before) + 1 and table(out) == figures
+
+
+def test_a_second_process_keeps_out_of_the_folder(study: Path, tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(EtpError, match="another process carries out a study here"):
+            reproduce(study, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_means_and_intervals_against_scikit_learn(out: Path) -> None:
