@@ -34,6 +34,9 @@ class Cell:
     records: int
     replicates: dict[str, dict[int, Floats]]
     """[1 + R] by metric and seed of the training (of a random encoder: of the draw); means over subset seeds."""
+    classes: int | None
+    classes_fitted: float | None
+    """Mean number of classes with both outcomes in what was fitted; None where nothing was."""
 
 
 Cells = dict[tuple[str, Place, float], Cell]
@@ -131,16 +134,22 @@ def _pretrained_on(training: Training) -> str:
 def _cell(measured: Sequence[Measured], encoder: str, fraction: float) -> Cell | None:
     """What some evaluations of one run say of an encoder; None if nothing."""
     rows: dict[str, dict[int, list[Floats]]] = {}
+    classes, fitted = None, []
     for each in measured:
         for number, row in enumerate(each.result["rows"]):
             if row["encoder"] == encoder and row["fraction"] == fraction:
+                if "train_classes" in row:
+                    classes = len(row["per_class"])
+                    fitted.append(row["train_classes"])
                 for metric, replicates_MR in each.replicates.items():
                     rows.setdefault(metric, {}).setdefault(row["train_seed"], []).append(replicates_MR[number])
     means = {
         metric: {seed: np.mean(values, axis=0) for seed, values in sorted(by_seed.items())}
         for metric, by_seed in rows.items()
     }
-    return Cell(measured[0].result["records"], means) if means else None
+    if not means:
+        return None
+    return Cell(measured[0].result["records"], means, classes, float(np.mean(fitted)) if fitted else None)
 
 
 def _status(wanted: Sequence[Measurement], failures: Failures) -> str:
@@ -169,6 +178,8 @@ def _row(
         "fraction": fraction,
         "status": status,
         "records": cell.records if cell else None,
+        "classes": cell.classes if cell else None,
+        "classes_fitted": cell.classes_fitted if cell else None,
         "seeds": list(next(iter(replicates.values()), ())),
         "planned_seeds": list(planned_seeds),
         "values": {metric: _figure(np.stack(list(by_seed.values()))) for metric, by_seed in replicates.items()},

@@ -4,8 +4,9 @@ The JSON holds all that the others show:
     title, study, split, checkpoint, shards, bootstrap, versions
     rows: run, encoder ("trained", "random", "supervised", "published"), pretrained_on, kind, how (prompts, or the
         protocol), task, fraction (of the training labels), status ("measured", "failed", "not run", "published"),
-        records, seeds, planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null,
-        by_seed}, of published rows also source
+        records, classes, classes_fitted (of them, with both outcomes in what was fitted, a mean), seeds, planned_seeds,
+        values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed}, of published rows also
+        source
     comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same four of the difference,
         p: {patients, seeds}
     failed: what went wrong, by its name
@@ -30,8 +31,10 @@ from etp_jax.files import write_text
 ENDINGS = ("json", "csv", "md", "html")
 LEGEND = (
     "Means over training seeds. In brackets: 95 % bootstrap over patients, seeds held fixed. After ±: half of the 95 % "
-    "interval over seeds (Student's t), patients held fixed; none of a single seed. Published figures are quoted from "
-    "where the row says; the data they were pre-trained on, records and protocols differ."
+    "interval over seeds (Student's t), patients held fixed; none of a single seed. In parentheses: how many of the "
+    "classes have both outcomes in the labels that were fitted, mean over subsets, where not all; a class without is "
+    "scored by chance. Published figures are quoted from where the row says; the data they were "
+    "pre-trained on, records and protocols differ."
 )
 CSV: tuple[str, ...] = (
     "run",
@@ -183,6 +186,8 @@ def _cell(row: dict[str, Any] | None, metric: str = "macro_auroc") -> Text:
     if figure["seeds"]:
         half = (figure["seeds"]["high"] - figure["seeds"]["low"]) / 2
         detail += f" ±{_short(half)}"
+    if row["classes_fitted"] is not None and row["classes_fitted"] < row["classes"]:
+        detail += f" ({row['classes_fitted']:.1f} of {row['classes']})"
     return main, detail
 
 

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -225,6 +226,20 @@ def test_random_encoders_failed_and_missing_cells(out: Path) -> None:
     assert list(table(out)["failed"]) == ["broken-0"]
     (older,) = rows(out, run="older", encoder="trained", kind="retrieval")
     assert older["pretrained_on"] == "nothing, in truth" and older["seeds"] == [0, 1]
+
+
+def test_classes_that_a_subset_lacks_are_told(out: Path) -> None:
+    (few,) = rows(out, run="first", encoder="trained", kind="knn", fraction=0.01)
+    found = [
+        row["train_classes"]
+        for seed in (0, 1)
+        for row in json.loads((out / f"runs/first-{seed}/evaluation/ptbxl-super-knn-test.json").read_text())["rows"]
+        if row["encoder"] == "trained" and row["fraction"] == 0.01
+    ]
+    assert few["classes"] == 5 and few["classes_fitted"] == pytest.approx(np.mean(found)) and np.mean(found) < 5
+    assert f"] ({np.mean(found):.1f} of 5) |" in re.sub(r" ±[\d.]+", "", (out / "table.md").read_text())
+    (zero_shot,) = rows(out, run="first", encoder="trained", kind="zero-shot", how="default")
+    assert zero_shot["classes_fitted"] is None
 
 
 class Page(HTMLParser):
