@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
@@ -102,18 +103,18 @@ def retrieval_ranks(
 
 
 def _ranks_in_blocks(queries_NE: NDArray, keys_NE: NDArray, report_N: NDArray, block: int) -> NDArray[np.float64]:
-    keys_NE, keys_report_N = jnp.asarray(keys_NE), jnp.asarray(report_N)
+    keys = jnp.asarray(keys_NE), jnp.asarray(report_N)
     ranks = []
     for start in range(0, len(report_N), block):
         rows = np.resize(np.arange(start, min(start + block, len(report_N))), block)  # the last one repeats: one shape
-        ranks.append(_ranks(queries_NE[rows], keys_NE, report_N[rows], keys_report_N))
+        ranks.append(_ranks(queries_NE[rows], report_N[rows], *keys))
     return np.concatenate(ranks)[: len(report_N)].astype(np.float64)
 
 
 @jax.jit
-def _ranks(query_QE: jax.Array, key_NE: jax.Array, report_Q: jax.Array, report_N: jax.Array) -> jax.Array:
+def _ranks(query_QE: ArrayLike, report_Q: ArrayLike, key_NE: jax.Array, report_N: jax.Array) -> jax.Array:
     score_QN = jnp.matmul(query_QE, key_NE.T, precision=jax.lax.Precision.HIGHEST)
-    hit_QN = report_Q[:, None] == report_N
+    hit_QN = jnp.asarray(report_Q)[:, None] == report_N
     best_Q1 = jnp.max(jnp.where(hit_QN, score_QN, -jnp.inf), axis=1, keepdims=True)
     other_QN = jnp.where(hit_QN, -jnp.inf, score_QN)
     return 1 + (jnp.sum(other_QN > best_Q1, axis=1) + jnp.sum(other_QN >= best_Q1, axis=1)) / 2
