@@ -59,8 +59,13 @@ class _Work:
         self._announce(missing, train)
         if dry_run:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.out, f"{self.out}: another process carries out a study here; name another --out"):
+        with contextlib.ExitStack() as stack:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+                taken = f"{self.out}: another process carries out a study here; name another --out"
+                stack.enter_context(alone_in(self.out, taken))
+            except OSError as error:
+                raise EtpError(f"{self.out}: {error.strerror}; name an --out that can be written") from None
             self._carry_out(missing, train)
 
     def _carry_out(self, missing: dict[str, list[Measurement]], train: bool) -> None:

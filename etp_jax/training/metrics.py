@@ -6,10 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
@@ -94,27 +91,22 @@ def retrieval_ranks(
 
     A record's rank is one more than the number of records with another report that score higher than the best one
     with its own; those that score the same count half, so that equal embeddings gain nothing. `block` queries are
-    compared at a time, on the default device.
+    compared at a time.
     """
     return {
-        "ecg_to_text": _ranks_in_blocks(ecg_NE, text_NE, report_N, block),
-        "text_to_ecg": _ranks_in_blocks(text_NE, ecg_NE, report_N, block),
+        name: np.concatenate(
+            [
+                _ranks(queries_NE[start : start + block] @ keys_NE.T, report_N[start : start + block], report_N)
+                for start in range(0, len(report_N), block)
+            ]
+        )
+        for name, queries_NE, keys_NE in (("ecg_to_text", ecg_NE, text_NE), ("text_to_ecg", text_NE, ecg_NE))
     }
 
 
-def _ranks_in_blocks(queries_NE: NDArray, keys_NE: NDArray, report_N: NDArray, block: int) -> NDArray[np.float64]:
-    keys = jnp.asarray(keys_NE), jnp.asarray(report_N)
-    ranks = []
-    for start in range(0, len(report_N), block):
-        rows = np.resize(np.arange(start, min(start + block, len(report_N))), block)  # the last one repeats: one shape
-        ranks.append(_ranks(queries_NE[rows], report_N[rows], *keys))
-    return np.concatenate(ranks)[: len(report_N)].astype(np.float64)
-
-
-@jax.jit
-def _ranks(query_QE: ArrayLike, report_Q: ArrayLike, key_NE: jax.Array, report_N: jax.Array) -> jax.Array:
-    score_QN = jnp.matmul(query_QE, key_NE.T, precision=jax.lax.Precision.HIGHEST)
-    hit_QN = jnp.asarray(report_Q)[:, None] == report_N
-    best_Q1 = jnp.max(jnp.where(hit_QN, score_QN, -jnp.inf), axis=1, keepdims=True)
-    other_QN = jnp.where(hit_QN, -jnp.inf, score_QN)
-    return 1 + (jnp.sum(other_QN > best_Q1, axis=1) + jnp.sum(other_QN >= best_Q1, axis=1)) / 2
+def _ranks(scores_QN: NDArray, report_Q: NDArray, report_N: NDArray) -> NDArray[np.float64]:
+    hit_QN = report_Q[:, None] == report_N
+    best_Q1 = np.max(scores_QN, axis=1, where=hit_QN, initial=-np.inf, keepdims=True)
+    higher_Q = np.sum((scores_QN > best_Q1) & ~hit_QN, axis=1)
+    same_Q = np.sum((scores_QN == best_Q1) & ~hit_QN, axis=1)
+    return 1 + higher_Q + same_Q / 2

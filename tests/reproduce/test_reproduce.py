@@ -179,6 +179,12 @@ def test_a_second_process_keeps_out_of_the_folder(study: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_one_line_for_a_folder_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EtpError, match=r"file.table: Not a directory; name an --out that can be written"):
+        reproduce(study, tmp_path / "file" / "table")
+
+
 def test_means_and_intervals_against_scikit_learn(out: Path) -> None:
     (row,) = rows(out, run="first", encoder="trained", kind="zero-shot", how="default")
     aurocs = []
