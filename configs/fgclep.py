@@ -2,7 +2,7 @@
 
 The version meant is v1 (May 2025), which compares whole records. What v1 leaves open follows FOCAL, the official code
 of the paper's third version, and is marked so. Tag-wise embeddings and optimal transport (v2, FOCAL) are left out. The
-fine stage wants shards from `etp restore`, and `--start-from` the coarse run.
+fine stage wants shards from `etp restore`, and the coarse run as `--start-from`.
 """
 
 from dataclasses import replace
@@ -58,7 +58,11 @@ coarse = TrainConfig(
     ),
 )
 
-fine = replace(coarse, optim=replace(coarse.optim, epochs=3.0, warmup_epochs=0.3))  # FOCAL
+fine = replace(
+    coarse,
+    start_from="NAME-THE-COARSE-RUN",  # or it would train from scratch, and nobody would notice
+    optim=replace(coarse.optim, epochs=3.0, warmup_epochs=0.3),  # FOCAL
+)
 
 config = coarse
 stages = {"coarse": coarse, "fine": fine}

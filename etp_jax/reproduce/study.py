@@ -211,6 +211,8 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
             raise EtpError(f"--{option} is said by `{key}`")
     config = _parse(load_recipe(recipe, entry.get("stage", table.get("stage"))), options)
+    if config.start_from and base is None:
+        raise EtpError("its recipe starts from another run; name that one as `start_from`")
     config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))
     return Run(name, seeds, config, base, pretrained_on=label)
 

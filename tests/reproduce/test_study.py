@@ -77,6 +77,10 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
         ),
         (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is said by `seeds`"),
         (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is no run above"),
+        (
+            HEAD + RUN + 'recipe = "fgclep"\nstage = "fine"\n' + EVALUATE,
+            "run a: its recipe starts from another run; name that one as `start_from`",
+        ),
         (HEAD + RUN + 'folder = "old"\n' + EVALUATE, "run a: `folder` of several seeds"),
         (HEAD + RUN + 'folder = "old"\nstage = "fine"\n' + EVALUATE, "takes no `stage`"),
         (HEAD + RUN + '[[evaluate]]\nkind = "guess"\n', "evaluate guess: no such kind"),

@@ -75,6 +75,13 @@ def test_refuses_other_models_and_towers(coarse: tuple[TrainConfig, Path], tmp_p
         train(change(config, start_from=str(tmp_path / "none")), tmp_path / "none-run")
 
 
+def test_the_fine_stage_of_fgclep_does_not_begin_by_chance(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    fine = recipes.load_recipe("fgclep", "fine")
+    with pytest.raises(EtpError, match=r"NAME-THE-COARSE-RUN/config\.json: no such file"):
+        train(change(coarse[0], start_from=fine.start_from), tmp_path / "fine")
+    assert not (tmp_path / "fine" / "config.json").exists()
+
+
 def test_stages_of_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "two.py"
     recipe.write_text(RECIPE)
