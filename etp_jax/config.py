@@ -256,7 +256,8 @@ class RunConfig:
     checkpoint_every: int = 200
     """Steps between two checkpoints; every validation saves one too."""
     best: Literal["loss", "recall"] = "loss"
-    """What of pre-training validation decides the best checkpoint: the loss, or recall@10 of retrieval."""
+    """What of pre-training validation decides the best checkpoint: the loss, or recall@10 of retrieval. Targets of
+    --loss.semantic-from batch move with the training, so that losses of different steps do not compare well."""
     tensorboard: bool = False
     deterministic: bool = False
     """On GPUs: the same bits in every run, stopped and resumed or not, on the same number and kind of devices. XLA then
