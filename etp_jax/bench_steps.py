@@ -17,7 +17,7 @@ from etp_jax.errors import EtpError
 from etp_jax.input import Batch
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
-from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.models.dual_encoder import init_variables
 from etp_jax.records import LEADS
 from etp_jax.training import optim, setup
 from etp_jax.training.parallel import Parallel
@@ -95,7 +95,7 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
     """Our training step and encoder on these devices, and by name what each has to do.
 
     Raises:
-      EtpError: a batch that the devices do not divide.
+      EtpError: a batch that the devices do not divide, or a model that cannot be.
     """
     dtype, parallel = setup.set_precision(config.run.precision), Parallel(config.run.parallel, devices)
     if config.data.batch_size % parallel.devices:
@@ -109,7 +109,7 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
         texts = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
     if needs_tower(config.loss):
         texts["semantic"] = outputs
-    model = DualEncoder(config.model, None if frozen else bert, bert.hidden_size, dtype, config.loss)
+    model = setup.build_model(config, bert, dtype)
     variables = init_variables(model, jax.random.key(0), samples, len(LEADS))
     shape = samples, len(LEADS), variables["params"]
     work = {

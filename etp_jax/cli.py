@@ -405,6 +405,9 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `etp ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains about what is left
         sys.exit(141)
+    except OSError as error:  # a file or folder that may not be read or written, a disk without room
+        print(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from etp_jax.errors import EtpError
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its name only when all of it lies on the disk; after an error nothing is left."""
     # Hidden, so that nobody takes an unfinished shard for a shard.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several hosts or containers may have one number.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -82,17 +82,16 @@ def told(prediction: Prediction) -> list[str]:
 
 
 def records_in(folder: Path, besides: Path) -> list[Path]:
-    """Every record of a folder, at any depth, once; not what lies in `besides`."""
-    written = besides.resolve()
+    """Every record of a folder, at any depth, once; not the file `besides`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    files = [path for path in files if written not in path.resolve().parents]
+    files = [path for path in files if path.resolve() != besides.resolve()]
     headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
     return [path for path in files if path.suffix == ".hea" or path.with_suffix("") not in headers]
 
 
 def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:
     """Writes the table of a folder, a row a record."""
-    paths = records_in(folder, out)
+    paths = records_in(folder, out / TABLE)
     if not paths:
         raise EtpError(f"{folder}: holds no record; read are {', '.join(SUFFIXES)}")
     stream = io.StringIO()

@@ -314,7 +314,7 @@ def frozen_table(
     file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
     # Others share the folder: what cannot be read there is made again, what cannot be written is not kept.
     if file:
-        with suppress(OSError):
+        with suppress(OSError, ValueError, EOFError):
             return np.load(file)
     tokens = tokenize(tower.tokenizer, texts, config.max_tokens)
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)

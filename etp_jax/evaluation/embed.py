@@ -23,7 +23,7 @@ from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, load_encoder, load_prompts
+from etp_jax.evaluation.encoder_file import ENCODER_FILE, PRETRAINED, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -66,6 +66,8 @@ class Encoder:
         """
         config = config_module.load(run_dir / setup.CONFIG_FILE)
         if (run_dir / ENCODER_FILE).exists():
+            if which != "best":
+                raise EtpError(f"{run_dir}: an exported encoder is of one checkpoint; leave --checkpoint away")
             variables, step = load_encoder(run_dir)
         else:
             params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
@@ -132,13 +134,15 @@ class Encoder:
         Raises:
           EtpError: the text tower is needed and cannot be had, see `tower`.
         """
-        stored = _stored_prompts(self.run_dir)
+        file = self.run_dir / PROMPTS_FILE
+        stored = _stored_prompts(self.run_dir, file.stat().st_mtime_ns) if file.exists() else {}
         if self.step and texts and all((text, whole) in stored for text in texts):
             return np.stack([stored[text, whole] for text in texts])
         config = self.config.model.text
         if whole:
             config = dataclasses.replace(config, template="{report}", unit="report")
-        about = [dataclasses.asdict(config), self.text_about["sha256"], *texts]
+        tower = [self.text_about.get(name) for name in ("sha256", "tokenizer_sha256")]
+        about = [dataclasses.asdict(config), *tower, *texts]
         params = self.variables["params"].get("text_tower", {})
         hidden_RH = self.kept("text", about, params, lambda: self._read(texts, config))["hidden"]
         with jax.default_matmul_precision("highest"):
@@ -221,7 +225,8 @@ def _tower(run_dir: Path, config: TrainConfig) -> TextTower:
 
 
 @lru_cache(maxsize=2)
-def _stored_prompts(run_dir: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
+def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.float32]]:
+    """Once for a folder and the time when its file was written."""
     return load_prompts(run_dir)
 
 

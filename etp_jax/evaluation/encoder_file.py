@@ -1,7 +1,7 @@
 """An encoder without its text tower, in a folder of its own: what ships with the package, and `etp export` writes.
 
-The folder looks like a run folder (`config.json`, `text.json`, `shards.json`), so whatever reads a run reads it too. In
-place of checkpoints it holds
+The folder looks like a run folder (`config.json`, `text.json`, `shards.json`), so whatever evaluates or predicts with a
+run reads it too. In place of checkpoints it holds
 
 - `encoder.safetensors`: ECG tower, batch statistics, both projections and logit scale, by the names of the Flax tree;
 - `prompts.safetensors`: unit embeddings of all prompts of all tasks, which the text tower is not needed for then;
@@ -70,9 +70,7 @@ def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_P
 
 
 def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
-    """Prompt, and whether it is whole → unit embedding [E]; empty if the folder has none."""
-    if not (folder / PROMPTS_FILE).exists():
-        return {}
+    """Prompt, and whether it is whole → unit embedding [E]."""
     arrays, metadata = _open(folder / PROMPTS_FILE)
     keys = [(text, whole) for text, whole in json.loads(metadata["prompts"])]
     return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))

@@ -57,8 +57,10 @@ def export(
       onnx: also write the ECG encoder, with the same weights, as `encoder.onnx`.
 
     Raises:
-      EtpError: no run, `out` holds something else, shards that do not fit the encoder, or see `save_onnx`.
+      EtpError: no run, `out` is it or holds something else, shards that do not fit the encoder, or see `save_onnx`.
     """
+    if out.resolve() == run.resolve():
+        raise EtpError(f"{out}: is what would be exported; name another folder as --out")
     encoder = Encoder.from_run(run, checkpoint)
     if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists()):
         raise EtpError(f"{out}: holds something other than an exported encoder; name a new folder")

@@ -21,6 +21,7 @@ from flax import traverse_util
 from numpy.typing import NDArray
 
 from etp_jax.config import AugmentConfig, OptimConfig
+from etp_jax.errors import EtpError
 from etp_jax.evaluation import as_published
 from etp_jax.evaluation.embed import Encoder, encode_ecg
 from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
@@ -150,9 +151,9 @@ def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
         order = np.concatenate([rng.permutation(len(split))[: steps * size] for _ in range(-(-total // steps))])
         for rows in Bar(order[: total * size].reshape(total, size), desc="fine-tuning", unit="step"):
             ecg_bTL, lead_mask_bL = everyone.read(rows)
-            yield {"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_NK[rows], "counts": np.ones(size, np.float32)}
+            yield {"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_NK[rows]}
 
-    train = Training(encoder, layer, optimizer, AUGMENT, shards.fs, optim.ema)
+    train = Training(encoder, layer, optimizer, AUGMENT, shards.fs, optim.ema, jax.devices())
     for batch in batches():
         train(batch)
     return train.result()
@@ -167,7 +168,7 @@ def _width(encoder: Encoder, records: Labelled) -> int:
 
 
 class Training:
-    """The ECG tower of an encoder and a linear layer, trained batch by batch on all devices."""
+    """The ECG tower of an encoder and a linear layer, trained batch by batch."""
 
     def __init__(
         self,
@@ -177,9 +178,10 @@ class Training:
         augmentation: AugmentConfig,
         fs: int,
         ema: float,
+        devices: Sequence[Any],
     ) -> None:
-        """Starts from the encoder's weights and the given layer."""
-        self._parallel = Parallel("pmap")
+        """Starts from the encoder's weights and the given layer; each batch is shared out among the devices."""
+        self._parallel, self._run_dir = Parallel("pmap", devices), encoder.run_dir
         params = {"ecg_tower": encoder.variables["params"]["ecg_tower"], "layer": layer}
         params, batch_stats = jax.tree.map(jnp.array, (params, encoder.variables["batch_stats"]))
         state = TrainState(
@@ -191,14 +193,20 @@ class Training:
         self._loss: Any = None
 
     def __call__(self, batch: dict[str, NDArray]) -> None:
-        """One step; `batch`: "ecg", "lead_mask", "y" [b, K], and "counts" [b], 0 for rows that do not count."""
+        """One step; `batch`: "ecg", "lead_mask" and "y" [b, K]."""
         batch["position"] = np.arange(len(batch["y"]), dtype=np.int32)
         before = self._loss
         self._state, self._loss = self._step(self._state, self._parallel.put_batch(batch), {})
         jax.block_until_ready(before)  # see `parallel`: virtual devices may not be a step ahead
 
     def result(self) -> Tree:
-        """{"params" (their moving average), "batch_stats"} as NumPy arrays."""
+        """{"params" (their moving average), "batch_stats"} as NumPy arrays.
+
+        Raises:
+          EtpError: the loss of the last step is not finite.
+        """
+        if not np.isfinite(np.asarray(self._loss)).all():
+            raise EtpError(f"{self._run_dir}: the loss of fine-tuning is not finite; look at the run and the records")
         state = jax.device_get(self._state)
         return {"params": state.ema, "batch_stats": state.batch_stats}
 
@@ -221,7 +229,7 @@ def _make_step(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
             logits_bK = features_bF @ params["layer"]["kernel"] + params["layer"]["bias"]
-            loss = as_published.weighted_loss(logits_bK, batch["y"], batch["counts"])
+            loss = optax.sigmoid_binary_cross_entropy(logits_bK, batch["y"]).mean()
             return jax.lax.pmean(loss, AXIS), updated.get("batch_stats", {})
 
         (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -239,12 +247,13 @@ def fit_as_published(
     """The whole network trained as MERL's documented command does; yields the scores of the target after each epoch."""
     layer = as_published.initial_layer(_width(encoder, fitted), y_nC.shape[1])
     fs = fitted.splits[0].shards.fs
-    train = Training(encoder, layer, as_published.optimizer(), AugmentConfig(), fs, ema=0.0)
+    # One device, as published: batch statistics are of 16 records, and the last batch may be short.
+    train = Training(encoder, layer, as_published.optimizer(), AugmentConfig(), fs, 0.0, jax.local_devices()[:1])
     for rows_SB, counts_SB in as_published.batches(len(y_nC)):
         for rows, counts in zip(rows_SB, counts_SB, strict=True):
+            rows = rows[counts > 0]
             ecg_bTL, lead_mask_bL = fitted.read(rows)
-            y_bC = y_nC[rows].astype(np.float32)
-            train({"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_bC, "counts": counts})
+            train({"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_nC[rows].astype(np.float32)})
         tree = train.result()
         variables = _variables(encoder, tree)
         parts = [

@@ -44,7 +44,10 @@ class Labelled:
         )
 
     def tenth(self) -> NDArray[np.bool_]:
-        """[n] the records of a tenth of the patients: by a hash of the patient, so the same ones for every task."""
+        """[n] the records of a tenth of all patients: by a hash of the patient, so the same ones for every task.
+
+        Of the training patients an eighth where the same hash splits the archive, as it does those without splits.
+        """
         parts = {patient: int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10 for patient in set(self.patients)}
         return np.array([parts[patient] == 0 for patient in self.patients], bool)
 

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
 from etp_jax.evaluation.charts import Series, legend, line_chart
 from etp_jax.evaluation.ecg_paper import draw_ecg
 from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation.encoder_file import ENCODER_FILE
 from etp_jax.evaluation.page_parts import missing, page, table
 from etp_jax.evaluation.page_results import read_evaluations, results_section
 from etp_jax.files import write_text
@@ -47,10 +49,12 @@ def write_page(run: Path, shards: Path) -> Path:
       The page's path.
 
     Raises:
-      EtpError: not a run folder, not a shard folder, a damaged file in one of them, or shards that the run's encoder
-        cannot read.
+      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, or shards that
+        the run's encoder cannot read.
     """
     config = config_module.load(run / setup.CONFIG_FILE)
+    if (run / ENCODER_FILE).exists():
+        raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
     data = Shards(shards)
     encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
     sections = {

@@ -58,7 +58,7 @@ def evaluate(
     """Fits classifiers on fractions of the training records, chooses their setting elsewhere, scores a split once.
 
     Setting (by macro AUROC) and thresholds are chosen on the validation split. If that is what is scored, they are
-    chosen on a tenth of the training patients, and the classifiers are fitted on the others.
+    chosen on training patients (`Labelled.tenth`), and the classifiers are fitted on the others.
 
     Args:
       encoders: each under its name in the result.
@@ -78,7 +78,7 @@ def evaluate(
     weights_nR = bootstrap_weights(target.patients, bootstrap)
     outcome = Outcome(
         records=len(target),
-        thresholds_from="a tenth of the training patients, not fitted" if split == VALIDATION else "validation",
+        thresholds_from="training patients who were not fitted" if split == VALIDATION else "validation",
         protocol={
             "fitted_on": f"{len(fitted)} records of train, shares stratified by the rarest class of a record",
             "chosen_by": f"macro AUROC over {len(chooser)} records",

@@ -135,7 +135,9 @@ class Measured:
 
 
 def measured(study: Study, training: Training) -> dict[Measurement, Measured]:
-    """The evaluations of a run whose files are whole and of this checkpoint, these shards, prompts and draws."""
+    """A finished run's evaluations whose files are whole and of this checkpoint, these shards, prompts and draws."""
+    if (_step(training.folder, "latest") or 0) < training.total:
+        return {}
     step, fingerprint = _step(training.folder, study.checkpoint), Shards(study.shards).fingerprint
     found = {m: _read(m, study.split) for m in measurements(study, training)} if step else {}
     return {m: each for m, each in found.items() if each and _fits(each, m.place, step, fingerprint)}
@@ -165,8 +167,8 @@ def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> 
 
 
 def _step(folder: Path, which: Any) -> int | None:
-    """Step of a checkpoint; None if there is none."""
-    if not (folder / checkpoint.FOLDER).is_dir():
+    """Step of a checkpoint; None if there is none, also where training did not come to its first step."""
+    if not (folder / checkpoint.FOLDER).is_dir() or not (folder / setup.CONFIG_FILE).exists():
         return None
     best = config_module.load(folder / setup.CONFIG_FILE).run.best
     with checkpoint.Checkpoints(folder, best, read_only=True) as checkpoints:

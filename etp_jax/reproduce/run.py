@@ -103,7 +103,11 @@ class _Work:
             if training.problem:
                 print(f"  {training}: cannot be trained: {training.problem}")
                 continue
-            needed = plan.training_time(training, self.trainings)
+            try:
+                needed = plan.training_time(training, self.trainings)
+            except EtpError as problem:  # the training will fail of it too, by itself
+                print(f"  {training}: cannot be trained: {problem}")
+                continue
             total += needed.seconds
             going_on = f"go on at step {training.done} of" if training.done else "train"
             print(f"  {training}: {going_on} {training.total} steps: {_hours(needed.seconds)} ({needed.source})")

@@ -118,7 +118,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     key = jax.random.key(config.seed, impl="threefry2x32")
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
     if config.start_from and not start:
-        variables = setup.start_from(variables, config, text)
+        variables = setup.start_from(variables, config, text, shards)
     if jax.process_index() == 0:
         setup.write_run_folder(workdir, config, shards, text)
     state = init_state(variables, optimizer, config)
@@ -228,9 +228,10 @@ def _one_line(workdir: Path) -> Iterator[None]:
     except BrokenPipeError:  # nobody reads what is printed
         raise
     except OSError as error:
+        path = Path(error.filename or workdir)
+        advice = "; name a --workdir that can be written, on a disk with room"
         raise EtpError(
-            f"{error.filename or workdir}: {error.strerror or error}; name a --workdir that can be written, on a disk "
-            "with room"
+            f"{path}: {error.strerror or error}{advice if path.absolute().is_relative_to(workdir.absolute()) else ''}"
         ) from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -30,6 +30,8 @@ CONFIG_FILE = "config.json"
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
 SHARDS_FILE = "shards.json"
+FREE_IN_STAGES = ("projection_dropout", "ecg.drop_path")
+"""Of `model`, besides the options of the text tower: what a run that starts from another may choose anew."""
 SIZES = ("width", "kernel", "patch", "vit_width", "vit_layers", "vit_heads")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
@@ -72,17 +74,30 @@ def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> Dual
     return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
 
 
-def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower) -> dict[str, Any]:
+def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, shards: Shards) -> dict[str, Any]:
     """Parameters and batch statistics of the best checkpoint of `config.start_from`, in place of the initial ones.
 
     Raises:
-      EtpError: no such run, another text tower or another model than this run's, or a text tower from scratch, whose
-        vocabulary comes from the reports it was trained with.
+      EtpError: no such run, another text tower, model, sampling rate or leads than this run's, or a text tower from
+        scratch, whose vocabulary comes from the reports it was trained with.
     """
     run_dir = Path(config.start_from)
     theirs = config_module.load(run_dir / CONFIG_FILE)
-    if text.params is None or read_about(run_dir / TEXT_FILE)["sha256"] != text.sha256:
+    about = read_about(run_dir / TEXT_FILE)
+    if text.params is None or about["sha256"] != text.sha256 or not _same_tokenizer(about, text):
         raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")
+    # Parameters of equal shapes mean something else in these.
+    there, here = (resume.flatten(dataclasses.asdict(each.model)) for each in (theirs, config))
+    named = {name for name in here if not name.startswith("text.")} - set(FREE_IN_STAGES) | {"text.pool", "text.unit"}
+    there, here = ({f"model.{name}": each[name] for name in sorted(named)} for each in (there, here))
+    there |= {name: read_about(run_dir / SHARDS_FILE)[name] for name in ("fs", "leads")}
+    here |= {"fs": shards.fs, "leads": list(shards.leads)}
+    for name, value in here.items():
+        if there[name] != value:
+            raise EtpError(
+                f"start_from: {name} is {value}, {run_dir} was trained with {there[name]}; start_from needs the same "
+                "model and signals"
+            )
     params, batch_stats, step = checkpoint.restore_params(run_dir, "best", theirs.run.best)
     found = {"params": params, "batch_stats": batch_stats}
     expected = checkpoint.shapes(variables)
@@ -132,6 +147,7 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
     about_text = {
         "source": text.source,
         "sha256": text.sha256,
+        "tokenizer_sha256": text.tokenizer.sha256,
         "frozen": config.model.text.frozen,
         "dim": text.bert_config.hidden_size,
         "bert": dataclasses.asdict(text.bert_config),
@@ -164,7 +180,7 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     """The text tower of a finished run: a frozen one from its source, a trained one without weights.
 
     Raises:
-      EtpError: not a run folder, or the frozen tower's weights are not those that the run was trained with.
+      EtpError: not a run folder, or the frozen tower's weights or tokenizer are not those that the run had.
     """
     about = read_about(run_dir / TEXT_FILE)
     if not about["frozen"]:
@@ -176,7 +192,14 @@ def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
             f"{about['source']}: the weights of the text tower are not those of this run (SHA-256 {text.sha256[:12]}, "
             f"{run_dir / TEXT_FILE} says {about['sha256'][:12]}); get the same ones"
         )
+    if not _same_tokenizer(about, text):
+        raise EtpError(f"{about['source']}: the tokenizer is not that of this run ({run_dir}); get the same one")
     return text
+
+
+def _same_tokenizer(about: dict[str, Any], text: TextTower) -> bool:
+    """Whether a run's `text.json` names this one; true of earlier runs, which name none."""
+    return about.get("tokenizer_sha256", text.tokenizer.sha256) == text.tokenizer.sha256
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from test_embed import write_bert
 from test_onnx_file import run_onnx
 
 from etp_jax import cli, evaluation
+from etp_jax import config as config_module
 from etp_jax.api import load
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.embed import Encoder
 from etp_jax.evaluation.encoder_file import ENCODER_FILE, load_calibration
-from etp_jax.evaluation.export import platt
+from etp_jax.evaluation.export import all_prompts, export, platt
 from etp_jax.evaluation.onnx_file import ONNX_FILE
+from etp_jax.evaluation.page import write_page
 from etp_jax.evaluation.zero_shot import class_scores
 from etp_jax.records import Shards
 from etp_jax.tasks import get_task
@@ -94,6 +98,40 @@ def test_other_folders_are_not_written_over(run_dir: Path, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         cli.main(["export", "--run", str(run_dir), "--out", str(tmp_path)])
     assert "holds something other than an exported encoder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "mine.txt" / "out")])
+    assert stop.value.code == 2 and "mine.txt/out: Not a directory" in capsys.readouterr().err
+
+
+def test_an_export_is_not_exported_onto_itself(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "out"
+    cli.main(["export", "--run", str(frozen[0]), "--out", str(out), "--shards", str(shards)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EtpError, match="out: is what would be exported; name another folder"):
+        export(out, Path("out"))
+    assert load_calibration(out) is not None
+    with pytest.raises(EtpError, match="an exported encoder is of one checkpoint"):
+        Encoder.from_run(out, "latest")
+    with pytest.raises(EtpError, match="an exported encoder has no training to report"):
+        write_page(out, shards)
+
+
+def test_a_second_export_to_a_folder_is_read_anew(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    run, out, prompt = frozen[0], tmp_path / "out", next(text for text, whole in all_prompts() if not whole)
+    other = write_run(tmp_path / "other", replace(config_module.load(run / "config.json"), seed=8))
+    for source in (run, other):
+        export(source, out)
+        np.testing.assert_allclose(
+            Encoder.from_run(out).text([prompt]), Encoder.from_run(source).text([prompt]), atol=1e-6
+        )
+
+
+def test_another_tokenizer_is_refused(frozen: tuple[Path, Path], tmp_path: Path):
+    run = shutil.copytree(frozen[0], tmp_path / "run")
+    about = json.loads((run / "text.json").read_text())
+    (run / "text.json").write_text(json.dumps(about | {"tokenizer_sha256": "another"}))
+    with pytest.raises(EtpError, match="the tokenizer is not that of this run"):
+        Encoder.from_run(run).text(["a sentence"])
 
 
 def test_platt_is_logistic_regression_on_smoothed_targets():

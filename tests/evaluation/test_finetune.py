@@ -69,8 +69,15 @@ def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(as_published, "EPOCHS", 3)
-    shards = run.parent / "shards"
+    shards, step, sizes = run.parent / "shards", finetune.Training.__call__, []
+
+    def measured(self: finetune.Training, batch: dict[str, np.ndarray]) -> None:
+        sizes.append(len(batch["y"]))
+        step(self, batch)
+
+    monkeypatch.setattr(finetune.Training, "__call__", measured)
     result = evaluation.run("finetune", run, shards, split="test", bootstrap=5, protocol="merl-as-published")
     assert [(row["encoder"], row["fraction"]) for row in result["rows"]] == [("trained", 0.01), ("supervised", 0.01)]
     assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
+    assert sizes == [2] * 6  # short batches are not filled up
     assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()

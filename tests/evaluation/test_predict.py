@@ -125,11 +125,11 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
     scipy.io.savemat(folder / "a.mat", {"val": signal.T})
     about = {"fs": FS, "units": ["mV"] * 6, "sig_name": list(LEADS[6:]), "fmt": ["16"] * 6}
     wfdb.wrsamp("w", p_signal=signal[:, 6:], write_dir=str(folder / "deep"), **about)
-    argv = ["predict", str(folder), "--run", str(run), "--fs", "100", "--out", str(folder / "out")]
+    argv = ["predict", str(folder), "--run", str(run), "--fs", "100", "--out", str(folder)]
     for _ in range(2):  # the second time its own table lies in the folder
         cli.main([*argv, "--prompt", "pacemaker"])
-    assert "3 records, 1 of them could not be used" in capsys.readouterr().out
-    rows = {row["record"]: row for row in csv.DictReader((folder / "out" / "predictions.csv").open())}
+        assert "3 records, 1 of them could not be used" in capsys.readouterr().out
+    rows = {row["record"]: row for row in csv.DictReader((folder / "predictions.csv").open())}
     assert set(rows) == {"a.mat", "broken.csv", "deep/w.hea"} and {row["notice"] for row in rows.values()} == {NOTICE}
     assert str(folder / "broken.csv") in rows["broken.csv"]["trouble"]
     assert rows["broken.csv"]["ptbxl-super MI probability"] == "" and not rows["a.mat"]["trouble"]

@@ -171,6 +171,29 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     assert lost.exists() and len(plan.read_log(out)) == len(before) + 1 and table(out) == figures
 
 
+def test_a_run_that_fails_before_its_first_step_fails_alone(study: Path, tmp_path: Path) -> None:
+    file, out = study.with_name("unfit.toml"), tmp_path / "out"
+    runs, evaluations = study.read_text().split("[[run]]"), '[[evaluate]]\nkind = "zero-shot"\n'
+    unfit = '\nname = "unfit"\noptions = "--model.ecg.width 0"\n'
+    shutil.copytree(study.parent / "older-0", tmp_path / "older-0")
+    older = runs[3].split("[[evaluate]]")[0].replace(f"{study.parent}/older", f"{tmp_path}/older")
+    file.write_text(f"{runs[0].replace('[0, 1]', '[0]')}[[run]]{unfit}[[run]]{older}{evaluations}")
+    for _ in range(2):
+        with pytest.raises(EtpError, match=r"failed: 1; the first, unfit-0: model\.ecg\.width is 0"):
+            reproduce(file, out)
+        assert {(row["run"], row["status"]) for row in rows(out, encoder="trained")} == {
+            ("unfit", "failed"),
+            ("older", "measured"),
+        }
+
+
+def test_figures_of_a_half_trained_run_stay_out(out: Path, study: Path) -> None:
+    opened = read(study)
+    training = plan.trainings(opened, out)[0]
+    assert plan.measured(opened, training)
+    assert not plan.measured(opened, replace(training, total=training.total + 1))
+
+
 def test_a_second_process_keeps_out_of_the_folder(study: Path, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -123,6 +123,11 @@ def test_a_second_run_keeps_out_of_the_folder(config: TrainConfig, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_advice_on_the_run_folder_is_for_what_lies_in_it(tmp_path: Path) -> None:
+    with pytest.raises(EtpError, match=r"none: No such file or directory$"), loop._one_line(tmp_path / "run"):
+        (tmp_path / "none").read_bytes()
+
+
 def test_one_line_for_a_run_without_shards(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(EtpError, match=r"data.shards: name a shard folder"):
         train(change(config, data={"shards": ""}), tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,15 +66,47 @@ def test_begins_with_the_best_parameters_of_the_other_run(coarse: tuple[TrainCon
 def test_refuses_other_models_and_towers(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
     config, run = coarse
     wider = change(config, start_from=str(run), model={"embedding_dim": 16})
-    with pytest.raises(
-        EtpError, match=r"params/ecg_projection/linear/bias has shape .*start_from needs the same model"
-    ):
+    with pytest.raises(EtpError, match=r"start_from: model\.embedding_dim is 16, .*coarse was trained with 8"):
         train(wider, tmp_path / "wider")
+    trained = change(config, start_from=str(run), model={"text": replace(config.model.text, frozen=False)})
+    with pytest.raises(EtpError, match=r"params/text_tower/.*start_from needs the same model"):
+        train(trained, tmp_path / "trained")
     scratch = change(config, start_from=str(run), model={"text": tiny_config(tmp_path).model.text})
     with pytest.raises(EtpError, match="has another text tower"):
         train(scratch, tmp_path / "scratch")
     with pytest.raises(EtpError, match="no such file"):
         train(change(config, start_from=str(tmp_path / "none")), tmp_path / "none-run")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("ecg", {"pool": "max"}, "model.ecg.pool is max"),
+        ("ecg", {"scale": "record"}, "model.ecg.scale is record"),
+        ("text", {"pool": "mean"}, "model.text.pool is mean"),
+    ],
+)
+def test_refuses_models_of_equal_shapes_that_mean_something_else(
+    coarse: tuple[TrainConfig, Path], tmp_path: Path, part: str, changes: dict[str, str], said: str
+) -> None:
+    config, run = coarse
+    other = change(config, start_from=str(run), model={part: replace(getattr(config.model, part), **changes)})
+    with pytest.raises(EtpError, match=f"start_from: {said}, .*coarse was trained with"):
+        train(other, tmp_path / "other")
+
+
+def test_refuses_other_signals_and_tokenizers(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, run = coarse
+    base = shutil.copytree(run, tmp_path / "base")
+    for file, change_to, said in (
+        ("shards.json", {"fs": 500}, "start_from: fs is 100, .* was trained with 500"),
+        ("text.json", {"tokenizer_sha256": "another"}, "has another text tower"),
+    ):
+        about = json.loads((base / file).read_text())
+        (base / file).write_text(json.dumps(about | change_to))
+        with pytest.raises(EtpError, match=said):
+            train(change(config, start_from=str(base)), tmp_path / "fine")
+        (base / file).write_text(json.dumps(about))
 
 
 def test_the_fine_stage_of_fgclep_does_not_begin_by_chance(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
