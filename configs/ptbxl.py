@@ -1,6 +1,7 @@
 """Ours, for PTB-XL at 100 Hz: METS's idea with a small frozen sentence encoder, tuned on fold 9.
 
-Every value that is not the default was chosen on the validation fold; `results/ablations.md` says what several of them gave together.
+Every value that is not the default was chosen on the validation fold; `results/ablations.md` says what several of them
+gave together.
 """
 
 from etp_jax.config import (
