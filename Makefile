@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test test-slow test-real lint clean
+.PHONY: quickstart install test test-slow test-optional test-real lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
@@ -16,6 +16,10 @@ test: lint
 # Runs of several processes, lost and killed ones among them.
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow tests --ignore tests/real
+
+# What `make test` skips without PyTorch: run it again after installing that.
+test-optional: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m "optional and not slow" tests --ignore tests/real
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test

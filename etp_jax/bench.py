@@ -247,7 +247,7 @@ def _trace(contender: Contender, folder: Path) -> None:
 def _versions(compare: Literal["torch"] | None) -> dict[str, str]:
     versions = {"etp-jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
     if compare == "torch":
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         versions["torch"] = torch.__version__
     return versions

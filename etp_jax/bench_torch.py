@@ -17,9 +17,9 @@ from etp_jax.models.resnet1d import BLOCKS
 from etp_jax.training.step import compute_dtype
 
 try:
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional as F
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+    from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 except ImportError:
     raise EtpError("torch is not installed; `pip install torch`, or leave --compare out") from None
 

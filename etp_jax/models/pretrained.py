@@ -157,7 +157,7 @@ def read_msgpack(file: Path) -> dict[str, Any]:
 def read_torch(file: Path) -> dict[str, np.ndarray]:
     """Tensors of a PyTorch pickle by name; only tensors are unpickled."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise EtpError(f"{file}: PyTorch weights; install torch, or convert them to model.safetensors") from None
     try:

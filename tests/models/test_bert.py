@@ -45,6 +45,7 @@ def test_minilm_equals_its_golden() -> None:
         assert np.abs(pooled - golden[pool]).max() <= 1e-5
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
 def test_equals_transformers(activation: str) -> None:
     torch = pytest.importorskip("torch")

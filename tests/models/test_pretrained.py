@@ -83,6 +83,7 @@ def test_flax_msgpack(golden_folder: Path) -> None:
         assert same(load_bert(golden_folder)[1], expected)
 
 
+@pytest.mark.optional
 def test_pytorch_bin(golden_folder: Path, golden_tensors: Tensors) -> None:
     torch = pytest.importorskip("torch")
     _, expected, _ = load_bert(golden_folder)
@@ -163,6 +164,7 @@ class Harmful:
         return os.mkdir, ("harmful",)
 
 
+@pytest.mark.optional
 def test_pickles_run_nothing(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.chdir(golden_folder)

@@ -129,6 +129,7 @@ def from_torch(net: Any) -> Any:
     return variables
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize(
     ("config", "samples", "double"),
     [

@@ -59,6 +59,7 @@ def rates(config: OptimConfig) -> list[float]:
     return rows
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize(
     "config",
     [
