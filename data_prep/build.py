@@ -31,6 +31,9 @@ from etp_jax.shard_writer import shard_name, write_shard
 
 PREPARATION = 2
 """Version of what is done to a record; raised with every change that changes bytes."""
+TRANSLATION = 1
+"""Version of the cleaning and translation of reports; raised with every change of its rules that changes a report. The
+phrases are identified by the hash of `glossary.tsv`."""
 SHARD_BYTES = 32 * 2**20
 """Size of a shard, roughly: many for parallel work, few enough to hold them all open."""
 MAX_SHARDS = 256
@@ -87,8 +90,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
 
 def _recipe(archive: Archive) -> dict[str, Any]:
     """All that decides the bytes of the shards."""
-    package = resources.files("data_prep")
-    translation = b"".join((package / name).read_bytes() for name in ("report.py", "glossary.tsv"))
+    glossary = resources.files("data_prep").joinpath("glossary.tsv").read_bytes()
     return {
         "version": PREPARATION,
         "archive": archive.name,
@@ -99,7 +101,7 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "filters": asdict(archive.filters),
         "length": signal.LENGTH_POLICY,
         "thresholds": signal.THRESHOLDS,
-        "translation_sha256": hashlib.sha256(translation).hexdigest(),
+        "translation": {"version": TRANSLATION, "glossary_sha256": hashlib.sha256(glossary).hexdigest()},
         "source": archive.source,
     }
 

@@ -21,6 +21,9 @@ from etp_jax.shard_writer import write_metadata
 NOTES = ".parts"
 """Folder, inside the shard folder, of what the build needs for itself: the claim, and a note a shard."""
 REJECTS = "rejects.csv"
+SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
+"""How version 0.1 identified translation 1: by a hash of its source text together with the glossary."""
+GLOSSARY_HASH_0_1 = "63c05c5c180f02741457bb357e71b4dcaf788412fbd27bc11f8eea747250188d"
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,35 @@ def finished(out: Path, recipe: dict[str, Any]) -> bool:
     """Whether `out` is the finished result of this very build; EtpError if of another one."""
     if not (out / BUILD_FILE).exists():
         return False
-    if Shards(out).build["preparation"] != recipe:
+    if current_form(Shards(out).build["preparation"]) != current_form(recipe):
         raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
     shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
     return True
 
 
+def current_form(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as this version would write it, also where version 0.1 wrote it; ready to be compared."""
+    recipe = json.loads(json.dumps(recipe))
+    if recipe.get("translation_sha256") == SOURCE_HASH_0_1:
+        del recipe["translation_sha256"]
+        recipe["translation"] = {"version": 1, "glossary_sha256": GLOSSARY_HASH_0_1}
+    return recipe
+
+
 def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
     """Makes `out` ours: new, empty, or begun by the same build of the same part."""
-    notes, content = out / NOTES, json.dumps({**recipe, "part": part}, indent=1)
+    notes, content = out / NOTES, {**recipe, "part": part}
     mark = notes / "recipe.json"
     if (out / BUILD_FILE).exists() or (out / PART_FILE).exists():
         raise EtpError(f"{out}: holds a finished build or a part of one; choose another folder or delete it")
     if mark.exists():
-        if mark.read_text(encoding="utf-8") != content:
+        if current_form(json.loads(mark.read_text(encoding="utf-8"))) != current_form(content):
             raise EtpError(f"{out}: holds an unfinished build of another source, preparation or part; delete it")
         return
     if out.exists() and any(path.name != NOTES for path in out.iterdir()):
         raise EtpError(f"{out}: is not empty and was not begun by `etp prep`; choose another folder")
     notes.mkdir(parents=True, exist_ok=True)
-    write_text(mark, content)
+    write_text(mark, json.dumps(content, indent=1))
 
 
 def write_note(out: Path, file: str, note: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from data_prep.folder import NOTES, BuildSummary, claim, disk_errors, finish, finished
+from data_prep.folder import NOTES, BuildSummary, claim, current_form, disk_errors, finish, finished
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file, write_text
 from etp_jax.progress import Bar
@@ -74,7 +74,7 @@ def finished_part(out: Path, recipe: dict[str, Any], part: Part) -> dict[str, An
     if not (out / PART_FILE).exists():
         return None
     content = _read(out)
-    if (content["part"], content["head"]["preparation"]) != (str(part), recipe):
+    if (content["part"], current_form(content["head"]["preparation"])) != (str(part), current_form(recipe)):
         raise EtpError(f"{out}: holds part {content['part']} of a build; choose another folder or delete it")
     shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import build
 from data_prep import report as reports
 from data_prep.report import Coverage, clean_report, coverage, load_glossary, read_glossary
 from etp_jax.errors import EtpError
@@ -228,3 +230,14 @@ def test_malformed_glossary_is_named(line: str, message: str, tmp_path: Path, mo
     with pytest.raises(EtpError, match=message):
         load_glossary()
     load_glossary.cache_clear()
+
+
+def test_translation_1_gives_its_200_golden_statements() -> None:
+    """A change here is another `build.TRANSLATION`: shards of the old one are no longer those of the new."""
+    assert build.TRANSLATION == 1
+    path = Path(__file__).parents[1] / "data" / "golden_translations.tsv"
+    with path.open(encoding="utf-8", newline="") as file:
+        golden = list(csv.DictReader(file, delimiter="\t"))
+    assert len(golden) == 200
+    for row in golden:
+        assert " | ".join(clean_report(row["original"]).statements) == row["statements"]
