@@ -1,1 +1,42 @@
-"""Recipes: one file, one `config = TrainConfig(...)`."""
+"""Recipes: training configs by name, from a `.py` file, or as a run saved them. No jax."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+from pathlib import Path
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that are installed with the package."""
+    folder = Path(importlib.import_module("etp_jax.configs").__path__[0])
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
+    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`.
+
+    A recipe of several stages also defines `stages`, a config by the name of each.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        return config_module.load(path)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise EtpError(f"{path}: no such recipe file")
+        recipe = runpy.run_path(str(path))
+    elif name in recipe_names():
+        recipe = vars(importlib.import_module(f"etp_jax.configs.{name}"))
+    else:
+        raise EtpError(f"no recipe {name!r}; shipped are {', '.join(recipe_names())}, or name a .py file")
+    stages = recipe.get("stages", {})
+    if stage is not None and stage not in stages:
+        raise EtpError(f"--stage {stage}: recipe {name} has {'stages ' + ', '.join(stages) if stages else 'no stages'}")
+    config = recipe.get("config") if stage is None else stages[stage]
+    if not isinstance(config, TrainConfig):
+        raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
+    return config

@@ -18,16 +18,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from data_prep.archives.study import Archive, Reject, Study
-from data_prep.folder import BuildSummary, claim, disk_errors, finish, finished, is_noted, read_note, write_note
-from data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
-from data_prep.pool import run_all
-from data_prep.report import clean_report, coverage
-from etp_jax import signal
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject
+from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
+from etp_jax.data_prep.reports import clean_report, coverage
+from etp_jax.ecg import prepare
 from etp_jax.errors import EtpError
+from etp_jax.files import disk_errors
 from etp_jax.progress import Bar
-from etp_jax.records import FORMAT, Record, Shards
-from etp_jax.shard_writer import shard_name, write_shard
+from etp_jax.shards.folder import BuildSummary, claim, finish, finished, is_noted, read_note, write_note
+from etp_jax.shards.pool import run_all
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import FORMAT, Record
+from etp_jax.shards.writer import shard_name, write_shard
 
 PREPARATION = 2
 """Version of what is done to a record; raised with every change that changes bytes."""
@@ -47,7 +49,7 @@ class _Task:
 
     file: str
     split: str
-    studies: tuple[Study, ...]
+    studies: tuple[ArchiveRecord, ...]
 
 
 def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
@@ -90,7 +92,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
 
 def _recipe(archive: Archive) -> dict[str, Any]:
     """All that decides the bytes of the shards."""
-    glossary = resources.files("data_prep").joinpath("glossary.tsv").read_bytes()
+    glossary = resources.files("etp_jax.data_prep").joinpath("glossary.tsv").read_bytes()
     return {
         "version": PREPARATION,
         "archive": archive.name,
@@ -99,8 +101,8 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "fs": archive.fs,
         "samples": archive.samples,
         "filters": asdict(archive.filters),
-        "length": signal.LENGTH_POLICY,
-        "thresholds": signal.THRESHOLDS,
+        "length": prepare.LENGTH_POLICY,
+        "thresholds": prepare.THRESHOLDS,
         "translation": {"version": TRANSLATION, "glossary_sha256": hashlib.sha256(glossary).hexdigest()},
         "source": archive.source,
     }
@@ -154,9 +156,9 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
     write_note(out, task.file, note)
 
 
-def _record(archive: Archive, study: Study, verdicts: Counter[str]) -> Record:
+def _record(archive: Archive, study: ArchiveRecord, verdicts: Counter[str]) -> Record:
     """A study as a record; raises EtpError if its signal cannot be used."""
-    prepared = signal.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
+    prepared = prepare.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
     statements = _clean(study.report).statements if study.statements is None else study.statements
     verdicts.update(prepared.kinds)
     verdicts["empty report"] += not statements

@@ -15,11 +15,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from data_prep.folder import NOTES, BuildSummary, claim, current_form, disk_errors, finish, finished
 from etp_jax.errors import EtpError
-from etp_jax.files import whole_file, write_text
+from etp_jax.files import disk_errors, whole_file, write_text
 from etp_jax.progress import Bar
-from etp_jax.records import BUILD_FILE, PART_FILE, Shards
+from etp_jax.shards.folder import NOTES, BuildSummary, claim, current_form, finish, finished
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import BUILD_FILE, PART_FILE
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from etp_jax.config import Filters
+from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording
+from etp_jax.ecg.prepare import Prepared, prepare
+from etp_jax.encoder.encoder import Encoder, encode_ecg
+from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.embed import Encoder, encode_ecg
-from etp_jax.evaluation.encoder_file import PRETRAINED
-from etp_jax.records import LEADS
-from etp_jax.signal import MICROVOLT, Prepared, Recording, prepare
 
 
 class EcgModel:

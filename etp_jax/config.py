@@ -13,49 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Optional filters of `etp prep`, run forwards and backwards so that no wave is delayed."""
-
-    bandpass: tuple[float, float] | None = None
-    """Lower and upper edge, in Hz."""
-    notch: float | None = None
-    """Frequency of the mains, in Hz."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What signal files of bare numbers (MATLAB, NumPy, CSV) do not say themselves; WFDB and EDF files say it."""
-
-    fs: float | None = None
-    """Sampling rate of the files, in Hz."""
-    unit: str = "mV"
-    """Unit of the numbers: mV, uV or V."""
-    leads: tuple[str, ...] = LEADS
-    """Their leads, in order; a CSV file names them in its first line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Columns of the table of `etp prep table`."""
-
-    signal_column: str
-    """Path of the signal file, absolute or from the table's folder."""
-    report_column: str
-    id_column: str | None = None
-    """Record id; by default the path."""
-    patient_column: str | None = None
-    """By default every record counts as a patient."""
-    split_column: str | None = None
-    """`train`, `validation` or `test`; by default the split follows from a hash of the patient."""
-    label_column: str | None = None
-    """Labels, between `;`, `,` or `|`."""
-    age_column: str | None = None
-    """Years."""
-    sex_column: str | None = None
 
 
 @dataclass(frozen=True)

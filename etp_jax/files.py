@@ -52,3 +52,13 @@ def alone_in(folder: Path, taken: str) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
                 raise
         yield
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a user's error."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or out
+        raise EtpError(f"{where}: {error.strerror}; put it right and run the same command again to go on") from None

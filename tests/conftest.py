@@ -5,6 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 # The same small programs are compiled in many test processes; jax reads these when it is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small labelled shard folder; read only."""
+    from tests.helpers.small_run import write_shards  # imports jax, which reads what is set above
+
+    return write_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """An untrained run on these shards, with a text tower from scratch."""
+    from tests.helpers.small_run import small_config, write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "run", small_config(shards))

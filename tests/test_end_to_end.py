@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 
-from etp_jax import cli
+from etp_jax.cli import main
 
 
 def test_archive_to_report(tmp_path, capsys):
     shards, run = str(tmp_path / "shards"), tmp_path / "run"
-    cli.main(["prep", "synthetic", "--out", shards, "--records", "300", "--workers", "1"])
-    cli.main(["check", shards])
+    main.main(["prep", "synthetic", "--out", shards, "--records", "300", "--workers", "1"])
+    main.main(["check", shards])
     options = ["--data.batch-size", "32", "--model.ecg.width", "8", "--optim.epochs", "6", "--run.validate-every", "3"]
-    cli.main(["train", "--config", "quickstart", "--data.shards", shards, "--workdir", str(run), *options])
+    main.main(["train", "--config", "quickstart", "--data.shards", shards, "--workdir", str(run), *options])
     for kind in ("zero-shot", "probe", "retrieval"):
-        cli.main(["evaluate", kind, "--run", str(run), "--shards", shards])
-    cli.main(["report", "--run", str(run), "--shards", shards])
+        main.main(["evaluate", kind, "--run", str(run), "--shards", shards])
+    main.main(["report", "--run", str(run), "--shards", shards])
 
     printed = capsys.readouterr().out
     assert "finished at step" in printed and "macro AUROC" in printed
@@ -25,5 +25,5 @@ def test_archive_to_report(tmp_path, capsys):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "ptbxl-super" in page and "<svg" in page
 
-    cli.main(["train", "--config", "quickstart", "--data.shards", shards, "--workdir", str(run), *options])
+    main.main(["train", "--config", "quickstart", "--data.shards", shards, "--workdir", str(run), *options])
     assert "this run is finished" in capsys.readouterr().out

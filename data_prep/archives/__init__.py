@@ -1,1 +1,1 @@
-"""One module an archive; each yields `Study` records."""
+"""One module an archive; each yields `ArchiveRecord` records."""

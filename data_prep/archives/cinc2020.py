@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_prep.archives.ptbxl import AGE_ABOVE_89, read_folds
-from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
-from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, read_folds
+from etp_jax.ecg.leads import LEADS
+from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
-from etp_jax.records import LEADS
 
 PTBXL = "ptb-xl"
 DATASETS = {
@@ -174,11 +174,11 @@ def _home(record: _Record, folds: dict[int, tuple[str, str]]) -> tuple[str, str]
     return f"{PTBXL}/{patient}", split
 
 
-def _study(record: _Record, patient: str, split: str) -> Study:
+def _study(record: _Record, patient: str, split: str) -> ArchiveRecord:
     if "Dx" not in record.comments:
         raise EtpError("labels: the header has no #Dx line")
     labels = _codes(record.comments["Dx"])
-    return Study(
+    return ArchiveRecord(
         record_id=record.name,
         patient_id=patient,
         split=split,

@@ -21,11 +21,10 @@ from functools import cache
 from operator import itemgetter
 from pathlib import Path
 
-from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
-from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.ecg.leads import LEADS, Recording
+from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
-from etp_jax.signal import Recording
 
 SECONDS = 10
 RATES = (100, 500)
@@ -106,7 +105,7 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
             rejects.append(Reject(study, split, str(error)))
             continue
         studies.append(
-            Study(
+            ArchiveRecord(
                 record_id=study,
                 patient_id=patient,
                 split=split,

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
-from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.ecg.leads import LEADS, Recording
+from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
-from etp_jax.signal import Recording
 
 BEATS = ("A", "L", "N", "R", "V")
 """Annotation codes of the beat types that are labels: atrial premature, left and right bundle branch block, normal,
@@ -71,7 +70,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
     paths = [path.with_suffix("") for path in sorted(source.glob("*.hea"))]
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the MIT-BIH records")
-    studies: list[Study] = []
+    studies: list[ArchiveRecord] = []
     rejects = []
     digest = hashlib.sha256()
     for path in paths:
@@ -96,7 +95,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
     )
 
 
-def _windows(path: Path, patient: str, seconds: int) -> list[Study]:
+def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
     """The windows of a record; EtpError if its header or its annotations cannot be read."""
     try:
         text = path.with_suffix(".hea").read_text(encoding="utf-8")
@@ -114,7 +113,7 @@ def _windows(path: Path, patient: str, seconds: int) -> list[Study]:
             beats[int(second // seconds)].add(symbol)
     age, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, text.splitlines()))), ("-1", ""))
     return [
-        Study(
+        ArchiveRecord(
             record_id=f"{path.name}-{number * seconds:04d}",
             patient_id=patient,
             split=hashed_split(patient),

@@ -11,12 +11,11 @@ import math
 from functools import partial
 from pathlib import Path
 
-from data_prep.archives.csv_table import read_table
-from data_prep.archives.study import Archive, Reject, Study, sizes_sha
-from data_prep.archives.wfdb_record import read_wfdb
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, sizes_sha
+from etp_jax.data_prep.archives.csv_table import read_table
+from etp_jax.ecg.leads import LEADS, Recording, lead_of
+from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
-from etp_jax.signal import Recording, lead_of
 
 SECONDS = 10
 FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
@@ -85,7 +84,7 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
     return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in rows if fold in SPLITS}, sha
 
 
-def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> Study:
+def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> ArchiveRecord:
     """One row of the database; raises EtpError if the record cannot be used."""
     fold, patient = _number(row["strat_fold"]), _number(row["patient_id"])
     if not row["ecg_id"]:
@@ -99,7 +98,7 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
     if unknown:
         raise EtpError(f"unknown SCP code: {unknown[0]!r} is not in scp_statements.csv")
     age = _number(row["age"])
-    return Study(
+    return ArchiveRecord(
         record_id=row["ecg_id"],
         patient_id=str(int(patient)),
         split=SPLITS[fold],

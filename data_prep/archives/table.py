@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from data_prep.archives.csv_table import read_table
-from data_prep.archives.signal_file import read_signal
-from data_prep.archives.study import HASHED_SPLITS, Archive, Reject, Study, hashed_split, sizes_sha
-from data_prep.report import split_english
-from etp_jax.config import Columns, Layout
+from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.csv_table import read_table
+from etp_jax.data_prep.reports import split_english
+from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
 
 SPLITS = ("train", "validation", "test")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "w": "female"}
@@ -22,9 +21,29 @@ SEPARATORS = str.maketrans(",|", ";;")
 """Labels of a cell stand between `;`, `,` or `|`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableColumns:
+    """Columns of the table of `etp prep table`."""
+
+    signal_column: str
+    """Path of the signal file, absolute or from the table's folder."""
+    report_column: str
+    id_column: str | None = None
+    """Record id; by default the path."""
+    patient_column: str | None = None
+    """By default every record counts as a patient."""
+    split_column: str | None = None
+    """`train`, `validation` or `test`; by default the split follows from a hash of the patient."""
+    label_column: str | None = None
+    """Labels, between `;`, `,` or `|`."""
+    age_column: str | None = None
+    """Years."""
+    sex_column: str | None = None
+
+
 def open_archive(
     csv: Path,
-    columns: Columns,
+    columns: TableColumns,
     layout: Layout,
     rate: int = 100,
     seconds: int = 10,
@@ -82,7 +101,7 @@ def _files(paths: Iterable[Path]) -> Iterable[str]:
     return (str(path.with_suffix(".dat")) if path.suffix in ("", ".hea") else str(path) for path in paths)
 
 
-def _study(row: dict[str, str], columns: Columns, layout: Layout, folder: Path, translate: bool) -> Study:
+def _study(row: dict[str, str], columns: TableColumns, layout: Layout, folder: Path, translate: bool) -> ArchiveRecord:
     """One row; EtpError if the record cannot be used."""
     named = {field.removesuffix("_column"): name for field, name in asdict(columns).items() if name is not None}
     cells = {field: row[name].strip() for field, name in named.items()}
@@ -99,7 +118,7 @@ def _study(row: dict[str, str], columns: Columns, layout: Layout, folder: Path, 
         raise EtpError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     labels = filter(None, map(str.strip, cells.get("label", "").translate(SEPARATORS).split(";")))
     found = tuple(dict.fromkeys(labels))
-    return Study(
+    return ArchiveRecord(
         record_id=record,
         patient_id=patient,
         split=split,

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import as_published, finetune, knn, probe, results, retrieval, zero_shot
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import ALL, TRAIN, VALIDATION, TaskRecords
-from etp_jax.records import Shards
+from etp_jax.evaluation import finetune, knn, merl, probe, results, retrieval, zero_shot
+from etp_jax.evaluation.records import TaskRecords
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import ALL, TRAIN, VALIDATION
 from etp_jax.tasks import Task, get_task
 from etp_jax.tasks.lint import lint_file
 from etp_jax.tasks.prompt_file import with_prompts
@@ -104,9 +105,9 @@ def run(
         case "finetune", "honest":
             outcome = finetune.evaluate(encoders, *about)
         case "probe", _:
-            outcome = as_published.evaluate(encoders, *about, fractions, as_published.fit_linear)
+            outcome = merl.evaluate(encoders, *about, fractions, merl.fit_linear)
         case "finetune", _:
-            outcome = as_published.evaluate(encoders, *about, fractions, finetune.fit_as_published)
+            outcome = merl.evaluate(encoders, *about, fractions, finetune.fit_as_published)
         case "retrieval", _:
             outcome = retrieval.evaluate(encoders, opened, split, bootstrap)
     result = {

@@ -21,16 +21,17 @@ from flax import traverse_util
 from numpy.typing import NDArray
 
 from etp_jax.config import AugmentConfig, OptimConfig
+from etp_jax.encoder.encoder import Encoder, encode_ecg
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import as_published
-from etp_jax.evaluation.embed import Encoder, encode_ecg
-from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
-from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, score
+from etp_jax.evaluation import merl
+from etp_jax.evaluation.records import Labelled, TaskRecords
 from etp_jax.evaluation.results import Outcome, classification_row
 from etp_jax.evaluation.zero_shot import called_by_halves
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
+from etp_jax.models.layers import AXIS
 from etp_jax.progress import Bar
-from etp_jax.records import Shards
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.tasks import Task
 from etp_jax.training.augment import augment
 from etp_jax.training.optim import make_optimizer
@@ -241,15 +242,13 @@ def _make_step(
     return step
 
 
-def fit_as_published(
-    encoder: Encoder, fitted: Labelled, y_nC: NDArray[np.bool_], target: Labelled
-) -> as_published.Scores:
+def fit_as_published(encoder: Encoder, fitted: Labelled, y_nC: NDArray[np.bool_], target: Labelled) -> merl.Scores:
     """The whole network trained as MERL's documented command does; yields the scores of the target after each epoch."""
-    layer = as_published.initial_layer(_width(encoder, fitted), y_nC.shape[1])
+    layer = merl.initial_layer(_width(encoder, fitted), y_nC.shape[1])
     fs = fitted.splits[0].shards.fs
     # One device, as published: batch statistics are of 16 records, and the last batch may be short.
-    train = Training(encoder, layer, as_published.optimizer(), AugmentConfig(), fs, 0.0, jax.local_devices()[:1])
-    for rows_SB, counts_SB in as_published.batches(len(y_nC)):
+    train = Training(encoder, layer, merl.optimizer(), AugmentConfig(), fs, 0.0, jax.local_devices()[:1])
+    for rows_SB, counts_SB in merl.batches(len(y_nC)):
         for rows, counts in zip(rows_SB, counts_SB, strict=True):
             rows = rows[counts > 0]
             ecg_bTL, lead_mask_bL = fitted.read(rows)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import TRAIN, VALIDATION, Labelled, TaskRecords
-from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, ranking, score
+from etp_jax.evaluation.records import Labelled, TaskRecords
 from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, ranking, score
 from etp_jax.progress import Bar
+from etp_jax.shards.record import TRAIN, VALIDATION
 
 L2 = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""

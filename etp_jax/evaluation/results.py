@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.labelled import Labelled
-from etp_jax.evaluation.metrics import METRICS, Scored, interval
+from etp_jax.evaluation.records import Labelled
 from etp_jax.files import whole_file, write_text
+from etp_jax.metrics.classification import METRICS, Scored, interval
 from etp_jax.tasks import Task
 
 REPLICATES = "replicates_"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.metrics import Weights, bootstrap_weights
 from etp_jax.evaluation.results import Outcome, Row
-from etp_jax.records import Shards
-from etp_jax.training.metrics import RECALL_AT, retrieval_ranks
+from etp_jax.metrics.classification import Weights, bootstrap_weights
+from etp_jax.metrics.retrieval import RECALL_AT, retrieval_ranks
+from etp_jax.shards.reader import Shards
 
 
 def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str, bootstrap: int) -> Outcome:

@@ -7,35 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import ALL, VALIDATION, TaskRecords
-from etp_jax.evaluation.metrics import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.scores import class_scores
+from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
+from etp_jax.shards.record import ALL, VALIDATION
 from etp_jax.tasks import Task
-
-
-def class_directions(encoder: Encoder, task: Task) -> NDArray[np.float32]:
-    """Directions [C, E] along which an ECG's embedding scores for each class.
-
-    A class's is the embedding of its prompts: the mean of their unit embeddings, scaled to unit length again. A prompt
-    set may contrast findings with other sentences ("normal ECG"): then `against_weight` times their embedding is taken
-    off, since most reports share much of what these say. Classes that have one of these sentences as a prompt stay as
-    they are.
-    """
-    groups = [c.prompts for c in task.classes] + [task.against] * bool(task.against)
-    prompts_PE = encoder.text([prompt for group in groups for prompt in group], task.whole_prompts)
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-    means_GE = np.stack([group_PE.mean(axis=0) for group_PE in np.split(prompts_PE, ends)])
-    units_GE = means_GE / np.maximum(np.linalg.norm(means_GE, axis=1, keepdims=True), 1e-12)
-    if not task.against:
-        return units_GE
-    contrasted_C = np.array([set(task.against).isdisjoint(c.prompts) for c in task.classes])
-    return units_GE[:-1] - np.float32(task.against_weight) * contrasted_C[:, None] * units_GE[-1]
-
-
-def class_scores(ecg_NE: NDArray[np.float32], encoder: Encoder, task: Task) -> NDArray[np.float32]:
-    """Scores [N, C] of unit ECG embeddings: cosines, or differences of cosines where the prompts are contrasted."""
-    return ecg_NE @ class_directions(encoder, task).T
 
 
 def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, split: str, bootstrap: int) -> Outcome:

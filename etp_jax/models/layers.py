@@ -112,3 +112,7 @@ def _normalize_backward(epsilon: float, axis_name: str, saved: Any, cotangents: 
 
 
 normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+AXIS = "batch"
+"""Name of the device axis over which batch statistics are averaged in training."""

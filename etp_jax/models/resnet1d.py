@@ -16,10 +16,7 @@ from jax.typing import DTypeLike
 
 from etp_jax.config import EcgTowerConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.layers import BatchNorm, Dropout, at_least_float32
-
-AXIS = "batch"
-"""Name of the device axis over which batch statistics are averaged in training."""
+from etp_jax.models.layers import AXIS, BatchNorm, Dropout, at_least_float32
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 EXPANSION = {18: 1, 34: 1, 50: 4}

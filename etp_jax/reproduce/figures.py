@@ -12,12 +12,12 @@ import numpy as np
 from etp_jax.config import ModelConfig
 from etp_jax.evaluation import results
 from etp_jax.evaluation.evaluate import BOOTSTRAP, fractions_of
-from etp_jax.records import Shards
 from etp_jax.reproduce import plan
 from etp_jax.reproduce.intervals import Floats, over_patients, over_seeds, patients_p, seeds_p
 from etp_jax.reproduce.plan import Measured, Measurement, Training
 from etp_jax.reproduce.study import Place, Study
-from etp_jax.training import setup
+from etp_jax.shards.reader import Shards
+from etp_jax.training import run_folder
 
 Failures = dict[str, str]
 """What went wrong, by the name of a training or a measurement."""
@@ -122,9 +122,9 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
 
 def _pretrained_on(training: Training) -> str:
     """Such as "ptbxl train (33 % of the patients), after coarse"."""
-    about, data, base = training.folder / setup.SHARDS_FILE, training.config.data, training.run.start_from
+    about, data, base = training.folder / run_folder.SHARDS_FILE, training.config.data, training.run.start_from
     if about.exists():
-        name = setup.read_about(about)["name"]
+        name = run_folder.read_about(about)["name"]
     else:
         name = Path(data.shards).name if training.problem else Shards(data.shards).name
     share = "" if data.train_share == 1 else f" ({100 * data.train_share:.0f} % of the patients)"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from etp_jax.evaluation.metrics import interval
+from etp_jax.metrics.classification import interval
 
 Floats = NDArray[np.float64]
 

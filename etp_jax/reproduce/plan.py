@@ -15,18 +15,18 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax import bench_steps
 from etp_jax import config as config_module
+from etp_jax.bench import steps
 from etp_jax.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import BOOTSTRAP, REVISION, result_path
-from etp_jax.evaluation.labelled import TaskRecords
+from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.results import REPLICATES
-from etp_jax.input import Batches
-from etp_jax.records import Shards
 from etp_jax.reproduce.study import Place, Run, Study, task_of
-from etp_jax.training import checkpoint, resume, setup
-from etp_jax.training.metrics import read_metrics
+from etp_jax.shards.reader import Shards
+from etp_jax.training import checkpoint, resume, run_folder
+from etp_jax.training.batches import Batches
+from etp_jax.training.log import read_metrics
 
 RUNS = "runs"
 """Subfolder of the study's folder that holds what it trains, as `<name>-<seed>`."""
@@ -168,9 +168,9 @@ def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> 
 
 def _step(folder: Path, which: Any) -> int | None:
     """Step of a checkpoint; None if there is none, also where training did not come to its first step."""
-    if not (folder / checkpoint.FOLDER).is_dir() or not (folder / setup.CONFIG_FILE).exists():
+    if not (folder / checkpoint.FOLDER).is_dir() or not (folder / run_folder.CONFIG_FILE).exists():
         return None
-    best = config_module.load(folder / setup.CONFIG_FILE).run.best
+    best = config_module.load(folder / run_folder.CONFIG_FILE).run.best
     with checkpoint.Checkpoints(folder, best, read_only=True) as checkpoints:
         return checkpoints.find(which)
 
@@ -178,7 +178,7 @@ def _step(folder: Path, which: Any) -> int | None:
 def _existing(run: Run, seed: int) -> Training:
     assert run.folder is not None
     folder = Path(run.folder.replace("{seed}", str(seed)))
-    config, step = config_module.load(folder / setup.CONFIG_FILE), _step(folder, "latest")
+    config, step = config_module.load(folder / run_folder.CONFIG_FILE), _step(folder, "latest")
     if step is None:
         raise EtpError(f"{folder}: has no checkpoint")
     if config.seed != seed:
@@ -203,11 +203,11 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> Training:
 
 def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
     """The config with which the run in a folder goes on; raises EtpError naming the first option that differs."""
-    there = config_module.load(folder / setup.CONFIG_FILE)
+    there = config_module.load(folder / run_folder.CONFIG_FILE)
     if Path(there.start_from).name == Path(config.start_from).name:  # runs of a study may be moved together
         config = replace(config, start_from=there.start_from)
-    saved, data = config_module.to_dict(there), setup.read_about(folder / setup.SHARDS_FILE)
-    text = setup.read_about(folder / setup.TEXT_FILE)["sha256"]
+    saved, data = config_module.to_dict(there), run_folder.read_about(folder / run_folder.SHARDS_FILE)
+    text = run_folder.read_about(folder / run_folder.TEXT_FILE)["sha256"]
     resume.check_same(
         folder,
         {"config": saved, "fingerprint": data["fingerprint"], "text_sha256": text},
@@ -241,8 +241,8 @@ def training_time(training: Training, others: list[Training]) -> Estimate:
     ecgs = (training.total - training.done) * training.config.data.batch_size
     shape = _shape(training.config, Shards(training.config.data.shards).samples)
     for other in others:
-        about, rate = other.folder / setup.SHARDS_FILE, _logged_rate(other.folder)
-        if rate and _shape(other.config, setup.read_about(about)["samples"]) == shape:
+        about, rate = other.folder / run_folder.SHARDS_FILE, _logged_rate(other.folder)
+        if rate and _shape(other.config, run_folder.read_about(about)["samples"]) == shape:
             return Estimate(ecgs / rate, f"{rate:.0f} ECG/s, as logged by {other}")
     rate = _trial_rate(*shape)
     return Estimate(ecgs / rate, f"{rate:.0f} ECG/s in a trial of {TRIAL_S:g} s")
@@ -284,10 +284,10 @@ def _logged_rate(folder: Path) -> float | None:
 @cache
 def _trial_rate(config: TrainConfig, samples: int) -> float:
     """ECG/s of the training step on made-up ECGs."""
-    step = bench_steps.ours(config, samples, jax.devices())[0][0].steps
+    step = steps.ours(config, samples, jax.devices())[0][0].steps
     step(1)
-    started, steps = time.perf_counter(), 0
+    started, made = time.perf_counter(), 0
     while time.perf_counter() - started < TRIAL_S:
         step(1)
-        steps += 1
-    return steps * config.data.batch_size / (time.perf_counter() - started)
+        made += 1
+    return made * config.data.batch_size / (time.perf_counter() - started)

@@ -19,7 +19,7 @@ from etp_jax.reproduce import plan, tables
 from etp_jax.reproduce.figures import Failures, figures
 from etp_jax.reproduce.plan import Measurement, Training
 from etp_jax.reproduce.study import Study, read
-from etp_jax.training import loop, setup
+from etp_jax.training import build, loop
 
 
 def reproduce(file: Path, out: Path, shards: Path | None = None, train: bool = True, dry_run: bool = False) -> None:
@@ -40,7 +40,7 @@ def reproduce(file: Path, out: Path, shards: Path | None = None, train: bool = T
     study = read(file, shards)
     plan.check_shards(study)
     if train and any(run.config and run.config.run.deterministic for run in study.runs):
-        setup.make_deterministic()  # before the first timed trial starts the devices
+        build.make_deterministic()  # before the first timed trial starts the devices
     _Work(study, out, plan.trainings(study, out)).do(train, dry_run)
 
 

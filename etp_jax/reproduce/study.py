@@ -59,9 +59,9 @@ from typing import Any, Literal, get_args
 import tyro
 
 from etp_jax.config import TrainConfig
+from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import PROTOCOLS, Kind, check_together
-from etp_jax.recipes import load_recipe
 from etp_jax.tasks import Task, get_task
 from etp_jax.tasks.prompt_file import with_prompts
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax import __version__
-from etp_jax.evaluation import page_parts
-from etp_jax.evaluation.page_results import KINDS, metric_name
 from etp_jax.files import write_text
+from etp_jax.report import html
+from etp_jax.report.results import KINDS, metric_name
 
 ENDINGS = ("json", "csv", "md", "html")
 LEGEND = (
@@ -254,7 +254,7 @@ def _html(figures: dict[str, Any], grids: Sequence[Grid]) -> str:
 
     sections = {
         grid.title: f'<p class="quiet">{escape(grid.note)}</p>'
-        + page_parts.table([(head, "") for head in grid.heads], [list(map(cell, row)) for row in grid.rows])
+        + html.table([(head, "") for head in grid.heads], [list(map(cell, row)) for row in grid.rows])
         for grid in grids
     }
-    return page_parts.page(figures["title"], escape(_about(figures)), sections)
+    return html.page(figures["title"], escape(_about(figures)), sections)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from etp_jax.tasks import Task, get_task, prompt_sets, shared_prompts, task_names, vocabulary
 from etp_jax.tasks.prompt_file import read_prompts, spellings
+from etp_jax.tasks.task import Task, get_task, prompt_sets, shared_prompts, task_names, vocabulary
 
 LEFTOVERS = {
     "talks to somebody": r"let me know|hope this|here (is|are)\b|please|feel free|certainly|as an ai\b|requirements",

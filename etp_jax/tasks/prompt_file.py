@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etp_jax.errors import EtpError
-from etp_jax.tasks import Task, get_task
+from etp_jax.tasks.task import Task, get_task
 
 
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:

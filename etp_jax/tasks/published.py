@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
-from etp_jax.tasks import Task
+from etp_jax.tasks.task import Task
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """Our name of a split by the end of a file's name."""

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from etp_jax.config import DataConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.input import Batch, Batches, prefetch
+from etp_jax.training.batches import Batch, Batches, prefetch
 from etp_jax.training.parallel import REPLICATED, Parallel
 
 Step = Callable[[Any, dict[str, jax.Array], Any], tuple[Any, dict[str, jax.Array]]]

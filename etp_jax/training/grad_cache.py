@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from etp_jax.errors import EtpError
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 
 Tree = Any
 

@@ -16,18 +16,18 @@ import jax
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import alone_in
-from etp_jax.input import Batches
 from etp_jax.models.dual_encoder import init_variables
-from etp_jax.records import Shards
-from etp_jax.staging import staged
-from etp_jax.text import build_text
-from etp_jax.training import optim, resume, setup
+from etp_jax.models.text_tower import build_text
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.remote import staged
+from etp_jax.training import build, optim, resume, run_folder, stages
+from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import Feed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.signals import Stop
 from etp_jax.training.step import TrainState, init_state, make_train_step
-from etp_jax.training.stop import Stop
 from etp_jax.training.validation import Validation
 
 
@@ -49,7 +49,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
       SystemExit: stopped by a signal.
     """
     if config.run.deterministic:
-        setup.make_deterministic()
+        build.make_deterministic()
     with _one_line(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
@@ -90,7 +90,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
         raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
-    dtype = setup.set_precision(config.run.precision)
+    dtype = build.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
     split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
@@ -113,14 +113,14 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
         return None
 
-    model = setup.build_model(config, text.bert_config, dtype)
+    model = build.build_model(config, text.bert_config, dtype)
     text_params = None if config.model.text.frozen else text.params
     key = jax.random.key(config.seed, impl="threefry2x32")
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
     if config.start_from and not start:
-        variables = setup.start_from(variables, config, text, shards)
+        variables = stages.start_from(variables, config, text, shards)
     if jax.process_index() == 0:
-        setup.write_run_folder(workdir, config, shards, text)
+        run_folder.write_run_folder(workdir, config, shards, text)
     state = init_state(variables, optimizer, config)
     if start:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
@@ -129,9 +129,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     _say(_plan(config, batches, len(held_out_reports.paired), parallel, dtype.name, total))
     _say(_size(config, state.params, text.params))
 
-    cache = setup.text_cache(shards, workdir)
-    texts = setup.text_inputs(config, text, reports.reports, cache)
-    held_out_texts = setup.text_inputs(config, text, held_out_reports.reports, cache)
+    cache = run_folder.text_cache(shards, workdir)
+    texts = build.text_inputs(config, text, reports.reports, cache)
+    held_out_texts = build.text_inputs(config, text, held_out_reports.reports, cache)
     texts, state = parallel.replicate((texts, state))
     validation = Validation(config, model, held_out, held_out_reports, held_out_texts, parallel)
     feed = Feed(config, batches, parallel)

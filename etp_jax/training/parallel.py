@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 

@@ -15,7 +15,7 @@ import numpy as np
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
-from etp_jax.training.metrics import MetricsLog
+from etp_jax.training.log import MetricsLog
 
 
 class Progress:

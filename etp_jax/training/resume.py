@@ -8,8 +8,8 @@ from typing import Any
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.records import Shards
-from etp_jax.text import TextTower
+from etp_jax.models.text_tower import TextTower
+from etp_jax.shards.reader import Shards
 
 MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies

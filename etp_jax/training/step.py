@@ -15,7 +15,7 @@ from etp_jax.errors import EtpError
 from etp_jax.losses.contrastive import contrastive_loss
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import DualEncoder
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 from etp_jax.training import optim
 from etp_jax.training.augment import augment
 from etp_jax.training.grad_cache import value_and_grad

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.input import epoch_order
 from etp_jax.losses.contrastive import contrastive_loss
 from etp_jax.losses.pairs import needs_tower
+from etp_jax.metrics.retrieval import retrieval
 from etp_jax.models.dual_encoder import DualEncoder
-from etp_jax.records import ReportTable, Split
-from etp_jax.training.metrics import retrieval
+from etp_jax.shards.reader import ReportTable, Split
+from etp_jax.training.batches import epoch_order
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.step import TrainState, make_eval_step, semantic_table
 

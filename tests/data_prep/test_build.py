@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
-from data_prep import build as build_module
-from data_prep import folder as folder_module
-from data_prep.archives.ptbxl import open_archive
-from data_prep.build import build
-from data_prep.report import clean_report
-from etp_jax.check import check_shards
+from etp_jax.data_prep import build as build_module
+from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.data_prep.reports import clean_report
 from etp_jax.errors import EtpError
-from etp_jax.records import Shards
+from etp_jax.shards import folder as folder_module
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from tests.helpers.ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +177,8 @@ def test_killed_at_every_write(built, source, tmp_path, monkeypatch):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from data_prep import build
-from data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep import build
+from etp_jax.data_prep.archives.ptbxl import open_archive
 
 if __name__ == "__main__":
     build.SHARD_BYTES = 9 * 24_000
@@ -288,8 +288,8 @@ def test_a_full_disk(source, tmp_path):
     """A limit on the size of files stands for the full disk: the write itself fails."""
     out = tmp_path / "shards"
     code = (
-        "import resource, sys; from pathlib import Path; from data_prep import build;"
-        "from data_prep.archives.ptbxl import open_archive; from etp_jax.errors import EtpError\n"
+        "import resource, sys; from pathlib import Path; from etp_jax.data_prep import build;"
+        "from etp_jax.data_prep.archives.ptbxl import open_archive; from etp_jax.errors import EtpError\n"
         "if __name__ == '__main__':\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "    try: build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)\n"

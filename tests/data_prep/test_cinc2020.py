@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptbxl_samples import write_table
-from wfdb_samples import LEADS, wave, write_record
 
-from data_prep.archives.cinc2020 import DATASETS, open_archive
-from data_prep.archives.study import hashed_split
-from data_prep.build import build
-from data_prep.commands import PrepCinc2020, prep_cinc2020
-from etp_jax.check import check_shards
+from etp_jax.cli.prep import PrepCinc2020, prep_cinc2020
+from etp_jax.data_prep.archives.archive import hashed_split
+from etp_jax.data_prep.archives.cinc2020 import DATASETS, open_archive
+from etp_jax.data_prep.build import build
 from etp_jax.errors import EtpError
-from etp_jax.records import Record, Shards
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
+from tests.helpers.ptbxl_samples import write_table
+from tests.helpers.wfdb_samples import LEADS, wave, write_record
 
 FRANK = ("i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6", "vx", "vy", "vz")
 

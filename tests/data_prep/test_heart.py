@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ecg_measures import FS, lead, mean_beat, ms, qrs_ms, rr
 
-from data_prep.archives import heart
+from etp_jax.data_prep.synthetic import heart
+from tests.helpers.ecg_measures import FS, lead, mean_beat, ms, qrs_ms, rr
 
 
 def record(*codes: str, seed: int, rate: float = 70.0, delay: float = 0.0, strength: float = 1.0) -> np.ndarray:

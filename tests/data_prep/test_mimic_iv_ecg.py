@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mimic_samples import (
+
+from etp_jax.cli import main
+from etp_jax.data_prep.archives.archive import Archive, hashed_split
+from etp_jax.data_prep.archives.mimic_iv_ecg import REPORT_COLUMNS, clean_statements, open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.ecg.leads import LEADS
+from etp_jax.errors import EtpError
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from tests.helpers.mimic_samples import (
     CELLS,
     PATIENTS,
     RECORDS,
@@ -22,14 +31,6 @@ from mimic_samples import (
     write_signal,
     write_tables,
 )
-
-from data_prep.archives.mimic_iv_ecg import REPORT_COLUMNS, clean_statements, open_archive
-from data_prep.archives.study import Archive, hashed_split
-from data_prep.build import build
-from etp_jax import cli
-from etp_jax.check import check_shards
-from etp_jax.errors import EtpError
-from etp_jax.records import LEADS, Shards
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,11 @@ def test_studies(source):
 def test_in_parts_from_the_command_line(source, tmp_path, capsys):
     folders = [str(tmp_path / number) for number in ("1", "2")]
     for number, folder in enumerate(folders, start=1):
-        cli.main(
+        main.main(
             ["prep", "mimic-iv-ecg", "--source", str(source), "--out", folder, "--workers", "1", f"--part={number}/2"]
         )
-    cli.main(["prep", "merge", "--parts", *folders, "--out", str(tmp_path / "shards")])
-    cli.main(["check", str(tmp_path / "shards")])
+    main.main(["prep", "merge", "--parts", *folders, "--out", str(tmp_path / "shards")])
+    main.main(["check", str(tmp_path / "shards")])
     assert f"sound; {RECORDS} records" in capsys.readouterr().out
 
 
@@ -228,7 +229,7 @@ def test_tables_that_cannot_be_read(tmp_path, table, capsys):
     def line() -> str:
         """What `etp prep` says: one line."""
         with pytest.raises(SystemExit) as stop:
-            cli.main(["prep", "mimic-iv-ecg", "--source", str(tmp_path), "--out", str(tmp_path / "out")])
+            main.main(["prep", "mimic-iv-ecg", "--source", str(tmp_path), "--out", str(tmp_path / "out")])
         assert stop.value.code == 2
         (printed,) = capsys.readouterr().err.splitlines()
         return printed

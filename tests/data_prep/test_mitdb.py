@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import wfdb
 
-from data_prep.archives.mitdb import open_archive
-from data_prep.archives.study import hashed_split
-from data_prep.build import build
-from etp_jax import cli
-from etp_jax.check import check_shards
+from etp_jax.cli import main
+from etp_jax.data_prep.archives.archive import hashed_split
+from etp_jax.data_prep.archives.mitdb import open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS, Shards
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
 
 FS, SECONDS = 360, 35
 BEATS = ((1.0, "N"), (2.5, "V"), (9.99, "N"), (10.0, "A"), (15.0, "~"), (16.0, "/"), (31.0, "R"))
@@ -112,7 +113,7 @@ def test_a_folder_without_records(tmp_path: Path, source: Path, capsys: pytest.C
         open_archive(tmp_path)
     with pytest.raises(EtpError, match="at least 1"):
         open_archive(source, seconds=0)
-    cli.main(["prep", "mitdb", "--source", str(source), "--out", str(tmp_path / "shards"), "--workers", "1"])
+    main.main(["prep", "mitdb", "--source", str(source), "--out", str(tmp_path / "shards"), "--workers", "1"])
     assert "records: 12" in capsys.readouterr().out
     assert json.loads((tmp_path / "shards/build.json").read_text())["preparation"]["splits"]["same patient"] == {
         "202": "201"

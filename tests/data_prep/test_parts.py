@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ptbxl_samples import RECORDS, row_of, write_archive, write_table
 
-from data_prep import build as build_module
-from data_prep import folder as folder_module
-from data_prep import parts as parts_module
-from data_prep.archives.ptbxl import open_archive
-from data_prep.build import build, build_part
-from data_prep.parts import Part, merge, parse_part
-from etp_jax import cli
-from etp_jax.check import check_shards
+from etp_jax.cli import main
+from etp_jax.data_prep import build as build_module
+from etp_jax.data_prep import parts as parts_module
+from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.build import build, build_part
+from etp_jax.data_prep.parts import Part, merge, parse_part
 from etp_jax.errors import EtpError
-from etp_jax.records import Shards
+from etp_jax.shards import folder as folder_module
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from tests.helpers.ptbxl_samples import RECORDS, row_of, write_archive, write_table
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_wrong_parts(text, tmp_path, capsys):
     with pytest.raises(EtpError, match=r"want i/n with i from 1 to n, such as 2/3"):
         parse_part(text)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["prep", "ptbxl", "--source", str(tmp_path), "--out", str(tmp_path / "out"), f"--part={text}"])
+        main.main(["prep", "ptbxl", "--source", str(tmp_path), "--out", str(tmp_path / "out"), f"--part={text}"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"etp: part {text!r}: want i/n with i from 1 to n, such as 2/3\n"
 
@@ -243,13 +243,13 @@ def test_wrong_parts(text, tmp_path, capsys):
 def test_command_line(source, whole, tmp_path, capsys):
     prep = ["prep", "ptbxl", "--source", str(source), "--workers", "1"]
     for number in ("1", "2"):
-        cli.main([*prep, "--out", str(tmp_path / number), "--part", f"{number}/2"])
+        main.main([*prep, "--out", str(tmp_path / number), "--part", f"{number}/2"])
         printed = capsys.readouterr().out.splitlines()
         assert printed[0].startswith(f"part {number}/2: ")
         assert printed[-1].endswith("etp prep merge --parts ... --out SHARDS")
     out = str(tmp_path / "merged")
-    cli.main(["prep", "merge", "--parts", str(tmp_path / "1"), str(tmp_path / "2"), "--out", out])
+    main.main(["prep", "merge", "--parts", str(tmp_path / "1"), str(tmp_path / "2"), "--out", out])
     assert capsys.readouterr().out.splitlines()[-1] == f"shards: {out}"
-    cli.main(["check", out])
+    main.main(["check", out])
     assert f"sound; {RECORDS - 3} records" in capsys.readouterr().out
     assert content(tmp_path / "merged") == content(whole)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
-from data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS
+from tests.helpers.ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import wfdb
-from ecg_measures import rr
 
-from data_prep.archives import ptbxl
-from data_prep.archives.phrases import LANGUAGES, write_report
-from data_prep.archives.scp import STATEMENTS
-from data_prep.archives.synthetic import LEADS, write_archive
+from etp_jax.data_prep.archives import ptbxl
+from etp_jax.data_prep.synthetic.archive import LEADS, write_archive
+from etp_jax.data_prep.synthetic.phrases import LANGUAGES, write_report
+from etp_jax.data_prep.synthetic.scp import STATEMENTS
 from etp_jax.errors import EtpError
+from tests.helpers.ecg_measures import rr
 
 
 @pytest.fixture(scope="module")

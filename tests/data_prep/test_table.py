@@ -13,16 +13,17 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.archives.signal_file import read_signal
-from data_prep.archives.study import hashed_split
-from data_prep.archives.table import open_archive
-from data_prep.build import build
-from data_prep.report import split_english
-from etp_jax import cli
-from etp_jax.check import check_shards
-from etp_jax.config import Columns, Layout
+from etp_jax.cli import main
+from etp_jax.data_prep.archives.archive import hashed_split
+from etp_jax.data_prep.archives.table import TableColumns, open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.data_prep.reports import split_english
+from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
-from etp_jax.records import LEADS, Record, Shards
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
 
 FS = 100
 SIGNAL = np.cumsum(np.random.default_rng(0).integers(-20, 21, (1000, 12)), axis=0) / 1000.0
@@ -152,7 +153,7 @@ def test_from_the_table_to_shards(folder: Path, tmp_path: Path, capsys: pytest.C
     columns = ["--signal-column", "file", "--report-column", "report", "--label-column", "codes"]
     columns += ["--patient-column", "patient", "--age-column", "age", "--sex-column", "sex"]
     table = str(folder / "ecgs.csv")
-    cli.main(["prep", "table", "--csv", table, *columns, "--fs", "100", "--out", str(out), "--workers", "1"])
+    main.main(["prep", "table", "--csv", table, *columns, "--fs", "100", "--out", str(out), "--workers", "1"])
     assert "missing file: 1" in capsys.readouterr().out
     assert "sound" in str(check_shards(out))
     shards = Shards(out)
@@ -174,7 +175,7 @@ def test_from_the_table_to_shards(folder: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_bad_tables(folder: Path, tmp_path: Path) -> None:
-    columns = Columns(signal_column="file", report_column="report", split_column="split", id_column="id")
+    columns = TableColumns(signal_column="file", report_column="report", split_column="split", id_column="id")
     with pytest.raises(EtpError, match="column 'id' is missing"):
         open_archive(folder / "ecgs.csv", columns, LAYOUT)
     with pytest.raises(EtpError, match="No such file"):
@@ -190,7 +191,7 @@ def test_bad_tables(folder: Path, tmp_path: Path) -> None:
 def test_reports_in_german(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", SIGNAL)
     (tmp_path / "t.csv").write_text("file,report\na.npy,sinusrhythmus. linkstyp\n", encoding="utf-8")
-    columns = Columns(signal_column="file", report_column="report")
+    columns = TableColumns(signal_column="file", report_column="report")
     build(open_archive(tmp_path / "t.csv", columns, LAYOUT, translate=True), tmp_path / "out")
     shards = Shards(tmp_path / "out")
     (name,) = shards.splits

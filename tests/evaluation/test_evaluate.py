@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from small_run import COUNTS, small_config, write_run, write_shards
 
-from etp_jax import cli, evaluation
+from etp_jax import evaluation
+from etp_jax.cli import main
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.labelled import TaskRecords
-from etp_jax.evaluation.metrics import best_thresholds
-from etp_jax.evaluation.zero_shot import class_scores
-from etp_jax.records import ReportTable, Shards
+from etp_jax.evaluation.records import TaskRecords
+from etp_jax.metrics.classification import best_thresholds
+from etp_jax.metrics.retrieval import retrieval
+from etp_jax.shards.reader import ReportTable, Shards
 from etp_jax.tasks import get_task
-from etp_jax.training.metrics import retrieval
+from tests.helpers.small_run import COUNTS, small_config, write_run, write_shards
 
 KEYS = {
     "run", "task", "kind", "protocol", "split", "records", "pretrained_on", "checkpoint", "shards", "thresholds_from",
@@ -204,7 +205,7 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
         with pytest.raises(EtpError, match=r"faster: fs is 500, .* was trained with 100"):
             evaluation.run(kind, run_dir, faster)
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "probe", "--run", str(run_dir), "--shards", str(shards), "--prompts", "contrast"])
+        main.main(["evaluate", "probe", "--run", str(run_dir), "--shards", str(shards), "--prompts", "contrast"])
     assert "--prompts is of zero-shot; a probe reads none" in capsys.readouterr().err
 
 

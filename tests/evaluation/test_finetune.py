@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import small_config, write_run, write_shards
 
 from etp_jax import evaluation
 from etp_jax.config import AugmentConfig
+from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import as_published, finetune
-from etp_jax.evaluation.embed import Encoder
+from etp_jax.evaluation import finetune, merl
 from etp_jax.evaluation.finetune import Tuned
 from etp_jax.tasks import get_task
-from tests.training.tiny_run import quick_compiling
+from tests.helpers.small_run import small_config, write_run, write_shards
+from tests.helpers.tiny_run import quick_compiling
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(as_published, "EPOCHS", 3)
+    monkeypatch.setattr(merl, "EPOCHS", 3)
     shards, step, sizes = run.parent / "shards", finetune.Training.__call__, []
 
     def measured(self: finetune.Training, batch: dict[str, np.ndarray]) -> None:

@@ -3,8 +3,9 @@ from typing import Any
 
 import numpy as np
 
-from etp_jax.evaluation.metrics import best_thresholds
-from etp_jax.evaluation.zero_shot import called_by_halves, class_directions, class_scores
+from etp_jax.encoder.scores import class_directions, class_scores
+from etp_jax.evaluation.zero_shot import called_by_halves
+from etp_jax.metrics.classification import best_thresholds
 from etp_jax.tasks import Task, TaskClass
 
 

@@ -3,10 +3,6 @@
 Run as a script on eight virtual devices, this file prints the order of visits, and XLA's figures of memory.
 """
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -17,8 +13,9 @@ import pytest
 from etp_jax.config import LossConfig
 from etp_jax.losses.blockwise import over_columns
 from etp_jax.losses.contrastive import contrastive_loss
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 from etp_jax.training.parallel import Parallel
+from tests.helpers.devices import run_on
 
 BATCH, WIDTH = 65_536, 512
 DEVICES = 8
@@ -64,10 +61,7 @@ def measure() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(DEVICES, measure)
 
 
 def test_every_device_gets_the_blocks_in_the_order_of_the_global_batch(measured):
@@ -78,7 +72,3 @@ def test_every_device_gets_the_blocks_in_the_order_of_the_global_batch(measured)
 def test_a_batch_of_65536_fits_into_2_gib_a_device_in_blocks(measured):
     assert measured["softmax"] < 1 and measured["sigmoid"] < 1
     assert measured["dense"] > 8
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure()))

@@ -1,10 +1,6 @@
 """Run as a script on eight virtual devices, this file prints the loss and its gradients for every layout."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -18,8 +14,9 @@ import pytest
 from etp_jax.config import LossConfig
 from etp_jax.losses.contrastive import Best, best, contrastive_loss, recall_1
 from etp_jax.losses.pairs import needs_tower
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 from etp_jax.training.parallel import Parallel
+from tests.helpers.devices import run_on
 
 PAIRS = ("own", "equal-masked", "equal-positive", "semantic")
 SCORES = ("softmax", "sigmoid")
@@ -150,11 +147,7 @@ def measure() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def deviations() -> dict[str, dict[str, Any]]:
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # to compile fast
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(8, measure, x64=True)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -215,7 +208,3 @@ def test_recall_1():
     report = jnp.array([5, 5, 6])
     parts = best(logits[:, :2], report[:2]), best(logits[:, 2:], report[2:])
     assert float(recall_1(Best(*map(jnp.stack, zip(*parts, strict=True))), report)) == pytest.approx(1 / 3)
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure()))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 
-from etp_jax.models.pretrained import resolve
+from etp_jax.models.huggingface import resolve
 
 HERE = Path(__file__).parent
 

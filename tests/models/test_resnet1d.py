@@ -12,7 +12,8 @@ from flax import linen as nn
 
 from etp_jax.config import EcgTowerConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.resnet1d import AXIS, Pool, ResNet1D, conv
+from etp_jax.models.layers import AXIS
+from etp_jax.models.resnet1d import Pool, ResNet1D, conv
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.archives.ptbxl import open_archive
-from data_prep.build import build
+from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.build import build
 
 
 @pytest.fixture(scope="session")

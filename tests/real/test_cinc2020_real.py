@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import wfdb
 
-from data_prep.archives.cinc2020 import CPSC2018_CODES, open_archive
-from data_prep.build import build
-from etp_jax.check import check_shards
-from etp_jax.records import Record, Shards
+from etp_jax.data_prep.archives.cinc2020 import CPSC2018_CODES, open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
 
 ROOT = Path(os.environ.get("ETP_DATA_ROOT", ""))
 SOURCE = ROOT / "cinc2020"

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.archives.mitdb import open_archive
-from data_prep.build import build
-from etp_jax.check import check_shards
-from etp_jax.evaluation.labelled import TaskRecords
-from etp_jax.records import LEADS, Shards
+from etp_jax.data_prep.archives.mitdb import open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.ecg.leads import LEADS
+from etp_jax.evaluation.records import TaskRecords
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
 
 SOURCE = Path(os.environ.get("ETP_DATA_ROOT", "")) / "mitdb"

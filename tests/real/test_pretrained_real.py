@@ -11,10 +11,11 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from etp_jax.evaluation.embed import Encoder
-from etp_jax.evaluation.encoder_file import PRETRAINED, load_calibration
-from etp_jax.evaluation.zero_shot import class_scores
-from etp_jax.records import Shards
+from etp_jax.encoder.calibration import load_calibration
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import PRETRAINED
+from etp_jax.encoder.scores import class_scores
+from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task, labels
 
 pytestmark = pytest.mark.skipif("ETP_DATA_ROOT" not in os.environ, reason="ETP_DATA_ROOT is not set")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import wfdb
 
-from data_prep.archives.ptbxl import open_archive
-from data_prep.archives.wfdb_record import read_wfdb
-from data_prep.build import build
-from etp_jax.check import check_shards
-from etp_jax.records import LEADS, Shards
+from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.ecg.leads import LEADS
+from etp_jax.ecg.wfdb import read_wfdb
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task, labels
 
 ROOT = os.environ.get("ETP_DATA_ROOT")

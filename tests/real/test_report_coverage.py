@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data_prep.report import clean_report, coverage, fold, read_glossary, strip_tails, tokenize
+from etp_jax.data_prep.reports import clean_report, coverage, fold, read_glossary, strip_tails, tokenize
 
 ROOT = os.environ.get("ETP_DATA_ROOT")
 pytestmark = pytest.mark.skipif(ROOT is None, reason="ETP_DATA_ROOT is not set")

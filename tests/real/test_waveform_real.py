@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.waveform.agreement import measure_split
-from data_prep.waveform.criteria import features_of
-from data_prep.waveform.measure import measure
-from data_prep.waveform.restore import Restorer
-from etp_jax.features import Feature, collect
-from etp_jax.records import LEADS, Record, Shards
+from etp_jax.ecg.leads import LEADS
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
+from etp_jax.waveform.agreement import measure_split
+from etp_jax.waveform.criteria import features_of
+from etp_jax.waveform.features import Feature, collect
+from etp_jax.waveform.measure import measure
+from etp_jax.waveform.restore import Restorer
 
 ROOT = os.environ.get("ETP_DATA_ROOT")
 pytestmark = pytest.mark.skipif(ROOT is None, reason="ETP_DATA_ROOT is not set")

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from etp_jax import cli
 from etp_jax import config as config_module
+from etp_jax.cli import main
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.metrics import bootstrap_weights
+from etp_jax.metrics.classification import bootstrap_weights
 from etp_jax.reproduce import plan, reproduce
 from etp_jax.reproduce.study import read
 from etp_jax.training.progress import Progress
-from tests.evaluation.small_run import small_config, write_run, write_shards
-from tests.training.tiny_run import quick_compiling
+from tests.helpers.small_run import small_config, write_run, write_shards
+from tests.helpers.tiny_run import quick_compiling
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def out(study: Path) -> Path:
     seeds = {(row["run"], row["status"], tuple(row["seeds"])) for row in rows(out, encoder="trained")}
     assert seeds == {("first", "measured", (0,)), ("broken", "failed", ()), ("older", "measured", (0,))}
     with pytest.raises(SystemExit) as end:
-        cli.main(["reproduce", str(study), "--out", str(out)])
+        main.main(["reproduce", str(study), "--out", str(out)])
     assert end.value.code == 2
     return out
 

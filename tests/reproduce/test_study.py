@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etp_jax import cli
+from etp_jax.cli import main
 from etp_jax.errors import EtpError
 from etp_jax.reproduce.study import read
 
@@ -36,7 +36,7 @@ def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
     )
     coarse, fine = study.runs
     assert coarse.config is not None and fine.config is not None
-    _, train = cli.parse(
+    _, train = main.parse(
         ["train", "--workdir", "w", "--config", "ptbxl", "--optim.epochs", "4", "--data.shards", "data"]
     )
     assert coarse.config == train.recipe and coarse.seeds == (0, 1)

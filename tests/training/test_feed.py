@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,18 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 from etp_jax.config import TrainConfig
+from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.input import Batches
-from etp_jax.records import LEADS, Shards
+from etp_jax.shards.reader import Shards
 from etp_jax.training import feed as feed_module
 from etp_jax.training import optim
+from etp_jax.training.batches import Batches
 from etp_jax.training.feed import Feed, dispatches, has_room
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
 from etp_jax.training.step import init_state, make_train_step
+from tests.helpers.devices import run_on
+from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 STEPS = 20
 INTERVALS = (7, 10)
@@ -110,11 +109,7 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 @pytest.fixture(scope="module")
 def outcome() -> dict[str, Any]:
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # to compile fast
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(8, measure, x64=True)
 
 
 def test_resident_records_give_the_same_bits(outcome: dict[str, Any]) -> None:
@@ -188,7 +183,3 @@ def test_speed_counts_steps_and_waiting(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 1), (4, 3), (6, 1), (8, 3), (10, 1)]
     assert [line["ecg_per_s"] for line in lines] == [0, 0, 4 * BATCH / 2, 4 * BATCH / 2, 3 * BATCH / 1.5]
     assert [line["wait_share"] for line in lines] == [0, 0, 0.25, 0.25, 0]
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure()))

@@ -3,11 +3,7 @@
 Run as a script on four virtual devices, this file trains two steps in each layout and prints the deviations.
 """
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -21,11 +17,11 @@ from flax import linen as nn
 from etp_jax.config import AugmentConfig, LossConfig, OptimConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import normalize
-from etp_jax.models.layers import BatchNorm, Dropout
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS, BatchNorm, Dropout
 from etp_jax.training import optim
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.step import init_state, make_train_step
+from tests.helpers.devices import run_on
 
 pytestmark = pytest.mark.slow
 
@@ -157,11 +153,7 @@ def measure() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"  # to compile fast
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(4, measure, x64=True)
 
 
 @pytest.mark.parametrize("layout", range(len(LAYOUTS)), ids=[" ".join(map(str, row)) for row in LAYOUTS])
@@ -208,7 +200,3 @@ def test_a_batch_that_does_not_split_is_refused():
         train(model, divided(3))
     with pytest.raises(EtpError, match=r"optim.micro_batches is 0"):
         train(model, divided(0))
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure()))

@@ -13,18 +13,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.records import Shards
-from etp_jax.text import Tokenizer
-from etp_jax.training import loop, resume, setup
+from etp_jax.metrics.retrieval import retrieval, retrieval_ranks
+from etp_jax.models.text_tower import Tokenizer
+from etp_jax.shards.reader import Shards
+from etp_jax.training import build, loop, resume
 from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.log import MetricsLog, read_metrics
 from etp_jax.training.loop import train
-from etp_jax.training.metrics import MetricsLog, read_metrics, retrieval, retrieval_ranks
 from etp_jax.training.parallel import Parallel
+from tests.helpers.tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
     text = json.loads((run / "text.json").read_text())
     assert (text["source"], text["frozen"], text["dim"]) == ("", False, 8)
     assert Tokenizer.load(run / "tokenizer.json").size == text["bert"]["vocab_size"]
-    assert setup.load_text(run, config).bert_config.hidden_size == 8
+    assert build.load_text(run, config).bert_config.hidden_size == 8
     assert list((run / "tensorboard").iterdir())
 
     lines = read_metrics(run)

@@ -17,7 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import (
+
+from etp_jax import config as config_module
+from etp_jax.cli import main
+from etp_jax.config import TrainConfig
+from etp_jax.models import resnet1d
+from etp_jax.training.distributed import STOPPED
+from etp_jax.training.progress import Progress
+from tests.helpers.devices import ROOT
+from tests.helpers.tiny_run import (
     TINY_BLOCKS,
     change,
     disturb,
@@ -28,13 +36,6 @@ from tiny_run import (
     tiny_config,
     write_shards,
 )
-
-from etp_jax import cli
-from etp_jax import config as config_module
-from etp_jax.config import TrainConfig
-from etp_jax.models import resnet1d
-from etp_jax.training.distributed import STOPPED
-from etp_jax.training.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -120,9 +121,9 @@ def resident(config: TrainConfig, recipe: Path) -> Path:
 
 def etp_train(recipe: Path, run: Path, devices: int, *disturbance: int, **env: str) -> subprocess.Popen[str]:
     """Starts `etp train --distributed`; `disturbance` may be a dispatch and the signal that the process then gets."""
-    command = [sys.executable, __file__, str(recipe), str(run), *map(str, disturbance)]
+    command = [sys.executable, "-m", __name__, str(recipe), str(run), *map(str, disturbance)]
     env = {**os.environ, "XLA_FLAGS": f"{DEVICES}{devices}", **env}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def assert_all_stop(processes: list[subprocess.Popen[str]], lost: int) -> None:
@@ -169,4 +170,4 @@ if __name__ == "__main__":
     recipe, workdir, *after = sys.argv[1:]
     if after:
         disturb(Progress, "step", *map(int, after))
-    cli.main(["train", "--distributed", "--config", recipe, "--workdir", workdir])
+    main.main(["train", "--distributed", "--config", recipe, "--workdir", workdir])

@@ -3,10 +3,6 @@
 Run as a script on four virtual devices, this file prints what the two modes make of a batch.
 """
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -15,8 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from etp_jax.models.resnet1d import AXIS
+from etp_jax.models.layers import AXIS
 from etp_jax.training.parallel import Parallel
+from tests.helpers.devices import run_on
 
 MODES: Any = ("pmap", "shard_map")
 BATCH = {"x": np.arange(24, dtype=np.int16).reshape(8, 3), "row": np.arange(8)}
@@ -60,12 +57,13 @@ def measure(mode: Any, devices: int) -> dict[str, Any]:
     }
 
 
+def measure_all() -> dict[str, Any]:
+    return {f"{mode} {devices}": measure(mode, devices) for mode in MODES for devices in (1, 2, 4)}
+
+
 @pytest.fixture(scope="module")
 def layouts() -> dict[str, Any]:
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(4, measure_all)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
@@ -103,7 +101,3 @@ def test_the_second_step_is_not_compiled_again(mode):
     for _ in range(3):
         state, _ = step(state, parallel.put_batch(BATCH), scale)
     assert len(traced) == 1
-
-
-if __name__ == "__main__":
-    print(json.dumps({f"{mode} {devices}": measure(mode, devices) for mode in MODES for devices in (1, 2, 4)}))

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tiny_run import change, final_state, learned_lines, quick_compiling, start, tiny_config, write_shards
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.training.checkpoint import Checkpoints
+from etp_jax.training.log import FILE
 from etp_jax.training.loop import train
-from etp_jax.training.metrics import FILE
 from etp_jax.training.progress import Progress
 from etp_jax.training.resume import check_same
+from tests.helpers.tiny_run import change, final_state, learned_lines, quick_compiling, start, tiny_config, write_shards
 
 STEPS = 15
 

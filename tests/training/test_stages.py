@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
-from etp_jax import cli, recipes
+from etp_jax import configs
+from etp_jax.cli import main
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.training.checkpoint import restore_params
 from etp_jax.training.loop import train
+from tests.helpers.tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 
 RECIPE = """
 from dataclasses import replace
@@ -110,7 +111,7 @@ def test_refuses_other_signals_and_tokenizers(coarse: tuple[TrainConfig, Path], 
 
 
 def test_the_fine_stage_of_fgclep_does_not_begin_by_chance(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
-    fine = recipes.load_recipe("fgclep", "fine")
+    fine = configs.load_recipe("fgclep", "fine")
     with pytest.raises(EtpError, match=r"NAME-THE-COARSE-RUN/config\.json: no such file"):
         train(change(coarse[0], start_from=fine.start_from), tmp_path / "fine")
     assert not (tmp_path / "fine" / "config.json").exists()
@@ -119,11 +120,11 @@ def test_the_fine_stage_of_fgclep_does_not_begin_by_chance(coarse: tuple[TrainCo
 def test_stages_of_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "two.py"
     recipe.write_text(RECIPE)
-    assert recipes.load_recipe(str(recipe)).seed == recipes.load_recipe(str(recipe), "coarse").seed == 1
-    assert recipes.load_recipe(str(recipe), "fine").seed == 2
+    assert configs.load_recipe(str(recipe)).seed == configs.load_recipe(str(recipe), "coarse").seed == 1
+    assert configs.load_recipe(str(recipe), "fine").seed == 2
     with pytest.raises(EtpError, match=r"--stage last: recipe .* has stages coarse, fine"):
-        recipes.load_recipe(str(recipe), "last")
+        configs.load_recipe(str(recipe), "last")
     with pytest.raises(EtpError, match="--stage fine: recipe mets has no stages"):
-        recipes.load_recipe("mets", "fine")
-    _, args = cli.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
+        configs.load_recipe("mets", "fine")
+    _, args = main.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
     assert args.recipe.seed == 2 and args.stage == "fine"

@@ -1,10 +1,6 @@
 """Run as a script on eight virtual devices, this file trains a few steps on several layouts and prints the outcome."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -37,6 +33,7 @@ from etp_jax.training.step import (
     make_eval_step,
     make_train_step,
 )
+from tests.helpers.devices import run_on
 
 PAIRS, SAMPLES, LEADS, REPORTS, FS = 16, 64, 3, 10, 100
 STEPS = 5
@@ -108,11 +105,7 @@ def measure() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def layouts() -> dict[str, Any]:
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # to compile fast
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_on(8, measure, x64=True)
 
 
 def test_training_does_not_depend_on_the_number_of_devices(layouts):
@@ -320,7 +313,3 @@ def test_evaluation_returns_the_rows_of_the_whole_batch():
     # Unit vectors, so an absolute tolerance: a few roundings of float32.
     np.testing.assert_allclose(out["ecg"], expected[0][1], rtol=0, atol=5e-7)
     np.testing.assert_allclose(out["text"], expected[1], rtol=0, atol=5e-7)
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure()))

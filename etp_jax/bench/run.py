@@ -1,0 +1,254 @@
+"""`etp bench`: throughput of training step, encoder and reader on the devices at hand, beside PyTorch if wanted.
+
+What is timed takes turns: in every round each contender runs a block of steps, so that whatever else the machine does
+falls on all alike. Ratios are paired by round.
+
+The JSON, format 1 (null: not known, or not told by the platform):
+    format, recipe, device, platform, devices_at_hand, precision, parallel, samples, tokens, scaling, versions
+    peak: {tflops, gb_per_s, source} of one device
+    rows: one for each contender, batch size and device count
+        what ("train step" or "encoder"), framework, batch_size (over all devices), devices
+        lower_s, compile_s (with a compilation cache, of reading it), first_step_s (after that)
+        step_s: seconds a step, one figure a round; ecg_per_s, ecg_per_s_per_device: of their median
+        time_of_ours: our time over this contender's, median over the rounds
+        flops, bytes: of a step on all devices, by shapes (`flops.py`); intensity: flops / bytes
+        mfu, limit, of_roof: `peaks.against_peak`
+        memory: {argument, output, temp, alias}, XLA's bytes a device; peak_bytes: most in use on a device so far
+        out_of_memory: true in a row that holds nothing but this, batch_size and devices
+    input: {cache ("cold" or "warm"), records, samples, batch_size, records_per_s}
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from etp_jax import __version__
+from etp_jax.bench import table
+from etp_jax.bench.flops import Step
+from etp_jax.bench.peaks import Peak, against_peak, peak
+from etp_jax.bench.reader import read
+from etp_jax.bench.steps import TOKENS, Contender, made_up, ours, text_tower
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.shards.reader import Shards
+from etp_jax.training import build
+
+FORMAT = 1
+BLOCK_S = 1.0
+"""A block takes about so long."""
+TRACED_STEPS = 3
+
+
+def run(
+    config: TrainConfig,
+    *,
+    recipe: str,
+    samples: int,
+    repeats: int,
+    batch_sizes: Sequence[int] = (),
+    device_counts: Sequence[int] = (),
+    scaling: Literal["weak", "strong"] = "weak",
+    compare: Literal["torch"] | None = None,
+    peak_tflops: float | None = None,
+    peak_gb_per_s: float | None = None,
+    trace: Path | None = None,
+    plot: Path | None = None,
+    json_path: Path | None = None,
+) -> dict[str, Any]:
+    """Measures a recipe on made-up ECGs and, if it names shards, the reader on these; prints a table.
+
+    Args:
+      config: the recipe; a frozen text tower is taken as cached, as in training.
+      recipe: its name.
+      samples: length of a made-up ECG.
+      repeats: rounds.
+      batch_sizes: global batch sizes to measure; none is the recipe's.
+      device_counts: numbers of this host's devices to measure; none is all devices.
+      scaling: with fewer than the most devices, `weak` keeps the batch of each device, `strong` the global one.
+      compare: also runs the same layers, batch and precision in PyTorch.
+      peak_tflops: of one device, instead of its data sheet's.
+      peak_gb_per_s: memory bandwidth of one device, instead of its data sheet's.
+      trace: folder for a profile of three training steps of the first batch size and device count.
+      plot: SVG file for ECG/s over device counts or, if there is one, over batch sizes.
+      json_path: where the figures go.
+
+    Returns:
+      What the JSON holds.
+
+    Raises:
+      EtpError: a batch that the devices do not divide; more devices than there are; `compare` without torch, or for a
+        recipe it cannot follow.
+    """
+    if repeats < 1:
+        raise EtpError(f"--repeats is {repeats}; it must be at least 1")
+    if config.data.shards:
+        Shards(config.data.shards)  # so that a slip is told before anything is measured
+    for path in filter(None, (json_path, plot)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EtpError(f"{path}: cannot be written ({error}); name another file") from None
+    dtype, device = build.set_precision(config.run.precision), jax.devices()[0]
+    best = peak(device.device_kind, dtype.name, peak_tflops, peak_gb_per_s)
+    points = grid(batch_sizes or (config.data.batch_size,), device_counts or (jax.device_count(),), scaling)
+    rows = []
+    for number, (batch_size, count) in enumerate(points):
+        devices = jax.devices() if count == jax.device_count() else jax.local_devices()[:count]
+        sized = replace(config, data=replace(config.data, batch_size=batch_size))
+        rows += _measure(sized, samples, repeats, devices, compare, best, trace if number == 0 else None)
+    result = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "device": device.device_kind,
+        "platform": device.client.platform_version,
+        "devices_at_hand": jax.device_count(),
+        "precision": dtype.name,
+        "parallel": config.run.parallel,
+        "samples": samples,
+        "tokens": None if config.model.text.frozen else TOKENS,
+        "scaling": scaling if len(set(device_counts)) > 1 else None,
+        "peak": {
+            "tflops": best.flops and best.flops / 1e12,
+            "gb_per_s": best.bandwidth and best.bandwidth / 1e9,
+            "source": best.source,
+        },
+        "rows": rows,
+        "input": read(config, repeats) if config.data.shards else [],
+        "versions": _versions(compare),
+    }
+    print(table.table(result))
+    if json_path is not None:
+        write_text(json_path, json.dumps(result, indent=1) + "\n")
+    if plot is not None:
+        write_text(plot, table.plot(result))
+    for path in (json_path, plot, trace):
+        if path is not None:
+            print(f"wrote {path}")
+    return result
+
+
+def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str) -> list[tuple[int, int]]:
+    """(global batch size, devices) of everything to measure; the batch sizes are those on the most devices."""
+    most = max(device_counts)
+    if most > jax.device_count() or min(device_counts) < 1:
+        raise EtpError(f"--device-counts {most}: this machine has {jax.device_count()} devices")
+    points = []
+    for count in device_counts:
+        for size in batch_sizes:
+            if size < 1 or size % most:
+                raise EtpError(f"batch size {size} is not a multiple of the {most} devices")
+            points.append((size if scaling == "strong" else size // most * count, count))
+    return points
+
+
+def _measure(
+    config: TrainConfig,
+    samples: int,
+    repeats: int,
+    devices: Sequence[Any],
+    compare: Literal["torch"] | None,
+    best: Peak,
+    trace: Path | None,
+) -> list[dict[str, Any]]:
+    """Rows of one batch size and device count."""
+    about = {"batch_size": config.data.batch_size, "devices": len(devices)}
+    try:
+        if compare == "torch":
+            from etp_jax.bench import torch_reference
+
+            torch_reference.check(config, devices)
+        contenders, work = ours(config, samples, devices)
+        if compare == "torch":
+            contenders += torch_reference.contenders(config, made_up(config, samples), text_tower(config).hidden_size)
+        rows = [
+            row | about | _rates(row["step_s"], about, work[row["what"]], best)
+            for row in _time(contenders, repeats, devices)
+        ]
+        if trace is not None:
+            _trace(contenders[0], trace)
+        return rows
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return [about | {"out_of_memory": True}]
+
+
+def _time(contenders: Sequence[Contender], repeats: int, devices: Sequence[Any]) -> list[dict[str, Any]]:
+    """What the clock says of each contender; a block's length comes from its third step."""
+    rows, counts = [], []
+    for contender in contenders:
+        first_s = _seconds(contender, 1)
+        contender.steps(1)
+        counts.append(max(1, round(BLOCK_S / _seconds(contender, 1))))
+        rows.append(
+            {
+                "what": contender.what,
+                "framework": contender.framework,
+                "lower_s": contender.lower_s and round(contender.lower_s, 3),
+                "compile_s": contender.compile_s and round(contender.compile_s, 3),
+                "first_step_s": round(first_s, 3),
+                "memory": contender.memory,
+                "peak_bytes": _peak_bytes(devices) if contender.framework == "etp-jax" else None,
+            }
+        )
+    rounds = [
+        [_seconds(contender, count) / count for contender, count in zip(contenders, counts, strict=True)]
+        for _ in range(repeats)
+    ]
+    for number, row in enumerate(rows):
+        ours_at = next(i for i, other in enumerate(rows) if other["what"] == row["what"])
+        row["step_s"] = [round(times[number], 6) for times in rounds]
+        row["time_of_ours"] = round(statistics.median(times[ours_at] / times[number] for times in rounds), 3)
+    return rows
+
+
+def _rates(step_s: Sequence[float], about: dict[str, int], work: Step, best: Peak) -> dict[str, Any]:
+    median = statistics.median(step_s)
+    rate = about["batch_size"] / median
+    return {
+        "ecg_per_s": round(rate, 1),
+        "ecg_per_s_per_device": round(rate / about["devices"], 1),
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "intensity": round(work.flops / work.bytes, 1),
+        **against_peak(work, median, about["devices"], best),
+    }
+
+
+def _seconds(contender: Contender, count: int) -> float:
+    started = time.perf_counter()
+    contender.steps(count)
+    return time.perf_counter() - started
+
+
+def _peak_bytes(devices: Sequence[Any]) -> int | None:
+    """Most bytes in use on any of the devices since the program began; None where they do not tell."""
+    stats = [device.memory_stats() or {} for device in devices]
+    return max((each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each), default=None)
+
+
+def _trace(contender: Contender, folder: Path) -> None:
+    """Profiles a few steps; TensorBoard, XProf and Perfetto read the folder."""
+    with jax.profiler.trace(folder):
+        for number in range(TRACED_STEPS):
+            with jax.profiler.StepTraceAnnotation(contender.what, step_num=number):
+                contender.steps(1)
+
+
+def _versions(compare: Literal["torch"] | None) -> dict[str, str]:
+    versions = {"etp-jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+    if compare == "torch":
+        import torch  # pyright: ignore[reportMissingImports]
+
+        versions["torch"] = torch.__version__
+    return versions

@@ -1,0 +1,1 @@
+"""A trained encoder by itself: loading, scoring, calibrating, exporting."""

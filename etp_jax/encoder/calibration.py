@@ -1,0 +1,96 @@
+"""How zero-shot scores become probabilities: Platt scaling, fitted on a validation split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.scores import class_scores
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import VALIDATION
+from etp_jax.tasks import get_task, labels, task_names
+
+CALIBRATION_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How zero-shot scores become probabilities."""
+
+    prompts: str
+    """The prompt set of the scores."""
+    fitted_on: str
+    tasks: dict[str, dict[str, tuple[float, float]]]
+    """By task and class: a and b, the probability is 1 / (1 + exp(-(a x score + b)))."""
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Writes it as JSON."""
+    write_text(folder / CALIBRATION_FILE, json.dumps(asdict(calibration), indent=1) + "\n")
+
+
+def load_calibration(folder: Path) -> Calibration | None:
+    """What the folder holds, if it does."""
+    file = folder / CALIBRATION_FILE
+    if not file.exists():
+        return None
+    try:
+        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
+
+
+MINIMUM = 10
+"""Positive and negative records from which on a class gets a probability."""
+
+
+def calibrate(encoder: Encoder, shards: Shards, prompts: str) -> Calibration:
+    """Platt scaling of every class that is often enough in the validation split, among all of its records."""
+    split = shards.split(VALIDATION)
+    _, ecg_NE = encoder.ecg(split)
+    tasks = {}
+    for name in task_names():
+        task = get_task(name, prompts)
+        if task.most is not None or task.overlapping or not task.codes & set(shards.label_vocabulary):
+            continue
+        _, y_NC = labels(task, split.columns)
+        scores_NC = class_scores(ecg_NE, encoder, task)
+        fits = {
+            c.code: platt(scores_N, y_N)
+            for c, scores_N, y_N in zip(task.classes, scores_NC.T, y_NC.T, strict=True)
+            if min(y_N.sum(), (~y_N).sum()) >= MINIMUM
+        }
+        if fits:
+            tasks[name] = fits
+    fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"
+    return Calibration(prompts, fitted_on, tasks)
+
+
+def platt(scores_N: NDArray[np.float32], y_N: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of the logit of a class's probability, by its score.
+
+    Maximum likelihood with the targets that Platt (1999) gives in place of 0 and 1, so that a class that is told apart
+    perfectly keeps finite probabilities.
+    """
+    positives, negatives = y_N.sum(), (~y_N).sum()
+    target_N = np.where(y_N, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    centre, spread = scores_N.mean(dtype=np.float64), scores_N.std(dtype=np.float64) or 1.0
+    x_N = (scores_N - centre) / spread
+
+    def loss(weights: NDArray) -> tuple[float, NDArray]:
+        logit_N = weights[0] * x_N + weights[1]
+        value = -(target_N * log_expit(logit_N) + (1 - target_N) * log_expit(-logit_N)).mean()
+        error_N = expit(logit_N) - target_N
+        return value, np.array([(error_N * x_N).mean(), error_N.mean()])
+
+    slope, intercept = minimize(loss, np.zeros(2), jac=True, method="BFGS").x
+    return float(slope / spread), float(intercept - slope * centre / spread)

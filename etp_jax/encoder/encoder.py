@@ -1,0 +1,241 @@
+"""Embeddings of ECGs and reports by a trained run, or by the same architecture drawn afresh."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import ArrayLike, NDArray
+
+from etp_jax import __version__
+from etp_jax import config as config_module
+from etp_jax.config import TextTowerConfig, TrainConfig
+from etp_jax.encoder.folder import ENCODER_FILE, PRETRAINED, PROMPTS_FILE, load_encoder, load_prompts
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
+from etp_jax.models.bert import BertConfig
+from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs, tokenize
+from etp_jax.progress import Bar
+from etp_jax.shards.reader import Shards, Split
+from etp_jax.training import build, checkpoint, run_folder
+from etp_jax.training.run_folder import read_about
+
+BATCH = 64
+"""Records a device and call."""
+CACHE_FOLDER = ".cache"
+"""Keeps embeddings inside a run folder; may be deleted."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Both towers in evaluation mode, in float32 whatever the precision of the training."""
+
+    run_dir: Path
+    config: TrainConfig
+    trained_on: dict[str, Any]
+    """What the run's `shards.json` says of its training data."""
+    model: DualEncoder
+    variables: dict[str, Any]
+    """{"params", "batch_stats"}, float32."""
+    text_about: dict[str, Any]
+    """What the run's `text.json` says of its text tower."""
+    step: int
+    """Updates that made it; 0 if drawn afresh."""
+    train_seed: int
+    """Seed of the training, or of the draw."""
+
+    @classmethod
+    def from_run(cls, run_dir: Path, which: Literal["best", "latest"] | int = "best") -> Encoder:
+        """A checkpoint of a run, or the encoder in a folder that `etp export` wrote.
+
+        Raises:
+          EtpError: there is none.
+        """
+        config = config_module.load(run_dir / run_folder.CONFIG_FILE)
+        if (run_dir / ENCODER_FILE).exists():
+            if which != "best":
+                raise EtpError(f"{run_dir}: an exported encoder is of one checkpoint; leave --checkpoint away")
+            variables, step = load_encoder(run_dir)
+        else:
+            params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
+            variables = {"params": params, "batch_stats": batch_stats}
+        trained_on, text_about = (read_about(run_dir / name) for name in (run_folder.SHARDS_FILE, run_folder.TEXT_FILE))
+        model = build.build_model(config, BertConfig(**text_about["bert"]), jnp.dtype(jnp.float32))
+        return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        """Name and fingerprint of all shards whose training split it learned from, in order."""
+        return [*self.trained_on.get("earlier", []), self.trained_on]
+
+    @property
+    def tower(self) -> TextTower:
+        """The text tower; weights of a frozen one are read from where the run had them.
+
+        Raises:
+          EtpError: they cannot be had, or are not those that the run was trained with; or a trained tower stayed
+            behind in the run when the encoder was exported.
+        """
+        if not self.text_about["frozen"] and not (self.run_dir / run_folder.TOKENIZER_FILE).exists():
+            raise EtpError(
+                f"{self.run_dir}: holds no text tower, so only the trained encoder reads prompts, and the tasks' own "
+                "only; use the run"
+            )
+        return _tower(self.run_dir, self.config)
+
+    def random(self, seed: int) -> Encoder:
+        """The same with ECG tower and both projections drawn afresh; the text tower stays as it is."""
+        shape = self.trained_on["samples"], len(self.trained_on["leads"])
+        text_params = self.variables["params"].get("text_tower")
+        variables = init_variables(self.model, jax.random.key(seed), *shape, text_params)
+        return dataclasses.replace(self, variables=_float32(variables), step=0, train_seed=seed)
+
+    def ecg(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encodes all ECGs of a split on all local devices; the run folder keeps the result.
+
+        Args:
+          split: N records with the sampling rate, leads and length of the training data.
+
+        Returns:
+          Pooled features before the projection [N, F] and unit embeddings [N, E].
+
+        Raises:
+          EtpError: the records differ in one of these.
+        """
+        self.check_signals(split.shards)
+        model = self.config.model
+        about = [split.shards.fingerprint, split.name, dataclasses.asdict(model.ecg), model.projection]
+        arrays = self.kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
+        return arrays["features"], arrays["embeddings"]
+
+    def text(self, texts: Sequence[str], whole: bool = False) -> NDArray[np.float32]:
+        """Encodes reports or prompts.
+
+        Args:
+          texts: R sentences.
+          whole: they are what the tower reads; otherwise the recipe's template is put around each.
+
+        Returns:
+          Unit embeddings [R, E].
+
+        Raises:
+          EtpError: the text tower is needed and cannot be had, see `tower`.
+        """
+        file = self.run_dir / PROMPTS_FILE
+        stored = _stored_prompts(self.run_dir, file.stat().st_mtime_ns) if file.exists() else {}
+        if self.step and texts and all((text, whole) in stored for text in texts):
+            return np.stack([stored[text, whole] for text in texts])
+        config = self.config.model.text
+        if whole:
+            config = dataclasses.replace(config, template="{report}", unit="report")
+        tower = [self.text_about.get(name) for name in ("sha256", "tokenizer_sha256")]
+        about = [dataclasses.asdict(config), *tower, *texts]
+        params = self.variables["params"].get("text_tower", {})
+        hidden_RH = self.kept("text", about, params, lambda: self._read(texts, config))["hidden"]
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(self.model.apply(self.variables, hidden_RH, method="encode_text"))
+
+    def _encode_ecg(self, split: Split) -> dict[str, NDArray[np.float32]]:
+        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
+        variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
+        by_example = NamedSharding(mesh, PartitionSpec("batch"))
+        size = BATCH * mesh.size
+        who = "trained" if self.step else "random"
+        outputs = []
+        for start in Bar(range(0, len(split), size), desc=f"{who} encoder, {split.name}", unit="batch"):
+            rows = np.arange(start, start + size) % len(split)  # the last batch wraps: one shape serves all
+            batch = jax.device_put((split.ecg(rows), split.columns.lead_mask[rows]), by_example)
+            outputs.append(jax.device_get(encode_ecg(self.model, variables, *batch)))
+        features_NF, embeddings_NE = (np.concatenate(part)[: len(split)] for part in zip(*outputs, strict=True))
+        return {"features": features_NF, "embeddings": embeddings_NE}
+
+    def _read(self, texts: Sequence[str], config: TextTowerConfig) -> dict[str, NDArray[np.float32]]:
+        """Outputs [R, H] of the text tower."""
+        with jax.default_matmul_precision("highest"):
+            if config.frozen:
+                return {"hidden": frozen_outputs(self.tower, config, texts)}
+            tokens = tokenize(self.tower.tokenizer, apply_template(config.template, texts), config.max_tokens)
+            params = self.variables["params"]["text_tower"]
+            return {"hidden": encode_table(self.tower.bert_config, params, tokens, config.pool)}
+
+    def kept(
+        self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
+    ) -> dict[str, NDArray]:
+        """What `compute` gives, or gave before for the same parameters and `about`; `_cache` keeps it."""
+        digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
+        for leaf in jax.tree.leaves(params):
+            digest.update(leaf.tobytes())
+        folder = _cache(self.run_dir)
+        file = folder / f"{kind}-{digest.hexdigest()[:24]}.npz"
+        if file.exists():
+            with np.load(file) as arrays:
+                return dict(arrays)
+        arrays = compute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+        except OSError as error:  # the work is done all the same
+            print(f"etp: not kept for the next time: {error}", file=sys.stderr)
+        return arrays
+
+    def check_signals(self, shards: Shards) -> None:
+        """Raises EtpError if the records are not of the sampling rate, leads and length of the training data."""
+        here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
+        for name, value in here.items():
+            if value != self.trained_on[name]:
+                raise EtpError(
+                    f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
+                    "prepare the shards alike"
+                )
+
+
+def encode_ecg(
+    model: DualEncoder, variables: dict[str, Any], ecg_BTL: ArrayLike, lead_mask_BL: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """Pooled features [B, F] and unit embeddings [B, E] in full precision; compiled once for all encoders of a run."""
+    with jax.default_matmul_precision("highest"):
+        return _encode_ecg(model, variables, jnp.asarray(ecg_BTL), jnp.asarray(lead_mask_BL))
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode_ecg(
+    model: DualEncoder, variables: dict[str, Any], ecg_BTL: jax.Array, lead_mask_BL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return model.apply(variables, ecg_BTL, lead_mask_BL, method="encode_ecg")  # pyright: ignore[reportReturnType]
+
+
+@lru_cache(maxsize=2)
+def _tower(run_dir: Path, config: TrainConfig) -> TextTower:
+    """Once for a run and the random encoders beside it."""
+    return build.load_text(run_dir, config)
+
+
+@lru_cache(maxsize=2)
+def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.float32]]:
+    """Once for a folder and the time when its file was written."""
+    return load_prompts(run_dir)
+
+
+def _cache(run_dir: Path) -> Path:
+    """The run folder's; the user's for the encoder that ships and for a folder that may not be written."""
+    if run_dir.resolve() != PRETRAINED.resolve() and os.access(run_dir, os.W_OK):
+        return run_dir / CACHE_FOLDER
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"
+
+
+def _float32(variables: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)

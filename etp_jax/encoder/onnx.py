@@ -1,0 +1,185 @@
+"""The ECG encoder as ONNX: a graph of convolutions that any runtime computes, built node by node.
+
+The graph takes millivolt, scales them as the tower does, and holds batch normalisation inside the convolutions. Its
+metadata name the leads, in order, and the sampling rate of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from etp_jax import __version__
+from etp_jax.config import EcgTowerConfig
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
+from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV
+from etp_jax.models.resnet1d import BLOCKS, EXPANSION
+
+ONNX_FILE = "encoder.onnx"
+OPSET, IR_VERSION = 21, 10
+"""The oldest that have all operators used: group normalisation by channel is of opset 21."""
+EPSILON = 1e-5
+"""Of both kinds of normalisation."""
+
+
+def save_onnx(folder: Path, encoder: Encoder) -> None:
+    """Writes `encoder.onnx`.
+
+    Inputs: `ecg` float32 [batch, time, leads], millivolt, and `lead_mask` bool [batch, leads], false where a lead was
+    not recorded. Outputs, float32: `features` [batch, F], pooled, before the projection; `embedding` [batch, E], unit
+    length. Batch and time are free.
+
+    Raises:
+      EtpError: the package onnx is not installed, or the tower is no ResNet.
+    """
+    try:
+        from onnx import TensorProto, helper
+    except ImportError:
+        raise EtpError("--onnx needs the package onnx: pip install 'etp-jax[onnx]'") from None
+    config, trained_on = encoder.config.model, encoder.trained_on
+    if config.ecg.kind != "resnet":
+        raise EtpError(f"{encoder.run_dir}: its ECG tower is a {config.ecg.kind}; ONNX is written of ResNets only")
+    graph = _Graph()
+    params, stats = encoder.variables["params"], encoder.variables["batch_stats"].get("ecg_tower", {})
+    x_BTL = _scale(graph, config.ecg.scale)
+    features_BF = _Tower(graph, config.ecg, params["ecg_tower"], stats).features(x_BTL)
+    graph.add("Identity", features_BF, output="features")
+    _project(graph, params["ecg_projection"], features_BF)
+    leads = len(trained_on["leads"])
+    inputs = [
+        helper.make_tensor_value_info("ecg", TensorProto.FLOAT, ["batch", "time", leads]),
+        helper.make_tensor_value_info("lead_mask", TensorProto.BOOL, ["batch", leads]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None]) for name in ("features", "embedding")
+    ]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "ecg_encoder", inputs, outputs, graph.weights),
+        producer_name="etp-jax",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    about = {"leads": ",".join(trained_on["leads"]), "fs": str(trained_on["fs"]), "unit": "mV"}
+    helper.set_model_props(model, about | {"samples": str(trained_on["samples"]), "step": str(encoder.step)})
+    with whole_file(folder / ONNX_FILE) as stream:
+        stream.write(model.SerializeToString())
+
+
+class _Graph:
+    """Nodes and weights as they are added; a tensor is known by its name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+
+    def constant(self, value: ArrayLike, dtype: type = np.float32) -> str:
+        from onnx import numpy_helper
+
+        name = f"weight{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        output = output or f"tensor{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def reduce(self, operator: str, x: str, axes: tuple[int, ...], keep: bool = False) -> str:
+        return self.add(operator, x, self.constant(axes, np.int64), keepdims=int(keep))
+
+
+def _scale(graph: _Graph, scale: str) -> str:
+    """What `dual_encoder.scale_ecg` does to millivolt."""
+    zero = graph.constant(0)
+    live_B1L = graph.add("Unsqueeze", "lead_mask", graph.constant([1], np.int64))
+    x_BTL = graph.add("Where", live_B1L, "ecg", zero)
+    if scale == "millivolt":
+        return x_BTL
+    axes = (1, 2) if scale == "record" else (1,)
+    weight_BTL = graph.add("Where", live_B1L, graph.add("Add", graph.add("Mul", x_BTL, zero), graph.constant(1)), zero)
+    count = graph.add("Max", graph.reduce("ReduceSum", weight_BTL, axes, keep=True), graph.constant(1))
+    mean = graph.add("Div", graph.reduce("ReduceSum", x_BTL, axes, keep=True), count)
+    x_BTL = graph.add("Where", live_B1L, graph.add("Sub", x_BTL, mean), zero)
+    variance = graph.add("Div", graph.reduce("ReduceSumSquare", x_BTL, axes, keep=True), count)
+    deviation = graph.add("Sqrt", graph.add("Add", variance, graph.constant(LEAST_DEVIATION_MV**2)))
+    return graph.add("Div", x_BTL, deviation)
+
+
+class _Tower:
+    """`ResNet1D`, channels before time, in evaluation mode."""
+
+    def __init__(self, graph: _Graph, config: EcgTowerConfig, params: dict[str, Any], stats: dict[str, Any]) -> None:
+        self.graph, self.config, self.params, self.stats = graph, config, params, stats
+
+    def features(self, x_BTL: str) -> str:
+        graph, config = self.graph, self.config
+        x_BCT = graph.add("Transpose", x_BTL, perm=[0, 2, 1])
+        x_BCT = graph.add("Relu", self.conv(self.params, self.stats, "stem_conv", "stem_norm", x_BCT, 2))
+        if config.stem == "conv-pool":
+            x_BCT = graph.add("MaxPool", x_BCT, kernel_shape=[3], strides=[2], pads=[1, 1])
+        for stage, count in enumerate(BLOCKS[config.depth], 1):
+            for i in range(1, count + 1):
+                x_BCT = self.block(f"stage{stage}_block{i}", x_BCT, 2 if stage > 1 and i == 1 else 1)
+        return self.pool(x_BCT)
+
+    def block(self, name: str, x_BCT: str, stride: int) -> str:
+        params, stats = self.params[name], self.stats.get(name, {})
+        strides = [stride, 1] if EXPANSION[self.config.depth] == 1 else [1, stride, 1]
+        y_BCT, shortcut = x_BCT, x_BCT
+        for i, s in enumerate(strides, 1):
+            y_BCT = self.conv(params, stats, f"conv{i}", f"norm{i}", y_BCT, s)
+            if i < len(strides):
+                y_BCT = self.graph.add("Relu", y_BCT)
+        if "shortcut_conv" in params:
+            shortcut = self.conv(params, stats, "shortcut_conv", "shortcut_norm", x_BCT, stride)
+        return self.graph.add("Relu", self.graph.add("Add", shortcut, y_BCT))
+
+    def conv(
+        self, params: dict[str, Any], stats: dict[str, Any], name: str, norm_name: str, x_BCT: str, stride: int
+    ) -> str:
+        """A convolution and its normalisation; that of a batch is folded into the weights, in float64."""
+        kernel_OIK, norm = np.transpose(params[name]["kernel"], (2, 1, 0)).astype(np.float64), params[norm_name]
+        width = kernel_OIK.shape[2]
+        layout = {"strides": [stride], "pads": [width // 2, width // 2]}
+        if self.config.norm == "group":
+            y_BCT = self.graph.add("Conv", x_BCT, self.graph.constant(kernel_OIK), **layout)
+            scale, bias = self.graph.constant(norm["scale"]), self.graph.constant(norm["bias"])
+            groups = math.gcd(32, len(kernel_OIK))
+            return self.graph.add("GroupNormalization", y_BCT, scale, bias, num_groups=groups, epsilon=EPSILON)
+        gain_O = norm["scale"] / np.sqrt(stats[norm_name]["var"].astype(np.float64) + EPSILON)
+        bias_O = norm["bias"] - stats[norm_name]["mean"] * gain_O
+        kernel, bias = self.graph.constant(kernel_OIK * gain_O[:, None, None]), self.graph.constant(bias_O)
+        return self.graph.add("Conv", x_BCT, kernel, bias, **layout)
+
+    def pool(self, x_BCT: str) -> str:
+        graph, kind = self.graph, self.config.pool
+        if kind == "attention":
+            score_B1T = graph.add("Conv", x_BCT, graph.constant(self.params["pool"]["score"]["kernel"].T[:, :, None]))
+            weight_B1T = graph.add("Softmax", score_B1T, axis=2)
+            return graph.reduce("ReduceSum", graph.add("Mul", x_BCT, weight_B1T), (2,))
+        kinds = {"mean": "ReduceMean", "max": "ReduceMax"}
+        pooled = [graph.reduce(kinds[part], x_BCT, (2,)) for part in kind.split("-")]
+        return graph.add("Concat", *pooled, axis=1)
+
+
+def _project(graph: _Graph, params: dict[str, Any], x_BF: str) -> str:
+    """`Projection`, into the output `embedding`."""
+
+    def linear(name: str, x: str) -> str:
+        layer = params[name]
+        return graph.add("Gemm", x, graph.constant(layer["kernel"]), graph.constant(layer["bias"]))
+
+    if "hidden" in params:
+        x_BF = graph.add("Gelu", linear("hidden", x_BF))
+    x_BE = linear("linear", x_BF)
+    square_B1 = graph.add("Max", graph.reduce("ReduceSumSquare", x_BE, (1,), keep=True), graph.constant(1e-12))
+    return graph.add("Div", x_BE, graph.add("Sqrt", square_B1), output="embedding")

@@ -1,0 +1,162 @@
+"""The records that a task has in a shard folder, with their classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.errors import EtpError
+from etp_jax.shards.reader import Shards, Split
+from etp_jax.shards.record import ALL
+from etp_jax.tasks import Task, check_vocabulary, labels
+from etp_jax.tasks.published import PublishedSplit
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Some n records with their classes."""
+
+    splits: tuple[Split, ...]
+    """Those that they may be in."""
+    rows: NDArray[np.int64]
+    """[n] positions in rising order, counted through all these splits one after another."""
+    record_ids: NDArray[np.str_]
+    """[n]"""
+    patients: NDArray[np.str_]
+    """[n]"""
+    y_nC: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Their number."""
+        return len(self.rows)
+
+    def where(self, chosen: NDArray) -> Labelled:
+        """Some of them, by mask or by number."""
+        return Labelled(
+            self.splits, self.rows[chosen], self.record_ids[chosen], self.patients[chosen], self.y_nC[chosen]
+        )
+
+    def tenth(self) -> NDArray[np.bool_]:
+        """[n] the records of a tenth of all patients: by a hash of the patient, so the same ones for every task.
+
+        Of the training patients an eighth where the same hash splits the archive, as it does those without splits.
+        """
+        parts = {patient: int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10 for patient in set(self.patients)}
+        return np.array([parts[patient] == 0 for patient in self.patients], bool)
+
+    def read(self, chosen: NDArray[np.integer]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """Signals int16 [b, T, leads] and lead masks [b, leads] of some of them, by number."""
+        rows, start = self.rows[chosen], 0
+        shards = self.splits[0].shards
+        ecg_bTL = np.empty((len(rows), shards.samples, len(shards.leads)), np.int16)
+        lead_mask_bL = np.empty((len(rows), len(shards.leads)), bool)
+        for split in self.splits:
+            here = (rows >= start) & (rows < start + len(split))
+            ecg_bTL[here] = split.ecg(rows[here] - start)
+            lead_mask_bL[here] = split.columns.lead_mask[rows[here] - start]
+            start += len(split)
+        return ecg_bTL, lead_mask_bL
+
+    def encode(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pooled features [n, F] and unit embeddings [n, E]."""
+        parts, start = [], 0
+        for split in self.splits:
+            own = self.rows[(self.rows >= start) & (self.rows < start + len(split))] - start
+            if len(own):
+                parts.append([array[own] for array in encoder.ecg(split)])
+            start += len(split)
+        features_nF, embeddings_nE = map(np.concatenate, zip(*parts, strict=True))
+        return features_nF, embeddings_nE
+
+
+@dataclass(frozen=True)
+class TaskRecords:
+    """Where a task's records come from: the shards' own splits, or published ones."""
+
+    shards: Shards
+    task: Task
+    published: Mapping[str, PublishedSplit] | None = None
+    """Records and labels by split; the shards may hold these records in any split."""
+
+    def of(self, split: str) -> Labelled:
+        """The records of a split that the task has.
+
+        A balanced task draws them: as many of each class as the rarest has, at most `task.most`, by a fixed seed.
+
+        Raises:
+          EtpError: no such split, none of its records has a label of the task, or (balanced) a class has no record.
+        """
+        if self.published is not None:
+            return self._published(split)[0]
+        everyone, keep_N = self._everyone(split)
+        where = f"{self.shards.folder}: no record of split {split!r} has"
+        if not keep_N.any():
+            only = f" and is of data set {self.task.archive!r}" if self.task.archive else ""
+            raise EtpError(f"{where} a label of {self.task.name}{only}")
+        eligible = everyone.where(keep_N)
+        if self.task.most is None:
+            return eligible
+        for c, count in zip(self.task.classes, eligible.y_nC.sum(axis=0), strict=True):
+            if count == 0:
+                raise EtpError(f"{where} {c.code} as its only label; {self.task.name} wants some of each class")
+        return eligible.where(balanced(eligible, self.task.most))
+
+    def protocol(self, split: str) -> dict[str, str]:
+        """How the records of a split were chosen, for the result."""
+        if self.published is not None:
+            found, told = self._published(split)
+            everyone, _ = self._everyone(ALL)
+            other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
+            return {"records": f"{told}; {other} labels are not those that the records' codes give"}
+        if self.task.most is not None:
+            return {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
+        return {"records": self.task.rule}
+
+    def _everyone(self, split: str) -> tuple[Labelled, NDArray[np.bool_]]:
+        """All records of a split, and which of them the task may have."""
+        check_vocabulary(self.task, self.shards.label_vocabulary, str(self.shards.folder))
+        splits = tuple(self.shards.split(name) for name in (self.shards.splits if split == ALL else [split]))
+        keeps, ys = zip(*(labels(self.task, part.columns) for part in splits), strict=True)
+        record_ids = np.array([name for part in splits for name in part.columns.record_id])
+        patients = np.array([name for part in splits for name in part.columns.patient_id])
+        everyone = Labelled(splits, np.arange(len(record_ids)), record_ids, patients, np.concatenate(ys))
+        return everyone, np.concatenate(keeps)
+
+    def _published(self, split: str) -> tuple[Labelled, str]:
+        """The published records that the shards hold, and how many these are."""
+        assert self.published is not None
+        if split not in self.published:
+            raise EtpError(f"no published split {split!r}; there are {', '.join(self.published)}")
+        given, (everyone, _) = self.published[split], self._everyone(ALL)
+        place = {name: row for row, name in enumerate(everyone.record_ids)}
+        here = np.array([name in place for name in given.record_ids], bool)
+        if not here.any():
+            raise EtpError(
+                f"{self.shards.folder}: holds none of the {len(here)} published records of split {split!r}, "
+                f"such as {given.record_ids[0]}"
+            )
+        rows = np.array([place[name] for name in given.record_ids if name in place], np.int64)
+        order = np.argsort(rows)
+        found = replace(everyone.where(rows[order]), y_nC=given.y_NC[here][order])
+        return found, f"published split, {len(rows)} of its {len(here)} records are in the shards"
+
+
+def balanced(records: Labelled, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """Numbers of as many records of each class as the rarest has, at most `most`.
+
+    Records are drawn in the order of their ids, so the set does not depend on how the shards are cut.
+
+    Args:
+      records: each has exactly one class.
+      most: of a class.
+      seed: of the draw.
+    """
+    count = min(most, int(records.y_nC.sum(axis=0).min()))
+    order = np.argsort(records.record_ids)
+    order = order[np.random.default_rng(seed).permutation(len(order))]
+    return np.sort(np.concatenate([order[y_n[order]][:count] for y_n in records.y_nC.T]))

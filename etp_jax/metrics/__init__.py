@@ -1,0 +1,1 @@
+"""Figures computed from scores: classification and retrieval. numpy only."""

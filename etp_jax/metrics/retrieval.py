@@ -1,0 +1,56 @@
+"""Retrieval figures from embeddings: recall and rank of each ECG's report, and of each report's ECG. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+RECALL_AT = (1, 5, 10)
+
+
+def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray) -> dict[str, float]:
+    """Finds the report of each ECG among all N, and an ECG of each report.
+
+    Args:
+      ecg_NE: unit ECG embeddings.
+      text_NE: unit embeddings of the records' reports.
+      report_N: number of each record's report; equal reports count as hits.
+
+    Returns:
+      Recall at 1, 5 and 10 and median rank, both directions: `ecg_to_text_recall_1`, ...,
+      `text_to_ecg_median_rank`; and `recall`, the mean of both recalls at 10.
+    """
+    result: dict[str, float] = {}
+    for name, ranks_N in retrieval_ranks(ecg_NE, text_NE, report_N).items():
+        result |= {f"{name}_recall_{k}": float(np.mean(ranks_N <= k)) for k in RECALL_AT}
+        result[f"{name}_median_rank"] = float(np.median(ranks_N))
+    result["recall"] = (result["ecg_to_text_recall_10"] + result["text_to_ecg_recall_10"]) / 2
+    return result
+
+
+def retrieval_ranks(
+    ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray, block: int = 1024
+) -> dict[str, NDArray[np.float64]]:
+    """Rank [N] of each record as a query, by direction: `ecg_to_text` and `text_to_ecg`.
+
+    A record's rank is one more than the number of records with another report that score higher than the best one
+    with its own; those that score the same count half, so that equal embeddings gain nothing. `block` queries are
+    compared at a time.
+    """
+    return {
+        name: np.concatenate(
+            [
+                _ranks(queries_NE[start : start + block] @ keys_NE.T, report_N[start : start + block], report_N)
+                for start in range(0, len(report_N), block)
+            ]
+        )
+        for name, queries_NE, keys_NE in (("ecg_to_text", ecg_NE, text_NE), ("text_to_ecg", text_NE, ecg_NE))
+    }
+
+
+def _ranks(scores_QN: NDArray, report_Q: NDArray, report_N: NDArray) -> NDArray[np.float64]:
+    hit_QN = report_Q[:, None] == report_N
+    best_Q1 = np.max(scores_QN, axis=1, where=hit_QN, initial=-np.inf, keepdims=True)
+    higher_Q = np.sum((scores_QN > best_Q1) & ~hit_QN, axis=1)
+    same_Q = np.sum((scores_QN == best_Q1) & ~hit_QN, axis=1)
+    return 1 + higher_Q + same_Q / 2

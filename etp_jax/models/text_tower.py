@@ -1,0 +1,326 @@
+"""Reports as text: tokenizer, token tables, and the frozen tower's output for every distinct report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from etp_jax.config import TextTowerConfig
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
+from etp_jax.models.bert import Bert, BertConfig, pool_tokens
+from etp_jax.models.huggingface import load_bert, resolve
+from etp_jax.progress import Bar
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+STATEMENT_END = ". "
+"""Joins the statements of a prepared report."""
+
+BUCKET = 8
+"""Token tables are padded to a multiple of this, so that few shapes are compiled."""
+
+
+class Tokenizer:
+    """A WordPiece tokenizer as BERT uses it: `[CLS] ... [SEP]`."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        """Takes over a `tokenizers.Tokenizer`; padding and truncation that its file prescribes are dropped."""
+        inner.no_padding()
+        inner.no_truncation()
+        self.inner = inner
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads a `tokenizer.json`, or the one or the `vocab.txt` in a Hugging Face folder.
+
+        Raises:
+            EtpError: there is none, or it is not a tokenizer with BERT's special tokens.
+        """
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if file.exists():
+            content = json.dumps(read_json(file, required="model"))
+            try:
+                inner = tokenizers.Tokenizer.from_str(content)
+            except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+                raise EtpError(f"{file}: not a tokenizer ({error}); get the file again") from None
+            check_special(file, inner.get_vocab())
+            return cls(inner)
+        file = path / "vocab.txt"
+        if not file.exists():
+            raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
+        vocabulary = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").splitlines())}
+        check_special(file, vocabulary)
+        return cls(wordpiece(vocabulary, lowercase=is_lowercase(path, vocabulary)))
+
+    @classmethod
+    def train_wordpiece(cls, texts: Sequence[str], vocabulary: int) -> Tokenizer:
+        """Trains a lower-case vocabulary of at most `vocabulary` pieces; the same texts always give the same one."""
+        # The trainer numbers word-internal letters in the order of a random hash map, and ties follow the numbers.
+        # Handing it every letter in sorted order first takes the chance out.
+        bare = wordpiece({}, lowercase=True)
+        letters = sorted({c for text in texts for c in bare.normalizer.normalize_str(text) if not c.isspace()})
+        first = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=max(vocabulary, len(first)), special_tokens=first, show_progress=False
+        )
+        bare.train_from_iterator(sorted(texts), trainer)
+        return cls(wordpiece(bare.get_vocab(), lowercase=True))
+
+    def save(self, file: Path) -> None:
+        """Writes `tokenizer.json`."""
+        self.inner.save(str(file))
+
+    @property
+    def size(self) -> int:
+        """Number of pieces, special ones included."""
+        return self.inner.get_vocab_size()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pieces with their numbers, and of how capitals, accents and punctuation are treated."""
+        [treated] = self(["Aa Ää Éé ST-T V1, 3 mm."], 64)
+        content = json.dumps([sorted(self.inner.get_vocab().items()), treated])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Token ids of each text, `[CLS]` and `[SEP]` included, cut to `max_tokens`."""
+        self.inner.enable_truncation(max_tokens)
+        encodings = self.inner.encode_batch(list(texts))
+        self.inner.no_truncation()
+        return [encoding.ids for encoding in encodings]
+
+
+def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's normaliser, splitter, WordPiece and `[CLS] ... [SEP]` around a vocabulary."""
+    inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    special = [token for token in SPECIAL if token in vocabulary]
+    inner.add_special_tokens(special)
+    if "[CLS]" in vocabulary:
+        inner.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return inner
+
+
+def check_special(file: Path, vocabulary: Collection[str]) -> None:
+    """Raises EtpError when a token that BERT's input needs is not in the vocabulary."""
+    for token in ("[UNK]", "[CLS]", "[SEP]"):
+        if token not in vocabulary:
+            raise EtpError(f"{file}: lacks the token {token}; this is not BERT's tokenizer")
+
+
+def is_lowercase(folder: Path, vocabulary: Collection[str]) -> bool:
+    """Whether text is lower-cased: as `tokenizer_config.json` says, else unless the vocabulary has capitals itself."""
+    file = folder / "tokenizer_config.json"
+    said = read_json(file).get("do_lower_case") if file.exists() else None
+    return said if said is not None else all(word == word.lower() for word in vocabulary if word not in SPECIAL)
+
+
+def read_json(file: Path, required: str | None = None) -> dict[str, Any]:
+    """A JSON object of a Hugging Face folder; raises EtpError when it is none or lacks the key `required`."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EtpError(f"{file}: not JSON ({error}); get it again") from None
+    if not isinstance(value, dict) or (required and required not in value):
+        raise EtpError(f"{file}: lacks {required or 'an object'}; get it again")
+    return value
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
+    """Token table of `texts`.
+
+    Returns:
+        {"input_ids", "attention_mask"}, int32 [R, S]; S is the longest text's tokens, rounded up to a multiple of 8, at
+        most `max_tokens`. Padding is 0 in both.
+    """
+    rows = tokenizer(texts, max_tokens)
+    width = min(round_up(max(map(len, rows), default=1)), max_tokens)
+    input_ids = np.zeros((len(rows), width), np.int32)
+    attention_mask = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = row
+        attention_mask[i, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A text tower before training.
+
+    Attributes:
+        bert_config: sizes.
+        params: pretrained weights (float32 numpy tree), or None when they start at random.
+        tokenizer: its tokenizer.
+        source: where the weights came from; "" from scratch.
+        sha256: of the weights file; "" from scratch.
+    """
+
+    bert_config: BertConfig
+    params: dict[str, Any] | None
+    tokenizer: Tokenizer
+    source: str
+    sha256: str
+
+
+def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
+    """Loads the text tower that a recipe names, or lays out one from scratch with a vocabulary of the reports.
+
+    Raises:
+        EtpError: it cannot be had, its files do not fit, or a tower from scratch is to be frozen.
+    """
+    if config.unit == "statements" and not config.frozen:
+        raise EtpError("model.text.unit = statements is for a frozen tower; a trained one reads whole reports")
+    for name, least in {"max_tokens": 3, "vocabulary": 1, "layers": 1, "hidden": 1, "heads": 1}.items():
+        if getattr(config, name) < least:
+            raise EtpError(f"model.text.{name} is {getattr(config, name)}; it must be at least {least}")
+    if config.pretrained is None:
+        if config.frozen:
+            raise EtpError("model.text: a tower from scratch (pretrained = None) cannot be frozen; name its weights")
+        if config.hidden % config.heads:
+            raise EtpError(f"model.text: hidden {config.hidden} is not divisible by {config.heads} heads")
+        tokenizer = Tokenizer.train_wordpiece(apply_template(config.template, reports), config.vocabulary)
+        bert_config = BertConfig(
+            vocab_size=tokenizer.size,
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.hidden,
+            max_position_embeddings=config.max_tokens,
+            dropout=config.dropout,
+        )
+        return TextTower(bert_config, None, tokenizer, "", "")
+    folder = resolve(config.pretrained)
+    tokenizer = Tokenizer.load(folder)
+    bert_config, params, digest = load_bert(folder)
+    if tokenizer.size > bert_config.vocab_size:
+        raise EtpError(f"{folder}: the tokenizer has {tokenizer.size} pieces, the weights {bert_config.vocab_size}")
+    if config.max_tokens > bert_config.max_position_embeddings:
+        raise EtpError(
+            f"model.text.max_tokens is {config.max_tokens}; {config.pretrained} reads at most "
+            f"{bert_config.max_position_embeddings}"
+        )
+    return TextTower(replace(bert_config, dropout=config.dropout), params, tokenizer, config.pretrained, digest)
+
+
+def apply_template(template: str, reports: Sequence[str]) -> list[str]:
+    """Puts each report into the template's `{report}`; raises EtpError when the template has other holes or none."""
+    try:
+        complete = template.format(report="a") != template.format(report="b")
+    except (LookupError, ValueError):
+        complete = False
+    if not complete:
+        raise EtpError(f"model.text.template is {template!r}; it needs {{report}}, and no other braces")
+    return [template.format(report=report) for report in reports]
+
+
+@partial(jax.jit, static_argnames=("config", "pool"))
+def encode_tokens(
+    params: Any, input_ids_BS: jax.Array, attention_mask_BS: jax.Array, config: BertConfig, pool: str
+) -> jax.Array:
+    """Pooled outputs [B, H] of a text tower in evaluation mode."""
+    hidden_BSH: Any = Bert(config).apply({"params": params}, input_ids_BS, attention_mask_BS)
+    return pool_tokens(hidden_BSH, attention_mask_BS, pool)
+
+
+def encode_table(
+    bert_config: BertConfig, params: dict[str, Any], tokens: dict[str, np.ndarray], pool: str, batch: int = 64
+) -> np.ndarray:
+    """Runs a frozen tower over a token table.
+
+    Args:
+        bert_config: sizes.
+        params: weights.
+        tokens: as `tokenize` gives them, [R, S].
+        pool: `cls` or `mean`.
+        batch: rows a call; rows of like length go together, padded to few lengths.
+
+    Returns:
+        float32 [R, H].
+    """
+    lengths = tokens["attention_mask"].sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    params = jax.device_put(params)
+    table = np.zeros((len(order), bert_config.hidden_size), np.float32)
+    for start in Bar(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
+        rows = order[start : start + batch]
+        width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
+        padded = np.resize(rows, batch)  # the last batch repeats its rows, so that one shape serves all
+        ids, mask = tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width]
+        with jax.default_matmul_precision("highest"):  # or the table would depend on the device that made it
+            pooled = encode_tokens(params, ids, mask, bert_config, pool)
+        table[rows] = np.asarray(pooled)[: len(rows)]
+    return table
+
+
+def round_up(length: int) -> int:
+    """The next multiple of `BUCKET`."""
+    return -(-int(length) // BUCKET) * BUCKET
+
+
+def frozen_outputs(
+    tower: TextTower, config: TextTowerConfig, reports: Sequence[str], cache: Path | None = None
+) -> np.ndarray:
+    """What a frozen tower makes of reports, read whole or statement by statement (`config.unit`).
+
+    Args:
+        tower: with weights.
+        config: template, unit, pooling and greatest length.
+        reports: R reports, their statements joined by ". ".
+        cache: as in `frozen_table`.
+
+    Returns:
+        float32 [R, H].
+    """
+    if config.unit == "report":
+        return frozen_table(tower, config, apply_template(config.template, reports), cache)
+    statements = [report.split(STATEMENT_END) for report in reports]
+    distinct = sorted({statement for parts in statements for statement in parts})
+    number = {statement: i for i, statement in enumerate(distinct)}
+    table_SH = frozen_table(tower, config, apply_template(config.template, distinct), cache)
+    table_SH = table_SH / np.linalg.norm(table_SH, axis=1, keepdims=True)
+    return np.stack([table_SH[[number[statement] for statement in parts]].mean(axis=0) for parts in statements])
+
+
+def frozen_table(
+    tower: TextTower, config: TextTowerConfig, texts: Sequence[str], cache: Path | None = None
+) -> np.ndarray:
+    """Outputs of a frozen tower for texts, kept on disk.
+
+    Args:
+        tower: with weights.
+        config: pooling and greatest length.
+        texts: what the tower reads; the template is already applied.
+        cache: folder for the results, each named by the hash of everything it depends on; None keeps nothing.
+
+    Returns:
+        float32 [R, H].
+    """
+    assert tower.params is not None, "a tower from scratch is never frozen"
+    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, list(texts)])
+    file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
+    # Others share the folder: what cannot be read there is made again, what cannot be written is not kept.
+    if file:
+        with suppress(OSError, ValueError, EOFError):
+            return np.load(file)
+    tokens = tokenize(tower.tokenizer, texts, config.max_tokens)
+    table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
+    if file:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as stream:
+                np.save(stream, table)
+    return table

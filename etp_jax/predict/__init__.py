@@ -1,0 +1,1 @@
+"""`etp predict`: findings of single ECGs."""

@@ -1,0 +1,129 @@
+"""`etp predict`: page and picture of one record, or a table of a folder of records."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from etp_jax.api import load
+from etp_jax.ecg.leads import Layout
+from etp_jax.ecg.read import SUFFIXES
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.predict import page
+from etp_jax.predict.predictor import BATCH, NOTICE, Prediction, Predictor, figure, rests_on
+from etp_jax.progress import Bar
+from etp_jax.shards.reader import Shards
+
+SHOWN = 5
+"""Findings of a task that are printed; the page shows all."""
+TABLE = "predictions.csv"
+
+
+def predict(
+    record: Path,
+    out: Path,
+    layout: Layout,
+    run: Path | None = None,
+    tasks: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    shards: Path | None = None,
+) -> str:
+    """Writes page and picture of a record, or the table of a folder; returns what is to be said of it.
+
+    Args:
+      record: a file that `read_signal` reads, or a folder that holds such files at any depth.
+      out: folder to write into.
+      layout: of files of bare numbers.
+      run: of the encoder; None: the one that ships.
+      tasks: see `Predictor`.
+      prompts: see `Predictor`.
+      shards: the training reports nearest to a single record come from these.
+
+    Raises:
+      EtpError: the record, or every record of the folder, cannot be used; else as `Predictor`.
+    """
+    if shards is not None and record.is_dir():
+        raise EtpError(f"{record}: --shards tells the nearest reports of one record, not of a folder")
+    predictor = Predictor(load(run), tasks, prompts)
+    if record.is_dir():
+        return _predict_folder(predictor, record, out, layout)
+    ecg = predictor.read(record, layout)
+    reports, reports_RE = (), None
+    if shards is not None:
+        split = predictor.model.encoder.config.data.train_split
+        reports = tuple(filter(None, Shards(shards).reports(split).reports))
+        if not reports:
+            raise EtpError(f"{shards}: no record of split {split!r} has a report to be compared with")
+        reports_RE = predictor.model.encode_text(reports)
+    prediction = predictor.predict(ecg, reports, reports_RE)
+    out.mkdir(parents=True, exist_ok=True)
+    written = page.write(prediction, predictor, out)
+    return "\n".join((*told(prediction), NOTICE, f"wrote {', '.join(map(str, written))}"))
+
+
+def told(prediction: Prediction) -> list[str]:
+    """What is printed of a prediction."""
+    lines = [f"{prediction.ecg.name}, {prediction.ecg.seconds:g} s", *(f"  {note}" for note in prediction.ecg.notes)]
+    for task, findings in prediction.findings.items():
+        lines.append(task or "your prompts, by similarity (no probabilities)")
+        for rank, finding in enumerate(findings[: SHOWN if task else None], 1):
+            words = finding.name if finding.name == finding.code else f"{finding.code}, {finding.name}"
+            lines.append(f"  {rank:>2}  {figure(finding):<17}  {words}")
+    lines.append(rests_on(prediction))
+    if prediction.compared:
+        lines.append(f"nearest of {prediction.compared} training reports, with cosine")
+        lines += [f"  {cosine:.3f}  {report}" for cosine, report in prediction.reports]
+    return lines
+
+
+def records_in(folder: Path, besides: Path) -> list[Path]:
+    """Every record of a folder, at any depth, once; not the file `besides`."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in files if path.resolve() != besides.resolve()]
+    headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
+    return [path for path in files if path.suffix == ".hea" or path.with_suffix("") not in headers]
+
+
+def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:
+    """Writes the table of a folder, a row a record."""
+    paths = records_in(folder, out / TABLE)
+    if not paths:
+        raise EtpError(f"{folder}: holds no record; read are {', '.join(SUFFIXES)}")
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = [
+        f"{task} {code} {'similarity' if platt is None else 'probability'}".strip()
+        for task, code, _, platt in predictor.classes
+    ]
+    writer.writerow(["record", *columns, "notes", "trouble", "notice"])
+    troubles = []
+    for start in Bar(range(0, len(paths), BATCH), desc=f"batches of {BATCH} records", unit="batch"):
+        ecgs, trouble = {}, {}
+        for path in paths[start : start + BATCH]:
+            try:
+                ecgs[path] = predictor.read(path, layout)
+            except EtpError as error:
+                trouble[path] = str(error)
+        embeddings = {}
+        if ecgs:
+            prepared = [ecg.prepared for ecg in ecgs.values()]
+            stacked = np.stack([p.ecg for p in prepared]), np.stack([p.lead_mask for p in prepared])
+            embeddings = dict(zip(ecgs, predictor.embed(*stacked), strict=True))
+        for path in paths[start : start + BATCH]:
+            cells, notes = [""] * len(columns), ""
+            if path in ecgs:
+                found, notes = predictor.findings(embeddings[path]), "; ".join(ecgs[path].notes)
+                cells = [f"{f.score if f.probability is None else f.probability:.4f}" for f in found]
+            writer.writerow([path.relative_to(folder), *cells, notes, trouble.get(path, ""), NOTICE])
+        troubles += trouble.values()
+    if len(troubles) == len(paths):
+        raise EtpError(f"{folder}: none of its {len(paths)} records can be used; the first: {troubles[0]}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / TABLE, stream.getvalue())
+    left_out = f", {len(troubles)} of them could not be used (column `trouble`)" if troubles else ""
+    return f"{len(paths)} records{left_out}\n{NOTICE}\nwrote {out / TABLE}"

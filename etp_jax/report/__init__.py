@@ -1,0 +1,1 @@
+"""Drawings and pages: charts, ECG paper, and the report of a run."""

@@ -1,0 +1,49 @@
+"""Pieces of HTML that `report.html` and `etp reproduce` use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+
+
+def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], caption: str = "", style: str = "") -> str:
+    """A table that scrolls sideways where the screen is too narrow for it.
+
+    Args:
+      heads: For each column its name and its cells' class in the style sheet, either may be empty.
+      rows: Cells as HTML; the first one names its row.
+      caption: Text above the table.
+      style: The table's class.
+    """
+    styles = [f' class="{style}"' if style else "" for _, style in heads]
+    head = "".join(f'<th scope="col"{css}>{escape(name)}</th>' for (name, _), css in zip(heads, styles, strict=True))
+    body = ""
+    for first, *others in rows:
+        cells = "".join(f"<td{css}>{cell}</td>" for css, cell in zip(styles[1:], others, strict=True))
+        body += f'<tr><th scope="row"{styles[0]}>{first}</th>{cells}</tr>'
+    top = f"<caption>{escape(caption)}</caption>" if caption else ""
+    top += f"<thead><tr>{head}</tr></thead>" if any(name for name, _ in heads) else ""
+    return f'<div class="scroll"><table class="{style}">{top}<tbody>{body}</tbody></table></div>'
+
+
+def missing(text: str) -> str:
+    """Says in place of a part why it isn't there."""
+    return f'<p class="missing">{escape(text)}</p>'
+
+
+def page(name: str, summary: str, sections: dict[str, str]) -> str:
+    """A whole page in one file, without anything to load: title, a line below it (HTML), sections (HTML) by title."""
+    style = resources.files("etp_jax.report").joinpath("page.css").read_text(encoding="utf-8")
+    ids = {title: title.lower().replace(" ", "-") for title in sections}
+    links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)
+    body = "".join(
+        f'<section id="{ids[title]}"><h2>{escape(title)}</h2>{html}</section>' for title, html in sections.items()
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)} – etp-jax</title>\n<style>\n{style}</style></head>\n"
+        f'<body><header><h1>{escape(name)}</h1><p>{summary}</p><nav aria-label="Sections">{links}</nav></header>\n'
+        f"<main>{body}</main></body></html>\n"
+    )

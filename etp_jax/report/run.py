@@ -1,0 +1,250 @@
+"""`report.html`: what a run learned, on one page that opens from disk without a network.
+
+The page holds everything in itself: its style sheet, charts and ECGs as inline SVG, no script. What a run does not
+have yet (an evaluation, a checkpoint) is said where it would stand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax import __version__
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import ENCODER_FILE
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.metrics.retrieval import RECALL_AT
+from etp_jax.report.charts import Series, legend, line_chart
+from etp_jax.report.ecg_svg import draw_ecg
+from etp_jax.report.html import missing, page, table
+from etp_jax.report.results import read_evaluations, results_section
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
+from etp_jax.training import checkpoint, run_folder
+from etp_jax.training.log import read_metrics
+from etp_jax.training.resume import flatten
+
+FILE = "report.html"
+EXAMPLES = 6
+NEAREST = 5
+"""Reports listed under each example."""
+
+
+def write_page(run: Path, shards: Path) -> Path:
+    """Writes `report.html` into a run folder.
+
+    Args:
+      run: Run folder made by `etp train`; its evaluations and checkpoints are shown as far as they exist.
+      shards: Shard folder whose validation split gives the examples; sampling rate and leads as in training.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, or shards that
+        the run's encoder cannot read.
+    """
+    config = config_module.load(run / run_folder.CONFIG_FILE)
+    if (run / ENCODER_FILE).exists():
+        raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
+    data = Shards(shards)
+    encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
+    sections = {
+        "Results": results_section(read_evaluations(run / "evaluation")),
+        "Training": _training(read_metrics(run), config),
+        "Examples": _examples(encoder, data, config) if encoder else missing("The run has no checkpoint yet."),
+        "The run": _facts(run, config, encoder, data),
+    }
+    path = run / FILE
+    write_text(path, page(run.resolve().name, _summary(config, data), sections))
+    return path
+
+
+def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
+    if not (run / checkpoint.FOLDER).is_dir():
+        return False
+    with checkpoint.Checkpoints(run, config.run.best, read_only=True) as checkpoints:
+        return bool(checkpoints.steps())
+
+
+def _summary(config: TrainConfig, data: Shards) -> str:
+    text = config.model.text
+    tower = text.pretrained or "a text tower trained from scratch"
+    return (
+        f"An ECG encoder ({_ecg_tower(config)}) trained to match ECGs with their reports, as read by "
+        f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
+        f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
+    )
+
+
+def _ecg_tower(config: TrainConfig) -> str:
+    ecg = config.model.ecg
+    if ecg.kind == "vit":
+        return f"ViT-1D, {ecg.vit_layers} layers of width {ecg.vit_width}, patches of {ecg.patch} samples"
+    return f"ResNet{ecg.depth}-1D, width {ecg.width}"
+
+
+def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
+    """Loss, and retrieval in both directions, over epochs."""
+    if not lines:
+        return missing("No metrics yet: metrics.jsonl is missing or empty.")
+    batch, split = config.data.batch_size, config.data.validation_split
+    whole = f"among all of the {split} split"
+    charts = [
+        _chart(lines, "Loss", "loss", [("train", "loss", "training"), ("validation", "loss", "validation")]),
+        _chart(lines, f"Finding the report of an ECG {whole}", "recall", _recalls("ecg_to_text")),
+        _chart(lines, f"Finding an ECG of a report {whole}", "recall", _recalls("text_to_ecg")),
+        _chart(
+            lines,
+            f"Finding the counterpart in a training batch of {batch}",
+            "recall@1",
+            [
+                ("train", "ecg_to_text_recall_1", "report of an ECG"),
+                ("train", "text_to_ecg_recall_1", "ECG of a report"),
+            ],
+        ),
+    ]
+    return f'<div class="charts">{"".join(charts)}</div>' + _gaps(lines)
+
+
+def _recalls(direction: str) -> list[tuple[str, str, str]]:
+    return [("validation", f"{direction}_recall_{k}", f"recall@{k}") for k in RECALL_AT]
+
+
+def _chart(lines: list[dict[str, Any]], title: str, y_name: str, curves: list[tuple[str, str, str]]) -> str:
+    """A figure of up to three curves, each given as (kind and key in metrics.jsonl, name in the legend)."""
+    series = []
+    for style, (kind, key, name) in zip(("first", "second", "third"), curves, strict=False):
+        rows = [line for line in lines if line["kind"] == kind and key in line]
+        x, y = (np.array([row[field] for row in rows], np.float64) for field in ("epoch", key))
+        if np.isfinite(y).any():
+            series.append(Series(name, style, x, y))
+    if series:
+        drawn = line_chart(title, series, "epoch", y_name, from_zero=y_name != "loss")
+        drawn += legend([(curve.style, curve.name) for curve in series])
+    else:
+        drawn = missing("Nothing recorded yet.")
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}</figure>"
+
+
+def _gaps(lines: list[dict[str, Any]]) -> str:
+    """Says how many lines hold NaN or infinity, if any do."""
+    count = sum(any(isinstance(v, float) and not math.isfinite(v) for v in line.values()) for line in lines)
+    if not count:
+        return ""
+    return f"<p>{count} of {len(lines)} lines hold a value that is not finite; the curves have gaps there.</p>"
+
+
+def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
+    """ECGs of the validation split, each with the reports that the encoder finds nearest."""
+    name = config.data.validation_split
+    split, table = data.split(name), data.reports(name)
+    if len(table.paired) == 0:
+        return missing(f"The {name} split has no reports.")
+    reports = [report for report in table.reports if report]
+    _, ecg_NE = encoder.ecg(split)
+    text_RE = encoder.text(reports)
+    drawn = np.random.default_rng(0).permutation(len(reports))[:EXAMPLES]
+    parts = [
+        f"<p>{len(drawn)} ECGs of the {escape(name)} split, which the encoder was not trained on, drawn by chance: "
+        f"each of its {len(reports)} distinct reports was equally likely. Under each, the {min(NEAREST, len(reports))} "
+        "reports whose embeddings are nearest to the ECG's; the ECG's own report is marked.</p>"
+    ]
+    for own in drawn.tolist():
+        position = split.columns.report.index(reports[own])
+        cosine_R = text_RE @ ecg_NE[position]
+        parts.append(_example(split[position], data, reports, own, cosine_R))
+    return "".join(parts)
+
+
+def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_R: NDArray[np.float32]) -> str:
+    """One ECG and its nearest reports; the own one comes last if it is not among them."""
+    order = np.argsort(-cosine_R, kind="stable").tolist()
+    ranks = {number: rank for rank, number in enumerate(order, 1)}
+    rows = []
+    for number in dict.fromkeys([*order[:NEAREST], own]):
+        mark = ' <span class="tag">own report</span>' if number == own else ""
+        rows.append([str(ranks[number]), f"{cosine_R[number]:.3f}", escape(reports[number]) + mark])
+    title = f"Record {record.record_id}"
+    age = "" if math.isnan(record.age) else f"{record.age:.0f} years"
+    person = ", ".join(filter(None, [record.sex, age])) or "age and sex unknown"
+    ecg = draw_ecg(record.ecg, record.lead_mask, data.leads, data.fs, f"12-lead ECG, {title}: {record.report}")
+    caption = f"Nearest of {len(reports)} reports; the own one is at rank {ranks[own]}"
+    return (
+        f'<article class="example"><h3>{escape(title)}</h3>'
+        f'<p class="quiet">{escape(person)}; labels {escape(", ".join(record.labels) or "none")}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}, ECG">{ecg}</div>'
+        f"{table([('rank', 'number'), ('cosine', 'number'), ('report', '')], rows, caption)}</article>"
+    )
+
+
+def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards) -> str:
+    """Recipe, data, towers and versions."""
+    optim, loss = config.optim, config.loss
+    facts = {
+        "Checkpoint": _checkpoint(config, encoder),
+        "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
+        "ECG tower": _ecg_tower(config),
+        "Text tower": _text_tower(run, config),
+        "Pairs and loss": f"{loss.pairs} reports, {loss.score}, temperature {loss.temperature:g}"
+        + (" at the start" if loss.learn_temperature else ""),
+        "Optimiser": f"{optim.name}, learning rate {optim.learning_rate:g}, {optim.schedule}, {optim.epochs:g} epochs, "
+        f"batch {config.data.batch_size}, seed {config.seed}",
+        "Records": ", ".join(f"{count} {name}" for name, count in data.splits.items()),
+        "Data": f"{data.name}, {data.fs} Hz, {data.samples} samples, leads {', '.join(data.leads)}",
+        "Shards": f"SHA-256 {data.fingerprint[:16]}" + _other_shards(encoder, data),
+        "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
+    }
+    columns = [("", ""), ("", "")]
+    options = flatten(config_module.to_dict(config))
+    return (
+        table(columns, [[escape(cell) for cell in fact] for fact in facts.items()], style="facts")
+        + "<details><summary>Every option of the recipe</summary>"
+        + table(columns, [[f"<code>{name}</code>", escape(str(value))] for name, value in options.items()])
+        + "</details>"
+    )
+
+
+def _checkpoint(config: TrainConfig, encoder: Encoder | None) -> str:
+    if encoder is None:
+        return "none yet"
+    chosen = {"loss": "lowest loss", "recall": "highest recall@10"}[config.run.best]
+    return f"step {encoder.step}, the one with the {chosen} on the {config.data.validation_split} split"
+
+
+def _parameters(encoder: Encoder) -> str:
+    """Number of parameters of each part."""
+    parts = dict(encoder.variables["params"])
+    counts = {name.replace("_", " "): _count(tree) for name, tree in parts.items() if not name.startswith("logit")}
+    if encoder.config.model.text.frozen:
+        counts["text tower (frozen)"] = _count(encoder.tower.params)
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _text_tower(run: Path, config: TrainConfig) -> str:
+    path = run / run_folder.TEXT_FILE
+    if not path.exists():
+        return config.model.text.pretrained or "from scratch"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    sha256 = f", SHA-256 {about['sha256'][:16]}" if about["sha256"] else ""
+    return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
+
+
+def _other_shards(encoder: Encoder | None, data: Shards) -> str:
+    if encoder is None or encoder.trained_on["fingerprint"] == data.fingerprint:
+        return ""
+    return f"; not the shards that the run was trained on ({encoder.trained_on['fingerprint'][:16]})"

@@ -1,0 +1,1 @@
+"""The shard folder: its records, reading, writing and checking. No jax, no TensorFlow."""

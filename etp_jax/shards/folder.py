@@ -1,0 +1,165 @@
+"""The shard folder while it is made: claimed for one build, then finished; `build.json` comes last."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import BUILD_FILE, PART_FILE
+from etp_jax.shards.writer import write_metadata
+
+NOTES = ".parts"
+"""Folder, inside the shard folder, of what the build needs for itself: the claim, and a note a shard."""
+REJECTS = "rejects.csv"
+SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
+"""How version 0.1 identified translation 1: by a hash of its source text together with the glossary."""
+GLOSSARY_HASH_0_1 = "63c05c5c180f02741457bb357e71b4dcaf788412fbd27bc11f8eea747250188d"
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build made."""
+
+    folder: Path
+    build: dict[str, Any]
+    """Content of `build.json`."""
+    written: int = 0
+    """Records looked at this time."""
+    seconds: float = 0.0
+    """0 if the folder was finished already."""
+
+    def __str__(self) -> str:
+        """The summary that `etp prep` prints."""
+        splits = {name: split["records"] for name, split in self.build["splits"].items()}
+        rejects = self.build["rejects"]
+        lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
+        lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
+        lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
+        lines += [f"verdict, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
+        lines += [
+            f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
+            f"{share['report_share']:.2%} of {share['reports']} distinct reports"
+            for where, share in self.build["translation"].items()
+        ]
+        return "\n".join([*lines, *self.ending()])
+
+    def ending(self) -> list[str]:
+        """The last lines of a summary: how long it took, and where the shards are."""
+        time = "none, the folder was finished already"
+        if self.seconds:
+            time = f"{self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s"
+        return [f"time: {time}", f"shards: {self.folder}"]
+
+
+def finished(out: Path, recipe: dict[str, Any]) -> bool:
+    """Whether `out` is the finished result of this very build; EtpError if of another one."""
+    if not (out / BUILD_FILE).exists():
+        return False
+    if current_form(Shards(out).build["preparation"]) != current_form(recipe):
+        raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
+    shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
+    return True
+
+
+def current_form(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as this version would write it, also where version 0.1 wrote it; ready to be compared."""
+    recipe = json.loads(json.dumps(recipe))
+    if recipe.get("translation_sha256") == SOURCE_HASH_0_1:
+        del recipe["translation_sha256"]
+        recipe["translation"] = {"version": 1, "glossary_sha256": GLOSSARY_HASH_0_1}
+    return recipe
+
+
+def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
+    """Makes `out` ours: new, empty, or begun by the same build of the same part."""
+    notes, content = out / NOTES, {**recipe, "part": part}
+    mark = notes / "recipe.json"
+    if (out / BUILD_FILE).exists() or (out / PART_FILE).exists():
+        raise EtpError(f"{out}: holds a finished build or a part of one; choose another folder or delete it")
+    if mark.exists():
+        if current_form(json.loads(mark.read_text(encoding="utf-8"))) != current_form(content):
+            raise EtpError(f"{out}: holds an unfinished build of another source, preparation or part; delete it")
+        return
+    if out.exists() and any(path.name != NOTES for path in out.iterdir()):
+        raise EtpError(f"{out}: is not empty and was not begun by `etp prep`; choose another folder")
+    notes.mkdir(parents=True, exist_ok=True)
+    write_text(mark, json.dumps(content, indent=1))
+
+
+def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
+    """Notes what a shard holds: from now on it is written.
+
+    Args:
+      out: the shard folder.
+      file: name of the shard.
+      note: `split`, `shard` (its entry in `build.json`), `rejects`, `verdicts`.
+    """
+    write_text(_note_path(out, file), json.dumps(note))
+
+
+def read_note(out: Path, file: str) -> dict[str, Any]:
+    """What a shard holds, as `write_note` noted it."""
+    return json.loads(_note_path(out, file).read_text(encoding="utf-8"))
+
+
+def is_noted(out: Path, file: str) -> bool:
+    """Whether the shard lies there whole, with the note on it."""
+    there = _note_path(out, file).exists() and (out / file).exists()
+    return there and (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
+
+
+def _note_path(out: Path, file: str) -> Path:
+    return out / NOTES / f"{file}.json"
+
+
+def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Writes rejects and metadata and removes what the build needed for itself.
+
+    Args:
+      out: holds all shards.
+      head: the head of `build.json`, and under `rejects` the records that no shard has looked at.
+      notes: what each shard holds, in the order of the plan.
+
+    Returns:
+      The content of `build.json`.
+    """
+    rejects = head["rejects"] + [reject for note in notes for reject in note["rejects"]]
+    verdicts: Counter[str] = Counter()
+    splits: dict[str, Any] = {}
+    for note in notes:
+        verdicts.update(note["verdicts"])
+        split = splits.setdefault(note["split"], {"records": 0, "shards": []})
+        split["records"] += note["shard"]["records"]
+        split["shards"].append(note["shard"])
+    for name in [name for name, split in splits.items() if split["records"] == 0]:
+        for shard in splits.pop(name)["shards"]:
+            (out / shard["file"]).unlink()
+    if not splits:
+        reason = rejects[0]["reason"] if rejects else "the table is empty"
+        raise EtpError(f"{head['name']}: no usable record; {reason}")
+    table = StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("record_id", "split", "reason"))
+    writer.writerows((reject["record_id"], reject["split"], reject["reason"]) for reject in rejects)
+    write_text(out / REJECTS, table.getvalue())
+    for leftover in out.glob(".*.tmp"):
+        leftover.unlink()
+    content = {
+        **head,
+        "splits": splits,
+        "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
+        "verdicts": dict(sorted((+verdicts).items())),
+    }
+    write_metadata(out, content)
+    shutil.rmtree(out / NOTES)
+    return content

@@ -1,0 +1,253 @@
+"""The record and the shard folder: their schema, and reading them with random access. No jax, no TensorFlow.
+
+A shard folder holds TFRecord files `<name>-<split>.tfrecord-00000-of-000NN`, TFDS's `features.json` and
+`dataset_info.json` (so `tfds.builder_from_directory` opens it), `rejects.csv`, and `build.json`: what all records have
+in common, how they were prepared, and size and SHA-256 of every file. `build.json` is written last; without it a
+folder is unfinished. `.index/` holds what reading found out and may be deleted. `shard_writer.py` writes such a folder,
+`check.py` verifies it byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from etp_jax.errors import EtpError
+from etp_jax.shards import tfrecord
+from etp_jax.shards.index import INDEX_FOLDER, Index, load_index, save_index
+from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_metadata, decode_record
+
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read signals into one batch."""
+THREAD_BYTES = 2**20
+"""A thread is worth its trouble from so many bytes on."""
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """The distinct reports of a split and which one each record has."""
+
+    reports: tuple[str, ...]
+    """Distinct reports in sorted order (the same on every host); an empty one is among them if a record has none."""
+    number: NDArray[np.int32]
+    """[N] position in `reports`, for each record of the split."""
+
+    @property
+    def paired(self) -> NDArray[np.int64]:
+        """Positions of the records that have a report: those from which an ECG-report pair can be made."""
+        blank = self.reports.index("") if "" in self.reports else -1
+        return np.flatnonzero(self.number != blank)
+
+
+class Shards:
+    """A finished shard folder.
+
+    Opening it compares the size of every shard with `build.json`, so that a cut or missing file is noticed at once;
+    `check.check_shards` reads every byte.
+
+    Raises:
+      EtpError: the folder is missing, unfinished, somebody else's, or a shard is missing or cut.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Opens `folder`."""
+        self.folder = Path(folder)
+        self.build: dict[str, Any] = _read_build(self.folder)
+        self.name: str = self.build["name"]
+        self.fs: int = self.build["fs"]
+        self.leads: tuple[str, ...] = tuple(self.build["leads"])
+        self.samples: int = self.build["samples"]
+        self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
+        self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
+        for name in self.splits:
+            for shard in self.shard_files(name):
+                self._check_size(shard)
+        self._opened: dict[str, Split] = {}
+
+    @property
+    def signal_bytes(self) -> int:
+        """Bytes of one signal."""
+        return 2 * self.samples * len(self.leads)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over what defines the data: schema, label vocabulary and the checksums of all shards."""
+        fields = ("format", "name", "fs", "leads", "samples", "label_vocabulary", "splits")
+        text = json.dumps({field: self.build[field] for field in fields}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def shard_files(self, split: str) -> list[dict[str, Any]]:
+        """The shards of a split in order: `file`, `records`, `bytes`, `sha256` of each."""
+        return self.build["splits"][split]["shards"]
+
+    def split(self, name: str) -> Split:
+        """One split; raises EtpError, naming those there are, for an unknown one."""
+        if name not in self.splits:
+            raise EtpError(f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}")
+        if name not in self._opened:
+            self._opened[name] = Split(self, name)
+        return self._opened[name]
+
+    def reports(self, split: str, field: str = "report") -> ReportTable:
+        """The report table of a split, of field `report` or `report_original`."""
+        texts = getattr(self.split(split).columns, field)
+        reports = tuple(sorted(set(texts)))
+        place = {report: number for number, report in enumerate(reports)}
+        return ReportTable(reports, np.array([place[text] for text in texts], np.int32))
+
+    def _check_size(self, shard: dict[str, Any]) -> None:
+        path = self.folder / shard["file"]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise EtpError(f"{path}: missing, though {BUILD_FILE} lists it; copy or prepare the shards again") from None
+        if size != shard["bytes"]:
+            raise EtpError(
+                f"{path}: holds {size} bytes, {BUILD_FILE} says {shard['bytes']}; copy or prepare the shards again"
+            )
+
+
+def _read_build(folder: Path) -> dict[str, Any]:
+    path = folder / BUILD_FILE
+    if not folder.is_dir():
+        raise EtpError(f"{folder}: no such folder; `etp prep` makes shard folders")
+    try:
+        build = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if any(folder.glob("dataset_info.json")):
+            raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
+        if (folder / PART_FILE).exists():
+            raise EtpError(f"{folder}: only a part of a build; join all its parts with `etp prep merge`") from None
+        raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
+    if build.get("format") != FORMAT:
+        raise EtpError(f"{path}: format {build.get('format')!r}, this version reads {FORMAT}; prepare the shards again")
+    return build
+
+
+class Split:
+    """The records of one split, by position 0 ... N-1 in file order. Signals are read from disk when asked for."""
+
+    def __init__(self, shards: Shards, name: str):
+        """Opens the files of split `name`; use `Shards.split`."""
+        self.shards = shards
+        self.name = name
+        self._paths = [shards.folder / shard["file"] for shard in shards.shard_files(name)]
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        weakref.finalize(self, _close, self._files)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return self.shards.splits[self.name]
+
+    def __getitem__(self, position: int) -> Record:
+        """The record at `position`; raises EtpError if its bytes are not a record."""
+        shard, start, length = self._index.places[range(len(self))[position]].tolist()
+        payload = os.pread(self._files[shard], length, start)
+        try:
+            return decode_record(memoryview(payload), len(self.shards.leads))
+        except (ValueError, LookupError) as error:
+            raise EtpError(f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp check`") from None
+
+    def ecg(self, indices: ArrayLike, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+        """Signals at some positions, in their order.
+
+        The bytes go straight from the page cache into the batch: nothing is parsed and nothing stays in memory.
+
+        Args:
+          indices: [B] positions.
+          out: [B, T, leads] int16, C-contiguous, to be filled; allocated if None.
+
+        Returns:
+          [B, T, leads] int16, 1 µV a step.
+
+        Raises:
+          EtpError: a shard ends early.
+        """
+        positions = np.asarray(indices, np.int64)
+        shape = (len(positions), self.shards.samples, len(self.shards.leads))
+        if out is None:
+            out = np.empty(shape, np.int16)
+        if out.shape != shape or out.dtype != np.int16:
+            raise ValueError(f"out is {out.dtype} {out.shape}, these records need int16 {shape}")
+        if len(positions) == 0:
+            return out
+        buffer, size = out.data.cast("B"), self.shards.signal_bytes
+        places = self._index.places[positions].tolist()
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                shard, start, length = places[row]
+                offset = start + length - size  # the signal ends the payload
+                if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
+                    raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+
+        rows_a_thread = max(-(-len(places) // READERS), THREAD_BYTES // size)
+        shares = [range(row, min(row + rows_a_thread, len(places))) for row in range(0, len(places), rows_a_thread)]
+        if len(shares) == 1:
+            fill(shares[0])
+        else:
+            list(_readers().map(fill, shares))
+        return out
+
+    @property
+    def columns(self) -> SplitColumns:
+        """All records but their signals, read once."""
+        return self._index.columns
+
+    @cached_property
+    def _index(self) -> Index:
+        """From the sidecar `.index/<split>.npz`, which is made (again) where it is missing or of other shards."""
+        sidecar = self.shards.folder / INDEX_FOLDER / f"{self.name}.npz"
+        index = load_index(sidecar, self.shards.fingerprint)
+        if index is None:
+            index = self._scan()
+            save_index(index, sidecar, self.shards.fingerprint)
+        return index
+
+    def _scan(self) -> Index:
+        """Walks over the heads of all records; the signals are skipped."""
+        places, rows = [], []
+        for shard, (path, file) in enumerate(zip(self._paths, self._files, strict=True)):
+            position, size = 0, path.stat().st_size
+            while position < size:
+                head = os.pread(file, 4096, position)
+                length = int.from_bytes(head[:8], "little")
+                end = tfrecord.FRAME_HEAD + length - self.shards.signal_bytes
+                if len(head) < end <= size:
+                    head = os.pread(file, end, position)
+                try:
+                    rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : end]))
+                except (ValueError, LookupError) as error:
+                    raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp check`") from None
+                places.append((shard, position + tfrecord.FRAME_HEAD, length))
+                position += tfrecord.FRAME_HEAD + length + tfrecord.FRAME_TAIL
+        if len(rows) != len(self):
+            raise EtpError(
+                f"{self.shards.folder}: {self.name} holds {len(rows)} records, {BUILD_FILE} says {len(self)}"
+            )
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in SplitColumns.__dataclass_fields__}
+        columns["age"] = np.array(columns["age"], np.float32)
+        columns["lead_mask"] = np.array(columns["lead_mask"], bool).reshape(-1, len(self.shards.leads))
+        return Index(np.array(places, np.int64).reshape(-1, 3), SplitColumns(**columns))
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS, thread_name_prefix="reader")

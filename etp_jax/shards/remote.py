@@ -1,0 +1,130 @@
+"""Shard folders that lie elsewhere (`gs://`, `s3://`, any URL of fsspec) are copied to this machine's disk first."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file
+from etp_jax.shards.record import BUILD_FILE
+
+THREADS = 8
+"""Files copied at a time."""
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+"""What fsspec needs to read a kind of URL."""
+
+
+def default_folder() -> Path:
+    """A folder of this user's under the system's temporary one ($TMPDIR)."""
+    return Path(tempfile.gettempdir()) / f"etp-jax-{os.getuid()}"
+
+
+def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print) -> Path:
+    """A local copy of a shard folder, made once a machine; a local path is returned as it is.
+
+    Every build has a folder of its own below `stage_dir`, named by the SHA-256 of its `build.json`, which is written
+    last: a copy that was cut off is completed file by file, and processes of one machine wait for the one that copies.
+
+    Args:
+      source: path, or URL of fsspec.
+      stage_dir: folder on a local disk; `default_folder()` if empty.
+      say: takes the line that tells the disk needed, before anything is copied.
+
+    Returns:
+      A folder that `Shards` opens.
+
+    Raises:
+      EtpError: the URL cannot be read, there is too little disk, or a file is not as long as `build.json` says.
+    """
+    if "://" not in source:
+        return Path(source)
+    files, root = _open(source)
+    build_file = _read(files, source, root)
+    parent = Path(stage_dir) if stage_dir else default_folder()
+    folder = parent / hashlib.sha256(build_file).hexdigest()[:16]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _complete(files, source, root, folder, build_file, say)
+    except OSError as error:
+        raise EtpError(f"{folder}: {error.strerror or error}; name a --data.stage-dir that can be written") from error
+    return folder
+
+
+def _open(source: str) -> tuple[Any, str]:
+    """File system and path of a URL."""
+    try:
+        return fsspec.core.url_to_fs(source)
+    except ImportError as error:
+        package = PACKAGES.get(source.partition("://")[0])
+        advice = f"`pip install {package}`" if package else str(error)
+        raise EtpError(f"{source}: reading this needs another package: {advice}") from None
+    except ValueError as error:
+        raise EtpError(f"{source}: {error}; name a folder, or a URL such as gs://bucket/folder") from None
+
+
+def _read(files: Any, source: str, root: str) -> bytes:
+    try:
+        return files.cat_file(f"{root}/{BUILD_FILE}")
+    except FileNotFoundError:
+        raise EtpError(f"{source}: no finished shard folder ({BUILD_FILE} is missing); copy all of it there") from None
+    except Exception as error:  # every kind of storage has errors of its own
+        raise EtpError(f"{source}: cannot be read ({_first_line(error)})") from error
+
+
+def _complete(files: Any, source: str, root: str, folder: Path, build_file: bytes, say: Callable[[str], None]) -> None:
+    """Copies what is missing in `folder`."""
+    shards = [shard for split in json.loads(build_file)["splits"].values() for shard in split["shards"]]
+    missing = [shard for shard in shards if _size(folder / shard["file"]) != shard["bytes"]]
+    for rest in folder.glob(".*.tmp"):
+        rest.unlink()
+    needed, free = sum(shard["bytes"] for shard in missing), shutil.disk_usage(folder).free
+    if missing:
+        say(f"{source}: {len(missing)} of {len(shards)} files to copy to {folder}, {_gb(needed)} of {_gb(free)} free")
+    if needed > free:
+        raise EtpError(
+            f"{folder}: copying {source} needs {_gb(needed)}, {_gb(free)} are free; name another --data.stage-dir"
+        )
+
+    def copy(shard: dict[str, Any]) -> None:
+        path = folder / shard["file"]
+        with whole_file(path) as file:
+            try:
+                files.get_file(f"{root}/{shard['file']}", file.name)
+            except Exception as error:
+                raise EtpError(f"{source}/{shard['file']}: cannot be copied ({_first_line(error)})") from error
+            if _size(Path(file.name)) != shard["bytes"]:
+                raise EtpError(
+                    f"{source}/{shard['file']}: holds {_size(Path(file.name))} bytes, {BUILD_FILE} says "
+                    f"{shard['bytes']}; copy the shards there again"
+                )
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="staging") as pool:
+        list(pool.map(copy, missing))
+    with whole_file(folder / BUILD_FILE) as file:
+        file.write(build_file)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 if there is none."""
+    return path.stat().st_size if path.exists() else -1
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

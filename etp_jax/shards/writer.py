@@ -1,0 +1,78 @@
+"""Writing a shard folder: files appear whole or not at all, `build.json` last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etp_jax.files import whole_file, write_text
+from etp_jax.shards import tfrecord
+from etp_jax.shards.record import BUILD_FILE, TEXT_LISTS, TEXTS, Record, encode_record
+
+
+def shard_name(name: str, split: str, number: int, count: int) -> str:
+    """File name of a shard, in TFDS's pattern."""
+    return f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
+    """Writes one TFRecord file, whole or not at all.
+
+    Returns:
+      `file`, `records`, `bytes`, `sha256`: its entry in `build.json`.
+    """
+    digest, count, size = hashlib.sha256(), 0, 0
+    with whole_file(path) as file:
+        for record in records:
+            frame = tfrecord.frame(encode_record(record))
+            digest.update(frame)
+            file.write(frame)
+            count += 1
+            size += len(frame)
+    return {"file": path.name, "records": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def write_metadata(folder: Path, build: dict[str, Any]) -> None:
+    """Writes `features.json` and `dataset_info.json` for TFDS, then `build.json`: from now on the folder is finished.
+
+    Args:
+      folder: holds all shards that `build` lists.
+      build: content of `build.json`.
+    """
+    # Imported here: reading shards does not need it, and it takes half a second.
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(folder), dataset_name=build["name"], filetype_suffix="tfrecord"
+    )
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[shard["records"] for shard in split["shards"]],
+            num_bytes=sum(shard["bytes"] for shard in split["shards"]),
+            filename_template=template.replace(split=name),
+        )
+        for name, split in build["splits"].items()
+    ]
+    text, text_list = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
+    features: dict[str, Any] = {**dict.fromkeys(TEXTS, text), **dict.fromkeys(TEXT_LISTS, text_list)}
+    features["likelihoods"] = tfds.features.Sequence(np.float32)
+    features["age"] = np.float32
+    features["lead_mask"] = tfds.features.Tensor(shape=(len(build["leads"]),), dtype=np.bool_)
+    features["ecg"] = tfds.features.Tensor(
+        shape=(build["samples"], len(build["leads"])), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=splits,
+        check_data=False,  # reading back would need TensorFlow
+        description=f"ECGs with reports, {build['fs']} Hz, leads {' '.join(build['leads'])}, int16, 1 µV a step.",
+    )
+    write_text(folder / BUILD_FILE, json.dumps(build, indent=1, ensure_ascii=False) + "\n")

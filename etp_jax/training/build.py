@@ -1,0 +1,112 @@
+"""What training and evaluation build alike: the text tower, the model, and what the model reads of reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax._src.xla_bridge import backends_are_initialized  # has no public door
+from numpy.typing import NDArray
+
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.losses.pairs import needs_tower
+from etp_jax.models.bert import BertConfig
+from etp_jax.models.dual_encoder import DualEncoder
+from etp_jax.models.text_tower import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
+from etp_jax.training import resume
+from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, same_tokenizer
+from etp_jax.training.step import compute_dtype
+
+SIZES = ("width", "kernel", "patch", "vit_width", "vit_layers", "vit_heads")
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
+
+
+def make_deterministic() -> None:
+    """Has XLA choose only operations on GPUs that always give the same bits, and not by timing them.
+
+    Raises:
+      EtpError: the devices have been started, so that it is too late.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC in flags:
+        return
+    if backends_are_initialized():
+        raise EtpError(f"run.deterministic: jax has started its devices already; set XLA_FLAGS={DETERMINISTIC} before")
+    os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
+
+
+def set_precision(precision: str) -> jnp.dtype:
+    """The towers' compute type; float64 also switches jax to 64 bits, so this comes before any array is made."""
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return compute_dtype(precision)
+
+
+def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
+    """The model of a recipe with a text tower of these sizes; a frozen one stays outside.
+
+    Raises:
+      EtpError: a size below 1, or a rate that is no probability below 1.
+    """
+    options = resume.flatten(dataclasses.asdict(config.model))
+    for name in ("embedding_dim", *(f"ecg.{name}" for name in SIZES)):
+        if options[name] < 1:
+            raise EtpError(f"model.{name} is {options[name]}; it must be at least 1")
+    for name in ("projection_dropout", "ecg.drop_path", "text.dropout"):
+        if not 0 <= options[name] < 1:
+            raise EtpError(f"model.{name} is {options[name]}; it must be at least 0 and below 1")
+    return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
+
+
+def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], cache: Path | None) -> dict[str, NDArray]:
+    """What the model reads of reports, a row each.
+
+    Args:
+      config: the recipe.
+      text: its text tower.
+      reports: R reports; the template is put around them here.
+      cache: folder that keeps a frozen tower's outputs.
+
+    Returns:
+      {"embeddings"}, float32 [R, H], of a frozen tower; of a trained one {"input_ids", "attention_mask"}, int32 [R, S].
+      The latter with "semantic", float32 [R, H], the tower's outputs before training, if the loss needs it
+      (`pairs.needs_tower`).
+
+    Raises:
+      EtpError: the loss needs the outputs of a tower from scratch, which mean nothing.
+    """
+    frozen, semantic = config.model.text.frozen, needs_tower(config.loss)
+    if semantic and text.params is None:
+        raise EtpError("loss.semantic_from = tower needs one with weights; name it as model.text.pretrained")
+    if frozen:
+        return {"embeddings": frozen_outputs(text, config.model.text, reports, cache)}
+    texts = apply_template(config.model.text.template, reports)
+    inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens)
+    return inputs | ({"semantic": frozen_outputs(text, config.model.text, reports, cache)} if semantic else {})
+
+
+def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
+    """The text tower of a finished run: a frozen one from its source, a trained one without weights.
+
+    Raises:
+      EtpError: not a run folder, or the frozen tower's weights or tokenizer are not those that the run had.
+    """
+    about = read_about(run_dir / TEXT_FILE)
+    if not about["frozen"]:
+        tokenizer = Tokenizer.load(run_dir / TOKENIZER_FILE)
+        return TextTower(BertConfig(**about["bert"]), None, tokenizer, about["source"], about["sha256"])
+    text = build_text(config.model.text, ())
+    if text.sha256 != about["sha256"]:
+        raise EtpError(
+            f"{about['source']}: the weights of the text tower are not those of this run (SHA-256 {text.sha256[:12]}, "
+            f"{run_dir / TEXT_FILE} says {about['sha256'][:12]}); get the same ones"
+        )
+    if not same_tokenizer(about, text):
+        raise EtpError(f"{about['source']}: the tokenizer is not that of this run ({run_dir}); get the same one")
+    return text

@@ -1,0 +1,77 @@
+"""The run folder: what a checkpoint needs beside it to be opened again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
+from etp_jax.files import write_text
+from etp_jax.models.text_tower import TextTower
+from etp_jax.shards.index import INDEX_FOLDER
+from etp_jax.shards.reader import Shards
+
+CONFIG_FILE = "config.json"
+TEXT_FILE = "text.json"
+TOKENIZER_FILE = "tokenizer.json"
+SHARDS_FILE = "shards.json"
+
+
+def text_cache(shards: Shards, run_dir: Path) -> Path:
+    """Where a frozen tower's outputs are kept: beside the shards, for all runs, or else in the run folder."""
+    writable = os.access(shards.folder, os.W_OK)
+    return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
+
+
+def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: TextTower) -> None:
+    """Writes what a checkpoint needs beside it: recipe, tokenizer, text tower, shape of the data."""
+    config_module.save(config, run_dir / CONFIG_FILE)
+    text.tokenizer.save(run_dir / TOKENIZER_FILE)
+    about_text = {
+        "source": text.source,
+        "sha256": text.sha256,
+        "tokenizer_sha256": text.tokenizer.sha256,
+        "frozen": config.model.text.frozen,
+        "dim": text.bert_config.hidden_size,
+        "bert": dataclasses.asdict(text.bert_config),
+    }
+    about_shards = {
+        "fingerprint": shards.fingerprint,
+        "fs": shards.fs,
+        "leads": shards.leads,
+        "samples": shards.samples,
+        "filters": shards.build.get("preparation", {}).get("filters", {}),
+        "name": shards.name,
+        "earlier": _earlier(run_dir, config),
+    }
+    write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
+    write_text(run_dir / SHARDS_FILE, json.dumps(about_shards, indent=1) + "\n")
+
+
+def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
+    """Name and fingerprint of the shards of the runs that this one started from, the first one first."""
+    if not config.start_from:
+        return []
+    base, own = Path(config.start_from) / SHARDS_FILE, run_dir / SHARDS_FILE
+    if own.exists() and not base.exists():  # goes on, and the run before is gone
+        return read_about(own).get("earlier", [])
+    before = read_about(base)
+    return [*before.get("earlier", []), {key: before[key] for key in ("name", "fingerprint")}]
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What `write_run_folder` wrote beside the checkpoints; raises EtpError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None
+
+
+def same_tokenizer(about: dict[str, Any], text: TextTower) -> bool:
+    """Whether a run's `text.json` names this one; true of earlier runs, which name none."""
+    return about.get("tokenizer_sha256", text.tokenizer.sha256) == text.tokenizer.sha256

@@ -1,0 +1,90 @@
+"""Reading what a language model says: JSON of features, of which only the well-formed are taken."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from etp_jax.errors import EtpError
+from etp_jax.waveform.features import Check, Feature
+
+WORDS = range(3, 26)
+"""Words of a sentence."""
+MOST = 12
+"""Features of one statement; a model that lists more is rambling."""
+ABOUT = re.compile(
+    r"(?<!')\b(?:p|pr|q|qr|qs|qrs|qtc?|r|rs|rsr|s|st|t|u|j|rr|pp|waves?|complex|complexes|intervals?|segments?|rate|rhythm|axis|"
+    r"voltages?|amplitudes?|beats?|baseline|pauses?|pacing|spikes?|delta)\b(?!')",
+    re.IGNORECASE,
+)
+"""A sentence has one of these words, or it is not about the tracing."""
+_SENTENCE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.;:()'/%<>=≥≤°+µ-]*[A-Za-z0-9)%°]")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What could be taken from an answer."""
+
+    usable: bool
+    """It is JSON of the form that was asked for, whatever becomes of its features."""
+    features: tuple[Feature, ...] = ()
+    flaws: tuple[str, ...] = ()
+    """Kinds of flaw, one for each thing that was not taken."""
+
+
+def read_answer(text: str, source: str) -> Answer:
+    """Takes the well-formed features of an answer.
+
+    Args:
+      text: what the model said; thoughts and fences around the JSON do not matter.
+      source: goes into each feature.
+    """
+    found = re.search(r"\{.*\}", text.rpartition("</think>")[2], re.DOTALL)
+    try:
+        listed = json.loads(found[0])["features"] if found else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        listed = None
+    if not isinstance(listed, list):
+        return Answer(False, flaws=("no JSON of features",))
+    features: list[Feature] = []
+    flaws = ["too many features"] * max(len(listed) - MOST, 0)
+    for entry in listed[:MOST]:
+        try:
+            features.append(_feature(entry, source))
+        except EtpError as error:
+            flaws.append(str(error).partition(":")[0])
+    once: dict[str, Feature] = {}
+    for feature in features:
+        once.setdefault(feature.sentence, feature)
+    return Answer(True, tuple(once.values()), tuple(flaws))
+
+
+def _feature(entry: Any, source: str) -> Feature:
+    """Raises EtpError, `kind: detail`, if it is not well-formed."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("sentence"), str):
+        raise EtpError(f"form: {entry!r} is not a feature")
+    sentence = re.sub(r"\s+", " ", entry["sentence"]).strip(" .")
+    if not _SENTENCE.fullmatch(sentence) or ". " in sentence or len(sentence.split()) not in WORDS:
+        raise EtpError(f"sentence: {sentence[:80]!r} is not one short sentence")
+    if not ABOUT.search(sentence):
+        raise EtpError(f"sentence not about the tracing: {sentence!r}")
+    return Feature(sentence, _check(entry), source)
+
+
+def _check(entry: dict[str, Any]) -> Check | None:
+    if entry.get("quantity") is None:
+        return None
+    quantity, leads, at_least = entry["quantity"], entry.get("leads") or [], entry.get("at_least") or 0
+    low, high = entry.get("low"), entry.get("high")
+    numbers = [bound for bound in (low, high) if bound is not None]
+    if not isinstance(leads, list) or not all(isinstance(text, str) for text in (quantity, *leads)):
+        raise EtpError("form: quantity and leads are not texts")
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers) or type(at_least) is not int:
+        raise EtpError("form: bounds and number of leads are not numbers")
+    low, high = (None if bound is None else float(bound) for bound in (low, high))
+    check = Check(quantity, low, high, tuple(leads), at_least or len(leads))
+    if flaw := check.flaw():
+        raise EtpError(flaw)
+    return check

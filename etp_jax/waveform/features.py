@@ -1,0 +1,236 @@
+"""Waveform features of diagnostic statements, and an encoder's similarity of ECGs with them. No jax.
+
+`etp propose` writes `features.json`: the features, and which of them are likely for each statement. `etp similarities`
+writes an .npz with the embeddings of all ECGs and of all features' sentences. `etp restore` reads both.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.ecg.leads import LEADS
+from etp_jax.errors import EtpError
+from etp_jax.files import whole_file, write_text
+
+FORMAT = 1
+"""Version of both files."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What can be measured on an ECG."""
+
+    meaning: str
+    unit: str
+    margin: float
+    """Error of a measurement: a value outside a check's bounds by more than this contradicts it."""
+    low: float
+    """Least value that makes sense as a bound."""
+    high: float
+    per_lead: bool = False
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "rate_bpm": Quantity("ventricular rate", "/min", 3, 10, 350),
+    "rr_irregularity": Quantity("median change from one RR interval to the next, a part of it", "", 0.02, 0, 2),
+    "rr_range_ms": Quantity("longest minus shortest RR interval", "ms", 40, 0, 5000),
+    "premature_beats": Quantity("beats after less than 80 % of the usual RR interval", "", 0.5, 0, 50),
+    "aberrant_beats": Quantity("beats whose QRS is unlike the usual one", "", 0.5, 0, 50),
+    "p_likeness": Quantity("likeness of what precedes each QRS, 0 to 1: P waves or none", "", 0.15, 0, 1),
+    "p_ms": Quantity("duration of the P wave", "ms", 15, 20, 300),
+    "pr_ms": Quantity("PR interval", "ms", 20, 40, 600),
+    "qrs_ms": Quantity("duration of the QRS", "ms", 12, 40, 300),
+    "qt_ms": Quantity("QT interval", "ms", 30, 150, 800),
+    "qtc_ms": Quantity("QT interval corrected for rate by Fridericia's formula", "ms", 30, 150, 800),
+    "axis_deg": Quantity("axis of the QRS in the frontal plane, -180 to 180", "degrees", 15, -180, 180),
+    "sokolow_uv": Quantity("depth of S in V1 plus the taller R of V5 and V6", "µV", 300, 0, 15000),
+    "cornell_uv": Quantity("height of R in aVL plus depth of S in V3", "µV", 250, 0, 15000),
+    "sokolow_right_uv": Quantity("height of R in V1 plus the deeper S of V5 and V6", "µV", 150, 0, 15000),
+    "r_uv": Quantity("height of the tallest R", "µV", 80, 0, 10000, True),
+    "s_uv": Quantity("depth of the deepest negative deflection of the QRS", "µV", 80, 0, 10000, True),
+    "net_uv": Quantity("height of R minus depth of S", "µV", 80, -10000, 10000, True),
+    "span_uv": Quantity("QRS from its highest to its lowest point", "µV", 80, 0, 20000, True),
+    "terminal_uv": Quantity("mean of the last third of the QRS", "µV", 40, -5000, 5000, True),
+    "q_uv": Quantity("depth of Q (or of a QS complex)", "µV", 50, 0, 10000, True),
+    "q_ms": Quantity("duration of Q (or of a QS complex)", "ms", 10, 0, 200, True),
+    "st_uv": Quantity("ST level 60 ms after the J point", "µV", 30, -3000, 3000, True),
+    "t_uv": Quantity("height of T, negative where it is inverted", "µV", 50, -5000, 5000, True),
+    "p_uv": Quantity("height of P, negative where it is inverted", "µV", 30, -1000, 1000, True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """A feature as a statement on measurements: a quantity lies within bounds, in at least some of the leads."""
+
+    quantity: str
+    """A name in `QUANTITIES`."""
+    low: float | None = None
+    """Least value, inclusive; none: no lower bound."""
+    high: float | None = None
+    leads: tuple[str, ...] = ()
+    """Where it is measured; empty for quantities that belong to no lead."""
+    at_least: int = 0
+    """In how many of the leads."""
+
+    def flaw(self) -> str:
+        """What is wrong with it, or an empty text."""
+        quantity = QUANTITIES.get(self.quantity)
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if quantity is None:
+            return f"quantity: {self.quantity!r} is not known"
+        if not bounds or bounds != sorted(bounds) or not all(quantity.low <= b <= quantity.high for b in bounds):
+            return f"bounds: {self.low} to {self.high} make no sense for {self.quantity}"
+        if any(lead not in LEADS for lead in self.leads) or len(set(self.leads)) < len(self.leads):
+            return f"leads: {' '.join(self.leads)} are not among {' '.join(LEADS)}, each once"
+        if bool(self.leads) != quantity.per_lead or not min(1, len(self.leads)) <= self.at_least <= len(self.leads):
+            return f"leads: {self.quantity} in at least {self.at_least} of {len(self.leads)} leads makes no sense"
+        return ""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A waveform feature."""
+
+    sentence: str
+    check: Check | None
+    """None: it cannot be measured."""
+    source: str
+    """Where the criterion is from."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Content of `features.json`."""
+
+    features: tuple[Feature, ...]
+    """Each sentence once."""
+    statements: Mapping[str, tuple[int, ...]]
+    """Statement → positions in `features`; a statement without any has none."""
+    origin: Mapping[str, Any]
+    """Who proposed them."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of all features, in their order."""
+        return tuple(feature.sentence for feature in self.features)
+
+    def of(self, statements: Iterable[str]) -> list[int]:
+        """Positions of the features likely for any of these statements, each once, in the statements' order."""
+        return list(dict.fromkeys(place for statement in statements for place in self.statements.get(statement, ())))
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "origin": dict(self.origin),
+            "features": [asdict(feature) for feature in self.features],
+            "statements": {statement: list(places) for statement, places in sorted(self.statements.items())},
+        }
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def collect(proposed: Mapping[str, Sequence[Feature]], origin: Mapping[str, Any]) -> Proposals:
+    """The proposals of statement → features; of two features with one sentence the first counts, with its check."""
+    places: dict[str, int] = {}
+    features: list[Feature] = []
+    for statement in sorted(proposed):
+        for feature in proposed[statement]:
+            if places.setdefault(feature.sentence, len(features)) == len(features):
+                features.append(feature)
+    of = {text: tuple(dict.fromkeys(places[f.sentence] for f in some)) for text, some in proposed.items()}
+    return Proposals(tuple(features), of, origin)
+
+
+def load_proposals(path: Path) -> Proposals:
+    """Reads `features.json`; raises EtpError if it is missing, damaged, or one of its checks makes no sense."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise EtpError(
+                f"{path}: format {content['format']!r}, this version reads {FORMAT}; run `etp propose` again"
+            )
+        features = tuple(
+            Feature(row["sentence"], row["check"] and _check(row["check"]), row["source"])
+            for row in content["features"]
+        )
+        statements = {text: tuple(int(place) for place in places) for text, places in content["statements"].items()}
+    except OSError as error:
+        raise EtpError(f"{path}: {error.strerror}; `etp propose` writes such a file") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EtpError(f"{path}: damaged ({error!r}); run `etp propose` again") from None
+    for feature in features:
+        if feature.check and (flaw := feature.check.flaw()):
+            raise EtpError(f"{path}: {feature.sentence!r}: {flaw}")
+    if len({feature.sentence for feature in features}) < len(features):
+        raise EtpError(f"{path}: a sentence stands there twice; merge the features")
+    if any(not 0 <= place < len(features) for places in statements.values() for place in places):
+        raise EtpError(f"{path}: a statement names a feature that is not there; run `etp propose` again")
+    return Proposals(features, statements, content["origin"])
+
+
+def _check(fields: dict[str, Any]) -> Check:
+    return Check(**{**fields, "leads": tuple(fields["leads"])})
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """What an encoder sees of features in ECGs: N records, S sentences, E numbers an embedding."""
+
+    record_ids: tuple[str, ...]
+    sentences: tuple[str, ...]
+    ecg: NDArray[np.float32]
+    """[N, E] unit embeddings; float16 in the file."""
+    text: NDArray[np.float32]
+    """[S, E] unit embeddings."""
+    thresholds: NDArray[np.float32]
+    """[S] cosine from which on a feature counts as present."""
+    origin: Mapping[str, Any]
+    """The run, and how the thresholds were chosen."""
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all. It grows with N + S, not with N · S."""
+        with whole_file(path) as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                format=np.array(FORMAT),
+                record_ids=np.array(self.record_ids),
+                sentences=np.array(self.sentences),
+                ecg=self.ecg.astype(np.float16),
+                text=self.text.astype(np.float16),
+                thresholds=self.thresholds.astype(np.float32),
+                origin=np.array(json.dumps(dict(self.origin))),
+            )
+
+
+def load_similarities(path: Path) -> Similarities:
+    """Reads what `Similarities.save` wrote; raises EtpError if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if arrays["format"] != FORMAT:
+                raise EtpError(f"{path}: another format; run `etp similarities` again")
+            similarities = Similarities(
+                tuple(arrays["record_ids"].tolist()),
+                tuple(arrays["sentences"].tolist()),
+                arrays["ecg"].astype(np.float32),
+                arrays["text"].astype(np.float32),
+                arrays["thresholds"],
+                json.loads(str(arrays["origin"])),
+            )
+    except OSError as error:
+        raise EtpError(f"{path}: {error.strerror or error}; `etp similarities` writes such a file") from None
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise EtpError(f"{path}: damaged ({error!r}); run `etp similarities` again") from None
+    sizes = len(similarities.ecg), len(similarities.text), len(similarities.thresholds)
+    if sizes != (len(similarities.record_ids), len(similarities.sentences), len(similarities.sentences)):
+        raise EtpError(f"{path}: its arrays do not fit together; run `etp similarities` again")
+    return similarities

@@ -1,0 +1,250 @@
+"""Features proposed by a language model behind any OpenAI-compatible server (vLLM, llama.cpp, Ollama, ...).
+
+One question a statement, `prompt.txt`. What the server says is kept on disk under the hash of statement, model and
+prompt, before it is judged: a run that was stopped goes on, and a second run asks nothing. What it says is not trusted:
+a feature has to be a short sentence about the tracing, and its check one of known quantities with sensible bounds
+(`answer.py`); all else is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from etp_jax.errors import EtpError
+from etp_jax.files import disk_errors, write_text
+from etp_jax.progress import Bar
+from etp_jax.waveform.answer import read_answer
+from etp_jax.waveform.features import QUANTITIES
+from etp_jax.waveform.source import Answers
+
+PROMPT_VERSION = 1
+"""Version of `prompt.txt`; raised with every change."""
+ATTEMPTS = 5
+"""Requests for one statement before it is given up: of a server that fails, or that answers nonsense."""
+FIRST_PAUSE_S = 1.0
+"""Pause after the first failure; doubled after each that follows."""
+LONGEST_PAUSE_S = 60.0
+PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
+"""HTTP statuses after which it is worth asking again."""
+ANSWER_TOKENS = 700
+"""Length of an answer that is allowed, and what --dry-run counts for one."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the model is, and how it is asked."""
+
+    base_url: str
+    """Up to and with the version, as `http://localhost:8000/v1`."""
+    model: str
+    timeout_s: float = 120.0
+    concurrency: int = 4
+    """Questions under way at a time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would ask."""
+
+    statements: int
+    cached: int
+    prompt_tokens: int
+    """Of the questions still to be asked, estimated."""
+
+    def __str__(self) -> str:
+        """The lines that --dry-run prints."""
+        questions = self.statements - self.cached
+        return (
+            f"statements: {self.statements}, answered before: {self.cached}, questions to ask: {questions}\n"
+            f"tokens, estimated: {self.prompt_tokens} to read, at most {questions * ANSWER_TOKENS} to write"
+        )
+
+
+class LanguageModel:
+    """Proposes features by asking a language model."""
+
+    def __init__(self, server: Server, cache: Path):
+        """Asks nothing yet.
+
+        Args:
+          server: who is asked.
+          cache: folder that keeps the answers; may be shared by models and runs.
+        """
+        if not server.base_url.startswith(("http://", "https://")):
+            raise EtpError(f"--base-url {server.base_url}: want an address such as http://localhost:8000/v1")
+        self.server, self.cache = server, cache
+        self.origin: dict[str, Any] = {
+            "source": "llm",
+            "model": server.model,
+            "prompt_version": PROMPT_VERSION,
+            "prompt_sha256": hashlib.sha256(_template().encode()).hexdigest(),
+        }
+
+    def plan(self, statements: list[str]) -> Plan:
+        """What `propose` would ask."""
+        missing = [text for text in statements if self._kept(text) is None]
+        characters = sum(len(prompt(text)) for text in missing)
+        return Plan(len(statements), len(statements) - len(missing), characters // CHARACTERS_PER_TOKEN)
+
+    def propose(self, statements: list[str]) -> Answers:
+        """Features of each statement; those without a usable answer get none, and are counted.
+
+        Raises:
+          EtpError: the server cannot be reached or refuses, or the cache cannot be written. All answers so far stay.
+        """
+        with disk_errors(self.cache):
+            self.cache.mkdir(parents=True, exist_ok=True)
+            self._ask_all([text for text in statements if self._kept(text) is None])
+        rejected: Counter[str] = Counter()
+        features = {}
+        for text in statements:
+            answer = read_answer(self._kept(text) or "", f"{self.server.model}, prompt {PROMPT_VERSION}")
+            rejected.update(answer.flaws)
+            features[text] = answer.features
+        return Answers(features, rejected)
+
+    def _ask_all(self, statements: list[str]) -> None:
+        """Asks several at a time; after the first failure nothing new is asked, what is under way is waited for."""
+        stop = threading.Event()
+        failures: list[EtpError] = []
+        with (
+            Bar(total=len(statements), unit="question", desc=f"ask {self.server.model}") as progress,
+            ThreadPoolExecutor(self.server.concurrency) as pool,
+        ):
+
+            def ask(statement: str) -> None:
+                if stop.is_set():
+                    return
+                try:
+                    self._keep(statement, self._ask(statement, stop))
+                    progress.update()
+                except EtpError as error:
+                    failures.append(error)
+                    stop.set()
+
+            try:
+                for future in [pool.submit(ask, statement) for statement in statements]:
+                    future.result()
+            finally:
+                stop.set()
+        if failures:
+            left = sum(self._kept(text) is None for text in statements)
+            message = f"{failures[0]}; {left} questions are left, all answers are kept in {self.cache}: run it again"
+            raise EtpError(message)
+
+    def _ask(self, statement: str, stop: threading.Event) -> str:
+        """What the model says: the first usable answer, or the last of `ATTEMPTS`."""
+        said, trouble, pause_s = None, "stopped", FIRST_PAUSE_S
+        for attempt in range(ATTEMPTS):
+            try:
+                said = self._request(statement, attempt)
+            except _PassingError as error:
+                trouble = str(error)
+                if attempt + 1 == ATTEMPTS or stop.wait(min(max(pause_s, error.pause_s), LONGEST_PAUSE_S)):
+                    break
+                pause_s *= 2
+            else:
+                if read_answer(said, "").usable:
+                    return said
+        if said is None:
+            raise EtpError(f"{self.server.base_url}: {trouble}")
+        return said
+
+    def _request(self, statement: str, attempt: int) -> str:
+        """One request; the first is for the likeliest answer, those after nonsense for another one."""
+        body = {
+            "model": self.server.model,
+            "messages": [{"role": "user", "content": prompt(statement)}],
+            "temperature": 0.0 if attempt == 0 else 0.7,
+            "seed": attempt,
+            "max_tokens": ANSWER_TOKENS,
+            "response_format": {"type": "json_object"},
+        }
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        url = self.server.base_url.rstrip("/") + "/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.server.timeout_s) as response:
+                answer = response.read()
+        except urllib.error.HTTPError as error:
+            detail = error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
+            message = f"HTTP {error.code} {error.reason}" + (f" ({detail})" if detail else "")
+            if error.code in PASSING:
+                raise _PassingError(message, _seconds(error.headers.get("Retry-After"))) from None
+            raise EtpError(f"{url}: {message}; is --base-url or --model right?") from None
+        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise _PassingError(f"no answer ({reason or type(error).__name__}); is the server running?") from None
+        return _content(answer)
+
+    def _file(self, statement: str) -> Path:
+        key = json.dumps([statement, self.server.model, prompt(statement)])
+        return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+    def _kept(self, statement: str) -> str | None:
+        """The answer kept for a statement; None if there is none, or none that can be read."""
+        try:
+            return json.loads(self._file(statement).read_text(encoding="utf-8"))["answer"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def _keep(self, statement: str, answer: str) -> None:
+        about = {"statement": statement, "model": self.server.model, "prompt_version": PROMPT_VERSION}
+        with disk_errors(self.cache):
+            write_text(self._file(statement), json.dumps({**about, "answer": answer}, indent=1) + "\n")
+
+
+class _PassingError(Exception):
+    """A failure after which it is worth asking again."""
+
+    def __init__(self, message: str, pause_s: float = 0.0):
+        super().__init__(message)
+        self.pause_s = pause_s
+
+
+def _seconds(text: str | None) -> float:
+    """Of `Retry-After`; 0 if it is missing or a date."""
+    try:
+        return max(float(text or 0), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _content(body: bytes) -> str:
+    """The text of a reply; nothing if it is none of a chat."""
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return content if isinstance(content, str) else ""
+
+
+def prompt(statement: str) -> str:
+    """The question about one statement."""
+    quantities = "\n".join(
+        f"- {name}: {quantity.meaning}"
+        + (f", in {quantity.unit}" if quantity.unit else "")
+        + "; of single leads" * quantity.per_lead
+        for name, quantity in QUANTITIES.items()
+    )
+    return _template().format(statement=statement, quantities=quantities)
+
+
+def _template() -> str:
+    return resources.files("etp_jax.waveform").joinpath("prompt.txt").read_text(encoding="utf-8")

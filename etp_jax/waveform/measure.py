@@ -1,0 +1,319 @@
+"""Measurements on a 12-lead ECG: rate, rhythm, intervals, axis, and amplitudes of every lead.
+
+R peaks are found over all leads together; the beats that look alike make a median beat, on which the waves of all leads
+are delineated at once, as electrocardiographs do (an interval begins in the earliest and ends in the latest lead;
+AHA/ACCF/HRS 2007, part I). neurokit2, which delineates one lead beat by beat, takes some 200 ms a record; this takes
+a twentieth of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import butter, find_peaks, resample_poly, sosfiltfilt
+
+from etp_jax.ecg.leads import LEADS
+from etp_jax.shards.record import Record
+
+FS = 500
+"""Hz at which beats are measured; slower signals are interpolated."""
+BEFORE, AFTER = int(0.4 * FS), int(0.6 * FS)
+"""Samples of a beat before and after the middle of its QRS."""
+ALIKE = 0.85
+"""Correlation, over all leads, of beats that make one median beat."""
+ABERRANT = 0.7
+"""Correlation with the median beat below which a beat has another shape."""
+PREMATURE = 0.8
+"""Part of the usual RR interval below which a beat is premature."""
+QRS_PART = 0.05
+"""Part of the QRS's greatest speed at which it begins and ends. With it the median QRS of normal ECGs of PTB-XL's
+training folds lasts 90 ms; 0.1 gives 76 ms, 0.035 98 ms, both with a lower AUROC for right bundle branch block."""
+P_PART = 0.25
+"""Part of the P wave's size at which it begins and ends."""
+P_LIKENESS = 0.4
+"""Likeness of what precedes the QRS complexes below which there are no P waves to measure."""
+WAVE_UV = 40.0
+"""Less than this is no deflection of the QRS."""
+
+Array = NDArray[np.float64]
+Measures = Mapping[str, "float | Array"]
+"""Quantity → its value, or its values [leads]; NaN: it could not be measured."""
+
+
+def measure(record: Record, fs: int, leads: tuple[str, ...] = LEADS) -> Measures:
+    """Measures one ECG.
+
+    Args:
+      record: its signal and lead mask.
+      fs: sampling rate, Hz.
+      leads: names of the signal's leads; axis and voltage criteria need the standard twelve.
+
+    Returns:
+      The quantities of `features.QUANTITIES`. Only those of the rhythm are there where no two beats look alike; none
+      where there are fewer than three beats.
+    """
+    if not record.lead_mask.any():
+        return {}
+    x = _steady(record.ecg[:, record.lead_mask], fs)
+    peaks = r_peaks(x, fs)
+    if len(peaks) < 3:
+        return {}
+    divisor = gcd(FS, fs)
+    peaks = peaks * FS // fs
+    beats, places, peaks = _align(resample_poly(x, FS // divisor, fs // divisor, axis=0), peaks)
+    template, likeness = _dominant(beats)
+    rhythm = _rhythm(peaks, places, likeness)
+    alike = likeness >= ALIKE
+    if alike.sum() < 2:
+        return rhythm
+    waves = _delineate(template, beats[alike], rhythm["rr_ms"] * FS / 1000)
+    measured: dict[str, float | Array] = {**rhythm, **_intervals(waves, rhythm["rr_ms"])}
+    for name, values in _amplitudes(template, waves).items():
+        whole = np.full(len(leads), np.nan)
+        whole[record.lead_mask] = values
+        measured[name] = whole
+    return {**measured, **_combinations(measured, leads)}
+
+
+def _steady(ecg: NDArray[np.int16], fs: int) -> Array:
+    """µV without what is slower than 0.5 Hz."""
+    x = ecg.astype(np.float64)
+    return sosfiltfilt(_filter("high", fs, 0.5), x - np.median(x, axis=0), axis=0)
+
+
+def r_peaks(x: Array, fs: int) -> NDArray[np.int64]:
+    """Samples of the QRS complexes of a signal [T, leads]: peaks of the energy between 8 and 22 Hz over all leads."""
+    band = sosfiltfilt(_filter("band", fs, 8, 22), x, axis=0)
+    energy = np.sqrt(np.square(band).sum(axis=1))
+    energy = np.convolve(energy, np.full(fs // 10, 10 / fs), "same")
+    found = find_peaks(energy, height=0.3 * np.percentile(energy, 98), distance=fs // 4)[0]
+    return found[energy[found] > 0.4 * np.median(energy[found])] if len(found) else found
+
+
+@cache
+def _filter(kind: str, fs: int, *edges: float) -> Array:
+    return np.asarray(butter(2, np.squeeze(edges), kind, fs=fs, output="sos"))
+
+
+def _align(x: Array, peaks: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """The whole beats [N, T, leads], shifted so that their QRS complexes lie upon each other.
+
+    Also which peaks they are, and all peaks, shifted likewise.
+    """
+    reach = int(0.04 * FS)
+    places = np.flatnonzero((peaks >= BEFORE + reach) & (peaks + AFTER + reach <= len(x)))
+    core = np.arange(-int(0.08 * FS), int(0.08 * FS))
+    shifts = np.arange(-reach, reach + 1)
+    centres = peaks[places]
+    for _ in range(2):
+        model = np.median(x[centres[:, None] + core], axis=0) if len(places) else np.zeros((len(core), x.shape[1]))
+        # [N, shifts, T, leads] against [T, leads]
+        match = np.einsum("nstl,tl->ns", x[centres[:, None, None] + shifts[::2, None] + core], model)
+        centres = np.clip(centres + shifts[::2][match.argmax(axis=1)], peaks[places] - reach, peaks[places] + reach)
+    shifted = peaks + (int(np.median(centres - peaks[places])) if len(places) else 0)
+    shifted[places] = centres
+    return x[centres[:, None] + np.arange(-BEFORE, AFTER)], places, shifted
+
+
+def _dominant(beats: Array) -> tuple[Array, Array]:
+    """The median beat [T, leads] of the commonest shape, and the correlation [N] of each beat's QRS with it."""
+    if not len(beats):
+        return np.zeros(beats.shape[1:]), np.zeros(0)
+    core = beats[:, BEFORE - int(0.1 * FS) : BEFORE + int(0.12 * FS)]
+    flat = (core - core.mean(axis=1, keepdims=True)).reshape(len(beats), -1)
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+    likeness = unit @ unit.T
+    alike = likeness[np.argmax((likeness >= ALIKE).sum(axis=1) + likeness.mean(axis=1))] >= ALIKE
+    template = np.median(beats[alike], axis=0)
+    model = np.median(flat[alike], axis=0)
+    return template, unit @ (model / max(float(np.linalg.norm(model)), 1e-9))
+
+
+def _rhythm(peaks: NDArray[np.int64], places: NDArray[np.int64], likeness: Array) -> dict[str, float]:
+    rr_ms = np.diff(peaks) / FS * 1000
+    usual = float(np.median(rr_ms))
+    return {
+        "rr_ms": usual,
+        "rate_bpm": 60_000 / usual,
+        "rr_irregularity": float(np.median(np.abs(np.diff(rr_ms))) / usual),
+        "rr_range_ms": float(np.ptp(rr_ms)),
+        "premature_beats": float((rr_ms < PREMATURE * usual).sum()),
+        "aberrant_beats": float((likeness < ABERRANT).sum()) if len(places) else np.nan,
+    }
+
+
+@dataclass(frozen=True)
+class _Waves:
+    """Where the waves of a median beat lie, in samples of it; NaN where there is none."""
+
+    p_likeness: float
+    """Likeness of what precedes the QRS complexes."""
+    p_on: float
+    p_off: float
+    qrs_on: int
+    qrs_off: int
+    t_end: float
+    level: Array
+    """[leads] µV before the QRS: the isoelectric line."""
+
+
+def _delineate(beat: Array, beats: Array, rr: float) -> _Waves:
+    """Waves of the median beat [T, leads] of beats [N, T, leads] that follow each other by `rr` samples."""
+    qrs_on, qrs_off = _qrs(beat)
+    level = beat[max(qrs_on - 8, 0) : max(qrs_on - 2, 1)].mean(axis=0)
+    t_end = _t_end(np.linalg.norm(beat - level, axis=1), qrs_off, min(len(beat) - 1, int(BEFORE + 0.7 * rr)))
+    # What precedes the P wave is the T wave of the beat before.
+    before = (t_end if np.isfinite(t_end) else qrs_off + 0.3 * FS) - rr + 0.03 * FS
+    start = min(max(0, int(before)), max(qrs_on - int(0.12 * FS), 0))
+    stop = max(qrs_on - 4, 1)
+    p_likeness = _likeness(beats[:, start:stop])
+    p_on, p_off = _p_wave(beat[start:stop]) if p_likeness >= P_LIKENESS else (np.nan, np.nan)
+    return _Waves(p_likeness, start + p_on, start + p_off, qrs_on, qrs_off, t_end, level)
+
+
+def _qrs(beat: Array) -> tuple[int, int]:
+    """First and last sample of the QRS: where the leads together move faster than a part of their greatest speed."""
+    speed = np.linalg.norm(np.gradient(beat, axis=0), axis=1)
+    speed = np.convolve(speed, np.full(5, 0.2), "same")
+    first, last = BEFORE - int(0.13 * FS), BEFORE + int(0.17 * FS)
+    middle = slice(BEFORE - int(0.06 * FS), BEFORE + int(0.06 * FS))
+    peak = middle.start + int(speed[middle].argmax())
+    quiet = float(np.median(speed[first - int(0.1 * FS) : first]))
+    moving = speed > max(QRS_PART * speed[peak], 2 * quiet)
+    return peak - _last(moving[peak:first:-1]), peak + _last(moving[peak:last])
+
+
+def _last(moving: NDArray[np.bool_]) -> int:
+    """Last sample before a rest; slower moments inside the complex, as at the tip of R, are no rest."""
+    places = np.flatnonzero(moving)
+    rests = np.flatnonzero(np.diff(places) > int(0.02 * FS))
+    return int(places[rests[0]] if len(rests) else places[-1])
+
+
+def _t_end(size: Array, qrs_off: int, last: int) -> float:
+    """Where the steepest fall after the T wave's peak, drawn on, reaches the line (the tangent method)."""
+    start = qrs_off + int(0.08 * FS)
+    if last - start < int(0.08 * FS):
+        return np.nan
+    peak = start + int(size[start:last].argmax())
+    fall = np.gradient(size)[peak : min(peak + int(0.16 * FS), len(size))]
+    if len(fall) < 5 or fall.min() >= 0:
+        return np.nan
+    steepest = peak + int(fall.argmin())
+    floor = size[steepest : min(steepest + int(0.12 * FS), len(size))].min()
+    return steepest + (size[steepest] - floor) / -fall.min()
+
+
+def _p_wave(part: Array) -> tuple[float, float]:
+    """First and last sample of the P wave in what lies between T and QRS [T, leads]."""
+    if len(part) < int(0.06 * FS):
+        return np.nan, np.nan
+    ramp = np.linspace(0, 1, len(part))[:, None]
+    edge = int(0.008 * FS)
+    size = np.linalg.norm(part - part[:edge].mean(axis=0) * (1 - ramp) - part[-edge:].mean(axis=0) * ramp, axis=1)
+    peaks, about = find_peaks(size, prominence=1)  # the tail of T is high, but stands out less
+    if not len(peaks):
+        return np.nan, np.nan
+    peak = int(peaks[about["prominences"].argmax()])
+    low = size < P_PART * size[peak]
+    return _foot(size, low, peak, -1), _foot(size, low, peak, 1)
+
+
+def _foot(size: Array, low: NDArray[np.bool_], peak: int, step: int) -> float:
+    """Where a wave is low enough, or lowest within 100 ms of its peak if another wave follows."""
+    way = np.arange(peak, peak + step * int(0.1 * FS), step)
+    way = way[(way >= 0) & (way < len(size))]
+    under = np.flatnonzero(low[way])
+    return float(way[under[0]] if len(under) else way[size[way].argmin()])
+
+
+def _intervals(waves: _Waves, rr_ms: float) -> dict[str, float]:
+    ms = 1000 / FS
+    qt = (waves.t_end - waves.qrs_on) * ms
+    return {
+        "p_likeness": waves.p_likeness,
+        "p_ms": (waves.p_off - waves.p_on) * ms,
+        "pr_ms": (waves.qrs_on - waves.p_on) * ms,
+        "qrs_ms": (waves.qrs_off - waves.qrs_on) * ms,
+        "qt_ms": qt,
+        "qtc_ms": qt / (rr_ms / 1000) ** (1 / 3),
+    }
+
+
+def _likeness(parts: Array) -> float:
+    """Mean correlation of what precedes each QRS [N, T, leads] with the mean of the other beats: high for P waves."""
+    if parts.shape[1] < int(0.06 * FS):
+        return np.nan
+    parts = parts[:, :: FS // 100]
+    flat = (parts - parts.mean(axis=1, keepdims=True)).reshape(len(parts), -1)
+    others = (flat.sum(axis=0) - flat) / (len(flat) - 1)
+    product = (flat * others).sum(axis=1)
+    norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(others, axis=1)
+    return float(np.mean(product / np.maximum(norms, 1e-9)))
+
+
+def _amplitudes(beat: Array, waves: _Waves) -> dict[str, Array]:
+    """µV of every lead, from the isoelectric line; depths are positive."""
+    flat = beat - waves.level
+    qrs = flat[waves.qrs_on : waves.qrs_off + 1]
+    r_uv = np.maximum(qrs.max(axis=0), 0)
+    q_uv, q_ms = _q_waves(qrs)
+    st = flat[waves.qrs_off + int(0.056 * FS) : waves.qrs_off + int(0.064 * FS) + 1]
+    none = np.full(flat.shape[1], np.nan)
+    end = int(waves.t_end) + 10 if np.isfinite(waves.t_end) else 0
+    t = flat[waves.qrs_off + int(0.1 * FS) : end]
+    p = flat[int(waves.p_on) : int(waves.p_off) + 1] if np.isfinite(waves.p_on) else flat[:0]
+    return {
+        "r_uv": r_uv,
+        "s_uv": np.maximum(-qrs.min(axis=0), 0),
+        "net_uv": qrs.max(axis=0) + qrs.min(axis=0),
+        "area_uv": qrs.mean(axis=0),
+        "span_uv": np.ptp(qrs, axis=0),
+        "terminal_uv": qrs[-max(int(0.3 * len(qrs)), 1) :].mean(axis=0),
+        "q_uv": q_uv,
+        "q_ms": q_ms,
+        "st_uv": st.mean(axis=0) if len(st) else none,
+        "t_uv": _extreme(t) if len(t) else none,
+        "p_uv": _extreme(p) if len(p) else none,
+    }
+
+
+def _extreme(part: Array) -> Array:
+    """The value [leads] farthest from zero."""
+    return part[np.abs(part).argmax(axis=0), np.arange(part.shape[1])]
+
+
+def _q_waves(qrs: Array) -> tuple[Array, Array]:
+    """Depth and duration [leads] of what is negative before the first positive deflection; of a QS, all of it."""
+    depth, duration = np.zeros(qrs.shape[1]), np.zeros(qrs.shape[1])
+    for lead in range(qrs.shape[1]):
+        wave = qrs[:, lead]
+        up = np.flatnonzero(wave > WAVE_UV)
+        first = wave[: up[0]] if len(up) else wave
+        depth[lead] = max(-first.min(initial=0), 0)
+        duration[lead] = (first < -WAVE_UV).sum() * 1000 / FS
+    return depth, duration
+
+
+def _combinations(measured: Measures, leads: tuple[str, ...]) -> dict[str, float]:
+    """Axis and voltage criteria from the amplitudes of several leads."""
+    place = {lead: number for number, lead in enumerate(leads)}
+    if not set(LEADS) <= set(place):
+        return {}
+
+    def of(quantity: str, lead: str) -> float:
+        return float(np.asarray(measured[quantity])[place[lead]])
+
+    # aVF is a shorter measure than I by the geometry of Goldberger's leads.
+    axis = np.degrees(np.arctan2(2 / np.sqrt(3) * of("area_uv", "aVF"), of("area_uv", "I")))
+    return {
+        "axis_deg": float(axis),
+        "sokolow_uv": of("s_uv", "V1") + max(of("r_uv", "V5"), of("r_uv", "V6")),
+        "cornell_uv": of("r_uv", "aVL") + of("s_uv", "V3"),
+        "sokolow_right_uv": of("r_uv", "V1") + max(of("s_uv", "V5"), of("s_uv", "V6")),
+    }

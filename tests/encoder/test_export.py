@@ -1,0 +1,167 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from etp_jax import config as config_module
+from etp_jax import evaluation
+from etp_jax.api import load
+from etp_jax.cli import main
+from etp_jax.encoder.calibration import load_calibration, platt
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.export import all_prompts, export
+from etp_jax.encoder.folder import ENCODER_FILE
+from etp_jax.encoder.onnx import ONNX_FILE
+from etp_jax.encoder.scores import class_scores
+from etp_jax.errors import EtpError
+from etp_jax.report.run import write_page
+from etp_jax.shards.reader import Shards
+from etp_jax.tasks import get_task
+from tests.encoder.test_encoder import write_bert
+from tests.encoder.test_onnx import run_onnx
+from tests.helpers.small_run import FINDINGS, SAMPLES, small_config, write_run
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path, Path]:
+    """A run with a frozen text tower, and the folder of the tower."""
+    folder = tmp_path_factory.mktemp("frozen")
+    tower = write_bert(folder / "tower")
+    config = small_config(shards, pretrained=str(tower), frozen=True)
+    return write_run(folder / "run", config), tower
+
+
+def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, capsys):
+    run, tower = frozen
+    out = tmp_path / "out"
+    main.main(["export", "--run", str(run), "--out", str(out), "--dtype", "float32", "--shards", str(shards), "--onnx"])
+    assert "as float32" in capsys.readouterr().out
+    ours, theirs = Encoder.from_run(run), Encoder.from_run(out)
+    split, task = Shards(shards).split("test"), get_task("ptbxl-super", "contrast")
+    np.testing.assert_array_equal(ours.ecg(split)[1], theirs.ecg(split)[1])
+    graph = onnx.load(out / ONNX_FILE)
+    onnx.checker.check_model(graph, full_check=True)
+    about = {prop.key: prop.value for prop in graph.metadata_props}
+    assert (about["leads"], about["fs"], about["unit"]) == ("I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6", "100", "mV")
+    assert all(node.op_type != "BatchNormalization" for node in graph.graph.node)
+    masks = split.columns.lead_mask[:9]
+    np.testing.assert_allclose(run_onnx(out, split.ecg(range(9)) / 1000, masks)[1], ours.ecg(split)[1][:9], atol=1e-4)
+    scores = class_scores(ours.ecg(split)[1], ours, task)
+    expected = evaluation.run("zero-shot", run, shards, bootstrap=5)["rows"]
+    assert evaluation.run("zero-shot", out, shards, bootstrap=5)["rows"] == expected
+    assert str(shards) not in (out / "config.json").read_text()
+
+    (tower / "flax_model.msgpack").rename(tower / "away")
+    try:
+        model, ecg = load(out), np.zeros((SAMPLES, 12)) + np.sin(np.arange(SAMPLES))[:, None]
+        assert model.encode_ecg(ecg, unit="mV").shape == (8,)
+        np.testing.assert_allclose(class_scores(ours.ecg(split)[1], model.encoder, task), scores, rtol=1e-6, atol=1e-6)
+        from etp_jax.encoder import encoder
+
+        encoder._tower.cache_clear()
+        with pytest.raises(EtpError, match="tower"):
+            model.zero_shot(ecg, ["a sentence that no task has"])
+    finally:
+        (tower / "away").rename(tower / "flax_model.msgpack")
+
+
+def test_bfloat16_is_half_as_large_and_nearly_the_same(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    (tmp_path / "float32").mkdir()
+    for left_over in (ENCODER_FILE, "calibration.json", ONNX_FILE):
+        (tmp_path / "float32" / left_over).write_text("of an earlier export")
+    for dtype in ("float32", "bfloat16"):
+        main.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / dtype), "--dtype", dtype])
+    sizes = [(tmp_path / dtype / "encoder.safetensors").stat().st_size for dtype in ("bfloat16", "float32")]
+    assert sizes[0] < 0.65 * sizes[1]
+    split = Shards(shards).split("test")
+    full, half = (Encoder.from_run(tmp_path / dtype).ecg(split)[1] for dtype in ("float32", "bfloat16"))
+    cosines = (full * half).sum(axis=1)
+    assert cosines.min() > 0.999 and not np.array_equal(full, half)
+    assert load_calibration(tmp_path / "float32") is None and not (tmp_path / "float32" / ONNX_FILE).exists()
+
+
+def test_a_trained_text_tower_stays_behind(run_dir: Path, tmp_path: Path):
+    main.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "out")])
+    encoder = Encoder.from_run(tmp_path / "out")
+    prompts = list(get_task("ptbxl-super").classes[0].prompts)
+    np.testing.assert_allclose(encoder.text(prompts), Encoder.from_run(run_dir).text(prompts), atol=1e-6)
+    with pytest.raises(EtpError, match="holds no text tower"):
+        encoder.text(["something else"])
+
+
+def test_other_folders_are_not_written_over(run_dir: Path, tmp_path: Path, capsys):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(SystemExit):
+        main.main(["export", "--run", str(run_dir), "--out", str(tmp_path)])
+    assert "holds something other than an exported encoder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "mine.txt" / "out")])
+    assert stop.value.code == 2 and "mine.txt/out: Not a directory" in capsys.readouterr().err
+
+
+def test_an_export_is_not_exported_onto_itself(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "out"
+    main.main(["export", "--run", str(frozen[0]), "--out", str(out), "--shards", str(shards)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EtpError, match="out: is what would be exported; name another folder"):
+        export(out, Path("out"))
+    assert load_calibration(out) is not None
+    with pytest.raises(EtpError, match="an exported encoder is of one checkpoint"):
+        Encoder.from_run(out, "latest")
+    with pytest.raises(EtpError, match="an exported encoder has no training to report"):
+        write_page(out, shards)
+
+
+def test_a_second_export_to_a_folder_is_read_anew(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    run, out, prompt = frozen[0], tmp_path / "out", next(text for text, whole in all_prompts() if not whole)
+    other = write_run(tmp_path / "other", replace(config_module.load(run / "config.json"), seed=8))
+    for source in (run, other):
+        export(source, out)
+        np.testing.assert_allclose(
+            Encoder.from_run(out).text([prompt]), Encoder.from_run(source).text([prompt]), atol=1e-6
+        )
+
+
+def test_another_tokenizer_is_refused(frozen: tuple[Path, Path], tmp_path: Path):
+    run = shutil.copytree(frozen[0], tmp_path / "run")
+    about = json.loads((run / "text.json").read_text())
+    (run / "text.json").write_text(json.dumps(about | {"tokenizer_sha256": "another"}))
+    with pytest.raises(EtpError, match="the tokenizer is not that of this run"):
+        Encoder.from_run(run).text(["a sentence"])
+
+
+def test_platt_is_logistic_regression_on_smoothed_targets():
+    rng = np.random.default_rng(0)
+    y = rng.random(400) < 0.2
+    scores = (0.1 * rng.normal(size=400) + 0.15 * y - 0.3).astype(np.float32)
+    a, b = platt(scores, y)
+    positives, negatives = y.sum(), (~y).sum()
+    high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
+    target = np.where(y, high, low)
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.tile(scores.astype(float), 2)[:, None],
+        np.repeat([1, 0], 400),
+        np.concatenate([target, 1 - target]),
+    )
+    np.testing.assert_allclose(
+        expit(a * scores.astype(float) + b), reference.predict_proba(scores.astype(float)[:, None])[:, 1], atol=1e-4
+    )
+    separated = platt(np.where(y, 1.0, 0.0).astype(np.float32), y)
+    assert np.isfinite(separated).all() and 0.5 < expit(sum(separated)) < 1
+
+
+def test_calibration_covers_the_frequent_classes(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
+    main.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / "out"), "--shards", str(shards)])
+    calibration = load_calibration(tmp_path / "out")
+    assert calibration is not None and calibration.prompts == "contrast"
+    assert set(calibration.tasks["ptbxl-super"]) == {"NORM", "MI", "HYP"} and len(FINDINGS) == 4
+    (tmp_path / "out" / "calibration.json").write_text("{")
+    with pytest.raises(EtpError, match="export the run again"):
+        load_calibration(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["data"]["shards"] == ""

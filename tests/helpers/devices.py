@@ -1,0 +1,39 @@
+"""Functions of test modules in child processes that have several virtual CPU devices."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+FAST_COMPILING = "--xla_backend_optimization_level=0"
+
+
+def run_on(devices: int, function: Callable[[], Any], x64: bool = False) -> Any:
+    """What a function without arguments returns in a child process, as JSON passes it on.
+
+    Args:
+      devices: virtual CPU devices of the child.
+      function: defined at the top of a test module.
+      x64: compute in double precision, compiled fast rather than well.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices}{f' {FAST_COMPILING}' if x64 else ''}"
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, function.__module__, function.__name__],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": str(int(x64))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    print(json.dumps(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])()))

@@ -1,0 +1,228 @@
+"""Weights files: every form gives the same tree; every defect is one line that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.constants
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import serialization
+
+from etp_jax.errors import EtpError
+from etp_jax.models import huggingface
+from etp_jax.models.huggingface import load_bert, resolve
+
+Tensors = dict[str, np.ndarray]
+
+
+def same(a: Any, b: Any) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def save(folder: Path, tensors: Tensors) -> None:
+    safetensors.numpy.save_file(
+        {name: np.ascontiguousarray(t) for name, t in tensors.items()}, folder / "model.safetensors"
+    )
+
+
+def fails(folder: Path, message: str) -> None:
+    """Loading fails with one line that names the folder and matches."""
+    with pytest.raises(EtpError, match=message) as caught:
+        load_bert(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- forms --------------------------------------------------------------------------------------------------------
+
+
+def test_names_shapes_and_digest(golden_folder: Path, golden_tensors: Tensors) -> None:
+    config, params, digest = load_bert(golden_folder)
+    query = golden_tensors["encoder.layer.1.attention.self.query.weight"]
+    np.testing.assert_array_equal(params["encoder"]["layer"]["1"]["attention"]["self"]["query"]["kernel"], query.T)
+    assert set(params) == {"embeddings", "encoder"}, "the pooler is known and dropped"
+    assert config.num_hidden_layers == 2 and config.dropout == 0.0
+    assert digest == hashlib.sha256((golden_folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_prefix_heads_buffers_and_old_names(golden_folder: Path, golden_tensors: Tensors) -> None:
+    _, expected, _ = load_bert(golden_folder)
+
+    def old(name: str) -> str:
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    tensors = {f"bert.{old(name)}": value for name, value in golden_tensors.items()}
+    tensors["bert.embeddings.position_ids"] = np.arange(20)[None]
+    tensors["cls.predictions.bias"] = np.zeros(60, np.float32)
+    tensors["cls.seq_relationship.weight"] = np.zeros((2, 24), np.float32)
+    save(golden_folder, tensors)
+    assert same(load_bert(golden_folder)[1], expected)
+
+
+def test_flax_msgpack(golden_folder: Path) -> None:
+    _, expected, _ = load_bert(golden_folder)
+    (golden_folder / "model.safetensors").unlink()
+    file = golden_folder / "flax_model.msgpack"
+    pooler = {"dense": {"kernel": np.zeros((24, 24), np.float32), "bias": np.zeros(24, np.float32)}}
+    for tree in (
+        {**expected, "pooler": pooler},
+        {"bert": {**expected, "pooler": pooler}, "cls": {"bias": np.zeros(2)}},
+    ):
+        file.write_bytes(serialization.msgpack_serialize(tree))
+        assert same(load_bert(golden_folder)[1], expected)
+
+
+@pytest.mark.optional
+def test_pytorch_bin(golden_folder: Path, golden_tensors: Tensors) -> None:
+    torch = pytest.importorskip("torch")
+    _, expected, _ = load_bert(golden_folder)
+    (golden_folder / "model.safetensors").unlink()
+    tensors = {name: torch.from_numpy(value) for name, value in golden_tensors.items()}
+    torch.save(tensors, golden_folder / "pytorch_model.bin")
+    assert same(load_bert(golden_folder)[1], expected)
+
+
+def test_half_precision_becomes_float32(golden_folder: Path, golden_tensors: Tensors) -> None:
+    save(golden_folder, {name: value.astype(np.float16) for name, value in golden_tensors.items()})
+    _, params, _ = load_bert(golden_folder)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+# --- defects ------------------------------------------------------------------------------------------------------
+
+KEY = "encoder.layer.0.output.dense.weight"
+FLAX_KEY = "encoder/layer/0/output/dense/kernel"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(KEY), f"lacks the tensor {FLAX_KEY}"),
+        (lambda t: t.update({KEY: t[KEY][:-1]}), rf"{FLAX_KEY} has shape \(40, 23\), config.json says \(40, 24\)"),
+        (lambda t: t.update({"encoder.extra.weight": t[KEY]}), "unexplained tensor encoder/extra/kernel"),
+        (lambda t: t.update({"roberta.lm.bias": t[KEY]}), "unexplained tensor roberta/lm/bias"),
+    ],
+    ids=["missing", "shape", "extra", "foreign"],
+)
+def test_wrong_tensors_are_named(
+    golden_folder: Path, golden_tensors: Tensors, change: Callable[[Tensors], Any], message: str
+) -> None:
+    tensors = dict(golden_tensors)
+    change(tensors)
+    save(golden_folder, tensors)
+    fails(golden_folder, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "roberta"}, "config.json: model_type is 'roberta'; only 'bert' is supported"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"hidden_act": "mish"}, "unknown hidden_act 'mish'"),
+        ({"num_hidden_layers": 3}, "lacks the tensor encoder/layer/2/"),
+        ({"hidden_size": None}, "not a complete BERT config.*hidden_size"),
+    ],
+    ids=["roberta", "positions", "activation", "layers", "incomplete"],
+)
+def test_wrong_config_is_named(golden_folder: Path, change: dict[str, Any], message: str) -> None:
+    file = golden_folder / "config.json"
+    config = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    fails(golden_folder, message)
+
+
+def test_missing_and_broken_files(golden_folder: Path) -> None:
+    weights = golden_folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    fails(golden_folder, "model.safetensors: not a whole safetensors file")
+    weights.unlink()
+    fails(golden_folder, "no weights; expected one of model.safetensors")
+    (golden_folder / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize({"a": np.ones(99)})[:200])
+    fails(golden_folder, "flax_model.msgpack: not a whole Flax msgpack file")
+    (golden_folder / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize({"a": np.ones(3)}))
+    fails(golden_folder, "lacks the tensor embeddings/LayerNorm")
+    (golden_folder / "config.json").write_text("{")
+    fails(golden_folder, "config.json: not JSON")
+    (golden_folder / "config.json").unlink()
+    fails(golden_folder, "config.json: no such file")
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("harmful",)
+
+
+@pytest.mark.optional
+def test_pickles_run_nothing(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(golden_folder)
+    (golden_folder / "model.safetensors").unlink()
+    (golden_folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
+    fails(golden_folder, "pytorch_model.bin: not a whole file of plain tensors")
+    assert not Path("harmful").exists()
+
+
+def test_pytorch_bin_without_torch(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (golden_folder / "model.safetensors").rename(golden_folder / "pytorch_model.bin")
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    fails(golden_folder, "install torch, or convert them to model.safetensors")
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+
+def test_folder_and_package(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+    assert resolve("package:etp_jax/models") == Path(huggingface.__file__).parent
+    assert resolve("package:etp_jax") == Path(huggingface.__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("package:no_such_package/model", "no Python package 'no_such_package' is installed"),
+        ("package:etp_jax/no_such_folder", "has no folder 'no_such_folder'"),
+        ("/no/such/folder", "no such folder"),
+        ("./folder", "no such folder"),
+    ],
+)
+def test_unknown_sources(source: str, message: str) -> None:
+    with pytest.raises(EtpError, match=message) as caught:
+        resolve(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Offline, and nothing cached: one line that names the ways out."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EtpError, match=r"'nobody/nothing': no such folder, and .* `package:NAME/FOLDER`") as caught:
+        resolve("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_takes_the_first_weights_there_are(monkeypatch: pytest.MonkeyPatch, golden_folder: Path) -> None:
+    """A repository with a `.bin` only: asked for in order, and nothing else is fetched."""
+    (golden_folder / "model.safetensors").rename(golden_folder / "pytorch_model.bin")
+    asked = []
+
+    def snapshot_download(source: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((source, allow_patterns[-1], local_files_only))
+        return str(golden_folder)
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda source, timeout: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve("someone/bert") == golden_folder
+    assert asked == [("someone/bert", weights, False) for weights in huggingface.WEIGHTS]

