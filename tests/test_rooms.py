@@ -22,7 +22,7 @@ FLOORS = (
     ("reproduce",),
     ("cli",),
 )
-"""From the ground up. A room imports from lower floors only, and `files` from `errors`; docs/architecture.md says why."""
+"""From the ground up: a room imports from lower floors only. docs/architecture.md gives the reasons."""
 WITHOUT_JAX = ("errors", "progress", "metrics", "config", "files", "ecg", "shards", "configs", "tasks", "data_prep")
 """`import etp_jax` itself too."""
 ONLY_CLI = ("data_prep",)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from etp_jax import configs, progress
-from etp_jax.cli import main
+from etp_jax.cli import main, quickstart
+from etp_jax.cli.command import Command
+from etp_jax.cli.shards import Check
 from etp_jax.config import TrainConfig, from_dict, to_dict
 from etp_jax.errors import EtpError
 
@@ -39,7 +41,29 @@ def test_every_command_takes_help(name, capsys):
 
 
 def test_unknown_command(capsys):
-    assert "no command 'trian'" in fails(capsys, "trian")
+    assert "no command 'trian'; did you mean 'train'" in fails(capsys, "trian")
+    assert "did you mean 'evaluate'" in fails(capsys, "evalaute", "probe")
+    assert "did you mean 'prep ptbxl'" in fails(capsys, "prep", "ptb-xl")
+    assert "`etp --help` lists them" in fails(capsys, "xyzzy")
+
+
+@pytest.mark.parametrize("group", ["prep", "shards", "waveform", "tasks"])
+def test_a_group_lists_its_commands(group, capsys):
+    main.main([group, "--help"])
+    printed = capsys.readouterr().out
+    names = [name for name in main.COMMANDS if name.startswith(f"{group} ")]
+    assert len(names) > 1 and all(f"etp {name} " in printed for name in names) and "etp train" not in printed
+
+
+@pytest.mark.parametrize(("old", "new"), main.OLD_SPELLINGS.items())
+def test_old_spellings_work_and_are_not_listed(old, new):
+    assert main.find([*old.split(), "--x"]) == (new, ["--x"])
+    assert old not in main.COMMANDS
+
+
+def test_python_m_etp_jax():
+    done = subprocess.run([sys.executable, "-m", "etp_jax", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("etp-jax ")
 
 
 def test_misspelt_option_is_answered_with_the_right_one(capsys):
@@ -110,7 +134,7 @@ def test_import_brings_in_neither_jax_nor_tensorflow():
 
 
 def test_a_reader_that_has_seen_enough():
-    code = "from etp_jax import cli; cli.main(['evaluate', '--help'])"
+    code = "from etp_jax.cli.main import main; main(['evaluate', '--help'])"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
@@ -127,9 +151,9 @@ def test_one_line_for_a_process_count_in_words(monkeypatch, capsys):
 
 def test_quickstart_hands_quiet_on(tmp_path, monkeypatch):
     heard = []
-    monkeypatch.setattr(main.prep, "prep_synthetic", lambda _: None)
+    monkeypatch.setattr(quickstart, "prep_synthetic", lambda _: None)
     for step in ("train", "evaluate", "report"):
-        monkeypatch.setattr(main, step, lambda _: heard.append(progress.quiet))
+        monkeypatch.setattr(quickstart, step, lambda _: heard.append(progress.quiet))
     main.main(["quickstart", "--quiet", "--out", str(tmp_path)])
     assert heard == [True] * 4
 
@@ -138,7 +162,7 @@ def test_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupted(args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(main.COMMANDS, "check", (main.Check, interrupted))
+    monkeypatch.setitem(main.COMMANDS, "shards check", Command(Check, interrupted))
     with pytest.raises(SystemExit) as stop:
         main.main(["check", str(Path())])
     assert stop.value.code == 130

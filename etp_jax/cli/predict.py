@@ -1,0 +1,68 @@
+"""`etp predict` and `etp export`: a trained encoder in use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from etp_jax.cli.command import Command
+from etp_jax.ecg.leads import Layout
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Findings of one ECG, with page and picture, or of a folder of ECGs, as a table. No medical device."""
+
+    record: tyro.conf.Positional[Path]
+    """WFDB, EDF, .mat, .npy or .csv file, of any leads; or a folder of such files."""
+    run: Path | None = None
+    """Run folder, or folder of `etp export`; by default the encoder that ships."""
+    task: tuple[str, ...] = ()
+    """Tasks by name, the one to explain first; by default all that the encoder has probabilities for."""
+    prompt: tuple[str, ...] = ()
+    """Sentences of your own: similarity and rank only. They need the text tower."""
+    shards: Path | None = None
+    """Shard folder whose training reports are compared; needs the text tower."""
+    out: Path = Path("predictions")
+    """Folder to write into."""
+    layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the encoder of a run as safetensors, with the embeddings of all prompts, into a folder of its own."""
+
+    run: Path
+    """Run folder made by `etp train`."""
+    out: Path
+    """Folder to write; `etp evaluate` and `etp predict` take it for a run."""
+    checkpoint: Literal["best", "latest"] = "best"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the weights."""
+    shards: Path | None = None
+    """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    onnx: bool = False
+    """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
+
+
+def predict(args: Predict) -> None:
+    """Runs `etp predict`."""
+    from etp_jax.predict.run import predict as tell
+
+    print(tell(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
+
+
+def export(args: Export) -> None:
+    """Runs `etp export`."""
+    from etp_jax.encoder.export import export as write_folder
+
+    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx))
+
+
+COMMANDS = {
+    "predict": Command(Predict, predict),
+    "export": Command(Export, export),
+}

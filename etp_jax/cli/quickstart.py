@@ -1,0 +1,37 @@
+"""`etp quickstart`: everything once, on a synthetic archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from etp_jax.cli.command import Command
+from etp_jax.cli.evaluate import Evaluate, evaluate
+from etp_jax.cli.prep import PrepSynthetic, prep_synthetic
+from etp_jax.cli.report import Report, report
+from etp_jax.cli.train import Train, train
+from etp_jax.configs import load_recipe
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Synthetic archive, shards, training, zero-shot, probe and report.html in a few minutes."""
+
+    out: Path = Path("runs/quickstart")
+    """Folder for everything it makes."""
+    records: int = 2000
+    """Number of synthetic ECGs."""
+
+
+def quickstart(options: Quickstart) -> None:
+    """Runs `etp quickstart`."""
+    shards, run = options.out / "shards", options.out / "run"
+    recipe = load_recipe("quickstart")
+    prep_synthetic(PrepSynthetic(out=shards, records=options.records))
+    train(Train(workdir=run, recipe=replace(recipe, data=replace(recipe.data, shards=str(shards)))))
+    evaluate(Evaluate(kind="zero-shot", run=run, shards=shards, split="test", prompts=("contrast",)))
+    evaluate(Evaluate(kind="probe", run=run, shards=shards, split="test"))
+    report(Report(run=run, shards=shards))
+
+
+COMMANDS = {"quickstart": Command(Quickstart, quickstart)}

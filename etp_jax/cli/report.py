@@ -1,0 +1,28 @@
+"""`etp report`: the page of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from etp_jax.cli.command import Command
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes RUN/report.html: curves, per-class figures, example ECGs."""
+
+    run: Path
+    shards: Path
+
+
+def report(args: Report) -> None:
+    """Runs `etp report`."""
+    from etp_jax.report.run import write_page
+
+    print(f"wrote {write_page(args.run, args.shards)}")
+
+
+COMMANDS = {
+    "report": Command(Report, report),
+}
