@@ -43,7 +43,7 @@ def train(args: Train) -> None:
 
     if args.distributed:
         distributed.initialise()
-    with distributed.Together():
+    with distributed.ProcessWatch():
         loop.train(args.recipe, args.workdir, extend=args.extend)
 
 

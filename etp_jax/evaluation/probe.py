@@ -59,7 +59,7 @@ def evaluate(
     """Fits classifiers on fractions of the training records, chooses their setting elsewhere, scores a split once.
 
     Setting (by macro AUROC) and thresholds are chosen on the validation split. If that is what is scored, they are
-    chosen on training patients (`Labelled.tenth`), and the classifiers are fitted on the others.
+    chosen on training patients (`Labelled.calibration_patients`), and the classifiers are fitted on the others.
 
     Args:
       encoders: each under its name in the result.
@@ -110,7 +110,7 @@ def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labe
     """Records to fit on and records to choose by, when `split` is scored; raises EtpError if these are too few."""
     fitted = records.of(TRAIN)
     if split == VALIDATION:
-        tenth_n = fitted.tenth()
+        tenth_n = fitted.calibration_patients()
         fitted, chooser = fitted.where(~tenth_n), fitted.where(tenth_n)
     else:
         chooser = records.of(VALIDATION)

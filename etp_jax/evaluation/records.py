@@ -41,7 +41,7 @@ class Labelled:
             self.splits, self.rows[chosen], self.record_ids[chosen], self.patients[chosen], self.y_nC[chosen]
         )
 
-    def tenth(self) -> NDArray[np.bool_]:
+    def calibration_patients(self) -> NDArray[np.bool_]:
         """[n] the records of a tenth of all patients: by a hash of the patient, so the same ones for every task.
 
         Of the training patients an eighth where the same hash splits the archive, as it does those without splits.

@@ -25,7 +25,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
 
 
-def taken(patient_id: str, share: float) -> bool:
+def in_share(patient_id: str, share: float) -> bool:
     """Whether a patient is among this share; one of a smaller share is among every greater one too."""
     return int(hashlib.sha256(patient_id.encode()).hexdigest()[:12], 16) < share * 16**12
 
@@ -76,7 +76,7 @@ class Batches:
         self.unpaired = len(reports.number) - len(self.paired)
         if share < 1:
             patients = split.columns.patient_id
-            self.paired = self.paired[np.array([taken(patients[row], share) for row in self.paired], bool)]
+            self.paired = self.paired[np.array([in_share(patients[row], share) for row in self.paired], bool)]
         if not 0 < batch_size <= len(self.paired):
             raise EtpError(
                 f"data.batch_size is {batch_size}, but {split.shards.folder} ({split.name}) has {len(self.paired)} "

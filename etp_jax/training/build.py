@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax._src.xla_bridge import backends_are_initialized  # has no public door
 from numpy.typing import NDArray
 
 from etp_jax.config import TrainConfig
@@ -19,6 +18,7 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.models.text_tower import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
 from etp_jax.training import resume
+from etp_jax.training.jax_private import backends_are_initialized
 from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, same_tokenizer
 from etp_jax.training.step import compute_dtype
 

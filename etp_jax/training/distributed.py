@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any
 
 import jax
-from jax._src.distributed import global_state  # the run's key-value store has no public door
-from jax._src.xla_bridge import backends_are_initialized
 
 from etp_jax.errors import EtpError
+from etp_jax.training.jax_private import backends_are_initialized, global_state
 
 STOPPED = 75
 """Exit status of a process that stops because another one did (`EX_TEMPFAIL`): to be started again, all of them."""
@@ -52,7 +51,7 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
         ) from None
 
 
-class Together:
+class ProcessWatch:
     """Within the `with` block all processes of a run stop when one of them does, with one line that says why.
 
     Each counts up its own entry of the run's key-value store, twice a second. If one has stood still for `SILENCE_S`,
@@ -69,7 +68,7 @@ class Together:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="together", daemon=True)
 
-    def __enter__(self) -> Together:
+    def __enter__(self) -> ProcessWatch:
         """Starts the watch."""
         if self._client:
             self._thread.start()

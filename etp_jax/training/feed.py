@@ -28,7 +28,7 @@ MOST_STEPS = 10
 """Steps a dispatch, where it chooses itself: the host's own time, about a millisecond, is then lost among them."""
 
 
-class Feed:
+class DeviceFeed:
     """The way of a run's batches to the devices.
 
     Attributes:

@@ -23,10 +23,10 @@ from etp_jax.shards.remote import staged
 from etp_jax.training import build, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
-from etp_jax.training.feed import Feed, dispatches
+from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
-from etp_jax.training.signals import Stop
+from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, init_state, make_train_step
 from etp_jax.training.validation import Validation
 
@@ -68,7 +68,7 @@ class _Run:
     workdir: Path
     steps_per_epoch: int
     parallel: Parallel
-    feed: Feed
+    feed: DeviceFeed
     dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     tables: Any
     validation: Validation
@@ -134,7 +134,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     held_out_texts = build.text_inputs(config, text, held_out_reports.reports, cache)
     texts, state = parallel.replicate((texts, state))
     validation = Validation(config, model, held_out, held_out_reports, held_out_texts, parallel)
-    feed = Feed(config, batches, parallel)
+    feed = DeviceFeed(config, batches, parallel)
     _say(str(feed))
     return _Run(
         config=config,
@@ -190,7 +190,7 @@ def _run(run: _Run) -> int | None:
     batches = run.feed.batches(spans)
     done, stopped_by = run.start, None
     progress = Progress(config, run.workdir, done, run.total, run.steps_per_epoch)
-    with checkpoints, closing(batches), progress, Stop() as stop:
+    with checkpoints, closing(batches), progress, StopSignals() as stop:
         while done < run.total and not stopped_by:
             with progress.waiting():
                 steps, batch = next(batches)

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Stop:
+class StopSignals:
     """Notices SIGTERM and Ctrl-C, so that the step can be finished and saved.
 
     On several hosts JAX's preemption service catches SIGTERM on any of them and names a step at which all of them stop.
@@ -23,7 +23,7 @@ class Stop:
         self._asked = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignals:
         """Takes the signals over."""
         if jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -73,10 +73,10 @@ def test_embeddings_are_kept_until_something_changes(
 def test_embeddings_are_the_same_on_eight_devices(run_dir: Path, shards: Path, tmp_path: Path):
     code = (
         "import sys, jax, numpy as np; from pathlib import Path\n"
-        "from etp_jax.evaluation import embed; from etp_jax.shards.reader import Shards\n"
-        "embed.BATCH, embed.CACHE_FOLDER = 2, 'other'\n"
+        "from etp_jax.encoder import encoder; from etp_jax.shards.reader import Shards\n"
+        "encoder.BATCH, encoder.CACHE_FOLDER = 2, 'other'\n"
         "assert jax.device_count() == 8\n"
-        "arrays = embed.Encoder.from_run(Path(sys.argv[1])).ecg(Shards(sys.argv[2]).split('test'))\n"
+        "arrays = encoder.Encoder.from_run(Path(sys.argv[1])).ecg(Shards(sys.argv[2]).split('test'))\n"
         "np.savez(sys.argv[3], *arrays)"
     )
     out = tmp_path / "out.npz"

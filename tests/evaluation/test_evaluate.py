@@ -104,7 +104,7 @@ def test_probe_of_validation_chooses_elsewhere(run_dir: Path, shards: Path, tmp_
     assert json.loads(out.read_text()) == result and out.with_suffix(".npz").exists()
     assert result["split"] == "validation" and result["thresholds_from"] == "training patients who were not fitted"
     train = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("train")
-    tenth = train.tenth()
+    tenth = train.calibration_patients()
     assert 0.03 < tenth.mean() < 0.25
     assert set(train.patients[tenth]).isdisjoint(train.patients[~tenth])
     assert result["rows"][0]["train_records"] == (~tenth).sum()

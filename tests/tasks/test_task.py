@@ -54,7 +54,7 @@ def test_codes_that_the_challenge_scores_as_one_are_one_class():
 
 
 def test_legacy_classes_are_those_whose_acronym_is_within_another():
-    acronyms = json.loads(resources.files(tasks).joinpath("csn.json").read_text())["acronyms"]
+    acronyms = json.loads(resources.files(tasks).joinpath("data", "csn.json").read_text())["acronyms"]
     legacy = get_task("csn-legacy")
     known = frozenset(acronyms.values())
     assert legacy.known == known and len(known) == len(acronyms)
@@ -149,7 +149,7 @@ def test_prompts(name: str):
 
 
 def test_prompts_are_for_classes_that_exist():
-    data = json.loads(resources.files(tasks).joinpath("prompts.json").read_text())
+    data = json.loads(resources.files(tasks).joinpath("data", "prompts.json").read_text())
     for by_task in data["sets"].values():
         assert {name: list(by_class) for name, by_class in by_task.items()} != {}
         for name, by_class in by_task.items():

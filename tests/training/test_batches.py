@@ -7,7 +7,7 @@ import pytest
 
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards
-from etp_jax.training.batches import Batches, epoch_order, prefetch, taken
+from etp_jax.training.batches import Batches, epoch_order, in_share, prefetch
 from tests.helpers.shard_samples import make_record, write_folder
 
 RECORDS, PAIRED, BATCH = 30, 20, 6  # every third record has no report
@@ -95,7 +95,7 @@ def test_a_share_of_the_patients(shards: Shards, patients: int):
     assert half < most < set(reports.paired)
     of = {row: split.columns.patient_id[row] for row in reports.paired}
     assert not {of[row] for row in half} & {of[row] for row in set(of) - half}
-    shares = [np.mean([taken(f"p{patients}-{n}", share) for n in range(4000)]) for share in (0.1, 1 / 3, 1.0)]
+    shares = [np.mean([in_share(f"p{patients}-{n}", share) for n in range(4000)]) for share in (0.1, 1 / 3, 1.0)]
     np.testing.assert_allclose(shares, (0.1, 1 / 3, 1.0), atol=0.03)
     for share in (0.0, 1.5):
         with pytest.raises(EtpError, match=f"data.train_share is {share}"):

@@ -26,7 +26,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training import feed as feed_module
 from etp_jax.training import optim
 from etp_jax.training.batches import Batches
-from etp_jax.training.feed import Feed, dispatches, has_room
+from etp_jax.training.feed import DeviceFeed, dispatches, has_room
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
 from etp_jax.training.step import init_state, make_train_step
@@ -66,7 +66,7 @@ def trained(config: TrainConfig, batches: Batches, dtype: str) -> list[np.ndarra
     texts = {"embeddings": rng.normal(size=(len(batches.reports.reports), 6)).astype(dtype)}
     optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
     state, texts = parallel.replicate((init_state({"params": params, "batch_stats": {}}, optimizer, config), texts))
-    feed = Feed(config, batches, parallel)
+    feed = DeviceFeed(config, batches, parallel)
     dispatch = parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, 100)))  # pyright: ignore[reportArgumentType]
     rows = []
     for steps, batch in feed.batches(dispatches(0, STEPS, feed.per_dispatch, *INTERVALS)):
@@ -151,19 +151,19 @@ def batches(tmp_path: Path) -> Batches:
 
 def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
     config, parallel = tiny_config(batches.split.shards.folder), Parallel("pmap", jax.devices()[:1])
-    on_cpu = Feed(config, batches, parallel)
+    on_cpu = DeviceFeed(config, batches, parallel)
     assert (on_cpu.resident_bytes, on_cpu.per_dispatch) == (0, 1)
     assert str(on_cpu) == "  data: read as needed, 2 batches ahead; 1 step(s) a dispatch"
 
     monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * SAMPLES * 12 + 12 + 4))
-    assert Feed(config, batches, parallel).resident_bytes == 41 * (2 * SAMPLES * 12 + 12 + 4)
-    assert Feed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
+    assert DeviceFeed(config, batches, parallel).resident_bytes == 41 * (2 * SAMPLES * 12 + 12 + 4)
+    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for log_every, steps in ((20, 10), (4, 4)):
-        assert Feed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
-    assert Feed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1
+        assert DeviceFeed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
+    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1
     with pytest.raises(EtpError, match=r"data.resident_share is 1.5; it must be more than 0"):
-        Feed(change(config, data={"resident_share": 1.5}), batches, parallel)
+        DeviceFeed(change(config, data={"resident_share": 1.5}), batches, parallel)
 
 
 def test_speed_counts_steps_and_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
