@@ -22,7 +22,7 @@ class Evaluate:
     shards: Path
     """Shard folder to evaluate on."""
     task: str = "ptbxl-super"
-    """Downstream task by name; retrieval needs none."""
+    """Downstream task: a name, or the .json file of your own; retrieval needs none."""
     split: str = "validation"
     """`test` is asked for by name, for final tables only; `all` (zero-shot) is every record of the shards."""
     checkpoint: Literal["best", "latest"] = "best"

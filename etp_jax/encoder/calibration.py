@@ -60,7 +60,7 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str) -> Calibration:
     tasks = {}
     for name in task_names():
         task = get_task(name, prompts)
-        if task.most is not None or task.overlapping or not task.codes & set(shards.label_vocabulary):
+        if task.max_per_class is not None or task.overlapping or not task.codes & set(shards.label_vocabulary):
             continue
         _, y_NC = labels(task, split.columns)
         scores_NC = class_scores(ecg_NE, encoder, task)

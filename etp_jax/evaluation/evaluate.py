@@ -16,7 +16,7 @@ from etp_jax.evaluation import finetune, knn, merl, probe, results, retrieval, z
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, TRAIN, VALIDATION
-from etp_jax.tasks import Task, get_task
+from etp_jax.tasks import Task, check_prompts, get_task
 from etp_jax.tasks.lint import lint_file
 from etp_jax.tasks.prompt_file import with_prompts
 from etp_jax.tasks.published import read_published
@@ -63,7 +63,7 @@ def run(
       kind: what is measured.
       run: run folder.
       shards: shard folder.
-      task: by name; retrieval needs none.
+      task: name of a task, or path of a task's .json file; retrieval needs none.
       split: whose records are scored; `all` for those of every split (zero-shot only).
       prompts: prompt set of a zero-shot evaluation, or a `.json` file of one's own prompts.
       json_path: by default RUN/evaluation/<task>-<kind>-<split>.json; scores and replicates go beside it, as `.npz`.
@@ -112,7 +112,7 @@ def run(
             outcome = retrieval.evaluate(encoders, opened, split, bootstrap)
     result = {
         "run": folder.resolve().name,
-        "task": None if kind == "retrieval" else task,
+        "task": None if kind == "retrieval" else definition.name,
         "kind": kind,
         "protocol": {"name": protocol}
         | outcome.protocol
@@ -128,7 +128,7 @@ def run(
         "rows": [row.to_dict() for row in outcome.rows],
         "summary": results.summarise(outcome.rows),
     }
-    path = json_path or result_path(folder, kind, split, task, prompts, protocol, published is not None)
+    path = json_path or result_path(folder, kind, split, definition.name, prompts, protocol, published is not None)
     # The JSON comes last: where it is there and fits, what lies beside it does.
     target = records.of(split) if outcome.scores else None
     results.write_arrays(outcome, definition, target, path.with_suffix(".npz"))
@@ -175,12 +175,14 @@ def check_together(kind: str, task: Task, split: str, protocol: str = HONEST, pu
         if split == ALL or published is not None:
             raise EtpError("retrieval reads one split of the shards; it takes neither `all` nor published labels")
         return
+    if kind == "zero-shot":
+        check_prompts(task)
     fitted = kind in ("probe", "knn", "finetune")
-    if task.most is not None and fitted:
+    if task.max_per_class is not None and fitted:
         raise EtpError(f"{task.name} is too small to fit probes on; probe a ptbxl task")
     if kind == "finetune" and published is not None:
         raise EtpError("fine-tuning learns from the shards' own split 'train'; it cannot take published labels")
-    if task.most is not None and published is not None:
+    if task.max_per_class is not None and published is not None:
         raise EtpError(f"{task.name} draws its own records; it cannot take published ones")
     if task.all_splits and split != ALL:
         raise EtpError(f"{task.name} draws its records from all splits; ask for them with --split {ALL}")

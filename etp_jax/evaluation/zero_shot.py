@@ -30,7 +30,7 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, spli
       bootstrap: replicates of the intervals.
     """
     task, target = records.task, records.of(split)
-    chooser = target if task.most is not None or split in (VALIDATION, ALL) else records.of(VALIDATION)
+    chooser = target if task.max_per_class is not None or split in (VALIDATION, ALL) else records.of(VALIDATION)
     weights_nR = bootstrap_weights(target.patients, bootstrap)
     outcome = Outcome(
         records=len(target),
@@ -47,7 +47,7 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, spli
     for name, encoder in encoders:
         scores_nC = class_scores(target.encode(encoder)[1], encoder, task)
         decisions = {}
-        if task.most is not None:
+        if task.max_per_class is not None:
             called_nC = nearest(scores_nC)
             decisions = nearest_metrics(called_nC, target.y_nC, weights_nR)
         elif chooser is target:
@@ -62,7 +62,7 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, spli
 
 
 def _thresholds_from(task: Task, split: str) -> str | None:
-    if task.most is not None:
+    if task.max_per_class is not None:
         return None
     return f"{split}, the other half of its patients" if split in (VALIDATION, ALL) else VALIDATION
 

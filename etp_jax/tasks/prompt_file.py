@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from etp_jax.errors import EtpError
-from etp_jax.tasks.task import Task, get_task
+from etp_jax.tasks.catalog import get_task
+from etp_jax.tasks.task import Task
 
 
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
@@ -34,7 +35,7 @@ def spellings(code: str) -> tuple[str, str]:
 
 
 def with_prompts(name: str, path: Path) -> Task:
-    """The task `name` with the prompts of a file, each read as a report is.
+    """A task, by name or path, with the prompts of a file, each read as a report is.
 
     Raises:
       EtpError: the file cannot be read, or lacks prompts of a class of the task; no such task.

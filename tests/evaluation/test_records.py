@@ -83,7 +83,7 @@ def test_draw_is_the_same_however_shards_are_cut(shards: Shards, tmp_path: Path)
 
 
 def test_most_limits_a_class_and_all_splits_are_one_pool(shards: Shards):
-    task = dataclasses.replace(get_task("mets-super-200"), most=3)
+    task = dataclasses.replace(get_task("mets-super-200"), max_per_class=3)
     assert TaskRecords(shards, task).of(ALL).y_nC.sum(axis=0).tolist() == [3] * 5
     everything = TaskRecords(shards, get_task("mets-super-200")).of(ALL)
     assert {name.split("-")[0] for name in everything.record_ids} == set(COUNTS)

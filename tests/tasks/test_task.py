@@ -83,7 +83,7 @@ def test_among_several_data_sets_only_the_tasks_own_counts():
 
 def test_balanced_tasks_want_a_single_label_of_the_whole_task():
     task = get_task("mets-form")
-    assert len(task.unscored) == 14 and task.most == 200
+    assert len(task.unscored) == 14 and task.max_per_class == 200
     keep, y = labels(task, columns(("NDT", "SR"), ("NDT", "PVC"), ("NDT", "INVT"), ("INVT",), ("IMI", "STD_")))
     assert keep.tolist() == [True, False, False, False, True]
     assert y[0].tolist() == [True, False, False, False, False]
