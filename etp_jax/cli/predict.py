@@ -21,7 +21,8 @@ class Predict:
     run: Path | None = None
     """Run folder, or folder of `etp export`; by default the encoder that ships."""
     task: tuple[str, ...] = ()
-    """Tasks by name, the one to explain first; by default all that the encoder has probabilities for."""
+    """Tasks by name, or .json files of your own; the first one is explained. By default all tasks that the encoder has
+    probabilities for."""
     prompt: tuple[str, ...] = ()
     """Sentences of your own: similarity and rank only. They need the text tower."""
     shards: Path | None = None
@@ -44,22 +45,24 @@ class Export:
     """Of the weights."""
     shards: Path | None = None
     """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    task: tuple[str, ...] = ()
+    """Task files of your own (.json), whose prompts are embedded and calibrated too."""
     onnx: bool = False
     """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
 
 
 def predict(args: Predict) -> None:
     """Runs `etp predict`."""
-    from etp_jax.predict.run import predict as tell
+    from etp_jax.predict.run import predict as run
 
-    print(tell(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
+    print(run(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
 
 
 def export(args: Export) -> None:
     """Runs `etp export`."""
     from etp_jax.encoder.export import export as write_folder
 
-    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx))
+    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx, tasks=args.task))
 
 
 COMMANDS = {

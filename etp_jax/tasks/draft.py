@@ -75,9 +75,8 @@ def draft_task(shards: Shards, name: str) -> Draft:
         split: Counter(label for labels in shards.split(split).columns.labels for label in set(labels))
         for split in shards.splits
     }
-    scored = [
-        label for label in shards.label_vocabulary if all(counts.get(s, {}).get(label) for s in (TRAIN, VALIDATION))
-    ]
+    in_both = set(counts.get(TRAIN, ())) & set(counts.get(VALIDATION, ()))
+    scored = [label for label in shards.label_vocabulary if label in in_both]
     if not scored:
         raise EtpError(f"{shards.folder}: no label has records in both splits {TRAIN!r} and {VALIDATION!r}")
     wordings = word_labels(shards.label_vocabulary)
@@ -91,7 +90,6 @@ def draft_task(shards: Shards, name: str) -> Draft:
             {"code": label, "name": w.name, "labels": [label], "prompts": {DEFAULT: list(w.prompts)}}
             for label, w in wordings.items()
         ],
-        "vocabulary": {label: w.name for label, w in wordings.items()},
     }
     return Draft(content, counts, {label: w.source for label, w in wordings.items()})
 
