@@ -86,7 +86,7 @@ class TaskRecords:
     def of(self, split: str) -> Labelled:
         """The records of a split that the task has.
 
-        A balanced task draws them: as many of each class as the rarest has, at most `task.max_per_class`, by a fixed seed.
+        A balanced task draws as many of each class as the rarest has, at most `task.max_per_class`, by a fixed seed.
 
         Raises:
           EtpError: no such split, none of its records has a label of the task, or (balanced) a class has no record.
