@@ -18,7 +18,7 @@ from etp_jax.encoder.onnx import ONNX_FILE, save_onnx
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
-from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, prompt_sets, task_file, task_names
+from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, load_task_file, prompt_sets, task_names
 from etp_jax.tasks.task_file import task_text
 from etp_jax.training import run_folder
 
@@ -72,7 +72,7 @@ def export(
     save_encoder(out, encoder.variables, encoder.step, dtype)
     for task in own:
         (out / TASKS_FOLDER).mkdir(exist_ok=True)
-        write_text(out / TASKS_FOLDER / f"{task.name}.json", task_text(task_file(task.file).content))
+        write_text(out / TASKS_FOLDER / f"{task.name}.json", task_text(load_task_file(task.file).content))
     texts = all_prompts([task.file for task in own])
     embeddings_PE = np.concatenate(
         [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]

@@ -28,12 +28,12 @@ def prompt_sets(name: str | None = None) -> tuple[str, ...]:
     """The prompt sets of every shipped task; with those of its own file if a task is named."""
     sets = dict.fromkeys(table("prompt_sets.json")["written"])
     if name is not None:
-        file = task_file(name)
+        file = load_task_file(name)
         sets |= dict.fromkeys((*(s for c in file.classes for s in c.prompts), *file.contrasts, *file.templates))
     return tuple(sets)
 
 
-def task_file(name: str) -> TaskFile:
+def load_task_file(name: str) -> TaskFile:
     """The file of a task.
 
     Args:
@@ -59,7 +59,7 @@ def get_task(name: str, prompts: str = DEFAULT) -> Task:
     Raises:
       EtpError: there is no such task or prompt set, or the file is wrong.
     """
-    file = task_file(name)
+    file = load_task_file(name)
     if prompts not in prompt_sets(name):
         raise EtpError(f"no prompt set {prompts!r}; there are {', '.join(prompt_sets(name))}")
     contrast = file.contrasts.get(prompts) or _contrasts().get(prompts)

@@ -13,7 +13,7 @@ from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
-from etp_jax.tasks.catalog import DEFAULT, task_file, task_names
+from etp_jax.tasks.catalog import DEFAULT, load_task_file, task_names
 from etp_jax.tasks.task_file import FORMAT, read_task_file, table, task_text
 
 OWN_WORDS = "the code's own words"
@@ -132,12 +132,13 @@ def _known() -> dict[str, Wording]:
     """The words that ship, by label code and by class name in lower case."""
     known: dict[str, Wording] = {}
     for task in task_names():
-        for c in task_file(task).classes:
+        for c in load_task_file(task).classes:
             wording = Wording(c.name, c.prompts.get(DEFAULT, ()), f"task {task}")
             if len(c.labels) == 1:
                 known.setdefault(c.labels[0], wording)
             known.setdefault(c.name.casefold(), wording)
     for dataset, vocabulary in table("vocabularies.json")["vocabularies"].items():
         for code, meaning in vocabulary.items():
-            known.setdefault(code, Wording(meaning, (meaning,), f"vocabulary of {dataset}"))
+            words = " ".join(meaning.split())
+            known.setdefault(code, Wording(words, (words,), f"vocabulary of {dataset}"))
     return known

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from etp_jax.errors import EtpError
-from etp_jax.tasks.catalog import DEFAULT, get_task, prompt_sets, task_file, task_names
+from etp_jax.tasks.catalog import DEFAULT, get_task, load_task_file, prompt_sets, task_names
 from etp_jax.tasks.prompt_file import read_prompts, spellings
 from etp_jax.tasks.task import Task
 from etp_jax.tasks.task_file import SHIPPED, TaskFile
@@ -72,7 +72,7 @@ def lint_task(name: str, codes: Iterable[str] | None = None) -> list[str]:
       codes: label vocabulary of shards that the task is for; by default that of the task's data set, if known.
     """
     try:
-        file = task_file(name)
+        file = load_task_file(name)
         # A user's own task needs no more than the sets that its file has.
         sets = prompt_sets() if file.shipped else _own_sets(file)
         tasks = {prompts: get_task(name, prompts) for prompts in sets}
@@ -122,7 +122,7 @@ def code_flaws(task: Task, known: Iterable[str]) -> list[str]:
     """
     flaws: list[str] = []
     owner: dict[str, str] = {}
-    for c in task.classes:
+    for c in (*task.classes, *task.unscored):
         for code in sorted(c.codes):
             if code not in known:
                 flaws.append(f"{task.name}, class {c.code}: {task.dataset or 'the data set'} has no code {code}")

@@ -180,9 +180,7 @@ def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return content
     file = path.parent / base if base.endswith(".json") else SHIPPED / f"{base}.json"
     if not file.exists():
-        raise EtpError(
-            f"{path}: of: no task {base!r}; it is the name of a shipped task, or a .json file beside this one"
-        )
+        raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
     merged = _content(file, (*above, path.resolve()))
     merged = {name: value for name, value in merged.items() if name not in DESCRIPTIVE} | content
     classes = merged.get("classes", [])
