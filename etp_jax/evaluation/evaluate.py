@@ -36,9 +36,9 @@ def evaluate(request: Request) -> Result:
     """
     from etp_jax.encoder.encoder import Encoder  # here, so that the command line can read KINDS without jax
 
+    request.check()
     if len(request.parts()) > 1:
         raise EtpError(f"one evaluation reads one value of --{request.choice}; evaluate the request's parts")
-    request.check()
     kind, shards = KINDS[request.kind], Shards(request.shards)
     records = request.records(shards)
     if request.split != ALL and (records is None or records.published is None):

@@ -6,6 +6,7 @@ import difflib
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from etp_jax.errors import EtpError
@@ -44,7 +45,7 @@ def _split(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     if words and not words[0].startswith("--"):
         raise EtpError(f"{words[0]!r} is no option; options begin with --")
     starts = [number for number, word in enumerate(words) if word.startswith("--")]
-    for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
+    for start, end in pairwise([*starts, len(words)]):
         option, equals, value = words[start].removeprefix("--").partition("=")
         yield option, [value] * bool(equals) + list(words[start + 1 : end])
 
