@@ -1,15 +1,17 @@
-"""Files that appear whole or not at all, and folders that one process works in."""
+"""Files that appear whole or not at all, JSON files and digests, and folders that one process works in."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etp_jax.errors import EtpError
 
@@ -34,6 +36,33 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+      path: the file.
+      advice: what to do if it is missing or damaged; ends the message of the error.
+
+    Raises:
+      EtpError: the file is missing, cannot be read, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EtpError(f"{path}: no such file; {advice}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); {advice}") from None
+    if not isinstance(content, dict):
+        raise EtpError(f"{path}: holds no JSON object; {advice}")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

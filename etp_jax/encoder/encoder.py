@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
-from etp_jax.encoder.folder import ENCODER_FILE, PRETRAINED, PROMPTS_FILE, load_encoder, load_prompts
+from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, is_shipped, load_encoder, load_prompts
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
@@ -232,7 +232,7 @@ def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.
 
 def _cache(run_dir: Path) -> Path:
     """The run folder's; the user's for the encoder that ships and for a folder that may not be written."""
-    if run_dir.resolve() != PRETRAINED.resolve() and os.access(run_dir, os.W_OK):
+    if not is_shipped(run_dir) and os.access(run_dir, os.W_OK):
         return run_dir / CACHE_FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"
 

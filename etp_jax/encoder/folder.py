@@ -28,10 +28,22 @@ from etp_jax.files import whole_file
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """The encoder that ships, see its `MODEL_CARD.md`."""
+SHIPPED = "shipped"
+"""Name of the shipped encoder wherever a run folder is asked for."""
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
 FORMAT = "1"
 TEXT_TOWER = "text_tower"
+
+
+def run_folder(name: str | Path) -> Path:
+    """The folder that a user names: a path, or the word `shipped` for the encoder that comes with the package."""
+    return PRETRAINED if str(name) == SHIPPED else Path(name)
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is the shipped encoder's, into which nothing is written."""
+    return folder.resolve() == PRETRAINED.resolve()
 
 
 def save_encoder(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.metrics.vectors import unit
 from etp_jax.tasks import Task, check_prompts
 
 
@@ -24,7 +25,7 @@ def class_directions(encoder: Encoder, task: Task) -> NDArray[np.float32]:
     prompts_PE = encoder.text([prompt for group in groups for prompt in group], task.whole_prompts)
     ends = np.cumsum([len(group) for group in groups])[:-1]
     means_GE = np.stack([group_PE.mean(axis=0) for group_PE in np.split(prompts_PE, ends)])
-    units_GE = means_GE / np.maximum(np.linalg.norm(means_GE, axis=1, keepdims=True), 1e-12)
+    units_GE = unit(means_GE)
     if not task.against:
         return units_GE
     contrasted_C = np.array([set(task.against).isdisjoint(c.prompts) for c in task.classes])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.shards.record import ALL
 from etp_jax.tasks import Task, check_vocabulary, labels
 from etp_jax.tasks.published import PublishedSplit
+
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -191,3 +191,15 @@ def interval(replicates: Floats) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(replicates, [2.5, 97.5])
     return float(low), float(high)
+
+
+def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[C] the classes with both outcomes."""
+    return np.logical_and(y_NC.any(axis=0), ~y_NC.all(axis=0))
+
+
+def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
+    """Mean AUROC over the classes with both outcomes."""
+    ones_n1 = np.ones((len(y_nC), 1), np.int32)
+    aurocs = [ranking(scores_nC[:, c], y_nC[:, c], ones_n1)[0][0] for c in range(y_nC.shape[1])]
+    return float(np.nanmean(aurocs))

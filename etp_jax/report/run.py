@@ -6,7 +6,6 @@ have yet (an evaluation, a checkpoint) is said where it would stand.
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 from pathlib import Path
@@ -239,7 +238,7 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
     path = run / run_folder.TEXT_FILE
     if not path.exists():
         return config.model.text.pretrained or "from scratch"
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = run_folder.read_about(path)
     sha256 = f", SHA-256 {about['sha256'][:16]}" if about["sha256"] else ""
     return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
 

@@ -47,7 +47,7 @@ def test_unknown_command(capsys):
     assert "`etp --help` lists them" in fails(capsys, "xyzzy")
 
 
-@pytest.mark.parametrize("group", ["prep", "shards", "waveform", "tasks"])
+@pytest.mark.parametrize("group", ["prep", "shards", "evaluate", "waveform", "tasks"])
 def test_a_group_lists_its_commands(group, capsys):
     main.main([group, "--help"])
     printed = capsys.readouterr().out

@@ -18,7 +18,6 @@ import pytest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from etp_jax import config as config_module
-from etp_jax import evaluation
 from etp_jax.config import DataConfig, EcgTowerConfig, ModelConfig, TextTowerConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.encoder.encoder import Encoder
@@ -34,6 +33,7 @@ from etp_jax.shards.writer import shard_name, write_metadata, write_shard
 from etp_jax.training import build, run_folder
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog
+from tests.helpers.evaluations import measure
 from tests.helpers.tiny_run import quick_compiling
 
 SAMPLES, RECORDS = 200, 24
@@ -59,8 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
     with quick_compiling(folder / "compiled"):
         shards = write_shards(folder / "shards")
         run = write_run(folder / "run <1> & co", shards)
-        evaluation.run("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
-        evaluation.run("retrieval", run, shards, bootstrap=20)
+        measure("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
+        measure("retrieval", run, shards, bootstrap=20)
         yield run, shards
 
 
