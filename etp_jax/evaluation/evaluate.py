@@ -190,11 +190,11 @@ def check_together(kind: str, task: Task, split: str, protocol: str = HONEST, pu
 
 def _check_unseen(trained: Encoder, records: TaskRecords, split: str) -> None:
     """Raises EtpError when records to be scored are among those that the run was trained on."""
-    shards, train = records.shards, trained.config.data.train_split
-    if split == train or shards.name not in (seen["name"] for seen in trained.seen) or train not in shards.splits:
+    shards = records.shards
+    if split == TRAIN or shards.name not in (seen["name"] for seen in trained.seen) or TRAIN not in shards.splits:
         return
     target = records.of(split).record_ids
-    seen = np.isin(target, shards.split(train).columns.record_id).sum()
+    seen = np.isin(target, shards.split(TRAIN).columns.record_id).sum()
     if seen:
         raise EtpError(
             f"{trained.run_dir}: was trained on {seen} of the {len(target)} records that {records.task.name} has in "

@@ -24,6 +24,7 @@ from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.results import REPLICATES
 from etp_jax.reproduce.study import Place, Run, Study, task_of
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN
 from etp_jax.training import checkpoint, resume, run_folder
 from etp_jax.training.batches import Batches
 from etp_jax.training.log import read_metrics
@@ -219,13 +220,13 @@ def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
 
 def _steps_per_epoch(config: TrainConfig) -> int:
     data = config.data
-    return _steps(data.shards, data.train_split, data.batch_size, data.train_share)
+    return _steps(data.shards, data.batch_size, data.train_share)
 
 
 @cache
-def _steps(shards: str, split: str, batch_size: int, share: float) -> int:
+def _steps(shards: str, batch_size: int, share: float) -> int:
     opened = Shards(shards)
-    return Batches(opened.split(split), opened.reports(split), batch_size, 0, share=share).steps_per_epoch
+    return Batches(opened.split(TRAIN), opened.reports(TRAIN), batch_size, 0, share=share).steps_per_epoch
 
 
 @dataclass(frozen=True)

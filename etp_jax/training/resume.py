@@ -14,8 +14,7 @@ from etp_jax.shards.reader import Shards
 MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies
     "data.stage_dir",
-    "data.prefetch",
-    "data.resident",  # and `resident_share`: where the records lie, not which they are
+    "data.resident",  # where the records are kept, not which they are
     "model.text.pretrained",  # the checksum of the weights decides
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
@@ -47,8 +46,8 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     """
     before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
     for name in now:
-        if not name.startswith(MAY_DIFFER) and before[name] != now[name]:
-            raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before[name], now[name]))
+        if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # another tower has other options
+            raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before.get(name), now[name]))
     if saved["fingerprint"] != current["fingerprint"]:
         shards = f"the fingerprint of --data.shards {now['data.shards']}"
         raise EtpError(_differs(run_dir, shards, saved["fingerprint"][:12], current["fingerprint"][:12]))
