@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from etp_jax.config import LossConfig, ModelConfig
+from etp_jax.losses.scores import SCORES
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.layers import Dropout, at_least_float32
 from etp_jax.models.towers import TOWERS
@@ -99,7 +100,7 @@ class DualEncoder(nn.Module):
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
-        if self.loss.score == "sigmoid" and self.loss.bias is not None:
+        if SCORES[self.loss.score].bias and self.loss.bias is not None:
             # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.loss.bias), (), exact)
 
