@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig, ResNetConfig, ViTConfig
+from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
 from etp_jax.models import resnet1d, vit1d
 from etp_jax.models.work import Work
 
@@ -36,3 +37,13 @@ TOWERS = {
     )
 }
 """Every tower by its name, `model.ecg.kind`."""
+
+
+def with_named_tower(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
+    """The config with the tower that `--model.ecg.kind` names among the words of a command line; EtpError if unknown.
+
+    Its other options are then those of that tower, so this comes before the words are parsed.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model.ecg.kind", dest="kind", default=config.model.ecg.kind)
+    return with_tower(config, parser.parse_known_args(words)[0].kind)

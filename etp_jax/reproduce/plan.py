@@ -25,7 +25,7 @@ from etp_jax.evaluation.results import REPLICATES
 from etp_jax.reproduce.study import Place, Run, Study, task_of
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
-from etp_jax.training import checkpoint, resume, run_folder
+from etp_jax.training import checkpoint, optim, resume, run_folder
 from etp_jax.training.batches import Batches
 from etp_jax.training.log import read_metrics
 
@@ -194,7 +194,7 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> Training:
     done = _step(folder, "latest") or 0
     try:
         shards = Shards(config.data.shards)
-        total = round(config.optim.epochs * _steps_per_epoch(config))
+        total = optim.total_steps(config.optim, _steps_per_epoch(config))
     except EtpError as error:  # such as shards that are still to be made; the other runs need not wait for them
         return Training(run, seed, folder, config, done, 0, str(error))
     if done:

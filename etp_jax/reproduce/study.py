@@ -62,6 +62,8 @@ from etp_jax.config import TrainConfig
 from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import PROTOCOLS, Kind, check_together
+from etp_jax.losses.pairs import check_loss
+from etp_jax.models.towers import with_named_tower
 from etp_jax.tasks import Task, get_task
 from etp_jax.tasks.prompt_file import with_prompts
 
@@ -211,6 +213,7 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
             raise EtpError(f"--{option} is said by `{key}`")
     config = _parse(load_recipe(recipe, entry.get("stage", table.get("stage"))), options)
+    check_loss(config.loss)
     if config.start_from and base is None:
         raise EtpError("its recipe starts from another run; name that one as `start_from`")
     config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))
@@ -226,7 +229,7 @@ def _parse(recipe: TrainConfig, options: list[str]) -> TrainConfig:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(TrainConfig, args=options, default=recipe)
+            return tyro.cli(TrainConfig, args=options, default=with_named_tower(recipe, options))
     except SystemExit:  # a title, a rule, then what is wrong
         lines = [line.strip(" │╭╮╰╯─-") for line in said.getvalue().splitlines()]
         what = [line for line in lines if line]
