@@ -26,6 +26,14 @@ class Bar(tqdm):
             options |= {"leave": False, "bar_format": LINE}
         super().__init__(*args, disable=disable or quiet, **options)
 
+    def skip(self, steps: int) -> None:
+        """Counts steps as done, and leaves the time since the last update out of the rate and of the time left."""
+        if self.disable:
+            return
+        self.unpause()
+        self.n += steps
+        self.initial = self.last_print_n = self.n
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Writes the bar, or a line."""
         if not self._plain:

@@ -76,6 +76,10 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     """The command and its options; exits with status 2 and a message on bad ones."""
     name, rest = find(argv)
     command = COMMANDS[name]
+    if command.help is not None and {"-h", "--help"} & set(rest):
+        print(command.help([word for word in rest if word not in ("-h", "--help")]))
+        sys.exit()
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     default = {} if command.default is None else {"default": command.default(rest)}
     options = tyro.cli(command.options, args=rest, prog=f"etp {name}", description=command.options.__doc__, **default)
     return command, options

@@ -30,7 +30,7 @@ def quickstart(options: Quickstart) -> None:
     shards, run = options.out / "shards", options.out / "run"
     recipe = load_recipe("quickstart")
     prep_synthetic(PrepSynthetic(out=shards, records=options.records))
-    train(Train(workdir=run, recipe=replace(recipe, data=replace(recipe.data, shards=str(shards)))))
+    train(Train(workdir=run, config=replace(recipe, data=replace(recipe.data, shards=str(shards)))))
     evaluate(ZeroShot(run=run, shards=shards, split="test", prompts=("contrast",)))
     evaluate(Probe(run=run, shards=shards, split="test"))
     report(Report(run=run, shards=shards))

@@ -15,7 +15,7 @@ from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import HONEST, Request
 from etp_jax.evaluation.results import Result
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import ALL
+from etp_jax.shards.record import ALL, TRAIN
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -82,11 +82,11 @@ def versions() -> dict[str, str]:
 
 def _check_unseen(trained: Encoder, records: TaskRecords, split: str) -> None:
     """Raises EtpError when records to be scored are among those that the run was trained on."""
-    shards, train = records.shards, trained.config.data.train_split
-    if split == train or shards.name not in (seen["name"] for seen in trained.seen) or train not in shards.splits:
+    shards = records.shards
+    if split == TRAIN or shards.name not in (seen["name"] for seen in trained.seen) or TRAIN not in shards.splits:
         return
     target = records.of(split).record_ids
-    seen = np.isin(target, shards.split(train).columns.record_id).sum()
+    seen = np.isin(target, shards.split(TRAIN).columns.record_id).sum()
     if seen:
         raise EtpError(
             f"{trained.run_dir}: was trained on {seen} of the {len(target)} records that {records.task.name} has in "

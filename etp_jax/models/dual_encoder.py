@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from etp_jax.config import LossConfig, ModelConfig
+from etp_jax.losses.scores import SCORES
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.layers import Dropout, at_least_float32
-from etp_jax.models.resnet1d import ResNet1D
-from etp_jax.models.vit1d import Vit1D
+from etp_jax.models.towers import TOWERS
 
 LEAST_DEVIATION_MV = 1e-3
 """Added in quadrature to a deviation before dividing by it: one step of the int16 signal, so a flat lead gives 0."""
@@ -92,8 +92,7 @@ class DualEncoder(nn.Module):
     def setup(self) -> None:
         """Names the parts."""
         exact = at_least_float32(self.dtype)
-        tower: Any = {"resnet": ResNet1D, "vit": Vit1D}[self.config.ecg.kind]
-        self.ecg_tower = tower(self.config.ecg, self.dtype)
+        self.ecg_tower: Any = TOWERS[self.config.ecg.kind].module(self.config.ecg, self.dtype)
         self.ecg_projection = Projection(self.config, exact)
         if self.bert is not None:
             text = self.config.text
@@ -101,7 +100,7 @@ class DualEncoder(nn.Module):
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
-        if self.loss.score == "sigmoid" and self.loss.bias is not None:
+        if SCORES[self.loss.score].bias and self.loss.bias is not None:
             # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.loss.bias), (), exact)
 
@@ -120,10 +119,7 @@ class DualEncoder(nn.Module):
             Features [B, F] before the projection and unit embeddings [B, E], float32.
         """
         x_BTL = scale_ecg(ecg_BTL, lead_mask_BL, self.config.ecg.scale, at_least_float32(self.dtype))
-        if self.config.ecg.kind == "resnet":  # masked leads are zero, which is all that convolutions need
-            features_BF = self.ecg_tower(x_BTL, train, keys)
-        else:
-            features_BF = self.ecg_tower(x_BTL, lead_mask_BL, keys)
+        features_BF = self.ecg_tower(x_BTL, lead_mask_BL, train, keys)
         return features_BF, self.ecg_projection(features_BF, keys)
 
     def encode_text(self, text: jax.Array | dict[str, jax.Array], keys: jax.Array | None = None) -> jax.Array:

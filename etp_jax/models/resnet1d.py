@@ -14,12 +14,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig
-from etp_jax.errors import EtpError
+from etp_jax.config import ResNetConfig
 from etp_jax.models.layers import AXIS, BatchNorm, Dropout, at_least_float32
+from etp_jax.models.work import Work, linear
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Residual blocks of each stage, by depth."""
 EXPANSION = {18: 1, 34: 1, 50: 4}
+"""Output channels of a block over its inner channels, by depth; 4 is a bottleneck."""
+
+
+def stage_blocks(config: ResNetConfig) -> tuple[int, ...]:
+    """Residual blocks of each stage."""
+    return config.blocks or BLOCKS[config.depth]
 
 
 def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
@@ -51,7 +58,7 @@ class Block(nn.Module):
     channels: int
     stride: int
     drop_path: float
-    config: EcgTowerConfig
+    config: ResNetConfig
     dtype: DTypeLike
 
     @nn.compact
@@ -104,42 +111,69 @@ class ResNet1D(nn.Module):
         dtype: compute type; parameters, statistics and features stay at least float32.
     """
 
-    config: EcgTowerConfig
+    config: ResNetConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ecg_BTL: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
         """Encodes scaled ECGs of any length.
 
         Args:
-            ecg_BTL: float [B, T, leads], already scaled.
+            ecg_BTL: float [B, T, leads], already scaled; leads that were not recorded are zero.
+            lead_mask_BL: bool [B, leads], not used: zeros are all that convolutions need.
             train: use batch statistics, averaged over the device axis `AXIS`, and update the running ones.
             keys: typed PRNG keys [B] for drop-path; None is evaluation.
 
         Returns:
             Pooled features [B, F], float32 (float64 if computed in float64).
-
-        Raises:
-            EtpError: the kernel length is even.
         """
         config = self.config
-        if config.kernel % 2 == 0:
-            raise EtpError(f"model.ecg.kernel is {config.kernel}; residual branches only line up for an odd kernel")
         x = conv(config.width, 7, 2, self.dtype, "stem_conv")(ecg_BTL)
         x = nn.relu(norm(config.norm, config.width, train, self.dtype, "stem_norm")(x))
         if config.stem == "conv-pool":
             x = nn.max_pool(x, (3,), (2,), padding=((1, 1),))  # pyright: ignore[reportArgumentType]
-        blocks = BLOCKS[config.depth]
+        blocks = stage_blocks(config)
         done = 0
         for stage, count in enumerate(blocks):
             for i in range(count):
                 x = Block(
                     channels=config.width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
-                    drop_path=config.drop_path * done / (sum(blocks) - 1),
+                    drop_path=config.drop_path * done / max(sum(blocks) - 1, 1),
                     config=config,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1
         return Pool(config.pool, name="pool")(x.astype(at_least_float32(self.dtype)))
+
+
+def work(config: ResNetConfig, samples: int, leads: int) -> Work:
+    """Counts the forward pass of `ResNet1D` for one ECG; filter taps that fall on padding are counted."""
+    kernel, expansion = config.kernel, EXPANSION[config.depth]
+    steps = _strided(samples, 2)
+    total, channels = linear(steps, 7 * leads, config.width), config.width
+    if config.stem == "conv-pool":
+        steps = _strided(steps, 2)
+    for stage, count in enumerate(stage_blocks(config)):
+        inner = config.width * 2**stage
+        outer = inner * expansion
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            before, steps = steps, _strided(steps, stride)
+            if expansion == 1:
+                total += linear(steps, kernel * channels, inner) + linear(steps, kernel * inner, inner)
+            else:
+                total += linear(before, channels, inner) + linear(steps, kernel * inner, inner)
+                total += linear(steps, inner, outer)
+            if stride != 1 or channels != outer:
+                total += linear(steps, channels, outer)
+            channels = outer
+    return total
+
+
+def _strided(steps: int, stride: int) -> int:
+    """Length after a strided layer."""
+    return -(-steps // stride)

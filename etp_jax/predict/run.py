@@ -18,6 +18,7 @@ from etp_jax.predict import page
 from etp_jax.predict.predictor import BATCH, NOTICE, Prediction, Predictor, figure, rests_on
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN
 
 SHOWN = 5
 """Number of findings printed for each task; the page shows all."""
@@ -55,10 +56,9 @@ def predict(
     ecg = predictor.read(record, layout)
     reports, reports_RE = (), None
     if shards is not None:
-        split = predictor.model.encoder.config.data.train_split
-        reports = tuple(filter(None, Shards(shards).reports(split).reports))
+        reports = tuple(filter(None, Shards(shards).reports(TRAIN).reports))
         if not reports:
-            raise EtpError(f"{shards}: no record of split {split!r} has a report to be compared with")
+            raise EtpError(f"{shards}: no record of split {TRAIN!r} has a report to be compared with")
         reports_RE = predictor.model.encode_text(reports)
     prediction = predictor.predict(ecg, reports, reports_RE)
     out.mkdir(parents=True, exist_ok=True)

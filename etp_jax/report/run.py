@@ -28,7 +28,7 @@ from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import missing, page, table
 from etp_jax.report.results import read_evaluations, results_section
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import Record
+from etp_jax.shards.record import VALIDATION, Record
 from etp_jax.training import checkpoint, run_folder
 from etp_jax.training.log import read_metrics
 from etp_jax.training.resume import flatten
@@ -80,25 +80,18 @@ def _summary(config: TrainConfig, data: Shards) -> str:
     text = config.model.text
     tower = text.pretrained or "a text tower trained from scratch"
     return (
-        f"An ECG encoder ({_ecg_tower(config)}) trained to match ECGs with their reports, as read by "
+        f"An ECG encoder ({config.model.ecg.title}) trained to match ECGs with their reports, as read by "
         f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
         f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
     )
-
-
-def _ecg_tower(config: TrainConfig) -> str:
-    ecg = config.model.ecg
-    if ecg.kind == "vit":
-        return f"ViT-1D, {ecg.vit_layers} layers of width {ecg.vit_width}, patches of {ecg.patch} samples"
-    return f"ResNet{ecg.depth}-1D, width {ecg.width}"
 
 
 def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
     """Loss, and retrieval in both directions, over epochs."""
     if not lines:
         return missing("No metrics yet: metrics.jsonl is missing or empty.")
-    batch, split = config.data.batch_size, config.data.validation_split
-    whole = f"among all of the {split} split"
+    batch = config.data.batch_size
+    whole = f"among all of the {VALIDATION} split"
     charts = [
         _chart(lines, "Loss", "loss", [("train", "loss", "training"), ("validation", "loss", "validation")]),
         _chart(lines, f"Finding the report of an ECG {whole}", "recall", _recalls("ecg_to_text")),
@@ -146,16 +139,15 @@ def _gaps(lines: list[dict[str, Any]]) -> str:
 
 def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
     """ECGs of the validation split, each with the reports that the encoder finds nearest."""
-    name = config.data.validation_split
-    split, table = data.split(name), data.reports(name)
+    split, table = data.split(VALIDATION), data.reports(VALIDATION)
     if len(table.paired) == 0:
-        return missing(f"The {name} split has no reports.")
+        return missing(f"The {VALIDATION} split has no reports.")
     reports = [report for report in table.reports if report]
     _, ecg_NE = encoder.ecg(split)
     text_RE = encoder.text(reports)
     drawn = np.random.default_rng(0).permutation(len(reports))[:EXAMPLES]
     parts = [
-        f"<p>{len(drawn)} ECGs of the {escape(name)} split, which the encoder was not trained on, drawn by chance: "
+        f"<p>{len(drawn)} ECGs of the {VALIDATION} split, which the encoder was not trained on, drawn by chance: "
         f"each of its {len(reports)} distinct reports was equally likely. Under each, the {min(NEAREST, len(reports))} "
         "reports whose embeddings are nearest to the ECG's; the ECG's own report is marked.</p>"
     ]
@@ -193,7 +185,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
     facts = {
         "Checkpoint": _checkpoint(config, encoder),
         "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
-        "ECG tower": _ecg_tower(config),
+        "ECG tower": config.model.ecg.title,
         "Text tower": _text_tower(run, config),
         "Pairs and loss": f"{loss.pairs} reports, {loss.score}, temperature {loss.temperature:g}"
         + (" at the start" if loss.learn_temperature else ""),
@@ -218,7 +210,7 @@ def _checkpoint(config: TrainConfig, encoder: Encoder | None) -> str:
     if encoder is None:
         return "none yet"
     chosen = {"loss": "lowest loss", "recall": "highest recall@10"}[config.run.best]
-    return f"step {encoder.step}, the one with the {chosen} on the {config.data.validation_split} split"
+    return f"step {encoder.step}, the one with the {chosen} on the {VALIDATION} split"
 
 
 def _parameters(encoder: Encoder) -> str:

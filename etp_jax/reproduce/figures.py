@@ -18,6 +18,7 @@ from etp_jax.reproduce.intervals import Floats, over_patients, over_seeds, patie
 from etp_jax.reproduce.plan import PlannedEvaluation, PlannedTraining
 from etp_jax.reproduce.study import Measurement, Study
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN
 from etp_jax.training import run_folder
 
 Failures = dict[str, str]
@@ -129,7 +130,7 @@ def _pretrained_on(training: PlannedTraining) -> str:
     else:
         name = Path(data.shards).name if training.problem else Shards(data.shards).name
     share = "" if data.train_share == 1 else f" ({100 * data.train_share:.0f} % of the patients)"
-    return f"{name} {data.train_split}{share}{f', after {base}' if base else ''}"
+    return f"{name} {TRAIN}{share}{f', after {base}' if base else ''}"
 
 
 def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | None:

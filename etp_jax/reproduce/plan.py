@@ -23,7 +23,8 @@ from etp_jax.evaluation.request import Request
 from etp_jax.evaluation.results import Result
 from etp_jax.reproduce.study import Measurement, Run, Study
 from etp_jax.shards.reader import Shards
-from etp_jax.training import checkpoint, resume, run_folder
+from etp_jax.shards.record import TRAIN
+from etp_jax.training import checkpoint, optim, resume, run_folder
 from etp_jax.training.batches import Batches
 from etp_jax.training.log import read_metrics
 
@@ -180,7 +181,7 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTrain
     done = _step(folder, "latest") or 0
     try:
         shards = Shards(config.data.shards)
-        total = round(config.optim.epochs * _steps_per_epoch(config))
+        total = optim.total_steps(config.optim, _steps_per_epoch(config))
     except EtpError as error:  # such as shards that are still to be made; the other runs need not wait for them
         return PlannedTraining(run, seed, folder, config, done, 0, str(error))
     if done:
@@ -206,13 +207,13 @@ def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
 
 def _steps_per_epoch(config: TrainConfig) -> int:
     data = config.data
-    return _steps(data.shards, data.train_split, data.batch_size, data.train_share)
+    return _steps(data.shards, data.batch_size, data.train_share)
 
 
 @cache
-def _steps(shards: str, split: str, batch_size: int, share: float) -> int:
+def _steps(shards: str, batch_size: int, share: float) -> int:
     opened = Shards(shards)
-    return Batches(opened.split(split), opened.reports(split), batch_size, 0, share=share).steps_per_epoch
+    return Batches(opened.split(TRAIN), opened.reports(TRAIN), batch_size, 0, share=share).steps_per_epoch
 
 
 @dataclass(frozen=True)

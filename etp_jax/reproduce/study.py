@@ -59,6 +59,8 @@ from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST, Request, TaskRequest, check_protocol
+from etp_jax.losses.pairs import check_loss
+from etp_jax.models.towers import with_named_tower
 from etp_jax.reproduce.options import set_options
 from etp_jax.shards.record import VALIDATION
 
@@ -210,8 +212,10 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     for option, key in OWN_KEYS.items():
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
             raise EtpError(f"--{option} is said by `{key}`")
+    recipe_config = load_recipe(recipe, entry.get("stage", table.get("stage")))
     with _in("options"):
-        config = set_options(load_recipe(recipe, entry.get("stage", table.get("stage"))), options)
+        config = set_options(with_named_tower(recipe_config, options), options)
+    check_loss(config.loss)
     if config.start_from and base is None:
         raise EtpError("its recipe starts from another run; name that one as `start_from`")
     config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))

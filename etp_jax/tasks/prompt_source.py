@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etp_jax.files import sha256
+from etp_jax.tasks.catalog import get_task
 from etp_jax.tasks.lint import lint_file
 from etp_jax.tasks.prompt_file import with_prompts
-from etp_jax.tasks.task import Task, get_task
+from etp_jax.tasks.task import Task
 
 DEFAULT = "default"
 """The prompt set where none is named."""

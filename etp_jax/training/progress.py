@@ -73,7 +73,8 @@ class Progress:
             return
         steps, metrics = self._pending[0], {name: np.atleast_1d(values) for name, values in self._pending[1].items()}
         self._pending = None
-        if self._started is None:  # the first dispatch of a process compiles
+        compiled = self._started is None  # the first dispatch of a process includes compilation
+        if compiled:
             self._started, self._waited = time.perf_counter(), 0.0
         else:
             self._steps += len(steps)
@@ -82,11 +83,14 @@ class Progress:
             values = {name: float(column[row]) for name, column in metrics.items()}
             for name in ("loss", "grad_norm"):
                 self._check_finite(name, values[name], done)
-            self._bar.update()
             if done % self._log_every == 0 and self._log:
                 speed = speed or self._speed()
                 self._log.write("train", done, {"epoch": done / self._steps_per_epoch, **values, **speed})
                 self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed['ecg_per_s']:.0f} ECG/s", refresh=False)
+        if compiled:
+            self._bar.skip(len(steps))
+        else:
+            self._bar.update(len(steps))
 
     def _speed(self) -> dict[str, float]:
         """Speed since it was last asked for, by all steps read since."""

@@ -18,7 +18,7 @@ import pytest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from etp_jax import config as config_module
-from etp_jax.config import DataConfig, EcgTowerConfig, ModelConfig, TextTowerConfig, TrainConfig
+from etp_jax.config import DataConfig, ModelConfig, ResNetConfig, TextTowerConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
@@ -107,7 +107,7 @@ def write_run(run: Path, shards: Path) -> Path:
     """A run that stopped before its first step, whose metrics are made up."""
     run.mkdir()
     text = TextTowerConfig(vocabulary=80, layers=1, hidden=8, heads=2, max_tokens=16)
-    model_config = ModelConfig(ecg=EcgTowerConfig(width=2), text=text, embedding_dim=8)
+    model_config = ModelConfig(ecg=ResNetConfig(width=2), text=text, embedding_dim=8)
     config = TrainConfig(data=DataConfig(shards=str(shards), batch_size=8), model=model_config)
     data = Shards(shards)
     tower = build_text(text, data.reports("train").reports)

@@ -169,7 +169,7 @@ def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
     [
         ({"data": {"batch_size": 16}}, "--data.batch-size was 8 in this run, 16 is asked for"),
         ({"seed": 1}, "--seed was 0 in this run, 1 is asked for"),
-        ({"augment": {"noise_uv": 0.0}}, "--augment.noise-uv was 20 in this run, 0.0"),
+        ({"augment": {"few_leads": 0.0}}, "--augment.few-leads was 0.2 in this run, 0.0"),
         ({"loss": {"pairs": "equal-masked"}}, "--loss.pairs was own in this run, equal-masked"),
         ({"optim": {"learning_rate": 1.0}}, "--optim.learning-rate was 0.001 in this run, 1.0"),
         ({"optim": {"epochs": 2.0}}, "--optim.epochs was 3 in this run, 2.0 is asked for; use the same"),
@@ -198,7 +198,7 @@ def test_what_does_not_change_the_result_may_differ(reference: Reference) -> Non
     run["steps_per_dispatch"] = 2
     moved = reference.folder / "moved"
     shutil.copytree(reference.config.data.shards, moved)
-    data = {"prefetch": 5, "shards": str(moved), "resident": "always"}
+    data = {"shards": str(moved), "resident": "always"}
     train(change(reference.config, run=run, data=data), reference.run)
 
 
