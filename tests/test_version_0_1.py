@@ -34,9 +34,10 @@ RESTORED = "f86f69fd5591f863"
 LOSS_OF_EPOCH_5 = 2.6012444496154785
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def compiled_roughly() -> Iterator[None]:
     """Nearly all of the time goes into compiling a network of the usual depth; XLA may do less to it."""
+    jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
