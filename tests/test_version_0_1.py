@@ -1,0 +1,130 @@
+"""What version 0.1 wrote opens in this version and gives the same numbers.
+
+`data/version_0_1.tar.xz` was written by version 0.1: an archive of 44 ECGs and its shards, a study of one small run, an
+exported encoder, and proposed waveform features. The numbers below are what version 0.1 printed for them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import etp_jax
+from etp_jax.cli import main
+from etp_jax.training.log import read_metrics
+
+ARCHIVE = Path(__file__).parent / "data" / "version_0_1.tar.xz"
+RUN = Path("study/runs/tiny-0")
+RESULTS = Path("evaluation/ptbxl-super-zero-shot-validation.json")
+PREP = (
+    "prep table --csv archive/records.csv --signal-column file --report-column report --patient-column patient"
+    " --split-column split --label-column codes --age-column age --sex-column sex --translate --fs 50 --unit uV"
+    " --rate 50 --seconds 3 --name small --out shards --workers 1"
+)
+EMBEDDING_OF_ECG00 = [0.169316, -0.019004, 0.319679, 0.198582, 0.175443, 0.491492, 0.063395, 0.743625]
+RESTORED = "f86f69fd5591f863"
+LOSS_OF_EPOCH_5 = 2.6012444496154785
+
+
+@pytest.fixture
+def compiled_roughly() -> Iterator[None]:
+    """Nearly all of the time goes into compiling a network of the usual depth; XLA may do less to it."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files in a working directory of their own: the run and the study name their shards by a relative path."""
+    with tarfile.open(ARCHIVE) as opened:
+        opened.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path / "version_0_1")
+    return Path.cwd()
+
+
+def etp(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs `etp command`; returns what it printed."""
+    main.main(command.split())
+    return capsys.readouterr().out
+
+
+def state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Time and size of every file."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    content = json.loads(results.read_text(encoding="utf-8"))
+    return {name: content[name] for name in ("rows", "summary", "records", "checkpoint", "shards")}
+
+
+def test_shards_are_sound(folder, capsys):
+    assert "shards: sound; 44 records" in etp("shards check shards", capsys)
+
+
+def test_finished_shards_are_not_built_again(folder, capsys):
+    before = state(folder / "shards")
+    assert "none, the folder was finished already" in etp(PREP, capsys)
+    assert state(folder / "shards") == before
+
+
+@pytest.mark.usefixtures("compiled_roughly")
+def test_a_run_is_evaluated_to_the_same_numbers(folder, capsys):
+    path = folder / RUN / RESULTS
+    expected = numbers(path)
+    path.unlink()
+    etp(f"evaluate zero-shot --run {RUN} --shards shards", capsys)
+    assert numbers(path) == expected
+
+
+def test_a_study_is_finished(folder, capsys):
+    runs, expected = state(folder / "study" / "runs"), table(folder / "study")
+    printed = etp("reproduce study.toml --out study --no-train", capsys)
+    assert "measured" not in printed and "1 are finished" in printed
+    assert state(folder / "study" / "runs") == runs
+    assert table(folder / "study") == expected
+
+
+@pytest.mark.usefixtures("compiled_roughly")
+def test_an_exported_encoder_gives_the_same_embedding(folder):
+    embedding = etp_jax.load("exported").encode_ecg(np.load("archive/ecg00.npy"), fs=50, unit="uV")
+    np.testing.assert_allclose(embedding, EMBEDDING_OF_ECG00, atol=2e-6)
+
+
+@pytest.mark.usefixtures("compiled_roughly")
+def test_an_exported_encoder_predicts_the_same(folder, capsys):
+    printed = etp("predict archive/ecg00.npy --run exported --fs 50 --unit uV", capsys)
+    assert "1  similarity 0.372   NORM, normal ECG" in printed
+    assert "leads V3, V5, V1 and seconds 0-1" in printed
+
+
+def test_proposed_features_are_restored_to_the_same_shards(folder, capsys):
+    options = "--shards shards --features proposals.json --filter measurement --workers 1"
+    assert "records with restored features: 39 of 44" in etp(f"waveform restore {options} --out restored", capsys)
+    assert f"fingerprint {RESTORED}" in etp("shards check restored", capsys)
+
+
+@pytest.mark.slow
+def test_training_goes_on_to_the_same_loss(folder, capsys):
+    options = "--config tiny.py --data.shards shards --extend --optim.epochs 5"
+    printed = etp(f"train {options} --workdir {RUN}", capsys)
+    assert "going on at step 12" in printed and "finished at step 15" in printed
+    last = read_metrics(folder / RUN)[-1]
+    assert (last["kind"], last["step"]) == ("validation", 15)
+    assert last["loss"] == pytest.approx(LOSS_OF_EPOCH_5, rel=1e-5)
