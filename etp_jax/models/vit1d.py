@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from etp_jax.config import EcgTowerConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.layers import Dropout, at_least_float32
+from etp_jax.models.layers import AXIS, Dropout, at_least_float32
 
 
 def time_code(count: int, width: int, dtype: DTypeLike) -> jax.Array:
@@ -63,10 +63,12 @@ class Vit1D(nn.Module):
     Attributes:
         config: `vit_width`, `vit_layers`, `vit_heads`, `patch`, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
+        axis_name: the device axis; not used, since nothing is averaged over examples.
     """
 
     config: EcgTowerConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = AXIS
 
     @nn.compact
     def __call__(self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, keys: jax.Array | None = None) -> jax.Array:
