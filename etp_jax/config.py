@@ -216,6 +216,9 @@ class RunConfig:
     """What of pre-training validation decides the best checkpoint: the loss, or recall@10 of retrieval. Targets of
     --loss.semantic-from batch move with the training, so that losses of different steps do not compare well."""
     tensorboard: bool = False
+    wandb: str = ""
+    """Project of Weights & Biases that the run is logged to as well; empty: none. It needs the extra `wandb`; without a
+    network set WANDB_MODE=offline."""
     deterministic: bool = False
     """On GPUs: the same bits in every run, stopped and resumed or not, on the same number and kind of devices. XLA then
     takes only operations of a fixed order and does not choose them by timing, which is slower; it refuses those that it

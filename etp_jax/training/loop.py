@@ -20,7 +20,7 @@ from etp_jax.models.dual_encoder import init_variables
 from etp_jax.models.text_tower import build_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.remote import staged
-from etp_jax.training import build, optim, resume, run_folder, stages
+from etp_jax.training import build, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
@@ -90,6 +90,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
         raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
+    log.check_boards(config.run)
     dtype = build.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
