@@ -317,6 +317,9 @@ class RunConfig:
     --loss.semantic-from batch change during training, so that losses of different steps do not compare well."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
+    wandb: str = ""
+    """Project of Weights & Biases that the run is logged to as well; empty: none. It needs the extra `wandb`; without a
+    network set WANDB_MODE=offline."""
     deterministic: bool = False
     """On GPUs: the same bits in every run on the same number and kind of devices, stopped and resumed or not. XLA then
     uses only operations of a fixed order and does not choose them by timing, which is slower. It refuses those without

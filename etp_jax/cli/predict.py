@@ -49,6 +49,8 @@ class Export:
     """Task files of your own (.json), whose prompts are embedded and calibrated too."""
     onnx: bool = False
     """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
+    push: str = ""
+    """Also send the folder to this repository on the Hugging Face Hub, `org/name`; a new one is private."""
 
 
 def predict(args: Predict) -> None:
@@ -60,9 +62,15 @@ def predict(args: Predict) -> None:
 
 def export(args: Export) -> None:
     """Runs `etp export`."""
+    from etp_jax.encoder import hub
     from etp_jax.encoder.export import export as write_folder
+    from etp_jax.encoder.folder import FILES
 
+    if args.push:
+        hub.check_login(args.push)
     print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx, tasks=args.task))
+    if args.push:
+        print(f"pushed to {hub.upload(args.out, args.push, FILES, private=True)}")
 
 
 COMMANDS = {

@@ -13,14 +13,13 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import CALIBRATION_FILE
 from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import get_task, labels, task_names
-
-CALIBRATION_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)

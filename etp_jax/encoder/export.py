@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 
 from etp_jax import config as config_module
-from etp_jax.encoder.calibration import CALIBRATION_FILE, calibrate, save_calibration
+from etp_jax.encoder.calibration import calibrate, save_calibration
+from etp_jax.encoder.card import write_card
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.folder import ENCODER_FILE, save_encoder, save_prompts
-from etp_jax.encoder.onnx import ONNX_FILE, save_onnx
+from etp_jax.encoder.folder import CALIBRATION_FILE, ONNX_FILE, check_free, save_encoder, save_prompts
+from etp_jax.encoder.onnx import save_onnx
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
@@ -31,7 +32,7 @@ TASKS_FOLDER = "tasks"
 def export(
     run: Path,
     out: Path,
-    checkpoint: Literal["best", "latest"] = "best",
+    checkpoint: Literal["best", "latest"] | int = "best",
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     shards: Path | None = None,
     prompts: str = PROMPTS,
@@ -43,7 +44,7 @@ def export(
     Args:
       run: run folder.
       out: where to; an earlier export there is replaced.
-      checkpoint: which one.
+      checkpoint: which one; a number is its step.
       dtype: of the weights.
       shards: if given, probabilities are calibrated on their validation split.
       prompts: the prompt set that is calibrated.
@@ -58,8 +59,7 @@ def export(
         raise EtpError(f"{out}: is what would be exported; name another folder as --out")
     own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
     encoder = Encoder.from_run(run, checkpoint)
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists()):
-        raise EtpError(f"{out}: holds something other than an exported encoder; name a new folder")
+    check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in (CALIBRATION_FILE, ONNX_FILE):
         (out / name).unlink(missing_ok=True)
@@ -78,6 +78,7 @@ def export(
         [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
     )
     save_prompts(out, texts, embeddings_PE)
+    write_card(out, encoder)
     if onnx:
         save_onnx(out, Encoder.from_run(out))
     size = sum(file.stat().st_size for file in out.iterdir())

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from etp_jax import __version__
 from etp_jax.config import ResNetConfig
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import ONNX_FILE
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV
 from etp_jax.models.resnet1d import EXPANSION, stage_blocks
 
-ONNX_FILE = "encoder.onnx"
 OPSET, IR_VERSION = 21, 10
 """The oldest that have all operators used: group normalisation by channel is of opset 21."""
 EPSILON = 1e-5

@@ -44,12 +44,12 @@ def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -
     )
 
 
-def norm(kind: str, channels: int, train: bool, dtype: DTypeLike, name: str) -> nn.Module:
-    """Batch normalisation (over all replicas in training) or group normalisation; statistics in float32."""
+def norm(kind: str, channels: int, train: bool, axis_name: str | None, dtype: DTypeLike, name: str) -> nn.Module:
+    """Batch normalisation (in training over the device axis) or group normalisation; statistics in float32."""
     if kind == "group":
         groups = math.gcd(32, channels)
         return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
-    return BatchNorm(train, AXIS, dtype, name=name)
+    return BatchNorm(train, axis_name, dtype, name=name)
 
 
 class Block(nn.Module):
@@ -60,6 +60,7 @@ class Block(nn.Module):
     drop_path: float
     config: ResNetConfig
     dtype: DTypeLike
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x_BTC: jax.Array, train: bool, keys: jax.Array | None) -> jax.Array:
@@ -74,13 +75,13 @@ class Block(nn.Module):
         y = x_BTC
         for i, (features, width, stride) in enumerate(layers, 1):
             y = conv(features, width, stride, self.dtype, f"conv{i}")(y)
-            y = norm(self.config.norm, features, train, self.dtype, f"norm{i}")(y)
+            y = norm(self.config.norm, features, train, self.axis_name, self.dtype, f"norm{i}")(y)
             if i < len(layers):
                 y = nn.relu(y)
         shortcut = x_BTC
         if self.stride != 1 or x_BTC.shape[-1] != outer:
             shortcut = conv(outer, 1, self.stride, self.dtype, "shortcut_conv")(shortcut)
-            shortcut = norm(self.config.norm, outer, train, self.dtype, "shortcut_norm")(shortcut)
+            shortcut = norm(self.config.norm, outer, train, self.axis_name, self.dtype, "shortcut_norm")(shortcut)
         return nn.relu(shortcut + Dropout(self.drop_path, whole=True, name="drop_path")(y, keys))
 
 
@@ -109,10 +110,12 @@ class ResNet1D(nn.Module):
     Attributes:
         config: depth, width, stem, kernel, normalisation, pooling, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
+        axis_name: device axis over which batch statistics are averaged in training; None: each device has its own.
     """
 
     config: ResNetConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = AXIS
 
     @nn.compact
     def __call__(
@@ -123,7 +126,7 @@ class ResNet1D(nn.Module):
         Args:
             ecg_BTL: float [B, T, leads], already scaled; leads that were not recorded are zero.
             lead_mask_BL: bool [B, leads], not used: zeros are all that convolutions need.
-            train: use batch statistics, averaged over the device axis `AXIS`, and update the running ones.
+            train: use batch statistics, averaged over the device axis, and update the running ones.
             keys: typed PRNG keys [B] for drop-path; None is evaluation.
 
         Returns:
@@ -131,7 +134,7 @@ class ResNet1D(nn.Module):
         """
         config = self.config
         x = conv(config.width, 7, 2, self.dtype, "stem_conv")(ecg_BTL)
-        x = nn.relu(norm(config.norm, config.width, train, self.dtype, "stem_norm")(x))
+        x = nn.relu(norm(config.norm, config.width, train, self.axis_name, self.dtype, "stem_norm")(x))
         if config.stem == "conv-pool":
             x = nn.max_pool(x, (3,), (2,), padding=((1, 1),))  # pyright: ignore[reportArgumentType]
         blocks = stage_blocks(config)
@@ -144,6 +147,7 @@ class ResNet1D(nn.Module):
                     drop_path=config.drop_path * done / max(sum(blocks) - 1, 1),
                     config=config,
                     dtype=self.dtype,
+                    axis_name=self.axis_name,
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1

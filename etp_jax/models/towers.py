@@ -21,8 +21,9 @@ class Tower:
 
     options: type[EcgTowerConfig]
     """Class of its options, whose `kind` is its name."""
-    module: Callable[[Any, DTypeLike], nn.Module]
-    """Makes the Flax module from the options and the compute type. The module is called as
+    module: Callable[[Any, DTypeLike, str | None], nn.Module]
+    """Makes the Flax module from the options, the compute type, and the device axis over which batch statistics are
+    averaged in training; without an axis each device has its own. The module is called as
     `module(ecg_BTL, lead_mask_BL, train, keys)`: scaled ECGs [B, T, leads], bool [B, leads], whether batch statistics
     are used, and typed PRNG keys [B] or None for evaluation. It returns features [B, F], at least float32."""
     work: Callable[[Any, int, int], Work]

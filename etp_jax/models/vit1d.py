@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from etp_jax.config import ViTConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.layers import Dropout, at_least_float32
+from etp_jax.models.layers import AXIS, Dropout, at_least_float32
 from etp_jax.models.work import Work, linear, transformer_layer
 
 
@@ -64,10 +64,12 @@ class Vit1D(nn.Module):
     Attributes:
         config: patch, width, layers, heads, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
+        axis_name: the device axis; not used, since nothing is averaged over examples.
     """
 
     config: ViTConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = AXIS
 
     @nn.compact
     def __call__(

@@ -39,24 +39,28 @@ NEAREST = 5
 """Reports listed under each example."""
 
 
-def write_page(run: Path, shards: Path) -> Path:
+def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
     """Writes `report.html` into a run folder.
 
     Args:
       run: Run folder made by `etp train`; its evaluations and checkpoints are shown as far as they exist.
       shards: Shard folder whose validation split gives the examples; sampling rate and leads as in training.
+      other_shards: Take shards that the run was not trained on; the headings then name them.
 
     Returns:
       The page's path.
 
     Raises:
-      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, or shards that
-        the run's encoder cannot read.
+      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, shards that the
+        run's encoder cannot read, or without `other_shards` shards that are not the run's.
     """
     config = config_module.load(run / run_folder.CONFIG_FILE)
     if (run / ENCODER_FILE).exists():
         raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
     data = Shards(shards)
+    others = _others(run, data)
+    if others and not other_shards:
+        raise EtpError(f"{shards}: {others}; name the run's own, or add --other-shards")
     encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
     sections = {
         "Results": results_section(read_evaluations(run / "evaluation")),
@@ -64,6 +68,8 @@ def write_page(run: Path, shards: Path) -> Path:
         "Examples": _examples(encoder, data, config) if encoder else missing("The run has no checkpoint yet."),
         "The run": _facts(run, config, encoder, data),
     }
+    if others:
+        sections = {f"{title} – shards {data.name}, not the run's own": text for title, text in sections.items()}
     path = run / FILE
     write_text(path, page(run.resolve().name, _summary(config, data), sections))
     return path
@@ -193,7 +199,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
         f"batch {config.data.batch_size}, seed {config.seed}",
         "Records": ", ".join(f"{count} {name}" for name, count in data.splits.items()),
         "Data": f"{data.name}, {data.fs} Hz, {data.samples} samples, leads {', '.join(data.leads)}",
-        "Shards": f"SHA-256 {data.fingerprint[:16]}" + _other_shards(encoder, data),
+        "Shards": "; ".join(filter(None, [f"SHA-256 {data.fingerprint[:16]}", _others(run, data)])),
         "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
     }
     columns = [("", ""), ("", "")]
@@ -235,7 +241,10 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
     return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
 
 
-def _other_shards(encoder: Encoder | None, data: Shards) -> str:
-    if encoder is None or encoder.trained_on["fingerprint"] == data.fingerprint:
+def _others(run: Path, data: Shards) -> str:
+    """Says that shards are not those that a run was trained on, and names these; empty if they are, or none are known."""
+    path = run / run_folder.SHARDS_FILE
+    own = run_folder.read_about(path) if path.exists() else {"fingerprint": data.fingerprint}
+    if own["fingerprint"] == data.fingerprint:
         return ""
-    return f"; not the shards that the run was trained on ({encoder.trained_on['fingerprint'][:16]})"
+    return f"not the shards {own['name']} ({own['fingerprint'][:16]}) that the run was trained on"

@@ -22,7 +22,7 @@ from etp_jax.models.text_tower import TextTower, build_text
 from etp_jax.shards.reader import ReportTable, Shards, Split
 from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
-from etp_jax.training import build, optim, resume, run_folder, stages
+from etp_jax.training import build, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
@@ -159,6 +159,7 @@ def _check_options(config: TrainConfig) -> None:
     if config.run.steps_per_dispatch < 0:
         raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
     check_loss(config.loss)
+    log.check_boards(config.run)
 
 
 def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:

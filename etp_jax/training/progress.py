@@ -15,7 +15,7 @@ import numpy as np
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
-from etp_jax.training.log import MetricsLog
+from etp_jax.training.log import MetricsLog, boards
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
         chief = jax.process_index() == 0
         self._run_dir, self._log_every = run_dir, config.run.log_every
         self._steps_per_epoch, self._batch_size = steps_per_epoch, config.data.batch_size
-        self._log = MetricsLog(run_dir, start, config.run.tensorboard) if chief else None
+        self._log = MetricsLog(run_dir, start, boards(config, run_dir, start)) if chief else None
         self._bar = Bar(total=total, initial=start, unit="step", disable=not chief, mininterval=1)
         self._pending: tuple[range, dict[str, jax.Array]] | None = None
         self._started: float | None = None

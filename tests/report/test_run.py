@@ -117,7 +117,7 @@ def write_run(run: Path, shards: Path) -> Path:
     )
     with Checkpoints(run, "loss") as checkpoints:
         checkpoints.save(30, {"step": np.int32(30), **variables}, {}, {"loss": 1.5, "recall": 0.5})
-    log = MetricsLog(run, 0, tensorboard=False)
+    log = MetricsLog(run, 0)
     recall = {f"{way}_recall_{k}": k / 20 for way in ("ecg_to_text", "text_to_ecg") for k in (1, 5, 10)}
     for step in range(1, 31):
         values = {"epoch": step / 3, "loss": math.nan if step == 7 else 3 - step / 20}
