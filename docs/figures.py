@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -38,10 +37,17 @@ ENCODERS = {
 """Label: run and encoder of the study, colour, marker."""
 PUBLISHED = {"MERL †": ((0.824, 0.863, 0.887), "D"), "MELP †": ((0.858, 0.876, 0.879), "P")}
 """Linear probe on the superclasses at 1, 10 and 100 % of the labels; quoted from secondary sources."""
+MEAN = "mean"
+"""Field `seed` of the rows that are means over training seeds."""
 FRACTIONS = (0.01, 0.1, 1.0)
 TASKS = {"ptbxl-super": "superclasses", "ptbxl-sub": "subclasses", "ptbxl-form": "forms", "ptbxl-rhythm": "rhythms"}
 PROMPTS = {"default": (BLUE, "o"), "contrast": (ORANGE, "s"), "waveform": (GREEN, "^")}
 
+WAVES = ((0.12, 0.25, 0.03), (-0.12, 0.37, 0.012), (1.0, 0.4, 0.014), (-0.22, 0.44, 0.014), (0.26, 0.68, 0.06))
+"""P, Q, R, S and T of a drawn beat: height, moment, width."""
+Point = tuple[float, float]
+ROUNDED: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "linewidth": 1.4}
+SMALL: dict[str, Any] = {"fontsize": 8.2, "color": MUTED}
 CODE: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 8.2, "color": INK}
 
 PREDICTED = 97
@@ -73,7 +79,7 @@ plt.rcParams.update(
 def load_study() -> list[dict[str, str]]:
     """Macro-AUROC rows of the study, means over training seeds."""
     with STUDY.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc"]
+        return [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc" and row["seed"] == MEAN]
 
 
 def cell(rows: list[dict[str, str]], **wanted: Any) -> tuple[float, float, float] | None:
@@ -221,7 +227,7 @@ def draw_training_curve() -> None:
     left.legend()
     right.plot(*points(lines, "validation_recall_10"), color=GREEN, marker="o", markersize=3, linewidth=1.6)
     right.set(xlabel="training step", ylabel="recall@10", ylim=(0, None))
-    right.set_title("ECG-to-report retrieval, validation", loc="left", fontweight="bold")
+    right.set_title("Retrieval of reports and ECGs, validation", loc="left", fontweight="bold")
     figure.tight_layout()
     save(figure, "training-curve.png")
 
@@ -287,45 +293,25 @@ def quantise(path: Path) -> None:
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def box(
-    axes: Axes, centre: tuple[float, float], title: str, lines: str, colour: str, size: tuple[float, float]
-) -> None:
+def box(axes: Axes, centre: Point, title: str, lines: str, colour: str, size: Point) -> None:
     """A rounded box with a bold title and small lines below it."""
     (x, y), (width, height) = centre, size
     axes.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.12",
-            facecolor=colour + "1f",
-            edgecolor=colour,
-            linewidth=1.4,
-        )
+        FancyBboxPatch((x - width / 2, y - height / 2), width, height, **ROUNDED, fc=colour + "1f", ec=colour)
     )
     axes.text(x, y + (0.2 if lines else 0), title, ha="center", va="center", fontweight="bold", fontsize=10.5)
-    axes.text(x, y - 0.2, lines, ha="center", va="center", fontsize=8.2, color=MUTED, linespacing=1.35)
+    axes.text(x, y - 0.2, lines, ha="center", va="center", **SMALL, linespacing=1.35)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], label: str = "", bend: float = 0.0) -> None:
-    """An arrow, its label in the middle above it."""
-    style = f"arc3,rad={bend}"
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=13, color=MUTED, linewidth=1.3, connectionstyle=style
-        )
-    )
+def arrow(axes: Axes, start: Point, end: Point, label: str = "") -> None:
+    """An arrow, with a label above or beside its middle."""
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=MUTED, linewidth=1.3))
     if label:
-        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-        level = start[1] == end[1]
-        axes.text(
-            middle[0] + (0 if level else 0.08),
-            middle[1] + (0.1 if level else 0),
-            label,
-            **CODE,
-            ha="center" if level else "left",
-            va="bottom" if level else "center",
-        )
+        x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        if start[1] == end[1]:
+            axes.text(x, y + 0.1, label, **CODE, ha="center", va="bottom")
+        else:
+            axes.text(x + 0.08, y, label, **CODE, ha="left", va="center")
 
 
 def canvas(width: float, height: float) -> tuple[Any, Axes]:
@@ -378,7 +364,7 @@ def draw_towers() -> None:
     for row in range(3):
         wave = beat * (0.55, 0.42, -0.3)[row] + rng.normal(0, 0.006, time.size)
         axes.plot(0.2 + time * 2.4, 5.15 - row * 0.5 + wave * 0.75, color=INK, linewidth=1.0)
-    axes.text(1.4, 3.55, "ECG  [T, 12], int16 µV", ha="center", fontsize=8.2, color=MUTED)
+    axes.text(1.4, 3.55, "ECG  [T, 12], int16 µV", ha="center", **SMALL)
     axes.add_patch(Rectangle((0.2, 0.75), 2.4, 1.3, facecolor="white", edgecolor=MUTED, linewidth=1))
     axes.text(
         0.35,
@@ -388,7 +374,7 @@ def draw_towers() -> None:
         va="center",
         style="italic",
     )
-    axes.text(1.4, 0.4, "report, English, cleaned", ha="center", fontsize=8.2, color=MUTED)
+    axes.text(1.4, 0.4, "report, English, cleaned", ha="center", **SMALL)
     for y, title, lines, colour, vector in (
         (4.65, "ECG tower", "ResNet18-1D or ViT-1D\nalways trained", BLUE, "ECG"),
         (1.4, "text tower", "BERT: frozen, partly\nor wholly trained", ORANGE, "text"),
@@ -413,20 +399,23 @@ def draw_towers() -> None:
         face = plt.get_cmap("Blues")(float(scores[i, j]) * 0.95)
         axes.add_patch(Rectangle((11.2 + j * 0.4, 3.82 - i * 0.4), 0.36, 0.36, facecolor=face, edgecolor="white"))
     axes.text(12.4, 4.4, "cosines [B, B]", ha="center", fontsize=9.5, fontweight="bold")
-    axes.text(
-        12.4, 1.62, "pairs: own report, equal\nreports, or semantic", ha="center", va="top", fontsize=8.2, color=MUTED
-    )
+    axes.text(12.4, 1.62, "pairs: own report, equal\nreports, or semantic", ha="center", va="top", **SMALL)
     box(axes, (15.15, 3.0), "loss", "softmax (InfoNCE)\nor sigmoid", PURPLE, (2.1, 1.15))
     arrow(axes, (13.7, 3.0), (14.05, 3.0))
     save(figure, "towers.svg")
 
 
 def screenshot(report: Path) -> None:
-    """The top of a run's report.html, by the browser that ETP_CHROMIUM names."""
+    """The top of a run's report.html, by the browser that ETP_CHROMIUM names; needs the extra `browser`."""
+    from playwright.sync_api import sync_playwright
+
     path = IMAGES / "report.png"
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,1400")
-    command = [os.environ["ETP_CHROMIUM"], *flags, f"--screenshot={path}", report.resolve().as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ["ETP_CHROMIUM"], args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 960, "height": 1240})
+        page.goto(report.resolve().as_uri())
+        page.screenshot(path=path)
+        browser.close()
     quantise(path)
     print(f"wrote {path.relative_to(ROOT)}, {path.stat().st_size // 1000} kB")
 
