@@ -115,7 +115,7 @@ def test_more_parts_than_shards(source, whole, tmp_path):
 
 
 def test_a_part_is_no_shard_folder_and_says_so(made):
-    with pytest.raises(EtpError, match="part1: only a part of a build; join all its parts with `etp prep merge`"):
+    with pytest.raises(EtpError, match="part1: only a part of a build; join all its parts with `etp shards merge`"):
         Shards(made[0])
 
 
