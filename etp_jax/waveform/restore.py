@@ -8,7 +8,6 @@ on where it was stopped and ends with the same bytes, as `etp prep`'s does.
 from __future__ import annotations
 
 import csv
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors
+from etp_jax.files import disk_errors, sha256
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import run_all
@@ -206,17 +205,12 @@ def _recipe(shards: Shards, proposals: Path, similarities: Path | None, which: F
         "restored": {
             "version": VERSION,
             "shards": shards.fingerprint,
-            "features": _sha256(proposals),
-            "similarities": _sha256(similarities) if similarities else None,
+            "features": sha256(proposals),
+            "similarities": sha256(similarities) if similarities else None,
             "filter": which,
             "margins": {name: quantity.margin for name, quantity in QUANTITIES.items()},
         },
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plan(shards: Shards) -> Iterator[_Task]:
