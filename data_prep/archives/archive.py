@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etp_jax.ecg.leads import Filters, Recording
+from etp_jax.shards.record import patient_hash
 
 HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 % test"
 """Description of `hashed_split`, recorded in `build.json`."""
@@ -16,8 +17,7 @@ HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 %
 
 def hashed_split(patient_id: str) -> str:
     """Returns the split of a patient in an archive that has no splits of its own."""
-    tenth = int(hashlib.sha256(patient_id.encode()).hexdigest(), 16) % 10
-    return {8: "validation", 9: "test"}.get(tenth, "train")
+    return {8: "validation", 9: "test"}.get(patient_hash(patient_id) % 10, "train")
 
 
 def sizes_sha(files: Iterable[str]) -> str:

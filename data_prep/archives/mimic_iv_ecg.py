@@ -11,7 +11,6 @@ reports share one object.
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRe
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
+from etp_jax.files import sha256
 
 SECONDS = 10
 RATES = (100, 500)
@@ -129,8 +129,8 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
         rejects=tuple(rejects),
         recipe={"split": HASHED_SPLITS, "dropped statements": _PATTERNS},
         source={
-            RECORDS: _sha256(source / RECORDS),
-            MEASUREMENTS: _sha256(source / MEASUREMENTS),
+            RECORDS: sha256(source / RECORDS),
+            MEASUREMENTS: sha256(source / MEASUREMENTS),
             "signal sizes": sizes_sha(f"{source}/{path}.dat" for _, _, path in rows),
         },
     )
@@ -228,8 +228,3 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]
         raise EtpError(f"{path}: {error.strerror}; --source must name a folder of MIMIC-IV-ECG's layout") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise EtpError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

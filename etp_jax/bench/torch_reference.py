@@ -148,7 +148,7 @@ def _contenders(
 
     def waited(steps: Callable[[int], None]) -> Callable[[int], None]:
         def run(count: int) -> None:
-            with _one_line():
+            with _memory_errors():
                 steps(count)
                 if device == "cuda":
                     torch.cuda.synchronize()
@@ -160,7 +160,7 @@ def _contenders(
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _memory_errors() -> Iterator[None]:
     """JAX takes three quarters of a GPU's memory when it starts, and PyTorch what is left."""
     try:
         yield

@@ -16,7 +16,7 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import CALIBRATION_FILE
 from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import read_json, write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import get_task, labels, task_names
@@ -47,8 +47,8 @@ def load_calibration(folder: Path) -> Calibration | None:
     if not file.exists():
         return None
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return Calibration(**read_json(file, "export the run again"))
+    except TypeError as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards, Split
-from etp_jax.shards.record import ALL
+from etp_jax.shards.record import ALL, patient_hash
 from etp_jax.tasks import Task, check_vocabulary, labels
 from etp_jax.tasks.published import PublishedSplit
 
@@ -49,7 +48,7 @@ class Labelled:
 
         Of the training patients an eighth where the same hash splits the archive, as it does those without splits.
         """
-        parts = {patient: int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10 for patient in set(self.patients)}
+        parts = {patient: patient_hash(patient) % 10 for patient in set(self.patients)}
         return np.array([parts[patient] == 0 for patient in self.patients], bool)
 
     def read(self, chosen: NDArray[np.integer]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:

@@ -20,7 +20,7 @@ pretrained_on = "PTB-XL folds 1-8"     # column of the table; by default made of
 
 [[run]]
 name = "older"
-folder = "runs/older-{seed}"           # a run that exists; it is only measured
+folder = "runs/older-{seed}"           # a run that exists, or "shipped"; it is only measured
 seeds = [0]
 
 [[evaluate]]

@@ -5,6 +5,7 @@ Imports neither jax nor TensorFlow.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ PART_FILE = "part.json"
 """Metadata file of a part that one of several machines wrote; `etp shards merge` joins the parts."""
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
+
+
+def patient_hash(patient_id: str) -> int:
+    """A number of 256 bits by which patients are split and drawn: the same for every record, task and machine."""
+    return int(hashlib.sha256(patient_id.encode()).hexdigest(), 16)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from etp_jax.config import TrainConfig
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import alone_in
 from etp_jax.losses.pairs import check_loss
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -52,7 +52,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     """
     if config.run.deterministic:
         build.make_deterministic()
-    with _one_line(workdir):
+    with _user_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
         with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
@@ -258,7 +258,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _one_line(workdir: Path) -> Iterator[None]:
+def _user_errors(workdir: Path) -> Iterator[None]:
     """Turns a disk that cannot be written and a device whose memory is too small into one line."""
     try:
         yield
@@ -274,6 +274,6 @@ def _one_line(workdir: Path) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise EtpError(
-            f"the device's memory is too small ({str(error).splitlines()[0]}); lower --data.batch-size, "
+            f"the device's memory is too small ({one_line(error)}); lower --data.batch-size, "
             "or leave the records on the host (--data.resident never)"
         ) from error

@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import csv
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors
+from etp_jax.files import disk_errors, sha256
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import run_all
@@ -214,17 +213,12 @@ def _recipe(shards: Shards, proposals: Path, similarities: Path | None, which: F
         "restored": {
             "version": VERSION,
             "shards": shards.fingerprint,
-            "features": _sha256(proposals),
-            "similarities": _sha256(similarities) if similarities else None,
+            "features": sha256(proposals),
+            "similarities": sha256(similarities) if similarities else None,
             "filter": which,
             "margins": {name: quantity.margin for name, quantity in QUANTITIES.items()},
         },
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plan(shards: Shards) -> Iterator[_Task]:

@@ -125,7 +125,7 @@ def test_a_second_run_keeps_out_of_the_folder(config: TrainConfig, tmp_path: Pat
 
 
 def test_advice_on_the_run_folder_is_for_what_lies_in_it(tmp_path: Path) -> None:
-    with pytest.raises(EtpError, match=r"none: No such file or directory$"), loop._one_line(tmp_path / "run"):
+    with pytest.raises(EtpError, match=r"none: No such file or directory$"), loop._user_errors(tmp_path / "run"):
         (tmp_path / "none").read_bytes()
 
 
