@@ -15,9 +15,8 @@ def default(argv: list[str]) -> BenchOptions:
 
 def brief(argv: list[str]) -> str:
     """The options of `etp bench` alone, without those of training."""
-    return "\n".join(
-        ["usage: etp bench [options]", "", *own_options(BenchOptions, default(argv)), "", *pointer("bench")]
-    )
+    own = own_options(BenchOptions, default(argv))
+    return "\n".join(["usage: etp bench [options]", "", *own, "", *pointer("bench")])
 
 
 def bench(options: BenchOptions) -> None:

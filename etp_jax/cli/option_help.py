@@ -13,7 +13,7 @@ from etp_jax.config import EcgTowerConfig, TrainConfig
 from etp_jax.configs import load_recipe, recipe_names
 
 WIDTH = 120
-FLAG_WIDTH, VALUE_WIDTH = 29, 16
+FLAG_WIDTH, VALUE_WIDTH = 29, 12
 USUAL = (
     *("data.shards", "data.stage_dir", "data.train_share", "data.resident"),
     *("augment.few_leads",),
@@ -29,7 +29,7 @@ def own_options(cls: type, defaults: Any) -> list[str]:
     """Lines for the options of a command itself, without those of the recipe."""
     hints, documented, lines = get_type_hints(cls, include_extras=True), _documented(cls), []
     for each in dataclasses.fields(cls):
-        names = [extra.name for extra in getattr(hints[each.name], "__metadata__", ()) if extra.name is not None]
+        names = [extra.name for extra in getattr(hints[each.name], "__metadata__", ())]
         flag = names[0] if names else each.name
         if flag:
             lines.append(_line(flag, getattr(defaults, each.name), documented.get(each.name, "")))
@@ -80,7 +80,8 @@ def _line(name: str, value: Any, description: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """The text, or as many of its words as fit."""
+    return text if len(text) <= width else f"{text[: width - 1].rpartition(' ')[0] or text[: width - 2]} …"
 
 
 def _documented(cls: type) -> dict[str, str]:

@@ -43,17 +43,8 @@ def default(argv: list[str]) -> Train:
 def brief(argv: list[str]) -> str:
     """The options of `etp train`, and those of the recipe that are usually set."""
     options = default(argv)
-    general = own_options(Train, options)
-    return "\n".join(
-        [
-            "usage: etp train --workdir RUN [options]",
-            "",
-            *general,
-            *recipe_options(options.config),
-            "",
-            *pointer("train"),
-        ]
-    )
+    own, recipe = own_options(Train, options), recipe_options(options.config)
+    return "\n".join(["usage: etp train --workdir RUN [options]", "", *own, *recipe, "", *pointer("train")])
 
 
 def train(args: Train) -> None:

@@ -195,9 +195,9 @@ def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, tota
     distinct = len(set(batches.reports.number[batches.paired].tolist()))
     return (
         f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {held_out} records validate\n"
-        f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}{capped}, batch {batches.batch_size} on "
-        f"{parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of {jax.process_count()} host(s), {dtype}, "
-        f"{config.run.parallel}"
+        f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}{capped}, batch "
+        f"{batches.batch_size} on {parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of "
+        f"{jax.process_count()} host(s), {dtype}, {config.run.parallel}"
     )
 
 

@@ -35,12 +35,9 @@ def test_figures(tmp_path: Path) -> None:
     peaks = ["--peak-tflops", "0.1", "--peak-gb-per-s", "10"]
     argv = ["bench", *SMALL, "--data.batch-size", "4", "--device-counts", "1", "2", *peaks, *files]
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # to compile fast
+    program = f"from etp_jax.bench import run; from etp_jax.cli import main; run.BLOCK_S = 0.05; main.main({argv})"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from etp_jax.bench import run; from etp_jax.cli import main; run.BLOCK_S = 0.05; main.main({argv})",
-        ],
+        [sys.executable, "-c", program],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
