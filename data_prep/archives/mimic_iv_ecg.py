@@ -1,8 +1,12 @@
 """MIMIC-IV-ECG 1.0 (https://physionet.org/content/mimic-iv-ecg/1.0/), and every folder of the same layout.
 
-The layout is `record_list.csv` (one row per record), `machine_measurements.csv` (one row per record, with up to 18
-statements of the ECG cart's program), and WFDB records of 500 Hz and 10 s under `files/`. The tables are joined by
-`study_id`. The records have no labels, and the tables contain neither age nor sex.
+The layout:
+
+* `record_list.csv` has one row per record.
+* `machine_measurements.csv` has one row per record, with up to 18 statements of the ECG cart's program.
+* `files/` contains the WFDB records, of 500 Hz and 10 s.
+
+The tables are joined by `study_id`. The records have no labels, and the tables contain neither age nor sex.
 
 There are 800,000 records of 160,000 patients. To save memory, a study stores its path as text, and studies with equal
 reports share one object.
@@ -187,7 +191,7 @@ def _usable_report(study: str, patient: str, rows: int, reports: dict[str, _Repo
     if report is None:
         raise EtpError(f"duplicate study: several rows of {MEASUREMENTS}")
     if not report.statements:
-        raise EtpError("no report: it says nothing about the heart")
+        raise EtpError("no report: it has no statement about the heart")
     return report
 
 

@@ -1,8 +1,8 @@
 """A synthetic archive in PTB-XL's layout: patients, findings, ten-second ECGs and reports, generated from one seed.
 
 It replaces PTB-XL where PTB-XL is not available (quickstart, benchmarks, tests), and the same reader reads it. `heart`
-generates the signals, and `phrases` generates the wording. Every patient has a random stream of their own, so record 7
-is the same in an archive of 10 records and in one of 10,000.
+generates the signals, and `phrases` generates the wording. Every patient has their own random stream, so record 7 is
+the same in an archive of 10 records and in one of 10,000.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ FLAT_SHARE = 0.75
 """A lead is also flat if it stays at one value for more than this share of the record. Of ten seconds, less than
 `MIN_SECONDS` are then left."""
 RAIL_SECONDS = 0.5
-"""A lead that stays at its own highest or lowest value for longer than this, in seconds, has reached the limit of the
-amplifier's range and is masked. The longest plateau of a natural ECG in PTB-XL lasts 0.27 s."""
+"""A lead is saturated, and masked, if it stays at its own highest or lowest value for longer than this, in seconds: it
+has reached the limit of the amplifier's range. The longest plateau of a natural ECG in PTB-XL lasts 0.27 s."""
 MAX_MISSING = 0.05
 """Largest share of missing (NaN) samples at which a lead is repaired; with more the lead is masked."""
 MAX_GAP_SECONDS = 0.2

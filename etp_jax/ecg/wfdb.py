@@ -52,7 +52,7 @@ def read_wfdb(path: Path) -> Recording:
     """Reads a WFDB record (path without `.hea`).
 
     Raises:
-      EtpError: files are missing, truncated or damaged, the gain is unknown, the unit is not a voltage, or the record
+      EtpError: files are missing, truncated or damaged; the gain is unknown; the unit is not a voltage; or the record
         has an unsupported structure (segments, several samples per frame). The message is `kind: detail`.
     """
     try:

@@ -43,7 +43,7 @@ def run_all(work: Callable[[T], Any], tasks: Sequence[T], workers: int, out: Pat
                 future.result()
                 yield running[future]
         except BrokenProcessPool:
-            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to go on") from None
+            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to continue") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

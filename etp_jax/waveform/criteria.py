@@ -4,7 +4,7 @@
 Codes are SCP-ECG codes and finer ones of our own such as `LAD`. `statements.tsv` maps statements to codes.
 
 A statement is looked up whole, then by its parts between commas. Parts are split further at `consistent with`,
-`suggesting`, `and` and the like. Words of doubt or age ("possible", "old") are ignored, since a proposal has to be
+`suggesting`, `and` and the like. Words of doubt or age ("possible", "old") are ignored, since a proposal must be
 confirmed. A part must match an entry from its first to its last word. Statements that deny something are only looked
 up whole.
 """

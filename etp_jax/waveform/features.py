@@ -93,11 +93,11 @@ class Check:
         if quantity is None:
             return f"quantity: {self.quantity!r} is not known"
         if not bounds or bounds != sorted(bounds) or not all(quantity.low <= b <= quantity.high for b in bounds):
-            return f"bounds: {self.low} to {self.high} make no sense for {self.quantity}"
+            return f"bounds: {self.low} to {self.high} are not plausible for {self.quantity}"
         if any(lead not in LEADS for lead in self.leads) or len(set(self.leads)) < len(self.leads):
             return f"leads: {' '.join(self.leads)} are not among {' '.join(LEADS)}, each once"
         if bool(self.leads) != quantity.per_lead or not min(1, len(self.leads)) <= self.at_least <= len(self.leads):
-            return f"leads: {self.quantity} in at least {self.at_least} of {len(self.leads)} leads makes no sense"
+            return f"leads: {self.quantity} in at least {self.at_least} of {len(self.leads)} leads is not possible"
         return ""
 
 

@@ -2,8 +2,8 @@
 
 The model gets one question per statement, with the prompt in `prompt.txt`. Each answer is cached on disk before it is
 parsed, under the hash of statement, model and prompt. So an interrupted run can continue, and a second run sends no
-requests. Answers are not trusted: a feature must be a short sentence about the tracing, and its check must use a known
-quantity with plausible bounds (`answer.py`). Everything else is dropped and counted.
+requests. Answers are not trusted (`answer.py`). A feature must be a short sentence about the tracing, and its check
+must use a known quantity with plausible bounds. Everything else is dropped and counted.
 """
 
 from __future__ import annotations

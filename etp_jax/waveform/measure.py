@@ -1,7 +1,7 @@
 """Measurements on a 12-lead ECG: rate, rhythm, intervals, axis, and amplitudes of every lead.
 
 R peaks are detected over all leads together. Similar beats are combined into a median beat, on which the waves of all
-leads are delineated at once, as electrocardiographs do: an interval begins in the earliest and ends in the latest lead
+leads are delineated at once. As in electrocardiographs, an interval begins in the earliest and ends in the latest lead
 (AHA/ACCF/HRS 2007, part I). neurokit2, which delineates one lead beat by beat, takes some 200 ms per record; this
 module takes a twentieth of that.
 """

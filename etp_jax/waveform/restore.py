@@ -1,8 +1,8 @@
 """`etp waveform restore`: writes shards whose reports also contain each record's confirmed waveform features.
 
-A proposed feature is kept if the measurements agree with it, and dropped if they contradict it. If it cannot be
-measured, or the value is within the measurement error, the encoder decides: the feature is kept if its cosine with the
-ECG reaches the threshold. As with `etp prep`, an interrupted run continues where it stopped and ends with the same
+A proposed feature is kept if the measurements agree with it, and dropped if they contradict it. The encoder decides if
+the feature cannot be measured, or if the value is within the measurement error. It keeps the feature if the cosine with
+the ECG reaches the threshold. As with `etp prep`, an interrupted run continues where it stopped and ends with the same
 bytes.
 """
 
