@@ -11,6 +11,7 @@ from typing import Any
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.files import read_json
 
 
 def recipe_names() -> list[str]:
@@ -26,7 +27,9 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     """
     path = Path(name)
     if path.suffix == ".json":
-        return config_module.load(path)
+        config = config_module.load(path)
+        config_module.check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
+        return config
     if path.suffix == ".py":
         if not path.is_file():
             raise EtpError(f"{path}: no such recipe file")

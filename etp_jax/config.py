@@ -371,9 +371,9 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
       where: name of the source for messages.
 
     Raises:
-      EtpError: an unknown or impossible option, or one that version 0.1 had and this one does not.
+      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `check_trainable`.
     """
-    return _build(TrainConfig, _without_old_options(data, where), where)
+    return _build(TrainConfig, _without_old_options(data), where)
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
@@ -400,7 +400,7 @@ OLD_DEFAULTS = {
     "data": {"train_split": "train", "validation_split": "validation"},
     "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
 }
-"""Options of version 0.1 that are gone, by group, and the only values that this version still computes."""
+"""Options of version 0.1 that are gone, by group, and the only values that this version can train with."""
 OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
 """Options of version 0.1 that are gone and did not change what a run learns."""
 OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
@@ -408,18 +408,27 @@ OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
 """Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
 
 
-def _without_old_options(data: dict[str, Any], where: str) -> dict[str, Any]:
-    """The options in this version's layout."""
-    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
+def check_trainable(data: dict[str, Any], where: str) -> None:
+    """Raises EtpError if version 0.1 trained with an option that this version lacks; such a run can only be evaluated.
+
+    Args:
+      data: a config in the form of `to_dict`, as a file or checkpoint holds it.
+      where: name of the source for messages.
+    """
     for group, defaults in OLD_DEFAULTS.items():
         for name, default in defaults.items():
-            value = data.get(group, {}).pop(name, default)
+            value = data.get(group, {}).get(name, default)
             if value != default:
                 raise EtpError(
-                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; its runs are as "
-                    f"with {default}. Open this one with version 0.1"
+                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; train it with "
+                    "version 0.1, or without that option"
                 )
-    for group, names in OLD_WITHOUT_EFFECT.items():
+
+
+def _without_old_options(data: dict[str, Any]) -> dict[str, Any]:
+    """The options in this version's layout."""
+    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
+    for group, names in (*OLD_DEFAULTS.items(), *OLD_WITHOUT_EFFECT.items()):
         for name in names:
             data.get(group, {}).pop(name, None)
     ecg = data.get("model", {}).get("ecg", {})

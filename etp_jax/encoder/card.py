@@ -103,8 +103,9 @@ The terms of these data hold for what was learned from them: see them before you
 ## Recipe
 
 {f"The recipe `{recipe}`" if recipe else "A recipe of its own"}: ECG tower `{config.model.ecg.kind}`, text tower
-{text["source"] or "from scratch"}{" (frozen)" if text["frozen"] else ""}, pairs `{config.loss.pairs}`, score `{config.loss.score}`, {optim.name} with learning rate
-{optim.learning_rate:g}, {optim.epochs:g} epochs of batches of {config.data.batch_size}, seed {config.seed}. The checkpoint of step {encoder.step}.
+{text["source"] or "from scratch"}{" (frozen)" if text["frozen"] else ""}, pairs `{config.loss.pairs}`,
+score `{config.loss.score}`, {optim.name} with learning rate {optim.learning_rate:g}, {optim.epochs:g} epochs of
+batches of {config.data.batch_size}, seed {config.seed}. The checkpoint is that of step {encoder.step}.
 `config.json` has every option.
 
 ## Figures
@@ -114,7 +115,7 @@ The terms of these data hold for what was learned from them: see them before you
 ## Limits
 
 - It was measured on the data named above, if at all; figures on other people, machines and labels may be lower.
-- It reads the first {samples / fs:g} seconds, at {fs} Hz. An ECG unlike those that it was trained on gets an answer too.
+- It reads the first {samples / fs:g} seconds, at {fs} Hz. An ECG unlike its training data gets an answer too.
 - Similarity to a sentence is no measurement: intervals, axis and rate are not computed.
 """
 

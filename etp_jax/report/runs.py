@@ -75,7 +75,10 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
             "validation loss": run.validation_loss,
             "best step": run.best_step,
             "ECG/s": run.ecg_per_s,
-            **{f"{name} {metric}": run.figures[name].mean if name in run.figures else None for name, metric in evaluations},
+            **{
+                f"{name} {metric}": run.figures[name].mean if name in run.figures else None
+                for name, metric in evaluations
+            },
             "trouble": run.trouble,
         }
         for run, values in zip(runs, options, strict=True)
@@ -83,7 +86,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Run folders and exported encoders at and below some folders, each once, in order; raises EtpError for no folder."""
+    """Run folders and exported encoders at and below some folders, each once; raises EtpError for a missing folder."""
     found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():

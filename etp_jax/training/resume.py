@@ -82,6 +82,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
     """An older version's config, options that it did not have at their defaults."""
+    config_module.check_trainable(config, f"{run_dir}: the checkpoint's config")
     return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
 
 
