@@ -212,9 +212,9 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     for option, key in OWN_KEYS.items():
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
             raise EtpError(f"--{option} is said by `{key}`")
-    recipe_config = load_recipe(recipe, entry.get("stage", table.get("stage")))
+    config = load_recipe(recipe, entry.get("stage", table.get("stage")))
     with _in("options"):
-        config = set_options(with_named_tower(recipe_config, options), options)
+        config = set_options(with_named_tower(config, options), options)
     check_loss(config.loss)
     if config.start_from and base is None:
         raise EtpError("its recipe starts from another run; name that one as `start_from`")

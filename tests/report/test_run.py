@@ -282,7 +282,7 @@ def test_a_file_that_is_no_evaluation_is_named(
     path = tmp_path / "evaluation" / "x.json"
     path.parent.mkdir()
     damage(path)
-    with pytest.raises(EtpError, match=r"x\.json: not written by `etp evaluate`"):
+    with pytest.raises(EtpError, match=r"x\.json: .*not written by `etp evaluate`; move it away"):
         write_page(tmp_path, made[1])
 
 
