@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.old_options import without_old_options
 
 
 def _require(holds: bool, option: str, value: object, rule: str) -> None:
@@ -370,7 +371,7 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
     Raises:
       EtpError: an unknown or impossible option, or one that version 0.1 had and this one does not.
     """
-    return _build(TrainConfig, _without_old_options(data, where), where)
+    return _build(TrainConfig, without_old_options(data, where), where)
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
@@ -391,41 +392,6 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
         return cls(**values)
     except EtpError as error:
         raise EtpError(f"{where}: {error}") from None
-
-
-OLD_DEFAULTS = {
-    "data": {"train_split": "train", "validation_split": "validation"},
-    "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
-}
-"""Options of version 0.1 that are gone, by group, and the only values that this version still computes."""
-OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
-"""Options of version 0.1 that are gone and did not change what a run learns."""
-OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
-OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
-"""Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
-
-
-def _without_old_options(data: dict[str, Any], where: str) -> dict[str, Any]:
-    """The options in this version's layout."""
-    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
-    for group, defaults in OLD_DEFAULTS.items():
-        for name, default in defaults.items():
-            value = data.get(group, {}).pop(name, default)
-            if value != default:
-                raise EtpError(
-                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; its runs are as "
-                    f"with {default}. Open this one with version 0.1"
-                )
-    for group, names in OLD_WITHOUT_EFFECT.items():
-        for name in names:
-            data.get(group, {}).pop(name, None)
-    ecg = data.get("model", {}).get("ecg", {})
-    if "vit_width" in ecg:
-        vit = ecg.get("kind") == "vit"
-        gone = OLD_RESNET if vit else ("patch", *OLD_VIT)
-        ecg = {name: value for name, value in ecg.items() if name not in gone}
-        data["model"]["ecg"] = {OLD_VIT.get(name, name): value for name, value in ecg.items()}
-    return data
 
 
 def save(config: TrainConfig, path: Path) -> None:
