@@ -12,6 +12,7 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
+from etp_jax.old_options import check_trainable
 
 
 def recipe_names() -> list[str]:
@@ -28,7 +29,7 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     path = Path(name)
     if path.suffix == ".json":
         config = config_module.load(path)
-        config_module.check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
+        check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
         return config
     if path.suffix == ".py":
         if not path.is_file():

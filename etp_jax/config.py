@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.old_options import without_old_options
 
 
 def _require(holds: bool, option: str, value: object, rule: str) -> None:
@@ -371,9 +372,9 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
       where: name of the source for messages.
 
     Raises:
-      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `check_trainable`.
+      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `old_options`.
     """
-    return _build(TrainConfig, _without_old_options(data), where)
+    return _build(TrainConfig, without_old_options(data), where)
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
@@ -394,50 +395,6 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
         return cls(**values)
     except EtpError as error:
         raise EtpError(f"{where}: {error}") from None
-
-
-OLD_DEFAULTS = {
-    "data": {"train_split": "train", "validation_split": "validation"},
-    "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
-}
-"""Options of version 0.1 that are gone, by group, and the only values that this version can train with."""
-OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
-"""Options of version 0.1 that are gone and did not change what a run learns."""
-OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
-OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
-"""Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
-
-
-def check_trainable(data: dict[str, Any], where: str) -> None:
-    """Raises EtpError if version 0.1 trained with an option that this version lacks; such a run can only be evaluated.
-
-    Args:
-      data: a config in the form of `to_dict`, as a file or checkpoint holds it.
-      where: name of the source for messages.
-    """
-    for group, defaults in OLD_DEFAULTS.items():
-        for name, default in defaults.items():
-            value = data.get(group, {}).get(name, default)
-            if value != default:
-                raise EtpError(
-                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; train it with "
-                    "version 0.1, or without that option"
-                )
-
-
-def _without_old_options(data: dict[str, Any]) -> dict[str, Any]:
-    """The options in this version's layout."""
-    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
-    for group, names in (*OLD_DEFAULTS.items(), *OLD_WITHOUT_EFFECT.items()):
-        for name in names:
-            data.get(group, {}).pop(name, None)
-    ecg = data.get("model", {}).get("ecg", {})
-    if "vit_width" in ecg:
-        vit = ecg.get("kind") == "vit"
-        gone = OLD_RESNET if vit else ("patch", *OLD_VIT)
-        ecg = {name: value for name, value in ecg.items() if name not in gone}
-        data["model"]["ecg"] = {OLD_VIT.get(name, name): value for name, value in ecg.items()}
-    return data
 
 
 def save(config: TrainConfig, path: Path) -> None:

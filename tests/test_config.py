@@ -11,6 +11,7 @@ import pytest
 import etp_jax
 from etp_jax import config as c
 from etp_jax.errors import EtpError
+from etp_jax.old_options import check_trainable
 
 OLD_TOWER = {
     "kind": "resnet",
@@ -83,7 +84,7 @@ def test_what_is_refused_takes_one_line(options: dict[str, Any], message: str) -
 def test_a_run_with_a_removed_option_is_evaluated_and_not_trained(options: dict[str, Any], name: str) -> None:
     assert c.from_dict(options) == c.TrainConfig()
     with pytest.raises(EtpError, match=rf"run: .*{name} is (5.0|dev), an option that version 0\.2 no longer has"):
-        c.check_trainable(options, "run")
+        check_trainable(options, "run")
 
 
 def test_another_tower_keeps_what_all_towers_have() -> None:
