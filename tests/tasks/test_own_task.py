@@ -78,10 +78,3 @@ def test_prediction_on_ones_own_task(walk: Path, capsys: pytest.CaptureFixture[s
     assert "AFIB, atrial fibrillation" in by_file and "a_rare_one" not in by_file
     main.main(["predict", *argv, "--task", "my"])  # the exported encoder keeps the task
     assert capsys.readouterr().out == by_file
-
-
-def test_an_exported_encoder_knows_another_version_of_the_task(walk: Path, tmp_path: Path):
-    calibration = json.loads((walk / "exported" / "calibration.json").read_text())
-    if "my" not in calibration["tasks"]:
-        calibration["tasks"]["my"], calibration["digests"] = {"NORM": [1.0, 0.0]}, {"my": "of another file"}
-        (walk / "exported" / "calibration.json").write_text(json.dumps(calibration))
