@@ -313,14 +313,13 @@ def draw_data_flow() -> None:
     for start, end, label in ((0, 1, "etp prep"), (1, 2, "etp train"), (2, 3, "etp export")):
         arrow(axes, (x[start] + 1.28, top), (x[end] - 1.28, top), label)
     box(axes, (5.2, low), "fine shards", "reports with restored\nwaveform features", BLUE, size)
-    arrow(axes, (4.9, top - 0.62), (4.9, low + 0.62))
-    arrow(axes, (5.5, low + 0.62), (5.5, top - 0.62), "etp waveform")
+    arrow(axes, (5.2, top - 0.62), (5.2, low + 0.62), "etp waveform")
+    arrow(axes, (6.3, low + 0.62), (8.1, top - 0.62))
     box(axes, (9.2, low), "results", "JSON, CSV,\nreport.html", PURPLE, size)
     box(axes, (13.4, low), "findings", "page, picture, table,\nembeddings", PURPLE, size)
-    arrow(axes, (9.2, top - 0.62), (9.2, low + 0.62))
-    axes.text(9.05, (top + low) / 2, "etp evaluate\netp report\netp reproduce", **CODE, ha="right", va="center")
+    arrow(axes, (9.2, top - 0.62), (9.2, low + 0.62), "etp evaluate\netp report\netp reproduce")
     arrow(axes, (13.4, top - 0.62), (13.4, low + 0.62), "etp predict\netp_jax.load()")
-    arrow(axes, (12.4, top - 0.62), (10.1, low + 0.62))
+    arrow(axes, (12.4, top - 0.62), (10.52, low + 0.3))
     save(figure, "data-flow.svg")
 
 

@@ -1,4 +1,4 @@
-"""Trains the shipped ECG encoder further on one label, in a loop of its own: `python examples/finetune_flax.py SHARDS`."""
+"""Fine-tunes the shipped ECG encoder on one label with Flax and optax: `python examples/finetune_flax.py SHARDS`."""
 
 import argparse
 
@@ -31,10 +31,9 @@ class Classifier(nn.Module):
         return nn.Dense(1, name="head")(features_BF)[:, 0]
 
 
-# `model.module` is a Flax module, `model.variables` its parameters and batch statistics.
 classifier, optimizer = Classifier(model.module), optax.adamw(3e-4)
-params = classifier.init(jax.random.key(0), train.ecg(np.arange(1)), train.columns.lead_mask[:1])["params"]
-params = {"encoder": model.variables["params"], "head": params["head"]}
+drawn = classifier.init(jax.random.key(0), train.ecg(np.arange(1)), train.columns.lead_mask[:1])
+params = {"encoder": model.variables["params"], "head": drawn["params"]["head"]}
 stats, state = {"encoder": model.variables["batch_stats"]}, optimizer.init(params)
 
 
@@ -52,9 +51,8 @@ def step(params, stats, state, y_B, *ecg_and_mask):
     return optax.apply_updates(params, updates), stats_now, state
 
 
-rng = np.random.default_rng(0)
-for _ in range(args.steps):
-    rows = rng.choice(len(train), 32)
+for number in range(args.steps):
+    rows = np.random.default_rng(number).choice(len(train), 32)
     params, stats, state = step(params, stats, state, y_N[rows], train.ecg(rows), train.columns.lead_mask[rows])
 inputs = validation.ecg(np.arange(len(validation))), validation.columns.lead_mask
 scores_n = np.array(classifier.apply({"params": params, "batch_stats": stats}, *inputs))

@@ -39,7 +39,7 @@ def test_every_example_is_run_here_and_listed():
     assert scripts
     assert all(f'"{name}"' in here for name in scripts)
     assert all(f"`{name}" in listed for name in scripts)
-    assert all(len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 62 for name in scripts)
+    assert all(len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 60 for name in scripts)
 
 
 def test_a_folder_is_embedded(tmp_path: Path):
@@ -55,7 +55,7 @@ def test_a_folder_is_embedded(tmp_path: Path):
 
 def test_the_encoder_is_trained_further(shards: Path):
     line = run(sys.executable, EXAMPLES / "finetune_flax.py", shards, "--steps", "2")
-    assert line.startswith("NORM: AUROC 0.")
+    assert line.startswith("NORM: AUROC ")
     assert line.endswith("after 2 steps")
 
 
