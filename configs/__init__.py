@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import runpy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.files import read_json
 
 
 def recipe_names() -> list[str]:
@@ -24,7 +27,9 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     """
     path = Path(name)
     if path.suffix == ".json":
-        return config_module.load(path)
+        config = config_module.load(path)
+        config_module.check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
+        return config
     if path.suffix == ".py":
         if not path.is_file():
             raise EtpError(f"{path}: no such recipe file")
@@ -40,3 +45,12 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     if not isinstance(config, TrainConfig):
         raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
     return config
+
+
+def recipe_of(config: TrainConfig) -> str | None:
+    """Name of the shipped recipe with the same model and loss, wherever its text tower comes from; None without one."""
+
+    def decisive(config: TrainConfig) -> Any:
+        return replace(config.model, text=replace(config.model.text, pretrained=None)), config.loss
+
+    return next((name for name in recipe_names() if decisive(load_recipe(name)) == decisive(config)), None)

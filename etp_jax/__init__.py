@@ -1,6 +1,11 @@
 """etp-jax: ECG representations from ECGs and their reports, in JAX.
 
-`etp_jax.load(run)` gives the model of a run; it is resolved when it is first used: `import etp_jax` alone loads no jax.
+`etp_jax.load()` gives the encoder that ships, `etp_jax.load(run)` that of a run, both as an `EcgModel`:
+
+    model = etp_jax.load()
+    model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
+
+Both names are resolved when they are first used: `import etp_jax` alone loads no jax.
 """
 
 from __future__ import annotations
@@ -8,15 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etp_jax.api import load
+    from etp_jax.api import EcgModel, load
 
-__all__ = ["load"]
+__all__ = ["EcgModel", "load"]
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from etp_jax.api import load
+    if name in __all__:
+        from etp_jax import api
 
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,38 @@
-"""The Python interface: a trained run as a model of single ECGs and sentences."""
+"""The Python interface: a trained encoder as a model of ECGs and sentences in memory."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from etp_jax.configs import recipe_of
 from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording
 from etp_jax.ecg.prepare import Prepared, prepare
-from etp_jax.encoder.encoder import Encoder, encode_ecg
-from etp_jax.encoder.folder import PRETRAINED
+from etp_jax.encoder import hub
+from etp_jax.encoder.card import write_card
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.export import export
+from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, FILES, SHIPPED, copy_encoder, run_folder
 from etp_jax.errors import EtpError
+from etp_jax.models.dual_encoder import EcgEncoder
+
+Signals = ArrayLike | Sequence[ArrayLike]
+"""One ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length."""
 
 
 class EcgModel:
-    """Both towers of a run. Make it with `etp_jax.load`.
+    """A trained ECG encoder with its text side. Make it with `etp_jax.load`.
+
+        model = etp_jax.load()
+        model.encode_ecg(signal, fs=500)  # [E]
+        model.encode_ecg([signal, longer], fs=500)  # [2, E]
+        model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
 
     Attributes:
       fs: sampling rate that the encoder reads, in Hz; signals of other rates are resampled.
@@ -25,9 +41,10 @@ class EcgModel:
       filters: what its training data went through, and so every signal does.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        """Takes the encoder of a run."""
+    def __init__(self, encoder: Encoder, source: str | None = None) -> None:
+        """Takes the encoder of a run, and the name that it was loaded by."""
         self.encoder = encoder
+        self.source = source or str(encoder.run_dir)
         self.fs: int = encoder.trained_on["fs"]
         self.samples: int = encoder.trained_on["samples"]
         self.leads: tuple[str, ...] = tuple(encoder.trained_on["leads"])
@@ -35,10 +52,20 @@ class EcgModel:
         bandpass = filters.get("bandpass")
         self.filters = Filters(bandpass and tuple(bandpass), filters.get("notch"))
 
+    def __repr__(self) -> str:
+        """Recipe, what it reads and gives, and where it is from."""
+        return (
+            f"EcgModel({self.source!r}, step={self.encoder.step}, recipe={recipe_of(self.encoder.config)!r}, "
+            f"fs={self.fs}, samples={self.samples}, leads='{' '.join(self.leads)}', "
+            f"embedding_dim={self.encoder.config.model.embedding_dim})"
+        )
+
     def prepare(
         self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
     ) -> Prepared:
         """An ECG as the encoder reads it: int16 [samples, leads] in microvolt, and which leads are usable.
+
+            model.prepare(signal, fs=250, leads=["I", "II", "V2"], unit="uV").lead_mask
 
         Args:
           signal: [time, leads]; NaN where samples are missing.
@@ -49,60 +76,223 @@ class EcgModel:
         Raises:
           EtpError: the array does not fit the leads, the unit is unknown, or the signal cannot be used.
         """
-        array = np.asarray(signal, np.float64)
-        if array.ndim != 2 or array.shape[1] != len(leads):
-            raise EtpError(f"signal has shape {array.shape}; it must be [time, {len(leads)} leads]")
+        if isinstance(leads, str):
+            raise EtpError(f"leads is one string, {leads!r}; give a list of names, such as ['I', 'II']")
         if unit not in MICROVOLT:
             raise EtpError(f"unit {unit!r} is not one of {', '.join(MICROVOLT)}")
-        return self.prepare_recording(Recording(array * MICROVOLT[unit], float(fs or self.fs), tuple(leads)))
+        try:
+            array = np.asarray(signal, np.float64)
+        except (ValueError, TypeError) as error:
+            raise EtpError(f"signal is no array of numbers ({error}); it must be [time, {len(leads)} leads]") from None
+        if array.ndim != 2 or array.shape[1] != len(leads):
+            raise EtpError(f"signal has shape {array.shape}; it must be [time, {len(leads)} leads]")
+        rate = self.fs if fs is None else float(fs)
+        return self.prepare_recording(Recording(array * MICROVOLT[unit], rate, tuple(leads)))
 
     def prepare_recording(self, recording: Recording) -> Prepared:
         """The same for a signal as `data_prep`'s readers give it; raises EtpError if it cannot be used."""
         return prepare(recording, self.fs, self.samples, self.leads, self.filters)
 
     def encode_ecg(
-        self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
+        self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
     ) -> NDArray[np.float32]:
-        """Unit embedding [E] of an ECG; arguments and errors as `prepare`."""
-        prepared = self.prepare(signal, fs, leads, unit)
-        batch = prepared.ecg[None], prepared.lead_mask[None]
-        return np.asarray(encode_ecg(self.encoder.model, self.encoder.variables, *batch)[1])[0]
+        """Unit embeddings of ECGs: [E] of one, [n, E] of several.
+
+            embeddings = model.encode_ecg(batch, fs=500)  # batch: [n, 5000, 12] in millivolt
+
+        Args:
+          signals: one ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length.
+          fs: their sampling rate, in Hz; None: the encoder's.
+          leads: their leads, in order, by any usual name.
+          unit: mV, uV or V.
+
+        Raises:
+          EtpError: as `prepare`; of several ECGs it names the first that cannot be used.
+        """
+        return self._encode(signals, fs, leads, unit)[1]
+
+    def features(
+        self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
+    ) -> NDArray[np.float32]:
+        """Pooled features of ECGs before the projection: [F] of one, [n, F] of several; what probes are fitted on.
+
+            LogisticRegression().fit(model.features(batch, fs=500), labels)
+
+        Arguments and errors as `encode_ecg`.
+        """
+        return self._encode(signals, fs, leads, unit)[0]
 
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Unit embeddings [n, E] of reports or findings, read as the run's reports were.
 
+            model.encode_text(["sinus rhythm"]) @ model.encode_ecg(signal, fs=500)  # [1], cosine
+
         Raises:
           EtpError: the text tower cannot be had; an exported encoder needs it for all but the tasks' own prompts.
         """
+        if isinstance(sentences, str) or not len(sentences):
+            raise EtpError(f"sentences is {sentences!r}; give a list of at least one string")
         return self.encoder.text(list(sentences))
 
     def zero_shot(
         self,
-        signal: ArrayLike,
+        signals: Signals,
         findings: Sequence[str],
         fs: float | None = None,
         leads: Sequence[str] = LEADS,
         unit: str = "mV",
-    ) -> dict[str, float]:
-        """Cosine of an ECG and each finding, the most alike first. Similarities, no probabilities.
+    ) -> Any:
+        """Cosine of ECGs and each finding, the most alike first. Similarities, no probabilities.
 
-        Arguments and errors as `prepare`.
+            model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
+            # {"sinus rhythm": 0.41, "atrial fibrillation": 0.13}
+
+        Args:
+          signals: as for `encode_ecg`.
+          findings: sentences, as a report would put them.
+          fs: as for `encode_ecg`.
+          leads: as for `encode_ecg`.
+          unit: as for `encode_ecg`.
+
+        Returns:
+          A dictionary of one ECG, a list of them of several.
+
+        Raises:
+          EtpError: as `encode_ecg` and `encode_text`.
         """
-        cosines = self.encode_text(findings) @ self.encode_ecg(signal, fs, leads, unit)
-        ranked = sorted(zip(cosines.tolist(), findings, strict=True), reverse=True)
-        return {finding: cosine for cosine, finding in ranked}
+        findings_FE, ecg = self.encode_text(findings), self.encode_ecg(signals, fs, leads, unit)
+        found = []
+        for embedding_E in np.atleast_2d(ecg):
+            ranked = sorted(zip((findings_FE @ embedding_E).tolist(), findings, strict=True), reverse=True)
+            found.append({finding: cosine for cosine, finding in ranked})
+        return found[0] if ecg.ndim == 1 else found
+
+    @property
+    def module(self) -> EcgEncoder:
+        """The ECG encoder as a Flax module, for one's own `jit` and `grad`; see `variables`.
+
+            prepared = [model.prepare(signal, fs=500) for signal in signals]
+            ecg_BTL, lead_mask_BL = (np.stack(x) for x in zip(*((p.ecg, p.lead_mask) for p in prepared)))
+            (features_BF, embedding_BE), updated = model.module.apply(
+                variables, ecg_BTL, lead_mask_BL, train=True, mutable=["batch_stats"]
+            )
+
+        It computes in float32. Batch statistics are those of the batch at hand, for `jit`; under `pmap` or `shard_map`
+        take `model.module.clone(axis_name=...)`. Drop-path and dropout need `keys=jax.random.split(key, B)`.
+        """
+        return EcgEncoder(self.encoder.config.model, jnp.float32)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Trained parameters and batch statistics of `module`: {"params", "batch_stats"}."""
+        params = self.encoder.variables["params"]
+        parts = {name: params[name] for name in ("ecg_tower", "ecg_projection")}
+        return {"params": parts, "batch_stats": self.encoder.variables["batch_stats"]}
+
+    def save(
+        self,
+        folder: str | Path,
+        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        shards: str | Path | None = None,
+    ) -> Path:
+        """Writes the folder of `etp export`, which `etp_jax.load` reads: weights, prompts, model card, licence.
+
+            etp_jax.load("runs/ptbxl").save("my-encoder")
+            model = etp_jax.load("my-encoder")
+
+        Args:
+          folder: where to; an earlier export there is replaced.
+          dtype: of the weights. An encoder that was loaded from an export is copied as it is.
+          shards: for an encoder of a run: shard folder on which the probabilities of `etp predict` are calibrated.
+
+        Returns:
+          The folder.
+
+        Raises:
+          EtpError: the folder holds something else, or is what would be saved; or the shards do not fit.
+        """
+        source, out = self.encoder.run_dir, Path(folder)
+        if (source / ENCODER_FILE).exists():
+            copy_encoder(source, out)
+            if not (out / CARD_FILE).exists():
+                write_card(out, self.encoder)
+        else:
+            export(source, out, self.encoder.step, dtype, None if shards is None else Path(shards))
+        return out
+
+    def push_to_hub(self, name: str, private: bool = True, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> str:
+        """Sends what `save` writes to the Hugging Face Hub, where `etp_jax.load("hf://org/name")` finds it.
+
+            model.push_to_hub("my-lab/ecg-encoder")
+
+        Args:
+          name: `org/name`; the repository is made if it is not there.
+          private: whether a repository that is made is visible to its owners only. See the terms of the training data
+            before you change that.
+          dtype: of the weights.
+
+        Returns:
+          The URL of the commit.
+
+        Raises:
+          EtpError: not logged in (`hf auth login`), no right to write there, or no connection.
+        """
+        repository = hub.check_login(name)
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.upload(self.save(Path(folder) / repository.split("/")[1], dtype), name, FILES, private)
+
+    def _encode(
+        self, signals: Signals, fs: float | None, leads: Sequence[str], unit: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features and embeddings, with the axis n if there are several signals."""
+        several = _several(signals)
+        if several is None:
+            prepared = self.prepare(signals, fs, leads, unit)  # pyright: ignore[reportArgumentType]
+            features_1F, embedding_1E = self.encoder.signals(prepared.ecg[None], prepared.lead_mask[None])
+            return features_1F[0], embedding_1E[0]
+        if not len(several):
+            raise EtpError("signals is empty; give at least one ECG")
+        prepared = []
+        for number, signal in enumerate(several):
+            try:
+                prepared.append(self.prepare(signal, fs, leads, unit))
+            except EtpError as error:
+                raise EtpError(f"signal {number}: {error}") from None
+        return self.encoder.signals(np.stack([p.ecg for p in prepared]), np.stack([p.lead_mask for p in prepared]))
 
 
-def load(run: str | Path | None = None, checkpoint: str = "best") -> EcgModel:
-    """The model of a run folder made by `etp train`, of a folder made by `etp export`, or the one that ships.
+def _several(signals: Signals) -> Sequence[ArrayLike] | NDArray | None:
+    """The ECGs one by one if there are several; None of a single one."""
+    if isinstance(signals, (list, tuple)):
+        return None if signals and all(map(_is_sample, signals)) else signals
+    array = np.asarray(signals)
+    return array if array.ndim == 3 else None
+
+
+def _is_sample(item: ArrayLike) -> bool:
+    """Whether an item of a list is one moment of an ECG that is given as lists of numbers."""
+    try:
+        return np.ndim(item) == 1
+    except ValueError:  # lists of different lengths
+        return False
+
+
+def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> EcgModel:
+    """The model of a run folder, of an exported encoder, of one on the Hugging Face Hub, or the one that ships.
+
+        etp_jax.load()
+        etp_jax.load("runs/ptbxl", checkpoint="latest")
+        etp_jax.load("hf://org/name@v1")
 
     Args:
-      run: the folder; None: the encoder that comes with the package, see its `MODEL_CARD.md`.
-      checkpoint: `best` by pre-training validation, or `latest`.
+      run: folder made by `etp train` or `etp export`; or `hf://org/name[@revision]`; or `shipped` or None, the encoder
+        that comes with the package, see its `MODEL_CARD.md`.
+      checkpoint: of a run: `best` by pre-training validation, or `latest`.
 
     Raises:
-      EtpError: no such run or checkpoint.
+      EtpError: no such run, checkpoint or repository.
     """
     if checkpoint not in ("best", "latest"):
         raise EtpError(f"checkpoint {checkpoint!r} is neither best nor latest")
-    return EcgModel(Encoder.from_run(PRETRAINED if run is None else Path(run), checkpoint))
+    name = SHIPPED if run is None else run
+    return EcgModel(Encoder.from_run(run_folder(name), checkpoint), str(name))

@@ -1,7 +1,7 @@
-"""Every option of a training run, with its unit, in one place.
+"""Every option of a training run, with its unit.
 
-A recipe is a file `config = TrainConfig(...)`; the command line overrides single fields
-(`--optim.learning-rate 1e-3`); the resolved copy is saved as `config.json` in the run folder.
+A recipe is a file `config = TrainConfig(...)`. The command line overrides single fields
+(`--optim.learning-rate 1e-3`). The resolved copy is saved as `config.json` in the run folder.
 """
 
 from __future__ import annotations
@@ -15,28 +15,43 @@ from typing import Any, Literal, get_type_hints
 from etp_jax.errors import EtpError
 
 
+def _require(holds: bool, option: str, value: object, rule: str) -> None:
+    """Raises EtpError unless the value of an option obeys its rule."""
+    if not holds:
+        raise EtpError(f"{option} is {value}; it must {rule}")
+
+
+def _check_sizes(options: object, prefix: str, *names: str) -> None:
+    """Raises EtpError for a size below 1."""
+    for name in names:
+        value = getattr(options, name)
+        _require(value >= 1, f"{prefix}.{name}", value, "be at least 1")
+
+
+def _check_rates(options: object, prefix: str, *names: str) -> None:
+    """Raises EtpError for a dropout rate outside [0, 1)."""
+    for name in names:
+        value = getattr(options, name)
+        _require(0 <= value < 1, f"{prefix}.{name}", value, "be at least 0 and below 1")
+
+
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pairs are read, and how many at a time."""
+    """The pairs that are read, and how many at a time."""
 
     shards: str = ""
-    """Shard folder written by `etp prep`, or its URL (gs://, s3://, any of fsspec), which is copied to the local disk
+    """Shard folder written by `etp prep`, or its URL (gs://, s3://, any of fsspec). A URL is copied to the local disk
     once."""
     stage_dir: str = ""
-    """Local folder for copies of shards named by URL; by default one of the user's under $TMPDIR (/tmp)."""
-    train_split: str = "train"
+    """Local folder for copies of shards named by URL. The default is a folder of the user's under $TMPDIR (/tmp)."""
     train_share: float = 1.0
-    """Share of the training patients who take part, always the same ones: chosen by a hash of the patient id."""
-    validation_split: str = "validation"
+    """Share of the training patients that is used. A hash of the patient id selects them, so smaller shares are
+    contained in larger ones."""
     batch_size: int = 128
-    """ECG-report pairs a step, over all devices and hosts."""
-    prefetch: int = 2
-    """Batches (of so many steps as a dispatch makes) held ready on the devices."""
+    """ECG-report pairs per step, over all devices and hosts."""
     resident: Literal["auto", "always", "never"] = "auto"
-    """Whether the training split's records are put on every device before the first step, and batches gathered there;
-    what is learned is the same. `auto`: where they fit in `data.resident_share`; never on CPU."""
-    resident_share: float = 0.5
-    """Greatest share of a device's free memory (beside parameters and reports) that `auto` gives to the records."""
+    """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
+    same. `auto`: if they fit in half of the free memory; never on CPU."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +59,92 @@ class AugmentConfig:
     """Random changes of the ECG in training; 0 turns each off."""
 
     time_shift_s: float = 0.0
-    """Greatest circular-free shift either way, in seconds; the gap is filled with zeros."""
-    amplitude: float = 0.0
-    """Greatest relative change of the gain of the whole record: the factor is uniform in [1 - a, 1 + a]."""
+    """Maximum time shift in either direction, in seconds; the gap is filled with zeros."""
     lead_dropout: float = 0.0
-    """Probability that a lead is silenced; at least one lead always stays."""
+    """Probability that a lead is silenced; at least one lead always remains."""
     few_leads: float = 0.0
-    """Probability that only some leads stay: a random set of random size, from one lead to all; for encoders that are
-    to read one, two or six leads."""
-    noise_uv: float = 0.0
-    """Standard deviation of added white noise, in microvolt."""
-    wander_uv: float = 0.0
-    """Greatest amplitude of added baseline wander (0.05-0.5 Hz), in microvolt."""
-    time_mask_s: float = 0.0
-    """Length of one stretch set to zero in all leads, in seconds."""
+    """Probability that a random set of leads, of random size, is kept and the others silenced. It is for encoders that
+    must read one, two or six leads."""
 
 
 @dataclass(frozen=True)
 class EcgTowerConfig:
-    """The ECG encoder."""
+    """Options that every ECG tower has. A tower subclasses it with options of its own (`etp_jax/models/towers.py`)."""
 
-    kind: Literal["resnet", "vit"] = "resnet"
-    """`resnet`: ResNet1D, what the papers call ResNet18-1D; `vit`: transformer over patches of single leads."""
+    kind: str
+    """Name of the tower: `resnet`, `vit`. It decides which other options there are."""
+    scale: Literal["millivolt", "record", "lead"] = "millivolt"
+    """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
+
+    @property
+    def title(self) -> str:
+        """The tower and its size, in words for a page."""
+        return self.kind
+
+
+@dataclass(frozen=True)
+class ResNetConfig(EcgTowerConfig):
+    """ResNet1D, which the papers call ResNet18-1D."""
+
+    kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 18
+    """Number of layers: basic blocks (18, 34) or bottlenecks (50), in four stages."""
+    blocks: tuple[int, ...] = ()
+    """Residual blocks of each stage, for other sizes than those of `depth`; empty: those of `depth`."""
     width: int = 64
     """Channels of the first stage; every later stage doubles them."""
     stem: Literal["conv", "conv-pool"] = "conv"
     """`conv`: kernel 7, stride 2 (MERL's code); `conv-pool`: the same, then max-pool 3, stride 2."""
     kernel: int = 3
-    """Kernel length of the residual convolutions, in samples."""
+    """Kernel length of the residual convolutions, in samples; odd."""
     norm: Literal["batch", "group"] = "batch"
+    """Normalisation after each convolution."""
     pool: Literal["mean", "max", "mean-max", "attention"] = "mean"
-    patch: int = 100
-    """`vit`: length of a patch, in samples; it divides the record. FOCAL's is one second."""
-    vit_width: int = 192
-    vit_layers: int = 12
-    vit_heads: int = 3
-    scale: Literal["millivolt", "record", "lead"] = "millivolt"
-    """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
+    """Pooling over time."""
     drop_path: float = 0.0
-    """Probability that the last residual branch is skipped for an example; grows linearly with depth."""
+    """Probability that the last residual branch is skipped for an example; it grows linearly with depth."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for impossible sizes."""
+        _check_sizes(self, "model.ecg", "width", "kernel")
+        _check_rates(self, "model.ecg", "drop_path")
+        _require(all(count >= 0 for count in self.blocks), "model.ecg.blocks", self.blocks, "not be negative")
+        if self.kernel % 2 == 0:
+            raise EtpError(f"model.ecg.kernel is {self.kernel}; residual branches only line up for an odd kernel")
+
+    @property
+    def title(self) -> str:
+        """The tower and its size, in words for a page."""
+        return f"ResNet{self.depth}-1D, width {self.width}"
+
+
+@dataclass(frozen=True)
+class ViTConfig(EcgTowerConfig):
+    """Transformer over patches of single leads, FOCAL's by default."""
+
+    kind: Literal["vit"] = "vit"
+    patch: int = 100
+    """Length of a patch, in samples; it divides the record. FOCAL's is one second."""
+    width: int = 192
+    """Width of a token; a multiple of twice the number of heads."""
+    layers: int = 12
+    """Transformer layers."""
+    heads: int = 3
+    """Attention heads."""
+    drop_path: float = 0.0
+    """Probability that the last residual branch is skipped for an example; it grows linearly with depth."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for impossible sizes."""
+        _check_sizes(self, "model.ecg", "patch", "width", "layers", "heads")
+        _check_rates(self, "model.ecg", "drop_path")
+        if self.width % (2 * self.heads):
+            raise EtpError(f"model.ecg.width {self.width} is not a multiple of 2 x heads ({self.heads})")
+
+    @property
+    def title(self) -> str:
+        """The tower and its size, in words for a page."""
+        return f"ViT-1D, {self.layers} layers of width {self.width}, patches of {self.patch} samples"
 
 
 @dataclass(frozen=True)
@@ -91,32 +152,34 @@ class TextTowerConfig:
     """The report encoder."""
 
     pretrained: str | None = None
-    """Hugging Face folder or hub id, or `package:NAME[/SUBFOLDER]` for weights inside an installed Python
-    package; None builds a small BERT from scratch with a vocabulary trained on the reports."""
+    """Hugging Face folder or hub id, or `package:NAME[/SUBFOLDER]` for weights inside an installed Python package.
+    None builds a small BERT from scratch with a vocabulary trained on the reports."""
     frozen: bool = False
     """Encode every distinct report once, before training, and train the projection only."""
     trainable: str = ".*"
-    """Regular expression that must match a text tower parameter's whole path (`encoder/layer/5/.*`) for it to be
-    trained; the rest stays fixed."""
+    """Regular expression of the text tower's trained parameters; the others stay fixed. It must match a parameter's
+    whole path (`encoder/layer/5/.*`)."""
     pool: Literal["cls", "mean"] = "cls"
+    """Pooling over the tokens: the first one, or the mean of all."""
     max_tokens: int = 128
+    """Maximum length of a tokenized report."""
     template: str = "{report}"
     """Sentence made of a report (or statement, see `unit`) before it is tokenized."""
     unit: Literal["report", "statements"] = "report"
-    """Frozen only: what the tower reads at a time. `statements`: each statement of a report by itself; the report's
-    vector is the mean of their unit vectors."""
+    """Text that a frozen tower reads at a time. `statements`: each statement of a report by itself; the report's vector
+    is the mean of their unit vectors."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
     remat: bool = False
-    """While it is trained, compute the inside of each layer a second time for the gradient instead of keeping it: less
-    memory, a third more time (on accelerators; CPUs keep it all the same)."""
+    """Recompute the inside of each trained layer for the gradient: less memory, a third more time. Accelerators only;
+    CPUs keep the activations."""
     scan: bool = False
-    """While it is trained, compile one layer and loop over all: less to compile. Dropout draws other masks, and layers
-    that `trainable` leaves out keep their activations all the same."""
+    """Compile one layer and loop over all, while the tower is trained: less to compile. Dropout draws other masks, and
+    layers that `trainable` leaves out keep their activations."""
     fused_attention: bool = False
-    """While it is trained with `dropout` 0: attention by one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs)."""
+    """Attention by one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs), while the tower is trained with `dropout` 0."""
     vocabulary: int = 2000
-    """From scratch only: greatest size of the trained WordPiece vocabulary."""
+    """From scratch only: maximum size of the trained WordPiece vocabulary."""
     layers: int = 2
     """From scratch only: transformer layers."""
     hidden: int = 128
@@ -124,49 +187,76 @@ class TextTowerConfig:
     heads: int = 4
     """From scratch only: attention heads."""
 
+    def __post_init__(self) -> None:
+        """Raises EtpError for an impossible rate."""
+        _check_rates(self, "model.text", "dropout")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Two towers and what joins them."""
+    """Two towers and the joint space."""
 
-    ecg: EcgTowerConfig = field(default_factory=EcgTowerConfig)
+    ecg: EcgTowerConfig = field(default_factory=ResNetConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embedding_dim: int = 128
     """Width of the joint space."""
     projection: Literal["linear", "mlp"] = "linear"
+    """Map from a tower's features to the joint space."""
     projection_dropout: float = 0.0
+    """Dropout before the projection."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for impossible sizes."""
+        _check_sizes(self, "model", "embedding_dim")
+        _check_rates(self, "model", "projection_dropout")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """A loss is two choices: what counts as a pair, and how scores become a loss."""
 
-    pairs: Literal["own", "equal-masked", "equal-positive", "semantic"] = "own"
-    """`own`: only its own report; `equal-masked`: equal reports leave the denominator; `equal-positive`: equal
-    reports share the target; `semantic`: targets follow the similarity of the reports' text embeddings."""
-    score: Literal["softmax", "sigmoid"] = "softmax"
+    pairs: str = "own"
+    """What counts as a pair. `own`: only the ECG's own report; `equal-masked`: equal reports leave the denominator;
+    `equal-positive`: equal reports share the target; `semantic`: targets follow the similarity of the reports."""
+    score: str = "softmax"
+    """How scores become a loss: `softmax` (InfoNCE) or `sigmoid` (SigLIP)."""
     temperature: float = 0.07
     """Temperature at the start; the logit scale is its inverse."""
     learn_temperature: bool = True
+    """Whether the temperature is trained."""
     max_logit_scale: float = 100.0
+    """Upper bound of the learned logit scale."""
     semantic_from: Literal["tower", "batch"] = "tower"
-    """What tells how alike two reports are: `tower`, the text tower's outputs before training; `batch`, the text
+    """Source of the similarity of two reports. `tower`: the text tower's outputs before training; `batch`: the text
     embeddings of the step itself, without gradient (FG-CLEP)."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5
-    """`semantic` pairs with softmax: share of the semantic target; the rest falls on equal reports."""
+    """`semantic` pairs with softmax: share of the semantic target; equal reports share the rest."""
     bias: float | None = -10.0
-    """`sigmoid`: bias of the scores at the start, learned (-10: SigLIP's); None: there is none (FOCAL)."""
+    """`sigmoid`: initial bias of the scores, learned (-10 is SigLIP's); None: no bias (FOCAL)."""
     fnm_weight: float = 0.0
-    """Weight of FG-CLEP's false-negative term: how far ECG-text cosines are from the text-text ones, without sign."""
+    """Weight of FG-CLEP's false-negative term: the absolute difference of ECG-text and text-text cosines."""
     fnm_mean: Literal["batch", "pairs"] = "batch"
-    """How that term is averaged, of which there are two readings: summed over a row's pairs and averaged over the rows
-    (1 / B, as written), or averaged over all pairs (1 / B^2)."""
+    """Average of that term: summed over a row's pairs and averaged over rows (1 / B, as written), or averaged over all
+    pairs (1 / B^2)."""
     block: int = 0
-    """Columns of the score matrix (rows of the global batch) that a device compares its rows with at a time; the loss
-    and its gradients are the same, but for rounding. 0: all at once, while memory has room for several float32 matrices
-    of (batch size / devices) rows and (batch size) columns. For large batches 512 or so."""
+    """Columns of the score matrix (rows of the global batch) that a device compares its rows with at a time; 0: all at
+    once. Loss and gradients are the same but for rounding. All at once takes several float32 matrices of (batch size /
+    devices) rows and (batch size) columns; for large batches set 512 or so."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for temperatures, weights and blocks that make no loss."""
+        for name in ("temperature", "semantic_temperature"):
+            _require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "be positive")
+        for name in ("fnm_weight", "block"):
+            _require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "not be negative")
+        _require(0 <= self.semantic_weight <= 1, "loss.semantic_weight", self.semantic_weight, "lie between 0 and 1")
+        if 1 / self.temperature > self.max_logit_scale:
+            raise EtpError(
+                f"loss.temperature {self.temperature} starts the logit scale at {1 / self.temperature:g}, "
+                f"beyond loss.max_logit_scale {self.max_logit_scale:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -176,36 +266,46 @@ class OptimConfig:
     name: Literal["adamw", "adam"] = "adamw"
     """`adam` adds weight decay to the gradient (L2, as PyTorch's Adam does); `adamw` decouples it."""
     learning_rate: float = 1e-3
+    """Peak learning rate."""
     text_learning_rate: float | None = None
-    """Learning rate of a trained text tower; None means the same."""
+    """Learning rate of a trained text tower; None: the same."""
     weight_decay: float = 0.0
+    """Weight decay of matrices and kernels; biases and normalisation have none."""
     b1: float = 0.9
+    """Decay of Adam's first moment."""
     b2: float = 0.999
+    """Decay of Adam's second moment."""
     epochs: float = 10.0
+    """Passes over the training records."""
+    max_steps: int = 0
+    """Maximum number of steps, for short runs; 0: as many as `epochs` make. The whole schedule, warm-up included, then
+    shrinks to this length."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or half a cosine to zero."""
     warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly."""
     clip_norm: float = 0.0
-    """Greatest global gradient norm; 0 does not clip."""
+    """Maximum global gradient norm; 0 does not clip."""
     ema: float = 0.0
-    """Decay of the moving average of the parameters that is evaluated; 0 evaluates the parameters themselves."""
+    """Decay of the moving average of the parameters, which is then evaluated; 0: no average."""
     micro_batches: int = 1
-    """Parts that a device encodes its rows in, one after the other, for batches that memory has no room for; the loss
-    is still that of the whole batch, and a step takes a third longer. The gradient is the same, but with
-    `model.ecg.norm = batch`: each part (of all devices) is then normalised by its own statistics, as a smaller batch
-    would be, and running statistics take the mean of the parts'."""
+    """Parts that a device encodes its rows in, one after another, for batches that do not fit in memory. The loss is
+    still that of the whole batch; a step takes a third longer. The gradient is the same, except with batch
+    normalisation: each part (of all devices) is then normalised by its own statistics, and running statistics take the
+    mean of the parts'."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run is carried out. None of these changes what is learned, but for rounding."""
+    """How the run is carried out. None of these options changes what is learned, but for rounding."""
 
     parallel: Literal["pmap", "shard_map"] = "pmap"
+    """How a step is spread over devices; both give the same bits."""
     precision: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
     """Compute type of the towers; `auto` is bfloat16 on TPU and GPU and float32 on CPU. float64 is for tests."""
     steps_per_dispatch: int = 0
-    """Steps that the devices make between two words with the host, fewer before a validation or checkpoint. 0 chooses:
-    up to 10 where the records are resident on an accelerator, else 1. CPUs take several times as long for more than 1:
-    their convolutions are slow inside a loop."""
+    """Training steps fused into one dispatch; fewer before a validation or checkpoint. 0 selects up to 10 where the
+    records are resident on an accelerator, else 1. CPUs are several times slower with more than 1."""
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     validate_every: float = 1.0
@@ -213,14 +313,17 @@ class RunConfig:
     checkpoint_every: int = 200
     """Steps between two checkpoints; every validation saves one too."""
     best: Literal["loss", "recall"] = "loss"
-    """What of pre-training validation decides the best checkpoint: the loss, or recall@10 of retrieval. Targets of
-    --loss.semantic-from batch move with the training, so that losses of different steps do not compare well."""
+    """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. Targets of
+    --loss.semantic-from batch change during training, so that losses of different steps do not compare well."""
     tensorboard: bool = False
+    """Also write the metrics for TensorBoard."""
+    wandb: str = ""
+    """Project of Weights & Biases that the run is logged to as well; empty: none. It needs the extra `wandb`; without a
+    network set WANDB_MODE=offline."""
     deterministic: bool = False
-    """On GPUs: the same bits in every run, stopped and resumed or not, on the same number and kind of devices. XLA then
-    takes only operations of a fixed order and does not choose them by timing, which is slower; it refuses those that it
-    has in no other form (max-pool's gradient, `model.ecg.stem = conv-pool`, may be one). CPUs and TPUs need no option.
-    """
+    """On GPUs: the same bits in every run on the same number and kind of devices, stopped and resumed or not. XLA then
+    uses only operations of a fixed order and does not choose them by timing, which is slower. It refuses those without
+    such a form (max-pool's gradient, `model.ecg.stem = conv-pool`, may be one). CPUs and TPUs need no option."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +339,23 @@ class TrainConfig:
     start_from: str = ""
     """Run folder whose best checkpoint's parameters this run begins with; the model must be the same."""
     seed: int = 0
-    """Decides initial weights, order and augmentation."""
+    """Seed of initial weights, order and augmentation."""
+
+
+def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgTowerConfig]:
+    """The options of the ECG tower of this name, among those whose module is imported; EtpError if there is none."""
+    known = {cls.kind: cls for cls in EcgTowerConfig.__subclasses__()}
+    if kind not in known:
+        raise EtpError(f"{where}: no ECG tower {kind!r}; there are {', '.join(known)}")
+    return known[kind]
+
+
+def with_tower(config: TrainConfig, kind: str) -> TrainConfig:
+    """The config with another ECG tower, whose own options are at their defaults."""
+    cls, ecg = tower_class(kind), config.model.ecg
+    if isinstance(ecg, cls):
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, ecg=cls(scale=ecg.scale)))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -244,17 +363,81 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(data: dict[str, Any], cls: type = TrainConfig, where: str = "config") -> Any:
-    """Rebuilds a config from `to_dict`'s form; unknown keys raise EtpError, missing ones take their defaults."""
+def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
+    """Rebuilds a config from `to_dict`'s form, or from that of version 0.1.
+
+    Args:
+      data: options by name; missing ones take their defaults.
+      where: name of the source for messages.
+
+    Raises:
+      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `check_trainable`.
+    """
+    return _build(TrainConfig, _without_old_options(data), where)
+
+
+def _build(cls: type, data: dict[str, Any], where: str) -> Any:
+    if cls is EcgTowerConfig:
+        cls = tower_class(data.get("kind", "resnet"), where)
     hints = get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise EtpError(f"{where}: unknown option {unknown[0]!r}; this version knows {', '.join(sorted(hints))}")
-    values = {
-        name: from_dict(value, hints[name], f"{where}.{name}") if dataclasses.is_dataclass(hints[name]) else value
-        for name, value in data.items()
-    }
-    return cls(**values)
+
+    def value_of(name: str, value: Any) -> Any:
+        if dataclasses.is_dataclass(hints[name]):
+            return _build(hints[name], value, f"{where}.{name}")
+        return tuple(value) if isinstance(value, list) else value
+
+    values = {name: value_of(name, value) for name, value in data.items()}
+    try:
+        return cls(**values)
+    except EtpError as error:
+        raise EtpError(f"{where}: {error}") from None
+
+
+OLD_DEFAULTS = {
+    "data": {"train_split": "train", "validation_split": "validation"},
+    "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
+}
+"""Options of version 0.1 that are gone, by group, and the only values that this version can train with."""
+OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
+"""Options of version 0.1 that are gone and did not change what a run learns."""
+OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
+OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
+"""Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
+
+
+def check_trainable(data: dict[str, Any], where: str) -> None:
+    """Raises EtpError if version 0.1 trained with an option that this version lacks; such a run can only be evaluated.
+
+    Args:
+      data: a config in the form of `to_dict`, as a file or checkpoint holds it.
+      where: name of the source for messages.
+    """
+    for group, defaults in OLD_DEFAULTS.items():
+        for name, default in defaults.items():
+            value = data.get(group, {}).get(name, default)
+            if value != default:
+                raise EtpError(
+                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; train it with "
+                    "version 0.1, or without that option"
+                )
+
+
+def _without_old_options(data: dict[str, Any]) -> dict[str, Any]:
+    """The options in this version's layout."""
+    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
+    for group, names in (*OLD_DEFAULTS.items(), *OLD_WITHOUT_EFFECT.items()):
+        for name in names:
+            data.get(group, {}).pop(name, None)
+    ecg = data.get("model", {}).get("ecg", {})
+    if "vit_width" in ecg:
+        vit = ecg.get("kind") == "vit"
+        gone = OLD_RESNET if vit else ("patch", *OLD_VIT)
+        ecg = {name: value for name, value in ecg.items() if name not in gone}
+        data["model"]["ecg"] = {OLD_VIT.get(name, name): value for name, value in ecg.items()}
+    return data
 
 
 def save(config: TrainConfig, path: Path) -> None:

@@ -1,24 +1,26 @@
-"""Files that appear whole or not at all, and folders that one process works in."""
+"""Atomic writing of files, JSON files and digests, locks on folders, and readable file system errors."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etp_jax.errors import EtpError
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only when all of it lies on the disk; after an error nothing is left."""
-    # Hidden, so that nobody takes an unfinished shard for a shard.
-    # Processes of several hosts or containers may have one number.
+    """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
+    # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
+    # It contains the host name, because processes of several hosts or containers may have the same number.
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -31,17 +33,44 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file, whole or not at all."""
+    """Writes a UTF-8 text file completely or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
-@contextmanager
-def alone_in(folder: Path, taken: str) -> Iterator[None]:
-    """Keeps a second process out of a folder; the lock ends with the process, however that ends.
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+      path: the file.
+      advice: what to do if it is missing or damaged; ends the message of the error.
 
     Raises:
-      EtpError: another process is in it; the message is `taken`.
+      EtpError: the file is missing, cannot be read, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EtpError(f"{path}: no such file; {advice}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise EtpError(f"{path}: cannot be read ({error}); {advice}") from None
+    if not isinstance(content, dict):
+        raise EtpError(f"{path}: holds no JSON object; {advice}")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def alone_in(folder: Path, taken: str) -> Iterator[None]:
+    """Locks a folder against a second process. The lock is released when the process ends, for whatever reason.
+
+    Raises:
+      EtpError: another process holds the lock; the message is `taken`.
     """
     with (folder / ".lock").open("w") as file:
         try:
@@ -56,9 +85,9 @@ def alone_in(folder: Path, taken: str) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a user's error."""
+    """Converts an OSError, such as a full disk, into an EtpError that names the file, or `out`."""
     try:
         yield
     except OSError as error:
         where = error.filename or out
-        raise EtpError(f"{where}: {error.strerror}; put it right and run the same command again to go on") from None
+        raise EtpError(f"{where}: {error.strerror}; fix this and run the same command again to continue") from None

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "etp_jax"
 FLOORS = (
     ("errors", "progress", "metrics"),
     ("config", "files", "ecg"),
-    ("models", "losses", "shards", "configs"),
+    ("losses", "shards", "configs"),
+    ("models",),
     ("training", "tasks", "data_prep"),
     ("encoder",),
     ("evaluation", "waveform", "api"),

@@ -1,1 +1,1 @@
-"""One module an archive; each yields `ArchiveRecord` records."""
+"""Readers of archives: one module per archive, each of which returns an `Archive` of `ArchiveRecord`s."""

@@ -1,4 +1,4 @@
-"""What every archive is turned into: studies, each an ECG with its report and labels."""
+"""Common form of all archives: studies, each an ECG with its report and labels."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etp_jax.ecg.leads import Filters, Recording
+from etp_jax.shards.record import patient_hash
 
 HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 % test"
-"""How `hashed_split` splits, for `build.json`."""
+"""Description of `hashed_split`, recorded in `build.json`."""
 
 
 def hashed_split(patient_id: str) -> str:
-    """The split of a patient in an archive that comes without splits."""
-    tenth = int(hashlib.sha256(patient_id.encode()).hexdigest(), 16) % 10
-    return {8: "validation", 9: "test"}.get(tenth, "train")
+    """Returns the split of a patient in an archive that has no splits of its own."""
+    return {8: "validation", 9: "test"}.get(patient_hash(patient_id) % 10, "train")
 
 
 def sizes_sha(files: Iterable[str]) -> str:
-    """SHA-256 of the sizes of all signal files: files that are added or completed later make another source.
+    """Computes the SHA-256 of the sizes of all signal files, which changes if files are added or completed later.
 
-    The paths are text since there may be 800,000.
+    The paths are strings and not `Path`s, since there may be 800,000.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -37,58 +37,59 @@ def sizes_sha(files: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRecord:
-    """One record of an archive; slim, as there may be 800,000.
+    """One record of an archive; kept small, since there may be 800,000.
 
-    The signal is read only when `read` is called, in whatever process does so.
+    The signal is read only when `read` is called, in the process that calls it.
     """
 
     record_id: str
     patient_id: str
     split: str
     read: Callable[[], Recording]
-    """Reads the signal; raises EtpError if it cannot be used, the kind of trouble before the first colon."""
+    """Function that reads the signal; raises EtpError, `kind: detail`, if the signal cannot be used."""
     report: str
-    """As the archive gives it."""
+    """Report as in the archive, in the original language."""
     labels: tuple[str, ...]
     likelihoods: tuple[float, ...]
-    """Parallel to the labels; -1 where the archive gives none."""
+    """Likelihood of each label, in percent; -1 where the archive has none."""
     age: float
-    """Years; NaN if unknown."""
+    """Age in years; NaN if unknown."""
     sex: str
-    """`male`, `female` or empty."""
+    """Sex of the patient: `male`, `female`, or empty if unknown."""
     statements: tuple[str, ...] | None = None
-    """The report's parts in English; None if they have to be made from `report`, which may be in another language."""
+    """Statements of the report in English; None if `report` must first be cleaned and translated."""
     dataset: str = ""
-    """The part of the archive it comes from; empty if the archive has no parts."""
+    """Part of the archive that the record belongs to; empty if the archive has no parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that is left out, and why."""
+    """A record that is left out, and the reason."""
 
     record_id: str
     split: str
     reason: str
-    """`kind: detail`."""
+    """Reason, as `kind: detail`."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """All studies of an archive and what they have in common."""
+    """All studies of an archive, and the settings they share."""
 
     name: str
+    """Name of the archive, with which the names of the shard files begin."""
     fs: int
-    """Hz, of the shards."""
+    """Sampling rate of the shards, in Hz."""
     samples: int
-    """Length of a record in the shards."""
+    """Length of a record in the shards, in samples."""
     leads: tuple[str, ...]
     label_vocabulary: tuple[str, ...]
     studies: tuple[ArchiveRecord, ...]
     rejects: tuple[Reject, ...]
-    """Records that can be seen to be unusable without their signal."""
+    """Records that were rejected without reading their signal."""
     recipe: dict[str, Any]
-    """How records are chosen and split; goes into `build.json`."""
+    """Description of how records are chosen and split, recorded in `build.json`."""
     source: dict[str, Any]
-    """What identifies the source, without paths; goes into `build.json`."""
+    """Checksums that identify the source, without paths, recorded in `build.json`."""
     filters: Filters = field(default_factory=Filters)
-    """Applied to every signal."""
+    """Filters that are applied to every signal."""

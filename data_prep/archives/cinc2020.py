@@ -1,8 +1,8 @@
 """The training sets of the PhysioNet/Computing in Cardiology Challenges 2020 and 2021.
 
-Sources: https://physionet.org/content/challenge-2020/ and https://physionet.org/content/challenge-2021/. The layout:
-any tree of folders with WFDB records (`.hea`, `.mat`), whose headers carry `#Age`, `#Sex` and `#Dx`. There are no
-reports. The St Petersburg set (I0001 ...) is not read: its labels belong to half an hour, not to ten seconds.
+Sources: https://physionet.org/content/challenge-2020/ and https://physionet.org/content/challenge-2021/. The layout is
+any tree of folders with WFDB records (`.hea`, `.mat`), whose headers contain `#Age`, `#Sex` and `#Dx`. There are no
+reports. The St Petersburg set (I0001 ...) is not read, because its labels describe half an hour, not ten seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DATASETS = {
     "HR": PTBXL,
     "JS": "chapman_shaoxing_ningbo",
 }
-"""Data set of each first part of a record's name; the rest is its number."""
+"""Data set for each prefix of a record's name; the rest of the name is a number."""
 CPSC2018_CODES = {
     "Normal": "426783006",
     "AF": "164889003",
@@ -43,13 +43,13 @@ CPSC2018_CODES = {
     "STD": "429622005",
     "STE": "164931005",
 }
-"""SNOMED CT code of each class of CPSC2018. The Challenge's first release wrote the class where the later ones write
-the code. Its tables `dx_mapping_scored.csv` and `dx_mapping_unscored.csv` count these nine codes in CPSC2018 and no
-other. (PVC is `ventricular ectopics` there, not the code that the tables abbreviate as PVC.)"""
+"""SNOMED CT code of each class of CPSC2018. The Challenge's first release gives the class where later releases give the
+code. Its tables `dx_mapping_scored.csv` and `dx_mapping_unscored.csv` count these nine codes in CPSC2018 and no others.
+(PVC is `ventricular ectopics` there, not the code that the tables abbreviate as PVC.)"""
 NO_LABEL = ("", "Unknown", "NaN")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 OLDEST = 120
-"""Years; a greater age is none."""
+"""Highest valid age, in years; a higher one counts as unknown."""
 
 _NAME = re.compile(r"(?P<set>[A-Z]+)(?P<number>\d{4,5})")
 _COMMENT = re.compile(r"#\s*(Age|Sex|Dx)\s*:(.*)")
@@ -58,10 +58,10 @@ _COMMENT = re.compile(r"#\s*(Age|Sex|Dx)\s*:(.*)")
 @dataclass(frozen=True)
 class _Record:
     path: Path
-    """Without `.hea`."""
+    """Path of the record, without `.hea`."""
     dataset: str
     comments: dict[str, str]
-    """What the header says of `Age`, `Sex` and `Dx`."""
+    """Texts of the header's comments `Age`, `Sex` and `Dx`."""
 
     @property
     def name(self) -> str:
@@ -75,20 +75,20 @@ def open_archive(
     datasets: Sequence[str] = (),
     ptbxl_database: Path | None = None,
 ) -> Archive:
-    """Reads the headers in a tree of folders; no signals yet.
+    """Reads the headers in a tree of folders, but no signals.
 
-    Copies of PTB-XL's records take the split of their fold, so that no record trains here and tests there. Of the other
-    records nobody knows the patient; each counts as one.
+    Copies of PTB-XL's records get the split of their fold, so that no record is used for training here and for testing
+    in PTB-XL. The patients of the other records are unknown, so each record counts as one patient.
 
     Args:
-      source: the tree.
-      rate: Hz, of the shards.
-      seconds: length of a record in the shards.
-      datasets: those of `DATASETS` to take; none: all.
-      ptbxl_database: PTB-XL's `ptbxl_database.csv`; needed where copies of its records are taken.
+      source: root of the tree of folders.
+      rate: sampling rate of the shards, in Hz.
+      seconds: length of a record in the shards, in seconds.
+      datasets: data sets to read, of `DATASETS`; all if empty.
+      ptbxl_database: PTB-XL's `ptbxl_database.csv`; required if copies of its records are read.
 
     Raises:
-      EtpError: no header there, the same record twice, an unknown data set, or folds that are needed and missing.
+      EtpError: there is no header, a record occurs twice, a data set is unknown, or required folds are missing.
     """
     unknown = [name for name in datasets if name not in DATASETS.values()]
     if unknown:
@@ -101,7 +101,7 @@ def open_archive(
     if any(record.dataset == PTBXL for record in records):
         if ptbxl_database is None:
             raise EtpError(
-                f"{source}: holds copies of PTB-XL's records, whose folds stand in ptbxl_database.csv; name that file "
+                f"{source}: holds copies of PTB-XL's records, whose folds are in ptbxl_database.csv; name that file "
                 "with --ptbxl-database, or the other data sets with --dataset"
             )
         if not ptbxl_database.is_file():
@@ -111,7 +111,7 @@ def open_archive(
     for record in records:
         split = ""
         try:
-            patient, split = _home(record, folds)
+            patient, split = _patient_and_split(record, folds)
             studies.append(_study(record, patient, split))
         except EtpError as error:
             rejects.append(Reject(record.name, split, str(error)))
@@ -134,7 +134,7 @@ def open_archive(
 
 
 def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record], list[Reject], str]:
-    """The chosen records in the order of their names, those of no known data set, and the SHA-256 of the headers."""
+    """Reads the chosen records, sorted by name; also returns rejects of unknown data sets and the headers' SHA-256."""
     paths = sorted(source.rglob("*.hea"), key=lambda path: path.stem)
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the Challenge's layout")
@@ -146,16 +146,16 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
         dataset = DATASETS.get(name["set"]) if name else None
         if dataset is None and not datasets:
             rejects.append(
-                Reject(path.stem, "", f"record name: {path.stem} is of none of {', '.join(DATASETS.values())}")
+                Reject(path.stem, "", f"record name: {path.stem} belongs to none of {', '.join(DATASETS.values())}")
             )
         if dataset is None or (datasets and dataset not in datasets):
             continue
         if records and records[-1].name == path.stem:
-            raise EtpError(f"{path}: record {path.stem} lies in {records[-1].path.parent} too; remove one of them")
+            raise EtpError(f"{path}: record {path.stem} is also in {records[-1].path.parent}; remove one of them")
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise EtpError(f"{path}: {error.strerror}; put it right or remove it") from None
+            raise EtpError(f"{path}: {error.strerror}; fix or remove it") from None
         digest.update(f"{path.stem} {len(content)} ".encode() + content)
         comments = dict(_COMMENT.findall(content.decode("utf-8", "replace")))
         texts = {key: text.strip() for key, text in comments.items()}
@@ -163,8 +163,8 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
     return records, rejects, digest.hexdigest()
 
 
-def _home(record: _Record, folds: dict[int, tuple[str, str]]) -> tuple[str, str]:
-    """Patient and split; EtpError for a copy of a PTB-XL record that PTB-XL does not hold (any more)."""
+def _patient_and_split(record: _Record, folds: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """Returns patient and split; raises EtpError for a copy of a PTB-XL record that is not (or no longer) in PTB-XL."""
     if record.dataset != PTBXL:
         return record.name, hashed_split(record.name)
     ecg_id = int(record.name.removeprefix("HR"))
@@ -194,7 +194,7 @@ def _study(record: _Record, patient: str, split: str) -> ArchiveRecord:
 
 
 def _codes(text: str) -> tuple[str, ...]:
-    """`59118001,164889003` or `RBBB,AF` → SNOMED CT codes, each once; EtpError for any other word."""
+    """Parses `59118001,164889003` or `RBBB,AF` as distinct SNOMED CT codes; raises EtpError for any other word."""
     codes = []
     for token in map(str.strip, text.split(",")):
         if token in NO_LABEL:
@@ -207,7 +207,7 @@ def _codes(text: str) -> tuple[str, ...]:
 
 
 def _age(text: str) -> float:
-    """Years; NaN for what is none. The copies of PTB-XL may hide ages above 89 as PTB-XL does."""
+    """Parses an age in years; NaN if it is not valid. Copies of PTB-XL may mask ages above 89 as PTB-XL does."""
     try:
         age = float(text)
     except ValueError:

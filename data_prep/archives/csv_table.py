@@ -1,4 +1,4 @@
-"""Reading the tables of archives."""
+"""Reading of CSV tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from etp_jax.errors import EtpError
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
-    """A CSV table with every cell as text, and the SHA-256 of the file.
+    """Reads a CSV table with every cell as text; also returns the SHA-256 of the file.
 
     Args:
-      path: the file, UTF-8.
-      columns: those that it must have.
+      path: CSV file in UTF-8.
+      columns: required columns.
 
     Raises:
-      EtpError: it is missing, not UTF-8, no table, or lacks a column.
+      EtpError: the file is missing, is not UTF-8, is not a CSV table, or lacks a column.
     """
     try:
         data = path.read_bytes()

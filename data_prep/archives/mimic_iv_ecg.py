@@ -1,17 +1,20 @@
-"""MIMIC-IV-ECG 1.0 (https://physionet.org/content/mimic-iv-ecg/1.0/) and every folder of the same layout.
+"""MIMIC-IV-ECG 1.0 (https://physionet.org/content/mimic-iv-ecg/1.0/), and every folder of the same layout.
 
-The layout: `record_list.csv` (a row a record), `machine_measurements.csv` (a row a record, with up to 18 statements of
-the cart's program), and WFDB records, 500 Hz and 10 s, under `files/`. The tables are joined by `study_id`. Nobody has
-labelled the records, and the tables give neither age nor sex.
+The layout:
 
-There are 800,000 records of 160,000 patients, so a study keeps its path as text and shares its report with all others
-of the same words.
+* `record_list.csv` has one row per record.
+* `machine_measurements.csv` has one row per record, with up to 18 statements of the ECG cart's program.
+* `files/` contains the WFDB records, of 500 Hz and 10 s.
+
+The tables are joined by `study_id`. The records have no labels, and the tables contain neither age nor sex.
+
+There are 800,000 records of 160,000 patients. To save memory, a study stores its path as text, and studies with equal
+reports share one object.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import re
 from collections import Counter
@@ -25,6 +28,7 @@ from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRe
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
+from etp_jax.files import sha256
 
 SECONDS = 10
 RATES = (100, 500)
@@ -34,37 +38,37 @@ MEASUREMENTS = "machine_measurements.csv"
 REPORT_COLUMNS = tuple(f"report_{number}" for number in range(18))
 
 TECHNICAL: dict[str, tuple[str, ...]] = {
-    "how good the recording is": (
+    "recording quality": (
         r"(?:warning[:\s-]+)?(?:poor )?data quality.*",
         r"technically (?:poor|difficult|limited|unsatisfactory) (?:tracing|study|recording|ecg)",
         r"(?:(?:baseline|muscle|movement|motion|electrical|ac|excessive|marked) )*"
         r"(?:artifact|wander|interference|noise)(?: present)?(?: in leads?\b.*)?",
     ),
-    "where the electrodes were": (
+    "electrode placement": (
         r"(?:all )?(?:\d+ )?leads? (?:is |are )?missing.*",
         r"(?:missing|unsuitable) lead.*",
         r"lead(?:s|\(s\))? (?:unsuitable for|not used (?:for|in)) analysis.*",
         r"(?:(?:suspect|possible|probable|consider) )?(?:(?:arm|limb|precordial) )?leads? (?:reversal|reversed).*",
         r"12[ -]lead.*standard placement",
     ),
-    "that the program failed or stopped": (
+    "failure of the program": (
         r"(?:possible )?(?:measurement|analysis) error",
         r"no (?:further )?(?:rhythm |ecg )?(?:analysis|interpretation)(?: attempted| possible| available| made)?",
     ),
-    "what the program did not know; words such as age and sex would mislead": (
+    "information missing to the program; words such as age and sex would be misleading": (
         r"(?:warning[:\s-]+)?(?:interpretation|report|analysis) (?:is )?made without (?:knowing|knowledge of).*",
         r"(?:age|sex|gender)(?: (?:and|or|/) (?:age|sex|gender))? not entered.*",
         r"no (?:previous|prior|old) (?:ecg|tracing)s?(?: is| are)?(?: available)?(?: (?:for|to) compar\w+)?",
     ),
-    "who has read it, or what to do about it": (
+    "confirmation and follow-up": (
         r"(?:unconfirmed|unedited|preliminary)(?: (?:report|diagnosis|interpretation|ecg|analysis))?",
         r"(?:suggest|recommend|consider)(?:ed)? (?:a )?repeat(?:ing)?(?: (?:the )?(?:ecg|tracing))?",
         r"clinical (?:correlation|interpretation)(?: is)? (?:suggested|recommended|required|advised)",
     ),
 }
-"""Statements that say nothing about the heart: what they tell instead, and patterns of the whole, in any case.
+"""Statements that contain no finding: their topics, and patterns that match a whole statement, ignoring case.
 
-One that also names a finding ("Pacemaker rhythm - no further analysis") fits none of them and stays.
+A statement that also names a finding ("Pacemaker rhythm - no further analysis") matches no pattern and is kept.
 """
 
 _PATTERNS = [pattern for patterns in TECHNICAL.values() for pattern in patterns]
@@ -72,21 +76,22 @@ _TECHNICAL = re.compile("|".join(_PATTERNS), re.IGNORECASE)
 _SUMMARY = re.compile(r"summary\b[\s:-]*", re.IGNORECASE)
 _EKG = re.compile(r"\bEKG\b", re.IGNORECASE)
 _ORNAMENT = " .,;:*-=_"
-"""What stands around a statement (`*** Sinus rhythm. ***`); a closing full stop would double where they are joined."""
+"""Characters stripped from both ends of a statement (`*** Sinus rhythm. ***`). A final full stop is stripped because
+statements are joined with full stops."""
 
 
 def open_archive(source: Path, rate: int = 100) -> Archive:
-    """Reads the tables of a MIMIC-IV-ECG folder; no signals yet.
+    """Reads the tables of a MIMIC-IV-ECG folder, but no signals.
 
-    A record whose report is missing or says nothing is a reject: without labels, nothing could be learned from it.
-    So is a study that has two rows in a table, since nothing tells which one holds.
+    A record is rejected if its report is missing or has no content: there are no labels either, so nothing could be
+    learned from it. A study with two rows in a table is rejected too, since the valid row is unknown.
 
     Args:
-      source: the folder.
-      rate: Hz, of the shards.
+      source: folder of the archive.
+      rate: sampling rate of the shards, in Hz.
 
     Raises:
-      EtpError: a table is missing, cut, not UTF-8, or lacks a column; or the rate is another.
+      EtpError: a table is missing, truncated, not UTF-8, or lacks a column; or the rate is not supported.
     """
     if rate not in RATES:
         raise EtpError(f"rate {rate}: shards of MIMIC-IV-ECG are made at {' and '.join(map(str, RATES))} Hz")
@@ -98,7 +103,7 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
     for study, subject, path in rows:
         if subject not in patients:
             patients[subject] = subject, hashed_split(subject) if subject.isdecimal() else ""
-        patient, split = patients[subject]  # one text for all studies of a patient
+        patient, split = patients[subject]  # all studies of a patient share one string
         try:
             report = _usable_report(study, patient, counts[study], reports)
         except EtpError as error:
@@ -128,15 +133,15 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
         rejects=tuple(rejects),
         recipe={"split": HASHED_SPLITS, "dropped statements": _PATTERNS},
         source={
-            RECORDS: _sha256(source / RECORDS),
-            MEASUREMENTS: _sha256(source / MEASUREMENTS),
+            RECORDS: sha256(source / RECORDS),
+            MEASUREMENTS: sha256(source / MEASUREMENTS),
             "signal sizes": sizes_sha(f"{source}/{path}.dat" for _, _, path in rows),
         },
     )
 
 
 def clean_statements(cells: Iterable[str]) -> tuple[str, ...]:
-    """The cells of a row in their order, cleaned; without technical, empty and repeated ones."""
+    """Cleans the cells of a row, in order; technical, empty and repeated statements are dropped."""
     distinct: dict[str, str] = {}
     for cell in cells:
         statement = _clean_statement(cell)
@@ -147,7 +152,7 @@ def clean_statements(cells: Iterable[str]) -> tuple[str, ...]:
 
 @cache
 def _clean_statement(cell: str) -> str:
-    """A cell without ornament; empty if it says nothing about the heart."""
+    """Strips a cell of ornament; returns an empty text if the cell is not about the heart."""
     text = _SUMMARY.sub("", " ".join(cell.split()).strip(_ORNAMENT), count=1) if cell else ""
     text = _EKG.sub("ECG", text)
     return text if re.search(r"\w", text) and not _TECHNICAL.fullmatch(text) else ""
@@ -156,12 +161,12 @@ def _clean_statement(cell: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Report:
     original: str
-    """The cells as they are, a line each."""
+    """Original cells, one per line."""
     statements: tuple[str, ...]
 
 
 def _read_reports(path: Path) -> dict[str, _Report | None]:
-    """Study id → report, equal ones as one object; None if the study has several rows."""
+    """Reads the report of each study id; equal reports share one object; None if a study has several rows."""
     distinct: dict[str, _Report] = {}
     reports: dict[str, _Report | None] = {}
     for study, *cells in _read_rows(path, ("study_id", *REPORT_COLUMNS)):
@@ -173,7 +178,7 @@ def _read_reports(path: Path) -> dict[str, _Report | None]:
 
 
 def _usable_report(study: str, patient: str, rows: int, reports: dict[str, _Report | None]) -> _Report:
-    """The report of a row of the record list; raises EtpError if the record cannot be used."""
+    """Returns the report of a row of the record list; raises EtpError if the record cannot be used."""
     if not study.isdecimal():
         raise EtpError(f"record id: {study!r} is no number")
     if not patient.isdecimal():
@@ -186,17 +191,17 @@ def _usable_report(study: str, patient: str, rows: int, reports: dict[str, _Repo
     if report is None:
         raise EtpError(f"duplicate study: several rows of {MEASUREMENTS}")
     if not report.statements:
-        raise EtpError("no report: it says nothing about the heart")
+        raise EtpError("no report: it has no statement about the heart")
     return report
 
 
 @dataclass(frozen=True, slots=True)
 class _Signal:
-    """Reads a record when it is called."""
+    """Function object that reads the signal of a record."""
 
     source: Path
     path: str
-    """Relative to `source`, without `.dat`."""
+    """Path of the record relative to `source`, without `.dat`."""
 
     def __call__(self) -> Recording:
         recording = read_wfdb(self.source / self.path)
@@ -206,7 +211,7 @@ class _Signal:
 
 
 def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The cells of some columns, row by row; EtpError if the table cannot be read to its end."""
+    """Yields the cells of the given columns, row by row; raises EtpError if the table cannot be read to its end."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
@@ -227,8 +232,3 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]
         raise EtpError(f"{path}: {error.strerror}; --source must name a folder of MIMIC-IV-ECG's layout") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise EtpError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

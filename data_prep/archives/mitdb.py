@@ -1,7 +1,7 @@
 """MIT-BIH Arrhythmia Database 1.0.0 (https://physionet.org/content/mitdb/1.0.0/): half-hour records, cut into windows.
 
-Two leads, 360 Hz, every beat annotated by two cardiologists (Moody and Mark 2001, doi:10.1109/51.932724). A window is
-labelled with the set of beat types in it.
+The records have two leads and 360 Hz; two cardiologists annotated every beat (Moody and Mark 2001,
+doi:10.1109/51.932724). A window is labelled with the set of beat types that it contains.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
 
 BEATS = ("A", "L", "N", "R", "V")
-"""Annotation codes of the beat types that are labels: atrial premature, left and right bundle branch block, normal,
-premature ventricular."""
+"""Annotation codes of the beat types used as labels: atrial premature (A), left bundle branch block (L), normal (N),
+right bundle branch block (R), premature ventricular (V)."""
 SAME_PATIENT = {"202": "201"}
-"""Records of a patient who has another one already."""
+"""Records whose patient also has an earlier record, with that record."""
 SEXES = {"M": "male", "F": "female"}
 
 _ABOUT = re.compile(r"#\s*(-?\d+) ([MF]) .*")
@@ -33,37 +33,38 @@ _ABOUT = re.compile(r"#\s*(-?\d+) ([MF]) .*")
 
 @dataclass(frozen=True)
 class _Window:
-    """Reads a part of a record."""
+    """Function object that reads a window of a record."""
 
     path: Path
     start: float
-    """s"""
+    """Start of the window in the record, in seconds."""
     seconds: int
+    """Length of the window, in seconds."""
 
     def __call__(self) -> Recording:
-        """Reads it."""
+        """Reads the window."""
         whole = _read_record(self.path)
         first = round(self.start * whole.fs)
         return Recording(whole.signal[first : first + round(self.seconds * whole.fs)], whole.fs, whole.channels)
 
 
 _read_record = lru_cache(maxsize=1)(read_wfdb)
-"""The windows of a record follow each other."""
+"""Reader that caches the last record, since windows of one record are read one after the other."""
 
 
 def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
-    """Reads headers and annotations; no signals yet.
+    """Reads headers and annotations, but no signals.
 
-    Windows follow each other without overlap; what is left at the end is not used. The record id is the record's name
-    and the window's start in seconds.
+    Windows are consecutive and do not overlap; the rest at the end of a record is not used. A window's record id
+    consists of the record's name and the window's start in seconds.
 
     Args:
-      source: folder with `.hea`, `.dat` and `.atr` of each record.
-      rate: Hz, of the shards.
-      seconds: length of a window.
+      source: folder with the `.hea`, `.dat` and `.atr` files of each record.
+      rate: sampling rate of the shards, in Hz.
+      seconds: length of a window, in seconds.
 
     Raises:
-      EtpError: no record there; a length or rate that makes no window.
+      EtpError: the folder holds no record, or rate or length is less than 1.
     """
     if rate < 1 or seconds < 1:
         raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
@@ -96,7 +97,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
 
 
 def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
-    """The windows of a record; EtpError if its header or its annotations cannot be read."""
+    """Returns the windows of a record; raises EtpError if its header or its annotations cannot be read."""
     try:
         text = path.with_suffix(".hea").read_text(encoding="utf-8")
         _, _, fs, samples, *_ = text.splitlines()[0].split()
@@ -104,7 +105,7 @@ def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
         annotation = wfdb.rdann(str(path), "atr")
     except FileNotFoundError as error:
         raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
-    # What wfdb raises on damaged annotation files; it has no exception of its own.
+    # wfdb raises these on damaged annotation files; it has no exception class of its own.
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise EtpError(f"unreadable annotations: {path.name} ({error})") from None
     beats: list[set[str]] = [set() for _ in range(int(duration // seconds))]

@@ -1,6 +1,6 @@
-"""PTB-XL (https://physionet.org/content/ptb-xl/) and every folder of the same layout.
+"""PTB-XL (https://physionet.org/content/ptb-xl/), and every folder of the same layout.
 
-The layout: `ptbxl_database.csv` (a row a record), `scp_statements.csv` (the label codes), and WFDB records under
+The layout is `ptbxl_database.csv` (one row per record), `scp_statements.csv` (the label codes), and WFDB records under
 `records100/` and `records500/`.
 """
 
@@ -23,23 +23,23 @@ SPLITS: dict[float, str] = {**dict.fromkeys(range(1, 9), "train"), 9: "validatio
 """Split of each fold."""
 SEXES: dict[float, str] = {0: "male", 1: "female"}
 AGE_ABOVE_89 = 300
-"""PTB-XL hides ages above 89 as 300; they are stored as 90."""
+"""Value with which PTB-XL masks ages above 89; such ages are stored as 90."""
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
 
 
 def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
-    """Reads the tables of a PTB-XL folder; no signals yet.
+    """Reads the tables of a PTB-XL folder, but no signals.
 
-    A code that `scp_statements.csv` does not list makes its record a reject: with unknown labels it could neither be
-    trained on nor scored. A record without a report stays: it has labels and can be scored.
+    A record with a code that is not in `scp_statements.csv` is rejected: with unknown labels it can be used neither for
+    training nor for scoring. A record without a report is kept, since it has labels and can be scored.
 
     Args:
-      source: the folder.
-      rate: 100 or 500 Hz; chooses the files.
-      name: of the data set.
+      source: folder of the archive.
+      rate: sampling rate of the files to read, 100 or 500 Hz.
+      name: name of the data set.
 
     Raises:
-      EtpError: a table is missing, not UTF-8, or lacks a column; or the rate is another.
+      EtpError: a table is missing, is not UTF-8, or lacks a column; or the rate is not supported.
     """
     if rate not in FILE_COLUMNS:
         raise EtpError(f"rate {rate}: PTB-XL comes at {' and '.join(map(str, FILE_COLUMNS))} Hz")
@@ -70,13 +70,16 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
 
 
 def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
-    """Patient and split of each `ecg_id`, for archives that hold copies of PTB-XL's records; and the table's SHA-256.
+    """Reads patient and split of each `ecg_id`, for archives with copies of PTB-XL's records.
 
     Args:
-      database: `ptbxl_database.csv`.
+      database: path of `ptbxl_database.csv`.
+
+    Returns:
+      Patient and split of each `ecg_id`, and the SHA-256 of the table.
 
     Raises:
-      EtpError: the table is missing, not UTF-8, or lacks a column.
+      EtpError: the table is missing, is not UTF-8, or lacks a column.
     """
     columns = ("ecg_id", "patient_id", "strat_fold")
     table, sha = read_table(database, columns)
@@ -85,7 +88,7 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
 
 
 def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> ArchiveRecord:
-    """One row of the database; raises EtpError if the record cannot be used."""
+    """Converts one row of the database; raises EtpError if the record cannot be used."""
     fold, patient = _number(row["strat_fold"]), _number(row["patient_id"])
     if not row["ecg_id"]:
         raise EtpError("record id: empty")
@@ -112,7 +115,7 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
 
 
 def _scp_codes(text: str) -> dict[str, float]:
-    """`{'NORM': 100.0, 'SR': 0.0}` → code to likelihood; 0 means present, likelihood unknown."""
+    """Parses `{'NORM': 100.0, 'SR': 0.0}` as the likelihood of each code; 0 means present, likelihood unknown."""
     try:
         return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
     except (ValueError, SyntaxError, AttributeError, TypeError):
@@ -120,7 +123,7 @@ def _scp_codes(text: str) -> dict[str, float]:
 
 
 def _number(text: str) -> float:
-    """The number in a cell; NaN if there is none."""
+    """Parses the number in a cell; returns NaN if the cell holds no number."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Anyone's own ECGs: a CSV table with a row a record that names its signal file and holds its report."""
+"""Your own ECGs: a CSV table with one row per record, which holds the path of the signal file and the report."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from etp_jax.errors import EtpError
 SPLITS = ("train", "validation", "test")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "w": "female"}
 SEPARATORS = str.maketrans(",|", ";;")
-"""Labels of a cell stand between `;`, `,` or `|`."""
+"""Translation of all separators of labels (`;`, `,` or `|`) to `;`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumns:
-    """Columns of the table of `etp prep table`."""
+    """Names of the table's columns, for `etp prep table`."""
 
     signal_column: str
-    """Path of the signal file, absolute or from the table's folder."""
+    """Column with the path of the signal file, absolute or relative to the table's folder."""
     report_column: str
+    """Column with the report."""
     id_column: str | None = None
-    """Record id; by default the path."""
+    """Column with the record id (default: the path of the signal file)."""
     patient_column: str | None = None
-    """By default every record counts as a patient."""
+    """Column with the patient id (default: every record counts as one patient)."""
     split_column: str | None = None
-    """`train`, `validation` or `test`; by default the split follows from a hash of the patient."""
+    """Column with the split: train, validation or test (default: chosen by a hash of the patient id)."""
     label_column: str | None = None
-    """Labels, between `;`, `,` or `|`."""
+    """Column with the labels, separated by `;`, `,` or `|` (default: no labels)."""
     age_column: str | None = None
-    """Years."""
+    """Column with the age in years (default: unknown)."""
     sex_column: str | None = None
+    """Column with the sex: male, m, female, f or w (default: unknown)."""
 
 
 def open_archive(
@@ -50,19 +52,19 @@ def open_archive(
     translate: bool = False,
     name: str = "table",
 ) -> Archive:
-    """Reads the table; no signals yet.
+    """Reads the table, but no signals.
 
     Args:
-      csv: the table, UTF-8.
-      columns: which column is what.
-      layout: of signal files that hold bare numbers.
-      rate: Hz, of the shards.
-      seconds: length of a record in the shards.
-      translate: the reports are German or Swedish, in the words of PTB-XL's; else they are English.
-      name: of the data set.
+      csv: path of the table, in UTF-8.
+      columns: names of the table's columns.
+      layout: sampling rate, unit and leads of signal files that hold bare numbers.
+      rate: sampling rate of the shards, in Hz.
+      seconds: length of a record in the shards, in seconds.
+      translate: whether the reports are German or Swedish, as worded in PTB-XL; otherwise they are English.
+      name: name of the data set.
 
     Raises:
-      EtpError: the table is missing, not UTF-8, empty, or lacks a column; a length or rate that makes no record.
+      EtpError: the table is missing, is not UTF-8, is empty, or lacks a column; or rate or length is less than 1.
     """
     if rate < 1 or seconds < 1:
         raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
@@ -97,12 +99,12 @@ def open_archive(
 
 
 def _files(paths: Iterable[Path]) -> Iterable[str]:
-    """The file of each record that grows with its signal."""
+    """Yields the file of each record that contains the signal, so that its size changes with the signal."""
     return (str(path.with_suffix(".dat")) if path.suffix in ("", ".hea") else str(path) for path in paths)
 
 
 def _study(row: dict[str, str], columns: TableColumns, layout: Layout, folder: Path, translate: bool) -> ArchiveRecord:
-    """One row; EtpError if the record cannot be used."""
+    """Converts one row; raises EtpError if the record cannot be used."""
     named = {field.removesuffix("_column"): name for field, name in asdict(columns).items() if name is not None}
     cells = {field: row[name].strip() for field, name in named.items()}
     record = cells.get("id", cells["signal"])
@@ -133,7 +135,7 @@ def _study(row: dict[str, str], columns: TableColumns, layout: Layout, folder: P
 
 
 def _age(text: str) -> float:
-    """Years; NaN if the cell holds no number."""
+    """Parses an age in years; returns NaN if the cell holds no number."""
     try:
         return float(text or "nan")
     except ValueError:

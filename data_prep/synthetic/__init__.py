@@ -1,1 +1,1 @@
-"""An archive in PTB-XL's layout, made up: heart beats, reports and their codes."""
+"""A synthetic archive in PTB-XL's layout: simulated heart beats, reports and their codes."""

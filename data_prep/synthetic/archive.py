@@ -1,8 +1,8 @@
-"""A synthetic archive in PTB-XL's layout: patients, findings, ten-second ECGs and reports, out of one seed.
+"""A synthetic archive in PTB-XL's layout: patients, findings, ten-second ECGs and reports, generated from one seed.
 
-It stands in for PTB-XL where that is not at hand (quickstart, benchmarks, tests) and goes through the same reader.
-The signals come from `heart`, the wording from `phrases`. Patients are drawn one after the other, each from a stream of
-their own, so that record 7 is the same record in an archive of 10 and of 10,000.
+It replaces PTB-XL where PTB-XL is not available (quickstart, benchmarks, tests), and the same reader reads it. `heart`
+generates the signals, and `phrases` generates the wording. Every patient has their own random stream, so record 7 is
+the same in an archive of 10 records and in one of 10,000.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SCP_COLUMNS = (
 )
 SUFFIX = {100: "lr", 500: "hr"}
 VERSION = 1
-"""Of what is drawn: to be raised when the same seed makes another archive than before."""
+"""Version of the generator; increase it when the same seed generates a different archive than before."""
 
-# Chronic findings with their weights among patients who have any. A patient has at most one of each group.
+# Chronic findings by group, with their weights among patients who have any. A patient has at most one of each group.
 _FINDINGS: dict[str, dict[tuple[str, ...], float]] = {
     "conduction": {
         ("CLBBB",): 5,
@@ -66,7 +66,7 @@ _FINDINGS: dict[str, dict[tuple[str, ...], float]] = {
     "conductance": {("LVOLT",): 5},
     "av": {("1AVB",): 7},
 }
-# Beside these, nothing further can be read from the ventricles.
+# Groups of findings that cannot be recognised in the presence of each of these codes.
 _HIDE = {
     "PACE": ("conduction", "infarct", "hypertrophy", "repolarisation"),
     "CLBBB": ("infarct", "hypertrophy", "repolarisation"),
@@ -87,7 +87,7 @@ _SITES = {"german": (0.0, "CS100    3"), "english": (1.0, "AT-6 C 5.5"), "swedis
 
 @dataclass(frozen=True)
 class Patient:
-    """What stays the same from one record of a patient to the next."""
+    """Properties of a patient that are the same in all records."""
 
     number: int
     age: float
@@ -101,7 +101,7 @@ class Patient:
 
 
 def _draw_findings(rng: np.random.Generator) -> frozenset[str]:
-    """Chronic findings of a patient who has some, by group and weight."""
+    """Draws the chronic findings of a patient who has some, by group and weight."""
     groups = {name: list(options) for name, options in _FINDINGS.items()}
     found: set[str] = set()
     for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.36, 0.14])):
@@ -110,7 +110,7 @@ def _draw_findings(rng: np.random.Generator) -> frozenset[str]:
         group, option = options[rng.choice(len(options), p=weight / weight.sum())]
         found.update(option)
         del groups[group]
-        # A bundle may hold a code of another group (LVH with strain is ISC_): that group is taken too.
+        # An option may contain a code of another group (LVH with strain is ISC_); that group is then used up too.
         groups = {g: o for g, o in groups.items() if not any(set(option) & set(each) for each in o)}
     return _visible(found)
 
@@ -130,7 +130,7 @@ def _draw_patient(number: int, rng: np.random.Generator) -> Patient:
         findings |= {"AFIB"}
     elif not healthy and rng.random() < 0.04:
         findings = _visible({*findings, "PACE"})
-    # The axis turns to the left with age; the normal loop itself lies at about 45 degrees.
+    # The axis turns to the left with age; without a turn, the normal loop is at about 45 degrees.
     turn = rng.normal(0.35 * (55 - age), 17)
     turn = turn + 40 if "RVH" in findings else turn / 2 if findings & {"LAFB", "LPFB", "CLBBB"} else turn
     field = heart.body(rng, turn)
@@ -150,7 +150,7 @@ def _draw_patient(number: int, rng: np.random.Generator) -> Patient:
 
 
 def _draw_rhythm(patient: Patient, rng: np.random.Generator) -> tuple[frozenset[str], float]:
-    """Findings of one record, chronic and of the moment, and its heart rate."""
+    """Draws the findings of one record, chronic and transient, and its heart rate."""
     lasting = patient.findings & {"AFIB", "PACE"}
     rhythm = min(lasting) if lasting else str(rng.choice(list(_RHYTHMS), p=list(_RHYTHMS.values())))
     codes = {*patient.findings, rhythm}
@@ -174,7 +174,7 @@ def _axis_class(degrees: float) -> str:
 def _describe(
     codes: frozenset[str], axis: str, rate: float, language: str, rng: np.random.Generator
 ) -> dict[str, object]:
-    """The columns of a record that follow from its findings: report, codes, axis and the like."""
+    """Builds the columns of a record that follow from its findings: report, codes, axis and the like."""
     pattern = codes & {"BIGU", "TRIGU"}
     words = {" ".join([c, *pattern]) if c in ("PVC", "PAC") else c for c in codes}
     words = {f"{c} fast" if c in ("AFIB", "AFLT") and rate > 100 else c for c in words}
@@ -189,7 +189,7 @@ def _describe(
     unconfirmed = language == "german" and rng.random() < 0.55
     if language == "english" and rng.random() < 0.01:
         report = "trace only requested."
-    # Rhythm and form statements carry 0 (present, likelihood unknown), diagnoses a percentage.
+    # Rhythm and form statements have likelihood 0 (present, likelihood unknown); diagnoses have a percentage.
     scp_codes = {
         s.code: likelihoods.get(s.code, 100.0) if "diagnostic" in s.kinds or s.code == "PVC" else 0.0
         for s in STATEMENTS
@@ -209,12 +209,12 @@ def _describe(
 
 
 def _records(seed: int, fs: int) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    """Endless rows of `ptbxl_database.csv` with their signals, patient by patient."""
+    """Yields rows of `ptbxl_database.csv` with their signals, patient by patient, without end."""
     ecg_id = 0
     for number in itertools.count():
         of_patient = np.random.default_rng([seed, number])
         patient = _draw_patient(number, of_patient)
-        # Each ten patients fall on ten folds, in an order of their own.
+        # Every ten consecutive patients get the ten folds, one each, in random order.
         fold = 1 + int(np.random.default_rng([seed, number // 10, 1]).permutation(10)[number % 10])
         for visit in range(of_patient.choice([1, 2, 3, 4], p=[0.87, 0.09, 0.03, 0.01])):
             rng, ecg_id = np.random.default_rng([seed, number, 2, visit]), ecg_id + 1
@@ -244,7 +244,7 @@ def _records(seed: int, fs: int) -> Iterator[tuple[dict[str, object], np.ndarray
 
 
 def _write_wfdb(path: Path, ecg: np.ndarray, fs: int) -> None:
-    """A WFDB record in format 16, one ADC unit a microvolt, with its checksums."""
+    """Writes a WFDB record in format 16, with one ADC unit per microvolt and checksums."""
     lines = [f"{path.name} {ecg.shape[1]} {fs} {len(ecg)}"]
     sums = ecg.sum(axis=0, dtype=np.int64) % 65536
     lines += [
@@ -265,22 +265,22 @@ def _write_statements(path: Path) -> None:
 
 
 def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bool:
-    """Writes the archive: the same seed gives the same bytes.
+    """Writes the archive; the same seed gives the same bytes.
 
-    What is asked for is noted first (`synthetic.json`) and `ptbxl_database.csv` comes last, so that the same call again
-    finishes an interrupted archive and leaves a finished one alone.
+    The arguments are written first (`synthetic.json`), and `ptbxl_database.csv` last. So a repeated call completes an
+    interrupted archive, and leaves a finished one unchanged.
 
     Args:
-        out: Folder to make; it may exist but must be empty or hold this very archive.
-        records: How many ECGs.
-        seed: Decides everything.
+        out: Folder to write; if it exists, it must be empty or hold the same archive.
+        records: Number of ECGs.
+        seed: Seed that determines the whole archive.
         rate: Sampling rate in Hz: 100 (`records100`) or 500 (`records500`).
 
     Returns:
-        Whether anything was written: false if the archive was there already.
+        Whether anything was written; false if the archive was already finished.
 
     Raises:
-        EtpError: `out` holds other files or cannot be written; `rate` or `records` makes no archive.
+        EtpError: `out` holds other files or cannot be written, or `rate` or `records` is invalid.
     """
     if rate not in SUFFIX:
         raise EtpError(f"rate {rate}: PTB-XL's layout has 100 and 500 Hz only; choose one of them")
@@ -315,6 +315,6 @@ def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bo
 
 
 def ensure_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> None:
-    """`write_archive`, and one line that says what was done."""
+    """Calls `write_archive` and prints one line on the result."""
     done = "written" if write_archive(out, records, seed, rate) else "there already"
     print(f"{out}: {records} synthetic 12-lead records at {rate} Hz (seed {seed}), in PTB-XL's layout, {done}")

@@ -1,12 +1,12 @@
-"""A heart that beats on paper: the physiological signal model behind the synthetic archive.
+"""The physiological signal model of the synthetic archive.
 
-The heart is one moving dipole (the vectorcardiogram). Each beat is a sum of Gaussians, each with its own place, width
-and direction in space (McSharry et al. 2003, IEEE Trans. Biomed. Eng. 50:289; in three dimensions Sameni et al. 2007,
-EURASIP J. Adv. Signal Process. 43407). Dower's lead field turns the dipole into the eight independent leads (Dower,
-Machado, Osborne 1980, Clin. Cardiol. 3:87); the other four follow by Einthoven's and Goldberger's laws.
+The heart is modelled as one moving dipole (the vectorcardiogram). Each beat is a sum of Gaussians, each with its own
+time, width and direction in space (McSharry et al. 2003, IEEE Trans. Biomed. Eng. 50:289; in three dimensions Sameni et
+al. 2007, EURASIP J. Adv. Signal Process. 43407). Dower's lead field converts the dipole to the eight independent leads
+(Dower, Machado, Osborne 1980, Clin. Cardiol. 3:87); the other four follow by Einthoven's and Goldberger's laws.
 
-Axes are Frank's: x to the patient's left, y to the feet, z to the back; in millivolt. Times are seconds from the
-middle of the QRS complex. What is called a code here is an SCP code of PTB-XL.
+Axes are Frank's: x to the patient's left, y to the feet, z to the back; in millivolts. Times are in seconds from the
+middle of the QRS complex. Codes are SCP codes of PTB-XL.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LEAD_FIELD = np.array(
         [0.831, 0.076, 0.230],  # V6
     ]
 )
-"""Dower's matrix: the independent leads out of x, y, z."""
+"""[8, 3] Dower's matrix, which converts x, y, z to the independent leads."""
 
-# What each independent lead makes of the nine electrodes RA, LA, LL, V1..V6 (V against Wilson's central terminal).
+# Weights [8, 9] of the electrodes RA, LA, LL, V1..V6 in each independent lead (V against Wilson's central terminal).
 MONTAGE = np.zeros((8, 9))
 MONTAGE[0, [1, 0]] = 1, -1
 MONTAGE[1, [2, 0]] = 1, -1
@@ -42,7 +42,7 @@ MONTAGE[2:, :3] = -1 / 3
 
 
 def _waves(*rows: Sequence[float]) -> np.ndarray:
-    """Gaussians [n, 5]: time and width given in ms and kept in s, then x, y, z in mV."""
+    """Builds Gaussians [n, 5] from rows of time and width, given in ms and stored in s, and x, y, z in mV."""
     return np.array(rows, dtype=np.float64).reshape(-1, 5) * (1e-3, 1e-3, 1, 1, 1)
 
 
@@ -73,9 +73,9 @@ class Beat:
     """The shape of a beat: Gaussians [n, 5] of (time, width, x, y, z).
 
     Attributes:
-        p: Atrial wave; empty where the atria do not beat with the ventricles.
-        qrs: Ventricular depolarisation, with the spike of a pacemaker.
-        t: Repolarisation from the J point on, as it lies at an RR interval of one second.
+        p: Atrial wave; empty if the atria do not beat with the ventricles.
+        qrs: Ventricular depolarisation, including the spike of a pacemaker.
+        t: Repolarisation from the J point on, with its timing at an RR interval of one second.
     """
 
     p: np.ndarray
@@ -84,7 +84,7 @@ class Beat:
 
 
 def _scaled(waves: np.ndarray, *factors: float) -> np.ndarray:
-    """The same waves, their x, y, z multiplied (by one factor or by three)."""
+    """Multiplies the x, y, z of the waves by one factor or by three."""
     return waves * np.concatenate([[1, 1], np.broadcast_to(factors, 3)])
 
 
@@ -98,11 +98,11 @@ def _st(waves: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
 
 
 def shape(codes: Collection[str], strength: float = 1.0) -> Beat:
-    """The beat that the findings make.
+    """Builds the beat that shows the given findings.
 
     Args:
-        codes: SCP codes; those of rhythm only decide whether there is a P wave.
-        strength: How marked the findings are; 1 is typical.
+        codes: SCP codes; rhythm codes only determine whether there is a P wave.
+        strength: Severity of the findings; 1 is typical.
     """
     beat = Beat(P, QRS, T)
     for code, change in _SHAPES.items():
@@ -112,7 +112,7 @@ def shape(codes: Collection[str], strength: float = 1.0) -> Beat:
 
 
 def _infarct(q: tuple[float, float, float], t: tuple[float, float, float]) -> Callable[[Beat, float], Beat]:
-    """Dead muscle no longer draws the early vector its way (q), and its T wave turns away (t)."""
+    """Returns the change of an infarct: dead muscle no longer attracts the early vector (q), and T turns away (t)."""
 
     def change(beat: Beat, s: float) -> Beat:
         qrs = _with(beat.qrs, *((at, 8, *(s * v for v in q)) for at in (-20, -7)))
@@ -128,7 +128,7 @@ def _ischaemia(st: tuple[float, float, float], t: tuple[float, float, float]) ->
     return change
 
 
-# Applied in this order: what replaces the whole beat first, then what is added to it.
+# Applied in this order: changes that replace the whole beat come first, then changes that add to it.
 _SHAPES: dict[str, Callable[[Beat, float], Beat]] = {
     "PACE": lambda b, s: Beat(_waves(), np.concatenate([SPIKE, QRS_PACED]), T_PACED),
     "CLBBB": lambda b, s: replace(b, qrs=QRS_LBBB, t=T_LBBB),
@@ -172,7 +172,7 @@ _SHAPES: dict[str, Callable[[Beat, float], Beat]] = {
 
 
 def individual(beat: Beat, rng: np.random.Generator) -> Beat:
-    """The same findings in one particular heart: every Gaussian a little different in size, direction and width."""
+    """Varies a beat for one patient: every Gaussian changes a little in size, direction and width."""
 
     def vary(waves: np.ndarray) -> np.ndarray:
         return waves * np.exp(rng.normal(0, (0, 0.07, 0.14, 0.14, 0.14), size=waves.shape))
@@ -181,9 +181,9 @@ def individual(beat: Beat, rng: np.random.Generator) -> Beat:
 
 
 def axis(beat: Beat, lead_field: np.ndarray) -> float:
-    """Electrical axis of the QRS in the frontal plane, in degrees (0 to the left, 90 to the feet).
+    """Computes the electrical axis of the QRS in the frontal plane, in degrees (0 to the left, 90 to the feet).
 
-    The slow end of a bundle branch block does not count, as in clinical use.
+    The slow terminal part of a bundle branch block is ignored, as in clinical use.
     """
     qrs = beat.qrs[beat.qrs[:, 0] < 0.03]
     area = qrs[:, 1] @ (qrs[:, 2:] @ lead_field[:2].T)
@@ -192,7 +192,7 @@ def axis(beat: Beat, lead_field: np.ndarray) -> float:
 
 
 def body(rng: np.random.Generator, turn: float) -> np.ndarray:
-    """A patient's own lead field [8, 3]: the heart turned by `turn` degrees clockwise, the electrodes a little off."""
+    """Draws a patient's lead field [8, 3]: the heart turned clockwise by `turn` degrees, electrodes displaced."""
     frontal, other = np.radians(turn), np.radians(rng.normal(0, 7, size=2))
     field = LEAD_FIELD @ _turn(0, 1, frontal) @ _turn(0, 2, other[0]) @ _turn(1, 2, other[1])
     chest, shift = field[2:], rng.uniform(-0.3, 0.3)
@@ -210,9 +210,10 @@ def _turn(a: int, b: int, angle: float) -> np.ndarray:
 
 
 def tachogram(rng: np.random.Generator, spread: float, breath: float) -> Callable[[float], float]:
-    """Relative change of the RR interval over time: a spectrum of two bumps, around 0.1 Hz (LF) and at breathing (HF).
+    """Draws the relative change of the RR interval as a function of time.
 
-    Source: McSharry et al. 2003, section II-A, with LF/HF power 0.5 and random phases; `spread` is the deviation.
+    Its spectrum has two peaks, around 0.1 Hz (LF) and at the breathing frequency `breath` (HF). Source: McSharry et al.
+    2003, section II-A, with LF/HF power 0.5 and random phases. `spread` is the standard deviation.
     """
     frequency = np.arange(0.02, 0.5, 0.02)
     power = np.exp(-0.5 * ((frequency - 0.1) / 0.02) ** 2) / 3 + np.exp(-0.5 * ((frequency - breath) / 0.02) ** 2) / 1.5
@@ -222,17 +223,17 @@ def tachogram(rng: np.random.Generator, spread: float, breath: float) -> Callabl
 
 
 def flutter_cycle(rate: float) -> float:
-    """Seconds of one turn of atrial flutter, about 290 a minute, such that whole turns make the ventricular rate."""
+    """Returns the flutter cycle in seconds: about 290 cycles a minute, a whole number of them per ventricular beat."""
     return 60 / rate / max(2, round(290 / rate))
 
 
 def rhythm(codes: Collection[str], rate: float, rng: np.random.Generator) -> list[tuple[float, float, str]]:
-    """Beats as (time, RR interval before it, kind), from before the first second of the record to after its last.
+    """Draws the beats as (time, preceding RR interval, kind), from before the start of the record to after its end.
 
     Args:
         codes: SCP codes of rhythm and ectopy.
-        rate: Beats a minute, without the premature ones.
-        rng: Decides every interval.
+        rate: Beats per minute, without premature beats.
+        rng: Generator that determines every interval.
     """
     mean = 60 / rate
     spread = 0.085 if "SARRH" in codes else 0.002 if {"SVTAC", "PACE"} & set(codes) else 0.022
@@ -257,7 +258,7 @@ def rhythm(codes: Collection[str], rate: float, rng: np.random.Generator) -> lis
             due, conducted = due[1:], 1
             premature = rr * rng.uniform(0.55, 0.70)
             beats.append((t + premature, premature, kind))
-            # A ventricular beat leaves the sinus node alone: the next beat comes where it would have (full pause).
+            # A ventricular beat does not reset the sinus node: the next beat comes at its regular time (full pause).
             rr = 2 * rr if kind == VENTRICULAR else premature + 1.05 * rr
             beats.append((t + rr, rr - premature, REGULAR))
         else:
@@ -269,16 +270,17 @@ def rhythm(codes: Collection[str], rate: float, rng: np.random.Generator) -> lis
 def dipole(
     beat: Beat, beats: list[tuple[float, float, str]], delay: float, fs: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The moving dipole [T, 3] in mV at fs.
+    """Computes the moving dipole [T, 3] in mV at `fs`.
 
-    Repolarisation stretches with the square root of the RR interval before it (Bazett), the rest keeps its time.
+    The duration of repolarisation scales with the square root of the preceding RR interval (Bazett). The other waves
+    keep their timing.
 
     Args:
         beat: Shape of the conducted beats.
-        beats: From `rhythm`.
-        delay: Seconds by which the P waves come earlier than usual.
+        beats: Beats of the record, from `rhythm`.
+        delay: Time by which P waves come earlier than usual, in seconds.
         fs: Sampling rate in Hz.
-        rng: Decides the origin of ectopic beats, and small changes from beat to beat.
+        rng: Generator that determines the origin of ectopic beats, and small changes from beat to beat.
     """
     origin = np.array([0.75, 0.25, 0.85]) * rng.choice([1, -1]) + rng.normal(0, 0.35, size=3)
     origin *= rng.uniform(1.0, 1.6) / np.linalg.norm(origin)
@@ -295,7 +297,7 @@ def dipole(
         p = _scaled(p, 1, rng.uniform(-0.8, 0.4), 1.3) if kind == ATRIAL else p
         t = this.t * (*(2 * [np.sqrt(np.clip(rr, 0.35, 1.4))]), 1, 1, 1)
         waves = _scaled(np.concatenate([p, this.qrs, t]), rng.normal(1, 0.025))
-        # The recorder's low-pass filter in front of the sampler: it widens a Gaussian and keeps its area.
+        # Effect of the recorder's low-pass filter before sampling: it widens a Gaussian and preserves its area.
         width = np.hypot(waves[:, 1], 0.4 / fs)
         samples = np.arange(max(0, round((at - 0.5) * fs)), min(len(out), round((at + 0.9) * fs)))
         bells = np.exp(-0.5 * (((samples / fs - at)[:, None] - waves[:, 0]) / width) ** 2)
@@ -304,12 +306,12 @@ def dipole(
 
 
 def atria(codes: Collection[str], start: float, rate: float, fs: int, rng: np.random.Generator) -> np.ndarray:
-    """What atria do that never rest, [T, 3] in mV: f waves of fibrillation, saw teeth of flutter; else zero.
+    """Computes continuous atrial activity [T, 3] in mV: f waves of fibrillation, sawtooth waves of flutter; else zero.
 
-    `start` is the time of a conducted beat, `rate` that of the ventricles.
+    `start` is the time of a conducted beat, and `rate` is the ventricular rate.
 
-    Source: harmonics of a wandering frequency under a wandering amplitude, Stridh and Sörnmo 2001, IEEE Trans.
-    Biomed. Eng. 48:105.
+    Source: harmonics of a varying frequency with a varying amplitude, Stridh and Sörnmo 2001, IEEE Trans. Biomed. Eng.
+    48:105.
     """
     time = np.arange(int(SECONDS * fs)) / fs
     if "AFIB" in codes:
@@ -330,26 +332,26 @@ def atria(codes: Collection[str], start: float, rate: float, fs: int, rng: np.ra
 
 
 def noise(fs: int, rng: np.random.Generator) -> np.ndarray:
-    """What the nine electrodes pick up besides the heart, [T, 9] in mV: drift, breathing, muscle, mains, amplifier."""
+    """Draws the noise of the nine electrodes [T, 9] in mV: drift, breathing, muscle, mains, amplifier."""
     samples = int(SECONDS * fs)
     time = np.arange(samples)[:, None] / fs
     frequency = rng.uniform(0.03, 0.5, size=4)
     size = 0.022 * np.exp(rng.normal(0, 0.5)) * np.sqrt(0.1 / frequency)[:, None] * np.exp(rng.normal(0, 0.5, size=9))
     phase, turn = rng.uniform(0, 2 * np.pi, size=(4, 9)), 2 * np.pi * frequency * time
     drift = np.sin(turn) @ (size * np.cos(phase)) + np.cos(turn) @ (size * np.sin(phase))
-    # At 100 Hz the mains lie on the Nyquist frequency, where the recorder's filter has removed them.
+    # At 100 Hz the mains frequency is the Nyquist frequency, which the recorder's filter has removed.
     mains = rng.exponential(0.004) * np.sin(2 * np.pi * 50 * time + 0.3) * rng.uniform(0, 1, size=9) if fs > 100 else 0
     tension, burst = np.exp(rng.normal(0, 0.6, size=9)), 3 * (rng.random() < 0.1)
     muscle = 1 + burst * np.exp(-0.5 * ((time - rng.uniform(0, SECONDS)) / rng.uniform(0.3, 1)) ** 2)
     hiss = rng.standard_normal((samples + 1, 9))
-    # Muscle is noise of the high frequencies: the difference of neighbouring samples.
+    # Muscle noise has high frequencies, so it is the difference of neighbouring samples.
     return drift + mains + 0.0025 * tension * muscle * np.diff(hiss, axis=0) + 0.002 * hiss[1:]
 
 
 def twelve_leads(independent: np.ndarray) -> np.ndarray:
-    """int16 µV [T, 12] in PTB-XL's order out of I, II, V1..V6 in mV [T, 8].
+    """Converts I, II, V1..V6 in mV [T, 8] to twelve leads in PTB-XL's order, int16 µV [T, 12].
 
-    III = II - I exactly; aVR, aVL, aVF to the nearest microvolt (Goldberger).
+    III is exactly II - I; aVR, aVL and aVF are rounded to the nearest microvolt (Goldberger).
     """
     whole = np.rint(independent * 1000)
     one, two = whole[:, :1], whole[:, 1:2]
@@ -367,15 +369,15 @@ def record(
     delay: float = 0.0,
     fs: int = 100,
 ) -> np.ndarray:
-    """Ten seconds of a patient's ECG, int16 [T, 12], in µV and PTB-XL's lead order.
+    """Generates ten seconds of a patient's ECG, int16 [T, 12], in µV and PTB-XL's lead order.
 
     Args:
-        beat: From `shape`.
+        beat: Shape of the beat, from `shape`.
         codes: SCP codes of rhythm and ectopy (others are ignored here).
-        lead_field: From `body`, [8, 3].
-        rng: Decides timing and noise.
-        rate: Beats a minute.
-        delay: Lengthening of the PR interval, in seconds.
+        lead_field: Lead field [8, 3], from `body`.
+        rng: Generator that determines timing and noise.
+        rate: Beats per minute.
+        delay: Prolongation of the PR interval, in seconds.
         fs: Sampling rate in Hz.
     """
     beats = rhythm(codes, rate, rng)

@@ -1,7 +1,7 @@
-"""Reports in PTB-XL's manner: what each finding is called by the German, English and Swedish machines.
+"""Synthetic reports in the style of PTB-XL: the wording of each finding by German, English and Swedish machines.
 
-The wording follows PTB-XL's own reports, their spelling included (small letters, umlauts as capitals). A phrase may end
-in `|CODES`: labels that this very wording carries besides the finding itself, such as QWAVE where Q waves are named.
+The wording follows PTB-XL's own reports, including their spelling (lower case, umlauts as capitals). A phrase may end
+in `|CODES`: labels that this wording implies in addition to the finding, such as QWAVE if Q waves are mentioned.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Collection
 import numpy as np
 
 TAIL = " 4.46                          unbestÄtigter bericht"
-"""How the CS100 and AT-60 recorders end a report that nobody has confirmed."""
+"""Text with which the CS100 and AT-60 recorders end an unconfirmed report."""
 HEDGES = {"nicht auszuschliessen": 15.0, "cannot be": 15.0, "kan ej uteslutas": 15.0, "bÖr ÖvervÄgas": 35.0}
 HEDGES |= dict.fromkeys(("mÖglich", "verdacht", "possible", "suggesting", "misstÄnkt", "mÅttliga", "mÄssige"), 50.0)
 HEDGES |= dict.fromkeys(("wahrscheinlich", "probable", "likely", "sannolikt"), 80.0)
-"""What a hedge in the wording makes of the likelihood of the finding."""
+"""Likelihood of a finding, in percent, for each hedge in the wording."""
 
-# finding: (German, English, Swedish). The order is the order of the parts in a report.
+# Phrases of each finding: (German, English, Swedish). The order of the findings is their order in a report.
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "PVC": (
         ("ventrikulÄre extrasystole(n)",),
@@ -297,15 +297,15 @@ LANGUAGES = ("german", "english", "swedish")
 def write_report(
     findings: Collection[str], language: str, rng: np.random.Generator
 ) -> tuple[str, dict[str, float], frozenset[str]]:
-    """Words for a set of findings, in the order in which the machines print them.
+    """Writes the report of a set of findings, in the order in which the machines print them.
 
     Args:
         findings: Keys of the phrase table.
         language: One of `LANGUAGES`.
-        rng: Chooses among phrasings.
+        rng: Generator that chooses among alternative phrases.
 
     Returns:
-        The report, the likelihoods (percent) of the findings whose wording hedges, and codes that the wording adds.
+        The report, the likelihoods (in percent) of findings with a hedge, and the codes that the wording adds.
     """
     parts, likelihoods, added = [], {}, set()
     for finding, phrases in _PHRASES.items():

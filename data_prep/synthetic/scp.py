@@ -1,6 +1,6 @@
-"""The 71 SCP-ECG statements of PTB-XL: what each code is called, which kind of statement it is, and its classes.
+"""The 71 SCP-ECG statements of PTB-XL: code, description, kind of statement and classes.
 
-Facts of Wagner et al. 2020, Scientific Data 7:154 (PTB-XL's `scp_statements.csv`).
+Source: Wagner et al. 2020, Scientific Data 7:154 (PTB-XL's `scp_statements.csv`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Statement(NamedTuple):
     code: str
     description: str
     kinds: str
-    """Which of `diagnostic`, `form`, `rhythm` it is, separated by blanks."""
+    """Kinds of the statement, of `diagnostic`, `form` and `rhythm`, separated by blanks."""
     diagnostic_class: str = ""
     diagnostic_subclass: str = ""
 

@@ -17,31 +17,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from etp_jax.config import EcgTowerConfig, ModelConfig, TrainConfig
+from etp_jax.config import ModelConfig, TrainConfig
 from etp_jax.losses.pairs import needs_semantic
 from etp_jax.models.bert import BertConfig
-from etp_jax.models.resnet1d import BLOCKS, EXPANSION
+from etp_jax.models.towers import TOWERS
+from etp_jax.models.work import Work, linear, transformer_layer
 from etp_jax.training import optim
 
 TRANSFERS = {1: 2, 2: 4, 3: 5}
 """How often a part's outputs are moved, by how often its FLOPs count."""
 PARAMETER_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs of a part, and numbers that it puts out."""
-
-    flops: int
-    outputs: int
-
-    def __add__(self, other: Work) -> Work:
-        """Both parts."""
-        return Work(self.flops + other.flops, self.outputs + other.outputs)
-
-    def __mul__(self, times: int) -> Work:
-        """So many of this part."""
-        return Work(self.flops * times, self.outputs * times)
 
 
 @dataclass(frozen=True)
@@ -52,56 +37,14 @@ class Step:
     bytes: int
 
 
-def linear(rows: int, inputs: int, features: int) -> Work:
-    """A matrix product; a convolution too, whose inputs are kernel length x channels."""
-    return Work(2 * rows * inputs * features, rows * features)
-
-
-def resnet(config: EcgTowerConfig, samples: int, leads: int) -> Work:
-    """`ResNet1D` for one ECG, forwards; taps that fall on padding are counted."""
-    kernel, expansion = config.kernel, EXPANSION[config.depth]
-    steps = _part(samples, 2)
-    total, channels = linear(steps, 7 * leads, config.width), config.width
-    if config.stem == "conv-pool":
-        steps = _part(steps, 2)
-    for stage, count in enumerate(BLOCKS[config.depth]):
-        inner = config.width * 2**stage
-        outer = inner * expansion
-        for i in range(count):
-            stride = 2 if stage > 0 and i == 0 else 1
-            before, steps = steps, _part(steps, stride)
-            if expansion == 1:
-                total += linear(steps, kernel * channels, inner) + linear(steps, kernel * inner, inner)
-            else:
-                total += linear(before, channels, inner) + linear(steps, kernel * inner, inner)
-                total += linear(steps, inner, outer)
-            if stride != 1 or channels != outer:
-                total += linear(steps, channels, outer)
-            channels = outer
-    return total
-
-
-def transformer_layer(tokens: int, width: int, inner: int) -> Work:
-    """Attention and feed-forward of one sequence, forwards; the scores are counted and not put out."""
-    dense = linear(tokens, width, 3 * width) + linear(tokens, width, width)
-    dense += linear(tokens, width, inner) + linear(tokens, inner, width)
-    return dense + Work(2 * 2 * tokens * tokens * width, tokens * width)
-
-
-def vit(config: EcgTowerConfig, samples: int, leads: int) -> Work:
-    """`Vit1D` for one ECG, forwards."""
-    tokens, width = leads * (samples // config.patch), config.vit_width
-    return linear(tokens, config.patch, width) + transformer_layer(tokens, width, 4 * width) * config.vit_layers
-
-
-def ecg_tower(config: EcgTowerConfig, samples: int, leads: int) -> Work:
-    """The ECG tower for one ECG, forwards."""
-    return (resnet if config.kind == "resnet" else vit)(config, samples, leads)
-
-
 def bert(config: BertConfig, tokens: int) -> Work:
     """`Bert` for one report, forwards; looking words up is no product."""
     return _bert_layer(config, tokens) * config.num_hidden_layers
+
+
+def ecg_tower(config: ModelConfig, samples: int, leads: int) -> Work:
+    """The ECG tower for one ECG, forward."""
+    return TOWERS[config.ecg.kind].work(config.ecg, samples, leads)
 
 
 def encoder(config: TrainConfig, samples: int, leads: int, params: Any, dtype: np.dtype, devices: int) -> Step:
@@ -116,7 +59,7 @@ def encoder(config: TrainConfig, samples: int, leads: int, params: Any, dtype: n
         devices: each of which reads all parameters.
     """
     batch = config.data.batch_size
-    part = ecg_tower(config.model.ecg, samples, leads) + _projection(config.model, _features(params))
+    part = ecg_tower(config.model, samples, leads) + _projection(config.model, _features(params))
     read = _size(params["ecg_tower"]) + _size(params["ecg_projection"])
     per_ecg = TRANSFERS[1] * dtype.itemsize * part.outputs + 2 * samples * leads
     return Step(batch * part.flops, batch * per_ecg + devices * PARAMETER_BYTES * read)
@@ -147,7 +90,7 @@ def train_step(
     batch, embedding = config.data.batch_size, config.model.embedding_dim
     mask = optim.trainable(params, config)
     parts = [
-        (ecg_tower(config.model.ecg, samples, leads), 3),
+        (ecg_tower(config.model, samples, leads), 3),
         (_projection(config.model, _features(params)), 3),
         (_projection(config.model, text_dim), 3),
     ]
@@ -166,10 +109,6 @@ def train_step(
     moved = sum(dtype.itemsize * TRANSFERS[times] * part.outputs for part, times in parts)
     moved += 2 * samples * leads + (4 * text_dim if text_tower is None else 0)
     return Step(flops, batch * moved + devices * PARAMETER_BYTES * state)
-
-
-def _part(steps: int, stride: int) -> int:
-    return -(-steps // stride)
 
 
 def _bert_layer(config: BertConfig, tokens: int) -> Work:

@@ -9,13 +9,14 @@ from typing import Any
 
 from etp_jax.config import TrainConfig
 from etp_jax.shards.reader import Shards, Split
+from etp_jax.shards.record import TRAIN
 from etp_jax.training.batches import Batches
 
 
 def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
     """Records a second of the training split: from the disk (once), and when memory holds the files (median)."""
     shards = Shards(config.data.shards)
-    split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
+    split, reports = shards.split(TRAIN), shards.reports(TRAIN)
     batches = Batches(split, reports, config.data.batch_size, config.seed)
 
     def rate(epoch: int) -> float:

@@ -1,9 +1,9 @@
 """`etp bench`: throughput of training step, encoder and reader on the devices at hand, beside PyTorch if wanted.
 
-What is timed takes turns: in every round each contender runs a block of steps, so that whatever else the machine does
-falls on all alike. Ratios are paired by round.
+Contenders take turns: in every round each of them runs a block of steps, so that whatever else the machine does
+affects all alike. Ratios are paired by round.
 
-The JSON, format 1 (null: not known, or not told by the platform):
+The JSON, format 1 (null: not known, or not reported by the platform):
     format, recipe, device, platform, devices_at_hand, precision, parallel, samples, tokens, scaling, versions
     peak: {tflops, gb_per_s, source} of one device
     rows: one for each contender, batch size and device count
@@ -24,7 +24,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,14 +32,14 @@ import jax
 import numpy as np
 
 from etp_jax import __version__
-from etp_jax.bench import table
 from etp_jax.bench.flops import Step
+from etp_jax.bench.options import BenchOptions
 from etp_jax.bench.peaks import Peak, against_peak, peak
 from etp_jax.bench.reader import read
 from etp_jax.bench.steps import TOKENS, Contender, made_up, ours, text_tower
-from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
+from etp_jax.losses.pairs import check_loss
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build
 
@@ -49,92 +49,80 @@ BLOCK_S = 1.0
 TRACED_STEPS = 3
 
 
-def run(
-    config: TrainConfig,
-    *,
-    recipe: str,
-    samples: int,
-    repeats: int,
-    batch_sizes: Sequence[int] = (),
-    device_counts: Sequence[int] = (),
-    scaling: Literal["weak", "strong"] = "weak",
-    compare: Literal["torch"] | None = None,
-    peak_tflops: float | None = None,
-    peak_gb_per_s: float | None = None,
-    trace: Path | None = None,
-    plot: Path | None = None,
-    json_path: Path | None = None,
-) -> dict[str, Any]:
-    """Measures a recipe on made-up ECGs and, if it names shards, the reader on these; prints a table.
+@dataclass(frozen=True)
+class Report:
+    """What was measured; the fields are those of the JSON."""
 
-    Args:
-      config: the recipe; a frozen text tower is taken as cached, as in training.
-      recipe: its name.
-      samples: length of a made-up ECG.
-      repeats: rounds.
-      batch_sizes: global batch sizes to measure; none is the recipe's.
-      device_counts: numbers of this host's devices to measure; none is all devices.
-      scaling: with fewer than the most devices, `weak` keeps the batch of each device, `strong` the global one.
-      compare: also runs the same layers, batch and precision in PyTorch.
-      peak_tflops: of one device, instead of its data sheet's.
-      peak_gb_per_s: memory bandwidth of one device, instead of its data sheet's.
-      trace: folder for a profile of three training steps of the first batch size and device count.
-      plot: SVG file for ECG/s over device counts or, if there is one, over batch sizes.
-      json_path: where the figures go.
+    recipe: str
+    device: str
+    platform: str
+    devices_at_hand: int
+    precision: str
+    parallel: str
+    samples: int
+    tokens: int | None
+    scaling: str | None
+    peak: dict[str, Any]
+    rows: list[dict[str, Any]]
+    input: list[dict[str, Any]]
+    versions: dict[str, str]
 
-    Returns:
-      What the JSON holds.
+    def save(self, path: Path) -> None:
+        """Writes the JSON."""
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+
+
+def measure(options: BenchOptions) -> Report:
+    """Measures a recipe on synthetic ECGs and, if it names shards, the reader on these.
 
     Raises:
-      EtpError: a batch that the devices do not divide; more devices than there are; `compare` without torch, or for a
-        recipe it cannot follow.
+      EtpError: a batch that the devices do not divide; more devices than there are; a file that cannot be written;
+        `compare` without torch, or for a recipe that PyTorch's model cannot follow.
     """
-    if repeats < 1:
-        raise EtpError(f"--repeats is {repeats}; it must be at least 1")
-    if config.data.shards:
-        Shards(config.data.shards)  # so that a slip is told before anything is measured
-    for path in filter(None, (json_path, plot)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EtpError(f"{path}: cannot be written ({error}); name another file") from None
+    config = options.config
+    _check(options)
     dtype, device = build.set_precision(config.run.precision), jax.devices()[0]
-    best = peak(device.device_kind, dtype.name, peak_tflops, peak_gb_per_s)
-    points = grid(batch_sizes or (config.data.batch_size,), device_counts or (jax.device_count(),), scaling)
+    best = peak(device.device_kind, dtype.name, options.peak_tflops, options.peak_gb_per_s)
+    batch_sizes = options.batch_sizes or (config.data.batch_size,)
+    points = grid(batch_sizes, options.device_counts or (jax.device_count(),), options.scaling)
     rows = []
     for number, (batch_size, count) in enumerate(points):
         devices = jax.devices() if count == jax.device_count() else jax.local_devices()[:count]
-        sized = replace(config, data=replace(config.data, batch_size=batch_size))
-        rows += _measure(sized, samples, repeats, devices, compare, best, trace if number == 0 else None)
-    result = {
-        "format": FORMAT,
-        "recipe": recipe,
-        "device": device.device_kind,
-        "platform": device.client.platform_version,
-        "devices_at_hand": jax.device_count(),
-        "precision": dtype.name,
-        "parallel": config.run.parallel,
-        "samples": samples,
-        "tokens": None if config.model.text.frozen else TOKENS,
-        "scaling": scaling if len(set(device_counts)) > 1 else None,
-        "peak": {
+        sized = replace(options, config=replace(config, data=replace(config.data, batch_size=batch_size)))
+        rows += _measure(sized if number == 0 else replace(sized, trace=None), devices, best)
+    return Report(
+        recipe=options.recipe,
+        device=device.device_kind,
+        platform=device.client.platform_version,
+        devices_at_hand=jax.device_count(),
+        precision=dtype.name,
+        parallel=config.run.parallel,
+        samples=options.samples,
+        tokens=None if config.model.text.frozen else TOKENS,
+        scaling=options.scaling if len(set(options.device_counts)) > 1 else None,
+        peak={
             "tflops": best.flops and best.flops / 1e12,
             "gb_per_s": best.bandwidth and best.bandwidth / 1e9,
             "source": best.source,
         },
-        "rows": rows,
-        "input": read(config, repeats) if config.data.shards else [],
-        "versions": _versions(compare),
-    }
-    print(table.table(result))
-    if json_path is not None:
-        write_text(json_path, json.dumps(result, indent=1) + "\n")
-    if plot is not None:
-        write_text(plot, table.plot(result))
-    for path in (json_path, plot, trace):
-        if path is not None:
-            print(f"wrote {path}")
-    return result
+        rows=rows,
+        input=read(config, options.repeats) if config.data.shards else [],
+        versions=_versions(options.compare),
+    )
+
+
+def _check(options: BenchOptions) -> None:
+    """Raises EtpError for a mistake that would otherwise be found only after the measurements."""
+    if options.repeats < 1:
+        raise EtpError(f"--repeats is {options.repeats}; it must be at least 1")
+    check_loss(options.config.loss)
+    if options.config.data.shards:
+        Shards(options.config.data.shards)
+    for path in filter(None, (options.json, options.plot)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EtpError(f"{path}: cannot be written ({error}); name another file") from None
 
 
 def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str) -> list[tuple[int, int]]:
@@ -151,36 +139,29 @@ def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str)
     return points
 
 
-def _measure(
-    config: TrainConfig,
-    samples: int,
-    repeats: int,
-    devices: Sequence[Any],
-    compare: Literal["torch"] | None,
-    best: Peak,
-    trace: Path | None,
-) -> list[dict[str, Any]]:
-    """Rows of one batch size and device count."""
-    about = {"batch_size": config.data.batch_size, "devices": len(devices)}
+def _measure(options: BenchOptions, devices: Sequence[Any], best: Peak) -> list[dict[str, Any]]:
+    """Rows of one batch size, that of the config, and device count."""
+    config, samples = options.config, options.samples
+    point = {"batch_size": config.data.batch_size, "devices": len(devices)}
     try:
-        if compare == "torch":
+        if options.compare == "torch":
             from etp_jax.bench import torch_reference
 
             torch_reference.check(config, devices)
         contenders, work = ours(config, samples, devices)
-        if compare == "torch":
+        if options.compare == "torch":
             contenders += torch_reference.contenders(config, made_up(config, samples), text_tower(config).hidden_size)
         rows = [
-            row | about | _rates(row["step_s"], about, work[row["what"]], best)
-            for row in _time(contenders, repeats, devices)
+            row | point | _rates(row["step_s"], point, work[row["what"]], best)
+            for row in _time(contenders, options.repeats, devices)
         ]
-        if trace is not None:
-            _trace(contenders[0], trace)
+        if options.trace is not None:
+            _trace(contenders[0], options.trace)
         return rows
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return [about | {"out_of_memory": True}]
+        return [point | {"out_of_memory": True}]
 
 
 def _time(contenders: Sequence[Contender], repeats: int, devices: Sequence[Any]) -> list[dict[str, Any]]:
@@ -212,16 +193,16 @@ def _time(contenders: Sequence[Contender], repeats: int, devices: Sequence[Any])
     return rows
 
 
-def _rates(step_s: Sequence[float], about: dict[str, int], work: Step, best: Peak) -> dict[str, Any]:
+def _rates(step_s: Sequence[float], point: dict[str, int], work: Step, best: Peak) -> dict[str, Any]:
     median = statistics.median(step_s)
-    rate = about["batch_size"] / median
+    rate = point["batch_size"] / median
     return {
         "ecg_per_s": round(rate, 1),
-        "ecg_per_s_per_device": round(rate / about["devices"], 1),
+        "ecg_per_s_per_device": round(rate / point["devices"], 1),
         "flops": work.flops,
         "bytes": work.bytes,
         "intensity": round(work.flops / work.bytes, 1),
-        **against_peak(work, median, about["devices"], best),
+        **against_peak(work, median, point["devices"], best),
     }
 
 

@@ -40,9 +40,9 @@ class Contender:
     steps: Callable[[int], None]
     """Runs so many steps (updates, however many one dispatch does) and returns when the last is done."""
     lower_s: float | None = None
-    """Seconds of tracing and lowering, and"""
+    """Seconds of tracing and lowering; None where the framework does it in the first step."""
     compile_s: float | None = None
-    """of XLA's compiler; None where the framework does both in the first step."""
+    """Seconds of XLA's compiler; None where the framework compiles in the first step."""
     memory: dict[str, int] | None = None
     """XLA's own count of bytes a device: arguments, outputs, temporary buffers, and outputs that reuse arguments."""
 
@@ -74,7 +74,7 @@ def memory(compiled: Any) -> dict[str, int] | None:
 
 
 def made_up(config: TrainConfig, samples: int) -> Batch:
-    """A global batch like those of `input.Batches`, of noise."""
+    """A global batch like those of `batches.Batches`, of noise."""
     rng, size = np.random.default_rng(0), config.data.batch_size
     return {
         "ecg": rng.integers(-1000, 1000, (size, samples, len(LEADS)), np.int16),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from etp_jax.bench.run import Report
 from etp_jax.ecg.leads import LEADS
 from etp_jax.report.charts import HEIGHT, WIDTH, Series, line_chart
 
@@ -23,21 +24,21 @@ roof: of what memory or arithmetic allows; GiB: a device's memory by XLA's count
 COLOURS = "#0072b2", "#b34a00", "#117733", "#882255", "#555555", "#88ccee", "#ddaa33"
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as aligned text."""
-    peak = result["peak"]
+def table(report: Report) -> str:
+    """The report as aligned text."""
+    peak = report.peak
     known = [f"{peak[key]:g} {unit}" for key, unit in (("tflops", "TFLOP/s"), ("gb_per_s", "GB/s")) if peak[key]]
     lines = [
-        f"{result['recipe']}: ECGs of {len(LEADS)} x {result['samples']}, {result['precision']}, {result['parallel']}; "
-        f"{result['devices_at_hand']} x {result['device']}",
+        f"{report.recipe}: ECGs of {len(LEADS)} x {report.samples}, {report.precision}, {report.parallel}; "
+        f"{report.devices_at_hand} x {report.device}",
         f"peak of a device: {', '.join(known)} ({peak['source']})" if known else "peak of this device: not known",
-        *([f"{result['scaling']} scaling"] if result["scaling"] else []),
+        *([f"{report.scaling} scaling"] if report.scaling else []),
         "",
         HEAD,
-        *map(_row, result["rows"]),
+        *map(_row, report.rows),
         *EXPLAINED.splitlines(),
     ]
-    for row in result["input"]:
+    for row in report.input:
         lines.append(
             f"reader, {row['cache']} cache: {row['records_per_s']:,} records/s ({len(LEADS)} x {row['samples']})"
         )
@@ -67,22 +68,22 @@ def _row(row: dict[str, Any]) -> str:
     )
 
 
-def plot(result: dict[str, Any]) -> str:
+def plot(report: Report) -> str:
     """ECG/s of training step and encoder as SVG.
 
     Over device counts, if there are several, with a curve for each batch size of the most devices; else over batch
     sizes.
     """
-    rows = [row for row in result["rows"] if "out_of_memory" not in row]
+    rows = [row for row in report.rows if "out_of_memory" not in row]
     over, x_name = "batch_size", "batch size"
     if len({row["devices"] for row in rows}) > 1:
-        over, x_name = "devices", f"devices ({result['scaling']} scaling)"
+        over, x_name = "devices", f"devices ({report.scaling} scaling)"
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         name = row["framework"]
         if over == "devices":
-            size = row["batch_size"] // (row["devices"] if result["scaling"] == "weak" else 1)
-            name += f", batch {size}" + (" a device" if result["scaling"] == "weak" else "")
+            size = row["batch_size"] // (row["devices"] if report.scaling == "weak" else 1)
+            name += f", batch {size}" + (" a device" if report.scaling == "weak" else "")
         curves.setdefault(row["what"], {}).setdefault(name, []).append(row)
     names = list(dict.fromkeys(name for by_name in curves.values() for name in by_name))
     styles = {name: f"c{number}" for number, name in enumerate(names)}

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from etp_jax.bench.steps import REPORTS, Contender
-from etp_jax.config import AugmentConfig, TrainConfig
+from etp_jax.config import AugmentConfig, ResNetConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.resnet1d import BLOCKS
+from etp_jax.models.resnet1d import stage_blocks
 from etp_jax.training.batches import Batch
 from etp_jax.training.step import compute_dtype
 
@@ -50,12 +50,14 @@ class DualEncoder(nn.Module):
     def __init__(self, config: TrainConfig, leads: int, text_dim: int) -> None:
         """Makes the layers of a recipe."""
         super().__init__()
-        ecg, width = config.model.ecg, config.model.ecg.width
+        ecg = config.model.ecg
+        assert isinstance(ecg, ResNetConfig), "`check` refuses other towers"
+        width = ecg.width
         layers: list[nn.Module] = [nn.Conv1d(leads, width, 7, 2, 3, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
         if ecg.stem == "conv-pool":
             layers.append(nn.MaxPool1d(3, 2, 1))
         channels = width
-        for stage, count in enumerate(BLOCKS[ecg.depth]):
+        for stage, count in enumerate(stage_blocks(ecg)):
             for i in range(count):
                 layers.append(Block(channels, width * 2**stage, ecg.kernel, 2 if stage > 0 and i == 0 else 1))
                 channels = width * 2**stage
@@ -88,7 +90,7 @@ def check(config: TrainConfig, devices: Sequence[Any]) -> None:
         and config.loss.pairs == "own"
         and config.loss.score == "softmax"
         and config.augment == AugmentConfig()
-        and ecg.kind == "resnet"
+        and isinstance(ecg, ResNetConfig)
         and (ecg.depth, ecg.norm, ecg.scale, ecg.drop_path)
         in ((18, "batch", "millivolt", 0), (34, "batch", "millivolt", 0))
         and ecg.pool in ("mean", "mean-max")
@@ -146,7 +148,7 @@ def _contenders(
 
     def waited(steps: Callable[[int], None]) -> Callable[[int], None]:
         def run(count: int) -> None:
-            with _one_line():
+            with _memory_errors():
                 steps(count)
                 if device == "cuda":
                     torch.cuda.synchronize()
@@ -158,7 +160,7 @@ def _contenders(
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _memory_errors() -> Iterator[None]:
     """JAX takes three quarters of a GPU's memory when it starts, and PyTorch what is left."""
     try:
         yield

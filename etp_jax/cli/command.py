@@ -18,6 +18,9 @@ class Command:
     default: Callable[[list[str]], Any] | None = None
     """Default of the options where it depends on the arguments themselves: `--config` names a recipe."""
 
+    help: Callable[[list[str]], str] | None = None
+    """Short text for `--help`, from the arguments; `--help-all` then shows every option."""
+
     @property
     def summary(self) -> str:
         """The first line of the options' docstring."""

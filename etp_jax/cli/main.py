@@ -10,7 +10,20 @@ from typing import Any
 import tyro
 
 from etp_jax import progress
-from etp_jax.cli import bench, evaluate, predict, prep, quickstart, report, reproduce, shards, tasks, train, waveform
+from etp_jax.cli import (
+    bench,
+    evaluate,
+    predict,
+    prep,
+    quickstart,
+    report,
+    reproduce,
+    runs,
+    shards,
+    tasks,
+    train,
+    waveform,
+)
 from etp_jax.cli.command import Command
 from etp_jax.errors import EtpError
 
@@ -23,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     **tasks.COMMANDS,
     **waveform.COMMANDS,
     **report.COMMANDS,
+    **runs.COMMANDS,
     **predict.COMMANDS,
     **bench.COMMANDS,
     **reproduce.COMMANDS,
@@ -76,6 +90,10 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     """The command and its options; exits with status 2 and a message on bad ones."""
     name, rest = find(argv)
     command = COMMANDS[name]
+    if command.help is not None and {"-h", "--help"} & set(rest):
+        print(command.help([word for word in rest if word not in ("-h", "--help")]))
+        sys.exit()
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     default = {} if command.default is None else {"default": command.default(rest)}
     options = tyro.cli(command.options, args=rest, prog=f"etp {name}", description=command.options.__doc__, **default)
     return command, options

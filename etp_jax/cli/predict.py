@@ -18,10 +18,11 @@ class Predict:
 
     record: tyro.conf.Positional[Path]
     """WFDB, EDF, .mat, .npy or .csv file, of any leads; or a folder of such files."""
-    run: Path | None = None
-    """Run folder, or folder of `etp export`; by default the encoder that ships."""
+    run: Path = Path("shipped")
+    """Run folder, folder of `etp export`, or the word `shipped`: the encoder that comes with the package."""
     task: tuple[str, ...] = ()
-    """Tasks by name, the one to explain first; by default all that the encoder has probabilities for."""
+    """Tasks by name, or .json files of your own; the first one is explained. By default all tasks that the encoder has
+    probabilities for."""
     prompt: tuple[str, ...] = ()
     """Sentences of your own: similarity and rank only. They need the text tower."""
     shards: Path | None = None
@@ -36,7 +37,7 @@ class Export:
     """Writes the encoder of a run as safetensors, with the embeddings of all prompts, into a folder of its own."""
 
     run: Path
-    """Run folder made by `etp train`."""
+    """Run folder made by `etp train`, or the word `shipped`."""
     out: Path
     """Folder to write; `etp evaluate` and `etp predict` take it for a run."""
     checkpoint: Literal["best", "latest"] = "best"
@@ -44,22 +45,34 @@ class Export:
     """Of the weights."""
     shards: Path | None = None
     """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    task: tuple[str, ...] = ()
+    """Task files of your own (.json), whose prompts are embedded and calibrated too."""
     onnx: bool = False
     """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
+    push: str = ""
+    """Also send the folder to this repository on the Hugging Face Hub, `org/name`; a new one is private."""
 
 
 def predict(args: Predict) -> None:
     """Runs `etp predict`."""
-    from etp_jax.predict.run import predict as tell
+    from etp_jax.encoder.folder import run_folder
+    from etp_jax.predict.run import predict as run
 
-    print(tell(args.record, args.out, args.layout, args.run, args.task, args.prompt, args.shards))
+    print(run(args.record, args.out, args.layout, run_folder(args.run), args.task, args.prompt, args.shards))
 
 
 def export(args: Export) -> None:
     """Runs `etp export`."""
+    from etp_jax.encoder import hub
     from etp_jax.encoder.export import export as write_folder
+    from etp_jax.encoder.folder import FILES, run_folder
 
-    print(write_folder(args.run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx))
+    if args.push:
+        hub.check_login(args.push)
+    run = run_folder(args.run)
+    print(write_folder(run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx, tasks=args.task))
+    if args.push:
+        print(f"pushed to {hub.upload(args.out, args.push, FILES, private=True)}")
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""`etp prep`: raw archives to shard folders."""
+"""`etp prep`: conversion of raw archives to shard folders."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prep:
-    """What all of them take."""
+    """Options that all archives have in common."""
 
     out: Path
-    """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
+    """Shard folder to write. A finished one is left unchanged, an unfinished one is completed."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
+    """Number of worker processes."""
     part: str = "1/1"
-    """i/n: write only the i-th of n parts of the shards, on one of n machines; `etp prep merge` joins them."""
+    """i/n: write only part i of n, on one of n machines. `etp shards merge` joins the parts."""
     filters: Annotated[Filters, tyro.conf.arg(name="")] = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
-        """Notices a wrong part before an archive is opened, which may take a minute."""
+        """Checks --part before the archive is opened, which may take a minute."""
         from etp_jax.data_prep.parts import parse_part
 
         parse_part(self.part)
@@ -38,78 +38,95 @@ class Prep:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepPtbxl(Prep):
-    """PTB-XL (1.0.3 layout) to shards."""
+    """Reads PTB-XL, in the layout of version 1.0.3.
+
+    The folder contains ptbxl_database.csv, scp_statements.csv, and WFDB records in records100/ or records500/.
+    """
 
     source: Path
-    """Folder that holds ptbxl_database.csv."""
+    """Folder that contains ptbxl_database.csv."""
     rate: Literal[100, 500] = 100
-    """Sampling rate of the files to read, in Hz."""
+    """Sampling rate of the files to read and of the shards, in Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepMimicIvEcg(Prep):
-    """MIMIC-IV-ECG (1.0 layout) to shards."""
+    """Reads MIMIC-IV-ECG, in the layout of version 1.0.
+
+    The folder contains record_list.csv, machine_measurements.csv and WFDB records of 500 Hz.
+    """
 
     source: Path
-    """Folder that holds record_list.csv and machine_measurements.csv."""
+    """Folder that contains record_list.csv and machine_measurements.csv."""
     rate: Literal[100, 500] = 100
-    """Sampling rate of the shards, in Hz; the signals come at 500 Hz."""
+    """Sampling rate of the shards, in Hz. The archive's signals have 500 Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepCinc2020(Prep):
-    """The PhysioNet/CinC Challenges' 2020 and 2021 training sets (WFDB in any tree of folders) to shards."""
+    """Reads the training sets of the PhysioNet/CinC Challenges 2020 and 2021.
+
+    They are WFDB records with labels in their headers, in any tree of folders.
+    """
 
     source: Path
-    """Folder that holds the records, at any depth."""
+    """Folder that contains the records, at any depth."""
     rate: int = 100
     """Sampling rate of the shards, in Hz."""
     seconds: int = 10
-    """Length of a record in the shards; the first seconds are kept, zeros added at the end."""
+    """Length of a record in the shards, in seconds. Longer records are cropped, shorter ones padded with zeros."""
     dataset: tuple[str, ...] = ()
-    """Take only these: cpsc_2018, cpsc_2018_extra, georgia, ptb, ptb-xl, chapman_shaoxing_ningbo."""
+    """Data sets to read (default: all): cpsc_2018, cpsc_2018_extra, georgia, ptb, ptb-xl, chapman_shaoxing_ningbo."""
     ptbxl_database: Path | None = None
-    """PTB-XL's ptbxl_database.csv, for the folds of its records' copies."""
+    """PTB-XL's ptbxl_database.csv, which holds the folds of the copies of PTB-XL's records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepMitdb(Prep):
-    """MIT-BIH Arrhythmia Database (two leads, half an hour) to shards of windows."""
+    """Reads the MIT-BIH Arrhythmia Database, cut into windows.
+
+    Its WFDB records have two leads and last half an hour. A window is labelled with the beat types in it.
+    """
 
     source: Path
-    """Folder with .hea, .dat and .atr of each record."""
+    """Folder that contains the .hea, .dat and .atr files of each record."""
     rate: int = 100
     """Sampling rate of the shards, in Hz."""
     seconds: int = 10
-    """Length of a window."""
+    """Length of a window, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepTable(Prep):
-    """Your own ECGs (a CSV table that names WFDB, EDF, .mat, .npy or .csv files and holds the reports) to shards."""
+    """Reads your own ECGs: a CSV table and WFDB, EDF, .mat, .npy or .csv signal files.
+
+    The table has one row per record, with the path of the signal file and the report.
+    """
 
     csv: Path
-    """The table, UTF-8."""
+    """CSV table in UTF-8, one row per record."""
     columns: Annotated[TableColumns, tyro.conf.arg(name="")]
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
     rate: int = 100
     """Sampling rate of the shards, in Hz."""
     seconds: int = 10
-    """Length of a record in the shards; the first seconds are kept, zeros added at the end."""
+    """Length of a record in the shards, in seconds. Longer records are cropped, shorter ones padded with zeros."""
     translate: bool = False
-    """The reports are German or Swedish, in the words of PTB-XL's; else they are English and stay as they are."""
+    """Translate the reports from German or Swedish, as worded in PTB-XL. Without it, they are English and unchanged."""
     name: str = "table"
-    """Name of the data set; shard files begin with it."""
+    """Name of the data set, with which the names of the shard files begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepSynthetic(Prep):
-    """A synthetic archive in PTB-XL's layout, and its shards."""
+    """Generates a synthetic archive in PTB-XL's layout, as OUT-archive, and reads it."""
 
     records: int = 2000
+    """Number of records to generate."""
     seed: int = 0
+    """Seed that determines the whole archive."""
     rate: Literal[100, 500] = 100
-    """Sampling rate, in Hz."""
+    """Sampling rate of the archive and of the shards, in Hz."""
 
 
 def prep_ptbxl(args: PrepPtbxl) -> None:
@@ -149,7 +166,7 @@ def prep_table(args: PrepTable) -> None:
 
 
 def prep_synthetic(args: PrepSynthetic) -> None:
-    """Runs `etp prep synthetic`; the archive is written beside the shards, as OUT-archive."""
+    """Runs `etp prep synthetic`; the archive is written next to the shards, as OUT-archive."""
     from etp_jax.data_prep.archives.ptbxl import open_archive
     from etp_jax.data_prep.synthetic.archive import ensure_archive
 

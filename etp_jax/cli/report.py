@@ -13,14 +13,18 @@ class Report:
     """Writes RUN/report.html: curves, per-class figures, example ECGs."""
 
     run: Path
+    """Run folder made by `etp train`."""
     shards: Path
+    """Shard folder that the run was trained on."""
+    other_shards: bool = False
+    """Take other shards; the headings then name them."""
 
 
 def report(args: Report) -> None:
     """Runs `etp report`."""
     from etp_jax.report.run import write_page
 
-    print(f"wrote {write_page(args.run, args.shards)}")
+    print(f"wrote {write_page(args.run, args.shards, args.other_shards)}")
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""`etp shards`: checks a shard folder; merges the parts that several machines wrote."""
+"""`etp shards`: verification of shard folders, and merging of parts that several machines wrote."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from etp_jax.cli.command import Command
 
 @dataclass(frozen=True)
 class Check:
-    """Reads a shard folder whole: every CRC, schema, counts, patients in two splits."""
+    """Verifies all bytes of a shard folder: CRCs, checksums, schema, counts, no patient in two splits."""
 
     shards: tyro.conf.Positional[Path]
+    """Shard folder to verify."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Joins the parts that several machines wrote with --part into one shard folder."""
+    """Merges the parts that several machines wrote with --part into one shard folder."""
 
     parts: tuple[Path, ...]
     """Folders of all parts, in any order."""
     out: Path
-    """Shard folder to make; takes hard links of the parts' files where it can."""
+    """Shard folder to write. It gets hard links to the parts' files, or copies if they are on another disk."""
 
 
 def check(args: Check) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from etp_jax.cli.command import Command
+from etp_jax.cli.option_help import own_options, pointer, recipe_options
 from etp_jax.cli.recipe import named_recipe
 from etp_jax.config import TrainConfig
 
@@ -19,34 +20,46 @@ class Train:
 
     workdir: Path
     """Run folder: checkpoints, metrics, evaluation."""
-    config: str = "ptbxl"
+    recipe: Annotated[str, tyro.conf.arg(name="config")] = "ptbxl"
     """A shipped recipe's name, or a .py file that defines `config`."""
     stage: str | None = None
     """Stage of a recipe that has several: FG-CLEP's `coarse` or `fine`."""
+    max_steps: int = 0
+    """Maximum number of steps, for a short run; the whole schedule shrinks to this length. 0: all epochs."""
     extend: bool = False
-    """Go on with a finished run to a greater --optim.epochs."""
+    """Continue a finished run to more --optim.epochs or --max-steps."""
     distributed: bool = False
     """Several hosts: take coordinator, process count and process id from the environment (JAX's own detection of
     SLURM, GKE and TPU pods, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID). If a process is lost,
     the others stop within 10 seconds with status 75; the same command, on as many hosts or other ones, goes on."""
-    recipe: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 def default(argv: list[str]) -> Train:
     """The options with the recipe that the arguments name."""
-    return Train(workdir=tyro.MISSING, **named_recipe(argv, Train.config))
+    return Train(workdir=tyro.MISSING, **named_recipe(argv, Train.recipe))
+
+
+def brief(argv: list[str]) -> str:
+    """The options of `etp train`, and those of the recipe that are usually set."""
+    options = default(argv)
+    own, recipe = own_options(Train, options), recipe_options(options.config)
+    return "\n".join(["usage: etp train --workdir RUN [options]", "", *own, *recipe, "", *pointer("train")])
 
 
 def train(args: Train) -> None:
     """Runs `etp train`."""
     from etp_jax.training import distributed, loop
 
+    config = args.config
+    if args.max_steps:
+        config = replace(config, optim=replace(config.optim, max_steps=args.max_steps))
     if args.distributed:
         distributed.initialise()
     with distributed.ProcessWatch():
-        loop.train(args.recipe, args.workdir, extend=args.extend)
+        loop.train(config, args.workdir, extend=args.extend)
 
 
 COMMANDS = {
-    "train": Command(Train, train, default),
+    "train": Command(Train, train, default, brief),
 }

@@ -1,80 +1,91 @@
-"""`etp waveform`: FG-CLEP's waveform features, proposed, scored, measured and restored."""
+"""`etp waveform`: FG-CLEP's waveform features: proposing, scoring, adding to reports, and measuring them."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from etp_jax.cli.command import Command
 from etp_jax.errors import EtpError
 
+ProposalsFile = Annotated[Path, tyro.conf.arg(aliases=["--features"])]
+"""The option --proposals, which also has its name of version 0.1, --features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Propose:
-    """Waveform features that are likely for each statement of a shard folder, from textbook criteria or a model."""
+    """Proposes waveform features for report statements, by textbook criteria or a language model."""
 
     shards: Path
+    """Shard folder whose statements are used."""
     out: Path
-    """File to write, as features.json."""
+    """Proposals file to write, such as proposals.json."""
     source: Literal["criteria", "llm"] = "criteria"
-    """`llm`: any OpenAI-compatible server is asked; OPENAI_API_KEY is sent where it is set."""
+    """Textbook criteria, or a language model on any OpenAI-compatible server. OPENAI_API_KEY is sent if it is set."""
     base_url: str = "http://localhost:8000/v1"
-    """Of the server."""
+    """Base URL of the server of the language model."""
     model: str | None = None
-    """Name of the model, as the server knows it."""
+    """Name of the language model on the server."""
     concurrency: int = 4
-    """Questions under way at a time."""
+    """Number of concurrent requests."""
     timeout_s: float = 120.0
-    """Longest wait for an answer."""
+    """Longest wait for an answer, in seconds."""
     cache: Path | None = None
-    """Folder that keeps all answers; by default OUT.cache."""
+    """Folder that caches all answers; by default OUT.cache."""
     dry_run: bool = False
-    """Only say how many questions and tokens it would take."""
+    """Only print how many questions and tokens a run would need."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Embeds all ECGs of a shard folder and the sentences of proposed features, for `etp waveform restore`."""
+    """Embeds the proposed features and all ECGs with an encoder, for `etp waveform restore`."""
 
     run: Path
-    """Run folder made by `etp train`: the coarse encoder."""
+    """Run folder of the coarse encoder, made by `etp train`."""
     shards: Path
-    features: Path
-    """File of `etp waveform propose`."""
+    """Shard folder whose ECGs are embedded."""
+    proposals: ProposalsFile
+    """Proposals file written by `etp waveform propose`."""
     out: Path
-    """File to write, .npz."""
+    """Similarities file to write, such as similarities.npz."""
     checkpoint: Literal["best", "latest"] = "best"
+    """Checkpoint of the run to use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restore:
-    """Adds to each report of a shard folder the proposed features that its signal or an encoder confirms."""
+    """Adds proposed features to the reports where measurements or an encoder confirm them."""
 
     shards: Path
-    features: Path
-    """File of `etp waveform propose`."""
+    """Shard folder to read."""
+    proposals: ProposalsFile
+    """Proposals file written by `etp waveform propose`."""
     out: Path
-    """Shard folder to make; a finished one is left as it is, an unfinished one is completed."""
+    """Shard folder to write. A finished one is left unchanged, an unfinished one is completed."""
     similarities: Path | None = None
-    """File of `etp waveform score`; for --filter both and model."""
+    """Similarities file written by `etp waveform score`; required by --filter both and model."""
     filter: Literal["both", "model", "measurement", "none"] = "both"
-    """Who confirms. `both`: the signal where it can be measured, else the model; `none` keeps all that is proposed."""
+    """What confirms features: measurements, the encoder (model), or both, measurements first. `none` keeps them all."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
+    """Number of worker processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Measures all ECGs of a split (intervals, axis, amplitudes) and compares them with PTB-XL's labels."""
+    """Measures intervals, axis and amplitudes of a split's ECGs and compares them with PTB-XL's labels."""
 
     shards: Path
+    """Shard folder whose ECGs are measured."""
     split: str = "validation"
+    """Split to measure."""
     out: Path | None = None
-    """CSV to write: a row a record."""
+    """CSV file to write, one row per record."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
+    """Number of worker processes."""
 
 
 def propose(args: Propose) -> None:
@@ -87,11 +98,11 @@ def propose(args: Propose) -> None:
     shards = Shards(args.shards)
     if args.source == "criteria":
         if args.dry_run:
-            raise EtpError("--dry-run counts the questions to a language model; the criteria ask none")
+            raise EtpError("--dry-run counts the questions to a language model; --source criteria asks none")
         print(write_proposals(shards, criteria.Criteria(), args.out))
         return
     if args.model is None:
-        raise EtpError("--source llm needs --model, the name that the server knows")
+        raise EtpError("--source llm needs --model, the name of the model on the server")
     if args.concurrency < 1:
         raise EtpError(f"--concurrency is {args.concurrency}; it must be at least 1")
     server = llm.Server(args.base_url, args.model, args.timeout_s, args.concurrency)
@@ -106,7 +117,7 @@ def score(args: Score) -> None:
     from etp_jax.waveform import similarities
     from etp_jax.waveform.features import load_proposals
 
-    shards, proposals = Shards(args.shards), load_proposals(args.features)
+    shards, proposals = Shards(args.shards), load_proposals(args.proposals)
     print(similarities.write(Encoder.from_run(args.run, args.checkpoint), shards, proposals, args.out))
 
 
@@ -114,7 +125,7 @@ def restore(args: Restore) -> None:
     """Runs `etp waveform restore`."""
     from etp_jax.waveform.restore import restore as write_shards
 
-    print(write_shards(args.shards, args.features, args.out, args.similarities, args.filter, args.workers))
+    print(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers))
 
 
 def measure(args: Measure) -> None:

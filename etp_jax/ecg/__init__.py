@@ -1,1 +1,1 @@
-"""One ECG, whatever its source: leads, files, and the preparation of a signal. No jax."""
+"""ECG signals from any source: lead names, file formats and signal preparation. Does not import jax."""

@@ -1,4 +1,4 @@
-"""Leads, units and recordings: the words in which every reader of signals answers. No jax."""
+"""Leads, units and recordings: the types that all signal readers return. Does not import jax."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 @dataclass(frozen=True)
 class Filters:
-    """Optional filters of `etp prep`, run forwards and backwards so that no wave is delayed."""
+    """Optional filters of `etp prep`, applied forwards and backwards so that no wave is delayed."""
 
     bandpass: tuple[float, float] | None = None
-    """Lower and upper edge, in Hz."""
+    """Lower and upper edge of the band-pass filter, in Hz."""
     notch: float | None = None
-    """Frequency of the mains, in Hz."""
+    """Mains frequency that the notch filter removes, in Hz."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What signal files of bare numbers (MATLAB, NumPy, CSV) do not say themselves; WFDB and EDF files say it."""
+    """Sampling rate, unit and leads of signal files without a header: MATLAB, NumPy, CSV (not WFDB or EDF)."""
 
     fs: float | None = None
-    """Sampling rate of the files, in Hz."""
+    """Sampling rate of the signal files, in Hz."""
     unit: str = "mV"
-    """Unit of the numbers: mV, uV or V."""
+    """Unit of the samples: mV, uV or V."""
     leads: tuple[str, ...] = LEADS
-    """Their leads, in order; a CSV file names them in its first line."""
+    """Leads of the signal files, in order; a CSV file names its leads in the first line."""
 
 
 MICROVOLT = {"mV": 1e3, "uV": 1.0, "µV": 1.0, "μV": 1.0, "V": 1e6}
-"""Microvolt in one unit (both ways of writing mu)."""
+"""Microvolts per unit (µ and μ are two different characters; both are accepted)."""
 _SYNONYMS = {lead.casefold(): lead for lead in LEADS}
 _SYNONYMS |= {f"{prefix}{lead}".casefold(): lead for lead in ("I", "II", "III") for prefix in ("ML", "D")}
 _LEAD_NAME = re.compile(r"(?:e[ck]g[ _]*)?(?:lead[ _]*)?(\w+)")
@@ -42,26 +42,26 @@ _LEAD_NAME = re.compile(r"(?:e[ck]g[ _]*)?(?:lead[ _]*)?(\w+)")
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A signal as an archive gives it."""
+    """A signal as recorded, with its sampling rate and channel names."""
 
     signal: NDArray[np.float64]
-    """[T, channels] in microvolt; NaN where a sample is missing."""
+    """[T, channels] samples in microvolts; NaN where a sample is missing."""
     fs: float
-    """Hz."""
+    """Sampling rate, in Hz."""
     channels: tuple[str, ...]
-    """Lead names as the archive spells them."""
+    """Channel names, spelled as in the source."""
 
 
 def lead_of(channel: str) -> str | None:
-    """The standard lead that a channel name stands for (`AVR`, `Lead II`, `MLII`, ...); None if it is none."""
+    """Returns the standard lead that a channel name denotes (`AVR`, `Lead II`, `MLII`, ...), or None."""
     name = _LEAD_NAME.fullmatch(channel.strip().casefold())
     return name and _SYNONYMS.get(name[1])
 
 
 @dataclass(frozen=True)
 class Highlight:
-    """What a finding rests on, marked in the drawing."""
+    """The leads and seconds that support a finding, marked in the drawing of the ECG."""
 
     leads: tuple[str, ...] = ()
     seconds: tuple[int, ...] = ()
-    """Each from its beginning, which is given, to the next."""
+    """Start of each highlighted interval, in seconds; every interval lasts one second."""

@@ -1,4 +1,7 @@
-"""From a recorded ECG to the array the model reads; the same for `etp prep` and `etp predict`. No jax."""
+"""Conversion of a recorded ECG into the array that the model reads, shared by `etp prep` and `etp predict`.
+
+Does not import jax.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,23 @@ from etp_jax.ecg.leads import LEADS, Filters, Recording, lead_of
 from etp_jax.errors import EtpError
 
 MIN_SECONDS = 2.5
-"""A shorter record is refused: on paper a lead gets 2.5 s, and at 50 beats a minute that still holds two beats."""
+"""Shortest accepted record, in seconds. A paper ECG shows 2.5 s per lead; at 50 beats a minute that holds two beats."""
 FLAT_UV = 5.0
-"""A lead whose highest and lowest sample differ by no more than this was not connected, in microvolt."""
+"""Largest peak-to-peak range, in microvolts, at which a lead counts as not connected."""
 FLAT_SHARE = 0.75
-"""A lead that stands still at one value for more than this share of the record is flat too: of ten seconds, less than
-`MIN_SECONDS` are left."""
+"""A lead is also flat if it stays at one value for more than this share of the record. Of ten seconds, less than
+`MIN_SECONDS` are then left."""
 RAIL_SECONDS = 0.5
-"""A lead that stays at its own highest or lowest value for this long has hit the end of the amplifier's range and is
-masked. The longest plateau of a natural ECG in PTB-XL lasts 0.27 s."""
+"""A lead is saturated, and masked, if it stays at its own highest or lowest value for longer than this, in seconds: it
+has reached the limit of the amplifier's range. The longest plateau of a natural ECG in PTB-XL lasts 0.27 s."""
 MAX_MISSING = 0.05
-"""Greatest share of missing (NaN) samples of a lead that is repaired; with more the lead is masked."""
+"""Largest share of missing (NaN) samples at which a lead is repaired; with more the lead is masked."""
 MAX_GAP_SECONDS = 0.2
-"""Longest gap that is repaired: a heart cycle at 300 beats a minute, so that no beat is ever drawn over."""
+"""Longest gap that is repaired, in seconds: one cardiac cycle at 300 beats a minute, so no whole beat is invented."""
 BANDPASS_ORDER = 3
-"""Of the Butterworth band-pass; running forwards and backwards doubles it."""
+"""Order of the Butterworth band-pass filter; applying it forwards and backwards doubles the order."""
 NOTCH_Q = 30.0
-"""Mains frequency over the width of the notch (at -3 dB, one way)."""
+"""Quality factor of the notch filter: mains frequency divided by the notch's width (at -3 dB, one pass)."""
 THRESHOLDS = {
     "min_seconds": MIN_SECONDS,
     "flat_uv": FLAT_UV,
@@ -43,42 +46,42 @@ THRESHOLDS = {
     "bandpass_order": BANDPASS_ORDER,
     "notch_q": NOTCH_Q,
 }
-"""All of the above, for `build.json`."""
+"""All constants above, recorded in `build.json`."""
 LENGTH_POLICY = "a longer record keeps its first samples, a shorter one gets zeros at the end"
 
 NO_FILTERS = Filters()
 
 _FROM_LIMBS = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
-"""The other limb leads as sums of I and II: what Einthoven's and Goldberger's leads are by definition."""
+"""Weights of I and II that give each other limb lead, by Einthoven's and Goldberger's definitions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A signal as the model reads it."""
+    """A signal in the form that the model reads."""
 
     ecg: NDArray[np.int16]
-    """[T, leads], 1 µV a step; zero in masked leads."""
+    """[T, leads] samples, 1 µV per unit; zero in masked leads."""
     lead_mask: NDArray[np.bool_]
-    """[leads]; false: not recorded, flat, saturated, or too many samples missing."""
+    """[leads] whether each lead is usable: recorded, not flat, not saturated, without too many missing samples."""
     verdicts: tuple[str, ...]
-    """What was noticed and done, about the record (`cropped`) or one lead (`flat lead V5`)."""
+    """Defects and corrections, of the record (`cropped`) or of one lead (`flat lead V5`)."""
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The verdicts without the names of the leads; `good signal` if there are none."""
+        """The verdicts without lead names; `good signal` if there are no verdicts."""
         return frozenset(re.sub(r"(?<= lead) .*", "", verdict) for verdict in self.verdicts or ["good signal"])
 
 
 def arrange(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Picks the wanted leads by name, in order.
+    """Selects the requested leads by name, in the requested order.
 
     Returns:
-      [T, leads] microvolt, zero where the lead is absent; and [leads] whether it is there.
+      [T, leads] signal in microvolts, zero where the lead is absent; and [leads] whether the lead is present.
 
     Raises:
-      EtpError: two channels stand for the same lead, or none for any wanted one.
+      EtpError: two channels denote the same lead, or no channel denotes a requested lead.
     """
-    signal = np.zeros((len(leads), len(recording.signal))).T  # a lead's samples lie side by side: faster from here on
+    signal = np.zeros((len(leads), len(recording.signal))).T  # each lead contiguous in memory: later steps are faster
     mask = np.zeros(len(leads), bool)
     for number, channel in enumerate(recording.channels):
         lead = lead_of(channel)
@@ -95,10 +98,10 @@ def arrange(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[NDArray
 
 
 def repair(values: NDArray[np.float64], fs: float) -> str:
-    """Fills short gaps of one lead, in place, with straight lines, and judges the lead.
+    """Fills short gaps of one lead in place, by linear interpolation, and judges the lead.
 
     Returns:
-      `repaired`, or empty if nothing is wrong with it; otherwise why it cannot be used.
+      `repaired` if gaps were filled; an empty text if nothing is wrong; otherwise why the lead cannot be used.
     """
     missing = ~np.isfinite(values)
     gaps = bool(missing.any())
@@ -115,7 +118,7 @@ def repair(values: NDArray[np.float64], fs: float) -> str:
 
 
 def _holds_run(flags: NDArray[np.bool_], length: float) -> bool:
-    """Whether more than `length` flags in a row are set."""
+    """Whether more than `length` consecutive flags are set."""
     if np.count_nonzero(flags) <= length:
         return False
     edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
@@ -123,22 +126,22 @@ def _holds_run(flags: NDArray[np.bool_], length: float) -> bool:
 
 
 def filtered(signal: NDArray[np.float64], fs: float, filters: Filters) -> NDArray[np.float64]:
-    """[T, leads] without what the filters take out; run forwards and backwards, so that no wave is delayed.
+    """Filters [T, leads] forwards and backwards, so that no wave is delayed.
 
     Raises:
-      EtpError: a frequency does not lie between 0 and half of `fs`.
+      EtpError: a filter frequency is not between 0 and half of `fs`.
     """
     sections = _sections(fs, filters)
     if not len(sections):
         return signal
-    # Two seconds of mirror image at the ends let the slow edge settle. With them, windows of longer ECGs come out twice
-    # as near to what filtering the whole gives as with scipy's default, which turns the ends upside down.
+    # Two seconds of mirrored signal at both ends let the filter settle at its lower edge. Filtered windows of longer
+    # ECGs then differ half as much from the filtered whole as with scipy's default, which inverts the mirrored ends.
     return sosfiltfilt(sections, signal, axis=0, padtype="even", padlen=min(len(signal) - 1, round(2 * fs)))
 
 
 @lru_cache(maxsize=16)
 def _sections(fs: float, filters: Filters) -> NDArray[np.float64]:
-    """[n, 6] second-order sections of all filters."""
+    """Designs all filters as second-order sections [n, 6]."""
     sections = [np.empty((0, 6))]
     if filters.bandpass is not None:
         low, high = filters.bandpass
@@ -155,7 +158,7 @@ def _sections(fs: float, filters: Filters) -> NDArray[np.float64]:
 
 
 def resample(signal: NDArray[np.float64], fs: float, target: float) -> NDArray[np.float64]:
-    """[T, leads] at `fs` Hz → at `target` Hz, with scipy's polyphase anti-alias filter."""
+    """Resamples [T, leads] from `fs` Hz to `target` Hz, with scipy's polyphase anti-aliasing filter."""
     if fs == target:
         return signal
     ratio = Fraction(target).limit_denominator(10_000) / Fraction(fs).limit_denominator(10_000)
@@ -163,7 +166,7 @@ def resample(signal: NDArray[np.float64], fs: float, target: float) -> NDArray[n
 
 
 def fit(signal: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
-    """[T, leads] → [samples, leads], by `LENGTH_POLICY`."""
+    """Crops or pads [T, leads] to [samples, leads], by `LENGTH_POLICY`."""
     kept = signal[:samples]
     return np.pad(kept, ((0, samples - len(kept)), (0, 0)))
 
@@ -171,20 +174,20 @@ def fit(signal: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
 def prepare(
     recording: Recording, fs: int, samples: int, leads: Sequence[str] = LEADS, filters: Filters = NO_FILTERS
 ) -> Prepared:
-    """Crops, arranges, judges, repairs, filters, resamples, pads, and rounds a recording to int16 microvolt.
+    """Crops, arranges, judges, repairs, filters, resamples, pads, and rounds a recording to int16 microvolts.
 
-    Only the part that is kept is looked at. Limb leads that were not recorded are computed where I and II are usable.
+    Only the kept part of the signal is examined. Limb leads that were not recorded are computed if I and II are usable.
 
     Args:
-      recording: as read from the archive.
-      fs: wanted sampling rate, Hz.
-      samples: wanted length at that rate.
-      leads: wanted leads, in order.
-      filters: applied at the recording's own rate.
+      recording: the signal as recorded.
+      fs: target sampling rate, in Hz.
+      samples: target length, in samples at `fs`.
+      leads: requested leads, in order.
+      filters: filters, applied at the recording's own sampling rate.
 
     Raises:
-      EtpError: lead names or filters do not fit, the record is too short, or no lead is usable; the text before the
-        colon is the kind of trouble.
+      EtpError: lead names or filters do not fit, the record is too short, or no lead is usable. The message is
+        `kind: detail`.
     """
     length = len(recording.signal)
     if length == 0 or not 0 < recording.fs < np.inf:

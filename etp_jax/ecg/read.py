@@ -1,4 +1,4 @@
-"""One ECG in a file of any common kind: WFDB, EDF, MATLAB, NumPy, CSV."""
+"""Reading of one ECG from a WFDB, EDF, MATLAB, NumPy or CSV file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def read_signal(path: Path, layout: Layout) -> Recording:
     """Reads one ECG.
 
     Args:
-      path: `.hea`, `.dat` or no suffix is WFDB, and so is `.mat` beside a header of its name; `.edf`; the others hold
-        bare numbers: `.mat`, `.npy` one array, samples by leads or leads by samples; `.csv` a column for each lead.
-      layout: of bare numbers.
+      path: the file. `.hea`, `.dat` and no suffix mean WFDB, as does `.mat` if a header of the same name exists.
+        `.edf` is EDF. The other files hold bare numbers: `.mat` and `.npy` one array, samples by leads or leads by
+        samples; `.csv` one column per lead.
+      layout: sampling rate, unit and leads of files that hold bare numbers.
 
     Raises:
-      EtpError: the file is missing or cannot be read, or the layout does not fit it; `kind: detail`.
+      EtpError: the file is missing or unreadable, or the layout does not fit it. The message is `kind: detail`.
     """
     suffix = path.suffix.lower()
     wfdb_path = path.with_suffix("") if suffix in SUFFIXES else path
@@ -48,22 +49,22 @@ def read_signal(path: Path, layout: Layout) -> Recording:
             return Recording(table.to_numpy(np.float64) * scale, fs, tuple(map(str, table.columns)))
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _only_array(path)
         return Recording(_by_samples(np.asarray(array, np.float64), layout.leads, path) * scale, fs, layout.leads)
-    # What numpy, pandas and scipy raise on files that are cut, damaged or of another kind; they have none in common.
+    # numpy, pandas and scipy raise these on truncated or damaged files and on other formats; they share no base class.
     except (ValueError, TypeError, OSError, EOFError, NotImplementedError, MatReadError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 
 
 def _check(layout: Layout, path: Path) -> tuple[float, float]:
-    """Sampling rate, and microvolt in one unit."""
+    """Returns the layout's sampling rate and its microvolts per unit."""
     if layout.fs is None or not 0 < layout.fs < math.inf:
-        raise EtpError(f"sampling rate: {path.name} does not say it; give --fs")
+        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
     if layout.unit not in MICROVOLT:
         raise EtpError(f"unit: {layout.unit!r} is not one of {', '.join(MICROVOLT)}")
     return layout.fs, MICROVOLT[layout.unit]
 
 
 def _only_array(path: Path) -> NDArray[Any]:
-    """The one matrix of a MATLAB file."""
+    """Returns the only numeric matrix of a MATLAB file."""
     matrices = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
     numeric = [name for name, value in matrices.items() if value.dtype.kind in "iuf" and min(value.shape) > 1]
     if len(numeric) != 1:
@@ -72,7 +73,7 @@ def _only_array(path: Path) -> NDArray[Any]:
 
 
 def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """[samples, leads], whichever way round the array lies."""
+    """Returns the array as [samples, leads], transposed if it is [leads, samples]."""
     if array.ndim == 1 and len(leads) == 1:
         return array[:, None]
     if array.ndim != 2 or array.shape.count(len(leads)) != 1:
@@ -82,16 +83,16 @@ def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) ->
 
 
 def _read_edf(path: Path) -> Recording:
-    """The channels of an EDF file that are voltages."""
+    """Reads those channels of an EDF file that are voltages."""
     try:
         record: Any = read_edf(str(path), encoding="latin-1")
-    # What wfdb raises on files that are no EDF; it has no exception of its own.
+    # wfdb raises these on files that are not EDF; it has no exception class of its own.
     except (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError, struct.error) as error:
-        raise EtpError(f"unreadable signal: {path.name} is no EDF file ({error})") from None
+        raise EtpError(f"unreadable signal: {path.name} is not an EDF file ({error})") from None
     kept = [number for number, unit in enumerate(record.units) if unit in MICROVOLT]
     if not kept:
         raise EtpError(f"unit: {path.name} is in {', '.join(record.units)}, none of {', '.join(MICROVOLT)}")
     if len({record.samps_per_frame[number] for number in kept}) > 1:
-        raise EtpError(f"frames: the signals of {path.name} have several sampling rates, which is not read")
+        raise EtpError(f"frames: the signals of {path.name} have several sampling rates, which is not supported")
     scales = [MICROVOLT[record.units[number]] for number in kept]
     return Recording(record.p_signal[:, kept] * scales, float(record.fs), tuple(record.sig_name[n] for n in kept))

@@ -1,4 +1,4 @@
-"""Reading the signal of a WFDB record: https://wfdb.io/spec/header-files.html."""
+"""Reading of WFDB records, whose format is specified at https://wfdb.io/spec/header-files.html."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from etp_jax.ecg.leads import MICROVOLT, Recording
 from etp_jax.errors import EtpError
 
-# The header is read here, for two reasons: wfdb looks up some 240 cells of a pandas table to parse it, which takes 19
-# parts in 20 of the time of `wfdb.rdsamp`; and where the header says that the gain is unknown, it puts 200 a millivolt.
+# The header is parsed here and not by wfdb, for two reasons. wfdb looks up some 240 cells of a pandas table to parse a
+# header, which takes 95 % of the time of `wfdb.rdsamp`. Where the header marks the gain as unknown, wfdb assumes 200
+# units per millivolt.
 _RECORD_LINE = re.compile(
     r"(?P<name>[^\s/]+)(?P<segments>/\d+)?\s+(?P<channels>\d+)"
     r"(?:\s+(?P<fs>[\d.eE+]+)(?:/\S+)?(?:\s+(?P<samples>\d+)(?:\s.*)?)?)?"
@@ -27,21 +28,21 @@ _SIGNAL_LINE = re.compile(
     r"(?:\s+\d+(?:\s+(?P<zero>-?\d+)(?:\s+-?\d+(?:\s+(?P<checksum>-?\d+)(?:\s+\d+(?:\s+(?P<name>\S.*))?)?)?)?)?)?)?"
 )
 _INTEGERS = {"16": "<i2", "32": "<i4"}
-"""Formats that are read without wfdb. The lowest number says that a sample is missing."""
+"""Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
 
 
 @dataclass(frozen=True)
 class _Channel:
-    """A signal line of a header."""
+    """One signal line of a header."""
 
     file: str
     format: str
     offset: int
-    """Bytes in the file before the first sample; 24 in a MATLAB 4 file."""
+    """Number of bytes in the file before the first sample; 24 in a MATLAB 4 file."""
     gain: float
-    """Units of the file in one physical unit."""
+    """Stored units per physical unit."""
     baseline: int
-    """What stands in the file for 0."""
+    """Stored value that represents 0."""
     unit: str
     checksum: int | None
     name: str
@@ -51,8 +52,8 @@ def read_wfdb(path: Path) -> Recording:
     """Reads a WFDB record (path without `.hea`).
 
     Raises:
-      EtpError: files are missing, cut or damaged, the gain is not known, the unit is not a voltage, or the record is of
-        a kind that is not read (segments, several samples a frame); `kind: detail`.
+      EtpError: files are missing, truncated or damaged; the gain is unknown; the unit is not a voltage; or the record
+        has an unsupported structure (segments, several samples per frame). The message is `kind: detail`.
     """
     try:
         fs, samples, channels = _read_header(path)
@@ -66,20 +67,20 @@ def read_wfdb(path: Path) -> Recording:
         return Recording(signal, fs, tuple(channel.name for channel in channels))
     except FileNotFoundError as error:
         raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
-    # What wfdb raises on damaged headers and cut signal files; it has no exception of its own.
+    # wfdb raises these on damaged headers and truncated signal files; it has no exception class of its own.
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 
 
 def _read_header(path: Path) -> tuple[float, int | None, list[_Channel]]:
-    """Sampling rate, number of samples (None: as many as the files hold), channels."""
+    """Returns the sampling rate, the number of samples (None: as many as the files hold) and the channels."""
     lines = [line.strip() for line in Path(f"{path}.hea").read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     head = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if head is None:
         raise ValueError("the header has no record line")
     if head["segments"]:
-        raise EtpError(f"segments: {path.name} is divided into segments, which is not read; join them")
+        raise EtpError(f"segments: {path.name} is divided into segments, which is not supported; join them")
     if not head["fs"]:
         raise EtpError(f"sampling rate: the header of {path.name} gives none")
     if not lines[1:] or len(lines[1:]) != int(head["channels"]):
@@ -88,7 +89,7 @@ def _read_header(path: Path) -> tuple[float, int | None, list[_Channel]]:
 
 
 def _channel(path: Path, line: str) -> _Channel:
-    """A signal line; what it may leave out takes the default of WFDB's specification, but for the gain."""
+    """Parses a signal line. Omitted fields take WFDB's default values, except for the gain, which is required."""
     fields = _SIGNAL_LINE.fullmatch(line)
     if fields is None:
         raise ValueError(f"header line {line!r}")
@@ -99,7 +100,9 @@ def _channel(path: Path, line: str) -> _Channel:
     if unit not in MICROVOLT:
         raise EtpError(f"unit: {path.name} is in {unit!r}, not in one of {', '.join(MICROVOLT)}")
     if int(fields["frame"] or 1) != 1 or int(fields["skew"] or 0):
-        raise EtpError(f"frames: lead {name} of {path.name} has several samples a frame or a skew, which is not read")
+        raise EtpError(
+            f"frames: lead {name} of {path.name} has several samples a frame or a skew, which is not supported"
+        )
     return _Channel(
         file=fields["file"],
         format=fields["format"],
@@ -113,7 +116,7 @@ def _channel(path: Path, line: str) -> _Channel:
 
 
 def _read_file(path: Path, samples: int | None, channels: list[_Channel]) -> NDArray[np.float64]:
-    """[T, channels] of one signal file, in physical units."""
+    """Reads the channels [T, channels] of one signal file, in physical units."""
     file, offset = path.with_name(channels[0].file), channels[0].offset
     data = np.fromfile(file, _INTEGERS[channels[0].format], offset=offset)
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
@@ -128,14 +131,14 @@ def _read_file(path: Path, samples: int | None, channels: list[_Channel]) -> NDA
 
 
 def _read_by_wfdb(path: Path, channels: list[_Channel]) -> NDArray[np.float64]:
-    """[T, channels] of all files, in physical units."""
+    """Reads the channels [T, channels] of all signal files with wfdb, in physical units."""
     record: Any = wfdb.rdrecord(str(path), physical=False)
     _check_sums(path, channels, record.d_signal)
     return record.dac()
 
 
 def _check_sums(path: Path, channels: list[_Channel], data: NDArray[np.integer]) -> None:
-    """Compares the sum of each channel with the header, which gives it modulo 2^16, signed or not, or not at all."""
+    """Compares the sum of each channel with its checksum: modulo 2^16, signed or unsigned, or absent."""
     for channel, found in zip(channels, data.sum(axis=0, dtype=np.int64).tolist(), strict=True):
         if channel.checksum is not None and (found - channel.checksum) % 2**16:
             raise EtpError(f"checksum: lead {channel.name} of {path.name} differs from the header")

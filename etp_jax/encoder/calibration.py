@@ -1,9 +1,10 @@
-"""How zero-shot scores become probabilities: Platt scaling, fitted on a validation split."""
+"""Probabilities from zero-shot scores: Platt scaling, fitted on a validation split."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,55 +13,63 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import CALIBRATION_FILE
 from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import read_json, write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import get_task, labels, task_names
 
-CALIBRATION_FILE = "calibration.json"
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """How zero-shot scores become probabilities."""
+    """Parameters that turn zero-shot scores into probabilities."""
 
     prompts: str
-    """The prompt set of the scores."""
+    """Prompt set of the scores."""
     fitted_on: str
+    """Records that the parameters were fitted on, in words."""
     tasks: dict[str, dict[str, tuple[float, float]]]
     """By task and class: a and b, the probability is 1 / (1 + exp(-(a x score + b)))."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of each task that is a user's own file, by name."""
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Writes it as JSON."""
+    """Writes the calibration as JSON."""
     write_text(folder / CALIBRATION_FILE, json.dumps(asdict(calibration), indent=1) + "\n")
 
 
 def load_calibration(folder: Path) -> Calibration | None:
-    """What the folder holds, if it does."""
+    """Reads the calibration of a folder; None if it holds none."""
     file = folder / CALIBRATION_FILE
     if not file.exists():
         return None
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return Calibration(**read_json(file, "export the run again"))
+    except TypeError as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
 
 
 MINIMUM = 10
-"""Positive and negative records from which on a class gets a probability."""
+"""Least number of positive and of negative records for a class to get a probability."""
 
 
-def calibrate(encoder: Encoder, shards: Shards, prompts: str) -> Calibration:
-    """Platt scaling of every class that is often enough in the validation split, among all of its records."""
+def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str] = ()) -> Calibration:
+    """Fits Platt scaling for each class with enough records in the validation split, on all records of the split.
+
+    Args:
+      encoder: the encoder of the scores.
+      shards: shard folder with the validation split. Shipped tasks without a label code in it are skipped.
+      prompts: prompt set of the scores.
+      own: paths of a user's own tasks, calibrated before the shipped ones.
+    """
     split = shards.split(VALIDATION)
     _, ecg_NE = encoder.ecg(split)
-    tasks = {}
-    for name in task_names():
-        task = get_task(name, prompts)
-        if task.most is not None or task.overlapping or not task.codes & set(shards.label_vocabulary):
+    tasks, digests = {}, {}
+    for task in (get_task(name, prompts) for name in (*own, *task_names())):
+        if task.max_per_class or task.overlapping or task.codes.isdisjoint(shards.label_vocabulary):
             continue
         _, y_NC = labels(task, split.columns)
         scores_NC = class_scores(ecg_NE, encoder, task)
@@ -70,16 +79,17 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str) -> Calibration:
             if min(y_N.sum(), (~y_N).sum()) >= MINIMUM
         }
         if fits:
-            tasks[name] = fits
+            tasks[task.name] = fits
+            digests |= {task.name: task.digest} if task.file else {}
     fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"
-    return Calibration(prompts, fitted_on, tasks)
+    return Calibration(prompts, fitted_on, tasks, digests)
 
 
 def platt(scores_N: NDArray[np.float32], y_N: NDArray[np.bool_]) -> tuple[float, float]:
     """Slope and intercept of the logit of a class's probability, by its score.
 
-    Maximum likelihood with the targets that Platt (1999) gives in place of 0 and 1, so that a class that is told apart
-    perfectly keeps finite probabilities.
+    Maximum likelihood with the targets that Platt (1999) gives in place of 0 and 1, so that a perfectly separated class
+    keeps finite parameters.
     """
     positives, negatives = y_N.sum(), (~y_N).sum()
     target_N = np.where(y_N, (positives + 1) / (positives + 2), 1 / (negatives + 2))

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from etp_jax import __version__
 from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
-from etp_jax.encoder.folder import ENCODER_FILE, PRETRAINED, PROMPTS_FILE, load_encoder, load_prompts
+from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
@@ -35,6 +35,8 @@ from etp_jax.training.run_folder import read_about
 
 BATCH = 64
 """Records a device and call."""
+SIGNALS = 32
+"""Single signals of a call."""
 CACHE_FOLDER = ".cache"
 """Keeps embeddings inside a run folder; may be deleted."""
 
@@ -73,7 +75,13 @@ class Encoder:
             params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
             variables = {"params": params, "batch_stats": batch_stats}
         trained_on, text_about = (read_about(run_dir / name) for name in (run_folder.SHARDS_FILE, run_folder.TEXT_FILE))
-        model = build.build_model(config, BertConfig(**text_about["bert"]), jnp.dtype(jnp.float32))
+        try:
+            bert = BertConfig(**text_about["bert"])
+            _ = [trained_on[name] for name in ("fs", "samples", "leads", "name", "fingerprint")], text_about["frozen"]
+        except (KeyError, TypeError) as error:
+            files = f"{run_folder.TEXT_FILE} or {run_folder.SHARDS_FILE}"
+            raise EtpError(f"{run_dir}: {files} was not written by `etp train` ({error!r})") from None
+        model = build.build_model(config, bert, jnp.dtype(jnp.float32))
         return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
 
     @property
@@ -120,6 +128,27 @@ class Encoder:
         about = [split.shards.fingerprint, split.name, dataclasses.asdict(model.ecg), model.projection]
         arrays = self.kept("ecg", about, self.variables, lambda: self._encode_ecg(split))
         return arrays["features"], arrays["embeddings"]
+
+    def signals(
+        self, ecg_NTL: NDArray[np.int16], lead_mask_NL: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encodes prepared ECGs that lie in no shards, one by itself or several in batches of one shape; keeps nothing.
+
+        Args:
+          ecg_NTL: int16 [N, samples, leads] in microvolt, N at least 1.
+          lead_mask_NL: bool [N, leads].
+
+        Returns:
+          As `ecg`.
+        """
+        count = len(ecg_NTL)
+        size = 1 if count == 1 else SIGNALS
+        outputs = []
+        for start in range(0, count, size):
+            rows = np.arange(start, start + size) % count  # the last batch wraps: one shape serves all
+            outputs.append(jax.device_get(encode_ecg(self.model, self.variables, ecg_NTL[rows], lead_mask_NL[rows])))
+        features_NF, embeddings_NE = (np.concatenate(part)[:count] for part in zip(*outputs, strict=True))
+        return features_NF, embeddings_NE
 
     def text(self, texts: Sequence[str], whole: bool = False) -> NDArray[np.float32]:
         """Encodes reports or prompts.
@@ -231,8 +260,8 @@ def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.
 
 
 def _cache(run_dir: Path) -> Path:
-    """The run folder's; the user's for the encoder that ships and for a folder that may not be written."""
-    if run_dir.resolve() != PRETRAINED.resolve() and os.access(run_dir, os.W_OK):
+    """The run folder's cache; the user's for an exported encoder, and for a folder that cannot be written."""
+    if not (run_dir / ENCODER_FILE).exists() and os.access(run_dir, os.W_OK):
         return run_dir / CACHE_FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"
 

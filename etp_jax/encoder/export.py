@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,74 +11,113 @@ from typing import Literal
 import numpy as np
 
 from etp_jax import config as config_module
-from etp_jax.encoder.calibration import CALIBRATION_FILE, calibrate, save_calibration
+from etp_jax.encoder.calibration import calibrate, save_calibration
+from etp_jax.encoder.card import write_card
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.folder import ENCODER_FILE, save_encoder, save_prompts
-from etp_jax.encoder.onnx import ONNX_FILE, save_onnx
+from etp_jax.encoder.folder import CALIBRATION_FILE, ONNX_FILE, check_free, save_encoder, save_prompts
+from etp_jax.encoder.onnx import save_onnx
 from etp_jax.errors import EtpError
+from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
-from etp_jax.tasks import get_task, prompt_sets, task_names
+from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, load_task_file, prompt_sets, task_names
+from etp_jax.tasks.task_file import task_text
 from etp_jax.training import run_folder
 
 PROMPTS = "contrast"
 """Prompt set of the probabilities: the one that was chosen on fold 9."""
+TASKS_FOLDER = "tasks"
+"""Folder of the exported encoder with the user's own tasks."""
 
 
 def export(
     run: Path,
     out: Path,
-    checkpoint: Literal["best", "latest"] = "best",
+    checkpoint: Literal["best", "latest"] | int = "best",
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     shards: Path | None = None,
     prompts: str = PROMPTS,
     onnx: bool = False,
+    tasks: Sequence[str] = (),
 ) -> str:
-    """Writes the folder that `encoder_file` describes; returns the summary.
+    """Writes the folder that `etp_jax.encoder.folder` describes; returns the summary.
 
     Args:
       run: run folder.
       out: where to; an earlier export there is replaced.
-      checkpoint: which one.
+      checkpoint: which one; a number is its step.
       dtype: of the weights.
       shards: if given, probabilities are calibrated on their validation split.
       prompts: the prompt set that is calibrated.
       onnx: also write the ECG encoder, with the same weights, as `encoder.onnx`.
+      tasks: paths of a user's own task files. Their prompts are embedded and calibrated too; the files are copied.
 
     Raises:
-      EtpError: no run, `out` is it or holds something else, shards that do not fit the encoder, or see `save_onnx`.
+      EtpError: no run, `out` is it or holds something else, shards that do not fit the encoder or hold no label of a
+        user's task, a task that is wrong or without prompts, or see `save_onnx`.
     """
     if out.resolve() == run.resolve():
         raise EtpError(f"{out}: is what would be exported; name another folder as --out")
+    own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
     encoder = Encoder.from_run(run, checkpoint)
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / ENCODER_FILE).exists()):
-        raise EtpError(f"{out}: holds something other than an exported encoder; name a new folder")
+    check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in (CALIBRATION_FILE, ONNX_FILE):
         (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)
     for name in (run_folder.TEXT_FILE, run_folder.SHARDS_FILE):
         shutil.copyfile(run / name, out / name)
     # Folders of the machine that trained it mean nothing elsewhere.
     bare = replace(encoder.config, data=replace(encoder.config.data, shards=""), start_from="")
     config_module.save(bare, out / run_folder.CONFIG_FILE)
     save_encoder(out, encoder.variables, encoder.step, dtype)
-    texts = all_prompts()
+    for task in own:
+        (out / TASKS_FOLDER).mkdir(exist_ok=True)
+        write_text(out / TASKS_FOLDER / f"{task.name}.json", task_text(load_task_file(task.file).content))
+    texts = all_prompts([task.file for task in own])
     embeddings_PE = np.concatenate(
         [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
     )
     save_prompts(out, texts, embeddings_PE)
+    write_card(out, encoder)
     if onnx:
         save_onnx(out, Encoder.from_run(out))
     size = sum(file.stat().st_size for file in out.iterdir())
-    told = "no probabilities: name --shards to calibrate them"
+    probabilities = "no probabilities: name --shards to calibrate them"
     if shards is not None:
-        calibration = calibrate(Encoder.from_run(out), Shards(shards), prompts)
+        calibration = calibrate(Encoder.from_run(out), Shards(shards), prompts, [task.file for task in own])
         save_calibration(out, calibration)
-        told = f"probabilities of {sum(map(len, calibration.tasks.values()))} classes, {calibration.fitted_on}"
-    return f"encoder of {run} (step {encoder.step}) as {dtype}, {size / 1e6:.1f} MB; {told}\nwrote {out}"
+        count = sum(map(len, calibration.tasks.values()))
+        probabilities = f"probabilities of {count} classes, {calibration.fitted_on}"
+        without = [task.name for task in own if task.name not in calibration.tasks]
+        probabilities += f"; none of {', '.join(without)}: too few records of each class" * bool(without)
+    return f"encoder of {run} (step {encoder.step}) as {dtype}, {size / 1e6:.1f} MB; {probabilities}\nwrote {out}"
 
 
-def all_prompts() -> list[tuple[str, bool]]:
-    """Every prompt of every task and set, once, and whether it is all that the text tower reads; these come last."""
-    tasks = [get_task(name, prompts) for name in task_names() for prompts in prompt_sets()]
+def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:
+    """The prompts to embed, each once, with whether the text tower reads it as is; these come last.
+
+    Args:
+      own: paths of a user's own tasks, beside the shipped ones.
+    """
+    tasks = [get_task(name, prompts) for name in (*task_names(), *own) for prompts in prompt_sets(name)]
     pairs = {(text, t.whole_prompts) for t in tasks for c in t.classes for text in (*c.prompts, *t.against)}
     return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
+
+
+def exported_task(folder: Path, name: str) -> str:
+    """The path of a user's own task that was exported with an encoder; other names are returned as they are."""
+    file = folder / TASKS_FOLDER / f"{name}.json"
+    return str(file) if file.exists() else name
+
+
+def _own_tasks(names: Sequence[str], prompts: str, shards: Shards | None) -> list[Task]:
+    """The user's own among some tasks, checked."""
+    own = [task for task in (get_task(name, prompts) for name in dict.fromkeys(names)) if task.file]
+    for task in own:
+        check_prompts(task)
+        if shards is not None:
+            check_vocabulary(task, shards.label_vocabulary, str(shards.folder))
+    twice = next((a for a in own for b in own if a is not b and a.name == b.name), None)
+    if twice is not None:
+        raise EtpError(f"{twice.file}: two tasks are named {twice.name!r}; rename one")
+    return own

@@ -5,12 +5,16 @@ run reads it too. In place of checkpoints it holds
 
 - `encoder.safetensors`: ECG tower, batch statistics, both projections and logit scale, by the names of the Flax tree;
 - `prompts.safetensors`: unit embeddings of all prompts of all tasks, which the text tower is not needed for then;
-- `calibration.json`: how scores become probabilities.
+- `calibration.json`: how scores become probabilities;
+- `README.md`, `LICENSE`, `NOTICE`: its model card, and what the software's licence asks for.
+
+Nothing else is read of such a folder, wherever it comes from.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +27,75 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
+from etp_jax.encoder import hub
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
+from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """The encoder that ships, see its `MODEL_CARD.md`."""
+SHIPPED = "shipped"
+"""Name of the shipped encoder wherever a run folder is asked for."""
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
+CALIBRATION_FILE = "calibration.json"
+ONNX_FILE = "encoder.onnx"
+CARD_FILE = "README.md"
+LEGAL_FILES = ("LICENSE", "NOTICE")
+REQUIRED_FILES = (CONFIG_FILE, TEXT_FILE, SHARDS_FILE, ENCODER_FILE)
+FILES = (*REQUIRED_FILES, PROMPTS_FILE, CALIBRATION_FILE, ONNX_FILE, "tasks/*.json", CARD_FILE, *LEGAL_FILES)
+"""All that an exported encoder may hold; the only files that are copied, sent to a hub or taken from one."""
 FORMAT = "1"
 TEXT_TOWER = "text_tower"
+
+
+def run_folder(name: str | Path) -> Path:
+    """The folder that a user names.
+
+    Args:
+      name: a path; the word `shipped` for the encoder that comes with the package; or `hf://org/name[@revision]` for an
+        exported encoder on the Hugging Face Hub, which is downloaded once.
+
+    Raises:
+      EtpError: the hub has no such encoder, or cannot be reached.
+    """
+    if str(name) == SHIPPED:
+        return PRETRAINED
+    if not hub.is_hub(name):
+        return Path(name)
+    folder = hub.download(str(name), FILES)
+    for required in REQUIRED_FILES:
+        if not (folder / required).exists():
+            raise EtpError(f"{name}: holds no encoder of `etp export` ({required} is missing)")
+    return folder
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is the shipped encoder's, into which nothing is written."""
+    return folder.resolve() == PRETRAINED.resolve()
+
+
+def check_free(folder: Path) -> None:
+    """Raises EtpError if a folder holds something other than an exported encoder, which would be overwritten."""
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / ENCODER_FILE).exists()):
+        raise EtpError(f"{folder}: holds something other than an exported encoder; name a new folder")
+
+
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Copies an exported encoder, without what evaluations and caches have put beside it.
+
+    Raises:
+      EtpError: `folder` is `source`, or holds something other than an exported encoder.
+    """
+    if folder.resolve() == source.resolve():
+        raise EtpError(f"{folder}: is what would be copied; name another folder")
+    check_free(folder)
+    for file in (file for pattern in FILES for file in folder.glob(pattern)):
+        file.unlink()
+    for file in (file for pattern in FILES for file in source.glob(pattern)):
+        copy = folder / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def save_encoder(

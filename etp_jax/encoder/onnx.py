@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from etp_jax import __version__
-from etp_jax.config import EcgTowerConfig
+from etp_jax.config import ResNetConfig
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import ONNX_FILE
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV
-from etp_jax.models.resnet1d import BLOCKS, EXPANSION
+from etp_jax.models.resnet1d import EXPANSION, stage_blocks
 
-ONNX_FILE = "encoder.onnx"
 OPSET, IR_VERSION = 21, 10
 """The oldest that have all operators used: group normalisation by channel is of opset 21."""
 EPSILON = 1e-5
@@ -43,7 +43,7 @@ def save_onnx(folder: Path, encoder: Encoder) -> None:
     except ImportError:
         raise EtpError("--onnx needs the package onnx: pip install 'etp-jax[onnx]'") from None
     config, trained_on = encoder.config.model, encoder.trained_on
-    if config.ecg.kind != "resnet":
+    if not isinstance(config.ecg, ResNetConfig):
         raise EtpError(f"{encoder.run_dir}: its ECG tower is a {config.ecg.kind}; ONNX is written of ResNets only")
     graph = _Graph()
     params, stats = encoder.variables["params"], encoder.variables["batch_stats"].get("ecg_tower", {})
@@ -117,7 +117,7 @@ def _scale(graph: _Graph, scale: str) -> str:
 class _Tower:
     """`ResNet1D`, channels before time, in evaluation mode."""
 
-    def __init__(self, graph: _Graph, config: EcgTowerConfig, params: dict[str, Any], stats: dict[str, Any]) -> None:
+    def __init__(self, graph: _Graph, config: ResNetConfig, params: dict[str, Any], stats: dict[str, Any]) -> None:
         self.graph, self.config, self.params, self.stats = graph, config, params, stats
 
     def features(self, x_BTL: str) -> str:
@@ -126,7 +126,7 @@ class _Tower:
         x_BCT = graph.add("Relu", self.conv(self.params, self.stats, "stem_conv", "stem_norm", x_BCT, 2))
         if config.stem == "conv-pool":
             x_BCT = graph.add("MaxPool", x_BCT, kernel_shape=[3], strides=[2], pads=[1, 1])
-        for stage, count in enumerate(BLOCKS[config.depth], 1):
+        for stage, count in enumerate(stage_blocks(config), 1):
             for i in range(1, count + 1):
                 x_BCT = self.block(f"stage{stage}_block{i}", x_BCT, 2 if stage > 1 and i == 1 else 1)
         return self.pool(x_BCT)

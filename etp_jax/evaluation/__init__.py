@@ -1,6 +1,8 @@
-"""What an encoder learned: zero-shot classification, probes, neighbours, fine-tuning, retrieval; `report.html`."""
+"""What an encoder learned: zero-shot classification, probes, neighbours, fine-tuning, retrieval."""
 
-from etp_jax.evaluation.evaluate import run
-from etp_jax.evaluation.results import sensitivity
+from etp_jax.evaluation.evaluate import evaluate
+from etp_jax.evaluation.kinds import KINDS, Kind
+from etp_jax.evaluation.request import Request
+from etp_jax.evaluation.results import Result
 
-__all__ = ["run", "sensitivity"]
+__all__ = ["KINDS", "Kind", "Request", "Result", "evaluate"]

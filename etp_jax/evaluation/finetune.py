@@ -10,76 +10,77 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import traverse_util
-from numpy.typing import NDArray
-
-from etp_jax.config import AugmentConfig, OptimConfig
-from etp_jax.encoder.encoder import Encoder, encode_ecg
-from etp_jax.errors import EtpError
-from etp_jax.evaluation import merl
-from etp_jax.evaluation.records import Labelled, TaskRecords
-from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.evaluation.outcome import Outcome, classification_row
+from etp_jax.evaluation.request import HONEST, TaskRequest, check_fitted, check_protocol
 from etp_jax.evaluation.zero_shot import called_by_halves
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
-from etp_jax.models.layers import AXIS
-from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
-from etp_jax.tasks import Task
-from etp_jax.training.augment import augment
-from etp_jax.training.optim import make_optimizer
-from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import TrainState, average, example_keys
 
-Tree = Any
-BATCH = 128
-OPTIM = OptimConfig(
-    name="adamw", learning_rate=2e-3, weight_decay=0.05, epochs=10.0, warmup_epochs=0.5, clip_norm=5.0, ema=0.995
-)
-"""The schedule of the shipped recipe for PTB-XL, chosen on fold 9, at 10 epochs; the last is taken as it is."""
-AUGMENT = AugmentConfig(time_shift_s=1.0, lead_dropout=0.05)
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
 
 
-def evaluate(
-    encoders: Sequence[tuple[str, Encoder]],
-    records: TaskRecords,
-    split: str,
-    bootstrap: int,
-    optim: OptimConfig = OPTIM,
-) -> Outcome:
-    """Fine-tunes each encoder on all training records and scores the task's records of a split.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune(TaskRequest):
+    """Trains the whole ECG tower on all training labels, from the run's weights and from scratch."""
+
+    kind: ClassVar[str] = "finetune"
+    choice: ClassVar[Literal["", "prompts", "protocol"]] = "protocol"
+
+    protocol: Literal["honest", "merl-as-published"] = HONEST
+    """`merl-as-published` repeats what MERL's documented command does, on 1 % of the labels.
+    etp_jax/evaluation/merl.py describes it."""
+
+    def check(self) -> None:
+        """Raises EtpError for options that do not go together."""
+        check_protocol(self.kind, self.protocol)
+        check_fitted(self)
+        super().check()
+
+    def label_fractions(self) -> tuple[float, ...]:
+        """Shares of the training labels: as published only the smallest, whose 100 epochs a CPU can train."""
+        return (1.0,) if self.protocol == HONEST else (0.01,)
+
+    def file_name(self) -> list[str]:
+        """Parts of the result file's default name; another protocol than `honest` comes last."""
+        return super().file_name() + [self.protocol] * (self.protocol != HONEST)
+
+
+def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
+    """Fine-tunes the encoders, and one drawn afresh, on all training records; scores the task's records of a split.
 
     Nothing is chosen but the thresholds of F1: on the validation split, or between the halves of its patients where
     that is scored.
 
     Args:
-      encoders: each under its name in the result.
-      records: of the task; also of `train` and `validation`.
-      split: whose records are scored.
-      bootstrap: replicates of the intervals.
-      optim: the schedule.
+      request: names the task and the split.
+      encoders: each under its name in the result; the first is the trained one.
+      shards: with that split, `train` and `validation`.
     """
-    task, shards, target = records.task, records.shards, records.of(split)
-    weights_nR = bootstrap_weights(target.patients, bootstrap)
-    outcome = Outcome(
-        records=len(target),
-        thresholds_from=f"{split}, the other half of its patients" if split == VALIDATION else VALIDATION,
-        protocol={
-            "trained_on": f"{shards.splits[TRAIN]} records of train, their {len(shards.label_vocabulary)} label codes",
-            "schedule": json.dumps(dataclasses.asdict(optim)),
-            "score": "log-odds that any of the class's codes is present, taken as independent",
-            **records.protocol(split),
-        },
+    from etp_jax.evaluation import merl, tuning  # they load jax
+
+    trained = encoders[0][1]
+    encoders = [*encoders, ("supervised", trained.random(trained.train_seed))]
+    if request.protocol != HONEST:
+        return merl.evaluate(request, encoders, shards, request.label_fractions(), tuning.fit_as_published)
+    records, split = request.records(shards), request.split
+    task, target = records.task, records.of(split)
+    weights_nR = bootstrap_weights(target.patients, request.bootstrap)
+    outcome = Outcome.of_task(
+        records,
+        split,
+        target,
+        f"{split}, the other half of its patients" if split == VALIDATION else VALIDATION,
+        trained_on=f"{shards.splits[TRAIN]} records of train, their {len(shards.label_vocabulary)} label codes",
+        schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
+        score="log-odds that any of the class's codes is present, taken as independent",
     )
     for name, encoder in encoders:
-        tuned = Tuned.of(encoder, shards, optim)
+        tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)
         scores_nC = tuned.scores(target, task)
         if split == VALIDATION:
             called_nC = called_by_halves(scores_nC, target.y_nC, target.patients)
@@ -88,175 +89,5 @@ def evaluate(
             called_nC = scores_nC >= best_thresholds(tuned.scores(chooser, task), chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
         outcome.rows.append(classification_row(scored, task, name, 1.0, encoder.train_seed))
-        outcome.scores[name] = scores_nC
+        outcome.arrays[name] = scores_nC
     return outcome
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuned:
-    """An encoder after fine-tuning, with its linear layer."""
-
-    encoder: Encoder
-    kernel_FK: NDArray[np.float32]
-    bias_K: NDArray[np.float32]
-    codes: tuple[str, ...]
-    """The K label codes."""
-
-    @classmethod
-    def of(cls, encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tuned:
-        """Fine-tunes on the training split, or takes what the run folder keeps of the same before."""
-        about = [shards.fingerprint, encoder.train_seed, encoder.step, *map(dataclasses.asdict, (optim, AUGMENT))]
-        kept = encoder.kept("tuned", [*about, BATCH], encoder.variables, lambda: _flat(tune(encoder, shards, optim)))
-        tree = traverse_util.unflatten_dict(kept, sep="/")
-        layer = tree["params"]["layer"]
-        tuned = dataclasses.replace(encoder, variables=_variables(encoder, tree))
-        return cls(tuned, layer["kernel"], layer["bias"], shards.label_vocabulary)
-
-    def scores(self, records: Labelled, task: Task) -> NDArray[np.float32]:
-        """Log-odds [n, C] of the classes."""
-        logits_nK = records.encode(self.encoder)[0] @ self.kernel_FK + self.bias_K
-        none_nK = -np.logaddexp(0, logits_nK)  # log probability that a code is absent
-        member_KC = np.array([[code in c.codes for c in task.classes] for code in self.codes], np.float32)
-        absent_nC = np.minimum(none_nK @ member_KC, -1e-12)
-        return (np.log(-np.expm1(absent_nC)) - absent_nC).astype(np.float32)
-
-
-def _variables(encoder: Encoder, tree: Tree) -> Tree:
-    """The encoder's variables with a trained ECG tower."""
-    params = encoder.variables["params"] | {"ecg_tower": tree["params"]["ecg_tower"]}
-    return {"params": params, "batch_stats": tree["batch_stats"]}
-
-
-def _flat(tree: Tree) -> dict[str, NDArray]:
-    return {name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
-
-
-def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
-    """{"params": {"ecg_tower", "layer"}, "batch_stats"} after training on all codes of the training split."""
-    split = shards.split(TRAIN)
-    y_NK = np.array([[code in codes for code in shards.label_vocabulary] for codes in split.columns.labels], np.float32)
-    names, patients = map(np.array, (split.columns.record_id, split.columns.patient_id))
-    everyone = Labelled((split,), np.arange(len(split)), names, patients, y_NK > 0)
-    size = min(BATCH, len(split))
-    size -= size % jax.device_count()
-    steps = len(split) // size
-    optimizer, _ = make_optimizer(optim, steps)
-    # The bias starts at the logit of the code's share, or the first steps would do nothing but find it.
-    share_K = np.clip(y_NK.mean(axis=0), 0.5 / len(split), 1 - 0.5 / len(split))
-    kernel_FK = np.zeros((_width(encoder, everyone), len(share_K)), np.float32)
-    layer = {"kernel": kernel_FK, "bias": np.log(share_K / (1 - share_K)).astype(np.float32)}
-    rng = np.random.default_rng(encoder.train_seed)
-
-    def batches() -> Iterator[dict[str, NDArray]]:
-        total = round(optim.epochs * steps)
-        order = np.concatenate([rng.permutation(len(split))[: steps * size] for _ in range(-(-total // steps))])
-        for rows in Bar(order[: total * size].reshape(total, size), desc="fine-tuning", unit="step"):
-            ecg_bTL, lead_mask_bL = everyone.read(rows)
-            yield {"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_NK[rows]}
-
-    train = Training(encoder, layer, optimizer, AUGMENT, shards.fs, optim.ema, jax.devices())
-    for batch in batches():
-        train(batch)
-    return train.result()
-
-
-def _width(encoder: Encoder, records: Labelled) -> int:
-    """Of the encoder's features."""
-    batch = records.read(np.arange(1))
-    return jax.eval_shape(
-        lambda *batch: encoder.model.apply(encoder.variables, *batch, method="encode_ecg")[0], *batch
-    ).shape[1]
-
-
-class Training:
-    """The ECG tower of an encoder and a linear layer, trained batch by batch."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        layer: Tree,
-        optimizer: optax.GradientTransformation,
-        augmentation: AugmentConfig,
-        fs: int,
-        ema: float,
-        devices: Sequence[Any],
-    ) -> None:
-        """Starts from the encoder's weights and the given layer; each batch is shared out among the devices."""
-        self._parallel, self._run_dir = Parallel("pmap", devices), encoder.run_dir
-        params = {"ecg_tower": encoder.variables["params"]["ecg_tower"], "layer": layer}
-        params, batch_stats = jax.tree.map(jnp.array, (params, encoder.variables["batch_stats"]))
-        state = TrainState(
-            jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), jax.tree.map(jnp.copy, params)
-        )
-        self._state = self._parallel.replicate(state)
-        step = _make_step(encoder, optimizer, augmentation, fs, ema)
-        self._step: Callable[..., Any] = self._parallel.wrap_train_step(step)
-        self._loss: Any = None
-
-    def __call__(self, batch: dict[str, NDArray]) -> None:
-        """One step; `batch`: "ecg", "lead_mask" and "y" [b, K]."""
-        batch["position"] = np.arange(len(batch["y"]), dtype=np.int32)
-        before = self._loss
-        self._state, self._loss = self._step(self._state, self._parallel.put_batch(batch), {})
-        jax.block_until_ready(before)  # see `parallel`: virtual devices may not be a step ahead
-
-    def result(self) -> Tree:
-        """{"params" (their moving average), "batch_stats"} as NumPy arrays.
-
-        Raises:
-          EtpError: the loss of the last step is not finite.
-        """
-        if not np.isfinite(np.asarray(self._loss)).all():
-            raise EtpError(f"{self._run_dir}: the loss of fine-tuning is not finite; look at the run and the records")
-        state = jax.device_get(self._state)
-        return {"params": state.ema, "batch_stats": state.batch_stats}
-
-
-def _make_step(
-    encoder: Encoder, optimizer: optax.GradientTransformation, augmentation: AugmentConfig, fs: int, ema: float
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """A step for `Parallel.wrap_train_step`."""
-    # A trained text tower stays out of the compiled program, which would hold it as a constant.
-    fixed = {name: tree for name, tree in encoder.variables["params"].items() if name != "text_tower"}
-    model = encoder.model.clone(bert=None)
-
-    def step(state: TrainState, batch: dict[str, jax.Array], _: Tree) -> tuple[TrainState, jax.Array]:
-        augment_keys, dropout_keys = example_keys(encoder.train_seed, state.step, batch["position"])
-        ecg_bTL, lead_mask_bL = augment(batch["ecg"], batch["lead_mask"], augment_keys, augmentation, fs)
-
-        def loss_of(params: Tree) -> tuple[jax.Array, Tree]:
-            variables = {"params": fixed | {"ecg_tower": params["ecg_tower"]}, "batch_stats": state.batch_stats}
-            (features_bF, _), updated = model.apply(
-                variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
-            )
-            logits_bK = features_bF @ params["layer"]["kernel"] + params["layer"]["bias"]
-            loss = optax.sigmoid_binary_cross_entropy(logits_bK, batch["y"]).mean()
-            return jax.lax.pmean(loss, AXIS), updated.get("batch_stats", {})
-
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(jax.lax.pmean(grads, AXIS), state.opt_state, state.params)
-        params: Tree = optax.apply_updates(state.params, updates)
-        averaged = average(state.ema, params, ema, state.step)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, averaged), loss
-
-    return step
-
-
-def fit_as_published(encoder: Encoder, fitted: Labelled, y_nC: NDArray[np.bool_], target: Labelled) -> merl.Scores:
-    """The whole network trained as MERL's documented command does; yields the scores of the target after each epoch."""
-    layer = merl.initial_layer(_width(encoder, fitted), y_nC.shape[1])
-    fs = fitted.splits[0].shards.fs
-    # One device, as published: batch statistics are of 16 records, and the last batch may be short.
-    train = Training(encoder, layer, merl.optimizer(), AugmentConfig(), fs, 0.0, jax.local_devices()[:1])
-    for rows_SB, counts_SB in merl.batches(len(y_nC)):
-        for rows, counts in zip(rows_SB, counts_SB, strict=True):
-            rows = rows[counts > 0]
-            ecg_bTL, lead_mask_bL = fitted.read(rows)
-            train({"ecg": ecg_bTL, "lead_mask": lead_mask_bL, "y": y_nC[rows].astype(np.float32)})
-        tree = train.result()
-        variables = _variables(encoder, tree)
-        parts = [
-            encode_ecg(encoder.model, variables, *target.read(np.arange(start, min(start + BATCH, len(target)))))[0]
-            for start in range(0, len(target), BATCH)
-        ]
-        yield np.concatenate(parts) @ tree["params"]["layer"]["kernel"] + tree["params"]["layer"]["bias"]

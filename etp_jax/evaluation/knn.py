@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from etp_jax.evaluation.outcome import Outcome
+from etp_jax.evaluation.probe import FrozenFeatures, fit_and_score
+from etp_jax.metrics.vectors import unit
+from etp_jax.shards.reader import Shards
+
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
 
 NEIGHBOURS = (1, 3, 10, 30, 100, 300)
 """Numbers of them among which validation chooses."""
 BLOCK = 512
 """Records compared at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(FrozenFeatures):
+    """Scores by the nearest training records in the space of frozen features."""
+
+    kind: ClassVar[str] = "knn"
+
+
+def evaluate(request: Knn, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
+    """Scores by nearest neighbours, whose number other records choose; see `fit_and_score`."""
+    return fit_and_score(request, encoders, shards, Neighbours.fit)
 
 
 @dataclass(frozen=True)
@@ -29,14 +50,14 @@ class Neighbours:
         """Keeps the records: features [N, F] and classes, bool [N, C]."""
         mean_F, std_F = features_NF.mean(axis=0), features_NF.std(axis=0)
         scale_F = np.where(std_F > 0, std_F, 1)
-        return cls(mean_F, scale_F, _units((features_NF - mean_F) / scale_F), y_NC)
+        return cls(mean_F, scale_F, unit((features_NF - mean_F) / scale_F), y_NC)
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores [L, N, C]: the share of each class among the L numbers of nearest records, by cosine.
 
         Each neighbour counts by 1 + its cosine, which breaks most ties. Where there are fewer records, all count.
         """
-        units_NF = _units((features_NF - self.mean_F) / self.scale_F)
+        units_NF = unit((features_NF - self.mean_F) / self.scale_F)
         most = min(max(NEIGHBOURS), len(self.y_NC))
         ends = np.minimum(NEIGHBOURS, most) - 1
         blocks = []
@@ -54,7 +75,3 @@ class Neighbours:
     def details(self, number: int) -> dict[str, Any]:
         """How many neighbours."""
         return {"neighbours": NEIGHBOURS[number]}
-
-
-def _units(x_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x_NF / np.maximum(np.linalg.norm(x_NF, axis=1, keepdims=True), 1e-12)

@@ -28,11 +28,12 @@ import optax
 from numpy.typing import NDArray
 
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.evaluation.probe import has_both, macro_auroc
-from etp_jax.evaluation.records import Labelled, TaskRecords
-from etp_jax.evaluation.results import Outcome, classification_row
-from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
+from etp_jax.evaluation.outcome import Outcome, classification_row
+from etp_jax.evaluation.records import Labelled
+from etp_jax.evaluation.request import TaskRequest
+from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
+from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
 from etp_jax.tasks import Task
 
@@ -45,34 +46,33 @@ Scores = Iterator[NDArray[np.float32]]
 
 
 def evaluate(
+    request: TaskRequest,
     encoders: Sequence[tuple[str, Encoder]],
-    records: TaskRecords,
-    split: str,
-    bootstrap: int,
+    shards: Shards,
     fractions: Sequence[float],
     fit: Callable[[Encoder, Labelled, NDArray[np.bool_], Labelled], Scores],
 ) -> Outcome:
     """Fits on fractions of the training records and reports the best epoch of the scored split.
 
     Args:
+      request: names the task, and the split whose records are scored and chosen by. The intervals do not cover the
+        choice.
       encoders: each under its name in the result.
-      records: of the task.
-      split: whose records are scored, and chosen by.
-      bootstrap: replicates of the intervals; they know nothing of the choice.
+      shards: with that split and `train`.
       fractions: sizes of the one draw.
       fit: from encoder, training records, their labels and the records to be scored to scores after each epoch.
     """
+    records, split = request.records(shards), request.split
     task, fitted, target = records.task, records.of(TRAIN), records.of(split)
     y_nC = training_labels(task, fitted.y_nC)
-    weights_nR = bootstrap_weights(target.patients, bootstrap)
-    outcome = Outcome(
-        records=len(target),
-        thresholds_from=f"{split}, the scored records",
-        protocol={
-            "fitted_on": f"{len(fitted)} records of train, smaller fractions one unstratified draw (seed {SEED})",
-            "chosen_by": f"best macro AUROC on {split}, which is scored, over {EPOCHS} epochs",
-            **records.protocol(split),
-        },
+    weights_nR = bootstrap_weights(target.patients, request.bootstrap)
+    outcome = Outcome.of_task(
+        records,
+        split,
+        target,
+        f"{split}, the scored records",
+        fitted_on=f"{len(fitted)} records of train, smaller fractions one unstratified draw (seed {SEED})",
+        chosen_by=f"best macro AUROC on {split}, which is scored, over {EPOCHS} epochs",
     )
     for name, encoder in encoders:
         for fraction in Bar(fractions, desc=f"{name} encoder, as published", unit="fit"):
@@ -85,7 +85,7 @@ def evaluate(
             about: dict[str, Any] = {"train_records": count, "train_classes": int(has_both(y_nC[subset]).sum())}
             row = classification_row(scored, task, name, fraction, encoder.train_seed, SEED, epoch=epoch, **about)
             outcome.rows.append(row)
-            outcome.scores[name] = scores_nC
+            outcome.arrays[name] = scores_nC
     return outcome
 
 

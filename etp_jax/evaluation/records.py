@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards, Split
-from etp_jax.shards.record import ALL
+from etp_jax.shards.record import ALL, patient_hash
 from etp_jax.tasks import Task, check_vocabulary, labels
 from etp_jax.tasks.published import PublishedSplit
+
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Labelled:
 
         Of the training patients an eighth where the same hash splits the archive, as it does those without splits.
         """
-        parts = {patient: int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10 for patient in set(self.patients)}
+        parts = {patient: patient_hash(patient) % 10 for patient in set(self.patients)}
         return np.array([parts[patient] == 0 for patient in self.patients], bool)
 
     def read(self, chosen: NDArray[np.integer]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
@@ -86,7 +88,7 @@ class TaskRecords:
     def of(self, split: str) -> Labelled:
         """The records of a split that the task has.
 
-        A balanced task draws them: as many of each class as the rarest has, at most `task.most`, by a fixed seed.
+        A balanced task draws as many of each class as the rarest has, at most `task.max_per_class`, by a fixed seed.
 
         Raises:
           EtpError: no such split, none of its records has a label of the task, or (balanced) a class has no record.
@@ -99,12 +101,12 @@ class TaskRecords:
             only = f" and is of data set {self.task.archive!r}" if self.task.archive else ""
             raise EtpError(f"{where} a label of {self.task.name}{only}")
         eligible = everyone.where(keep_N)
-        if self.task.most is None:
+        if self.task.max_per_class is None:
             return eligible
         for c, count in zip(self.task.classes, eligible.y_nC.sum(axis=0), strict=True):
             if count == 0:
                 raise EtpError(f"{where} {c.code} as its only label; {self.task.name} wants some of each class")
-        return eligible.where(balanced(eligible, self.task.most))
+        return eligible.where(balanced(eligible, self.task.max_per_class))
 
     def protocol(self, split: str) -> dict[str, str]:
         """How the records of a split were chosen, for the result."""
@@ -113,7 +115,7 @@ class TaskRecords:
             everyone, _ = self._everyone(ALL)
             other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
             return {"records": f"{told}; {other} labels are not those that the records' codes give"}
-        if self.task.most is not None:
+        if self.task.max_per_class is not None:
             return {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
         return {"records": self.task.rule}
 

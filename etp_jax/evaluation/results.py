@@ -1,28 +1,54 @@
-"""Rows and summaries of an evaluation, as JSON and as a printed table."""
+"""The result of an evaluation: its figures with intervals, as JSON, as an `.npz` beside it, and as a printed table."""
 
 from __future__ import annotations
 
 import json
 import math
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.errors import EtpError
-from etp_jax.evaluation.records import Labelled
-from etp_jax.files import whole_file, write_text
-from etp_jax.metrics.classification import METRICS, Scored, interval
-from etp_jax.tasks import Task
+from etp_jax.errors import EtpError, one_line
+from etp_jax.files import read_json, whole_file, write_text
+from etp_jax.metrics.classification import METRICS
 
+SCHEMA = 1
+"""Version of the JSON's form. Files without this entry, as version 0.1 wrote them, have the same form."""
 REPLICATES = "replicates_"
-"""Beginning of the names of replicates in the `.npz`."""
+"""Prefix of the names of bootstrap replicates in the `.npz`."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean with its 95 % interval; None where a number is not defined."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """The figures of one class; None where only one outcome occurs."""
+
+    auroc: float | None
+    auprc: float | None
+    f1: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    positives: int
+    """Number of scored records that have the class."""
+
+    @property
+    def interval(self) -> Figure:
+        """AUROC with its interval."""
+        return Figure(self.auroc, self.auroc_low, self.auroc_high)
 
 
 @dataclass(frozen=True)
@@ -34,88 +60,201 @@ class Row:
     fraction: float
     """Share of the training records whose labels were used; 0 where none were."""
     train_seed: int
+    """Seed of the training, or of the draw of a random encoder."""
     subset_seed: int | None
-    """None where nothing is drawn."""
-    values: dict[str, NDArray[np.float64]]
-    """[1 + R] by metric: on the sample and on its replicates."""
+    """Seed of the subset of training records; None where nothing is drawn."""
+    values: dict[str, float | None]
+    """Value on the sample, by metric."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What else is to be told, ready for JSON."""
+    """Further JSON-serialisable fields, such as the number of training records."""
+    per_class: dict[str, ClassFigures] = field(default_factory=dict)
+    """Figures by class code; empty for kinds without classes."""
+    replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+    """[1 + R] by metric: on the sample and on its bootstrap replicates; from the `.npz`, empty without one."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The row in the evaluation JSON."""
-        return {
-            "encoder": self.encoder,
-            "fraction": self.fraction,
-            "train_seed": self.train_seed,
-            "subset_seed": self.subset_seed,
-            **{name: number(values_R[0]) for name, values_R in self.values.items()},
-            **self.details,
-        }
+        """The row in JSON."""
+        head = {name: getattr(self, name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
+        classes = {code: asdict(figures) for code, figures in self.per_class.items()}
+        return {**head, **self.values, **self.details} | ({"per_class": classes} if classes else {})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], metrics: list[str], replicates: dict[str, NDArray]) -> Row:
+        """The row that `to_dict` gave."""
+        rest = dict(content)
+        head = [rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")]
+        values = {name: rest.pop(name) for name in metrics}
+        classes = {code: ClassFigures(**figures) for code, figures in rest.pop("per_class", {}).items()}
+        return cls(*head, values, rest, classes, replicates)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an evaluation found."""
+class Result:
+    """What one evaluation of one run found. The fields are those of the JSON, in its order."""
 
+    run: str
+    """Name of the run folder."""
+    task: str | None
+    """Name of the task; None for a kind without tasks."""
+    kind: str
+    """Name of the kind of evaluation."""
+    protocol: dict[str, Any]
+    """How it was measured, in words, under `name` the protocol."""
+    split: str
+    """Split whose records were scored."""
     records: int
     """Number of records scored."""
+    pretrained_on: str
+    """Names of the data sets that the encoder was trained on."""
+    checkpoint: dict[str, Any]
+    """`which` checkpoint was asked for, and its `step`."""
+    shards: dict[str, Any]
+    """`name`, `fs` and `fingerprint` of the shards."""
     thresholds_from: str | None
-    protocol: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-    scores: dict[str, NDArray] = field(default_factory=dict)
-    """[n, C] by encoder; of its first row at the greatest fraction."""
+    """Records that the thresholds of F1 were chosen on; None where there are no thresholds."""
+    revision: int | None
+    """Raised with every change of what a figure means; None in files older than it."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that computed the figures."""
+    rows: list[Row]
+    """One for each encoder, fraction and subset."""
+    summary: dict[str, dict[float, dict[str, Figure]]]
+    """Figures by encoder, fraction and metric, over all its rows."""
+    schema: int = SCHEMA
+    """Version of the JSON's form."""
+    arrays: dict[str, NDArray] = field(default_factory=dict, compare=False, repr=False)
+    """Scores of a classification: `record_id` [n], `classes` [C], `y` bool [n, C], and scores [n, C] by encoder."""
 
+    @property
+    def prompts(self) -> str | None:
+        """Name and version of the prompts; None for a kind that reads none."""
+        return self.protocol.get("prompts")
 
-def classification_row(
-    scored: Scored,
-    task: Task,
-    encoder: str,
-    fraction: float,
-    train_seed: int,
-    subset_seed: int | None = None,
-    also: Mapping[str, NDArray[np.float64]] | None = None,
-    **details: Any,
-) -> Row:
-    """The row of a classification: macro metrics, others and, in the details, those of each class."""
-    per_class = {}
-    for c, values_MR, positives in zip(task.classes, scored.values, scored.positives, strict=True):
-        per_class[c.code] = {name: number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
-        per_class[c.code] |= {f"auroc_{end}": value for end, value in _interval(values_MR[0, 1:]).items()}
-        per_class[c.code]["positives"] = int(positives)
-    values = {f"macro_{name}": values_R for name, values_R in zip(METRICS, scored.macro, strict=True)}
-    values |= also or {}
-    details = {"classes_scored": scored.classes_scored, **details, "per_class": per_class}
-    return Row(encoder, fraction, train_seed, subset_seed, values, details)
+    @property
+    def step(self) -> int:
+        """Step of the checkpoint."""
+        return self.checkpoint["step"]
 
+    def first_row(self, encoder: str) -> Row | None:
+        """The first row of an encoder at its greatest fraction: the one whose scores are kept."""
+        rows = [row for row in self.rows if row.encoder == encoder]
+        return max(rows, key=lambda row: row.fraction) if rows else None
 
-def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean and 95 % interval of every metric, by encoder and fraction.
+    def main(self, encoder: str, metric: str) -> Figure | None:
+        """An encoder's figure at its greatest fraction; None for an encoder that was not measured."""
+        fractions = self.summary.get(encoder)
+        return fractions[max(fractions)][metric] if fractions else None
 
-    All rows of a replicate share one draw of patients. Where a group has several rows (subset seeds, random encoders),
-    the replicate also draws among them with replacement: the interval covers both.
-    """
-    groups: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.encoder, row.fraction), []).append(row)
-    summary: dict[str, dict[str, dict[str, Any]]] = {}
-    for (encoder, fraction), group in groups.items():
-        metrics = summary.setdefault(encoder, {})[str(fraction)] = {}
-        for name in group[0].values:
-            values_SR = np.stack([row.values[name] for row in group])
-            replicates_SR = values_SR[:, 1:]
-            drawn_SR = np.random.default_rng(seed).integers(len(group), size=replicates_SR.shape)
-            means_R = np.take_along_axis(replicates_SR, drawn_SR, axis=0).mean(axis=0)
-            metrics[name] = {"mean": number(values_SR[:, 0].mean()), **_interval(means_R)}
-    return summary
+    def to_dict(self) -> dict[str, Any]:
+        """What the JSON holds."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
+        summary = {
+            encoder: {
+                str(fraction): {name: asdict(figure) for name, figure in metrics.items()}
+                for fraction, metrics in fractions.items()
+            }
+            for encoder, fractions in self.summary.items()
+        }
+        return content | {"rows": [row.to_dict() for row in self.rows], "summary": summary}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Result:
+        """The result in a JSON and in the `.npz` beside it; raises KeyError or TypeError where this is none."""
+        known = {f.name for f in fields(cls)} - {"arrays", "rows", "summary"}
+        values = {name: value for name, value in content.items() if name in known}
+        values = {"run": "", "shards": {}, "revision": None, "versions": {}} | values
+        summary = {
+            encoder: {
+                float(fraction): {name: Figure(**figure) for name, figure in metrics.items()}
+                for fraction, metrics in fractions.items()
+            }
+            for encoder, fractions in content["summary"].items()
+        }
+        metrics = list(next(iter(next(iter(summary.values())).values())))
+        replicates = {
+            name.removeprefix(REPLICATES): array.astype(np.float64)
+            for name, array in arrays.items()
+            if name.startswith(REPLICATES)
+        }
+        rows = [
+            Row.from_dict(row, metrics, {name: array[number] for name, array in replicates.items()})
+            for number, row in enumerate(content["rows"])
+        ]
+        scores = {name: array for name, array in arrays.items() if not name.startswith(REPLICATES)}
+        return cls(**values, rows=rows, summary=summary, arrays=scores)
 
-def versions() -> dict[str, str]:
-    """What computed the figures."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("etp-jax", "jax", "flax", "numpy")}
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Reads a result and, if it is there, the `.npz` beside it.
+
+        Raises:
+          EtpError: there is no such file, or it is none that `etp evaluate` of this version or an earlier one wrote.
+        """
+        advice = "not written by `etp evaluate`; move it away"
+        content = read_json(path, advice)
+        if content.get("schema", 1) != SCHEMA:
+            raise EtpError(f"{path}: schema {content['schema']}; this version reads {SCHEMA}; update etp-jax")
+        beside = path.with_suffix(".npz")
+        try:
+            if not beside.exists():
+                return cls.from_dict(content, {})
+            with np.load(beside) as arrays:
+                return cls.from_dict(content, dict(arrays))
+        except (LookupError, TypeError, ValueError, AttributeError, StopIteration, zipfile.BadZipFile) as error:
+            raise EtpError(f"{path}: {type(error).__name__}: {one_line(error)}; {advice}") from None
+
+    def save(self, path: Path) -> None:
+        """Writes the JSON, and beside it an `.npz` with what the JSON has no room for.
+
+        The `.npz` has, for each metric M, `replicates_M` float32 [rows, 1 + R]: its value on the sample and on its
+        replicates, in the order of the rows. The draws of patients depend on the records alone, so replicate r is the
+        same draw for every encoder that is measured on the same records. The other arrays are those of `arrays`.
+
+        Raises:
+          EtpError: one of the files cannot be written.
+        """
+        replicates = {
+            f"{REPLICATES}{name}": np.stack([row.replicates[name] for row in self.rows]).astype(np.float32)
+            for name in self.rows[0].replicates
+        }
+        beside = path.with_suffix(".npz")
+        # The JSON comes last: where it is there and fits, what lies beside it does.
+        with _writing(beside), whole_file(beside) as file:
+            np.savez_compressed(file, allow_pickle=False, **replicates, **self.arrays)
+        with _writing(path):
+            write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def table(self) -> str:
+        """The result as aligned plain text: a line for each encoder and fraction, then one for each class."""
+        names = list(next(iter(self.summary["trained"].values())))
+        lines = [["encoder", "labels", *map(_title, names)]]
+        for encoder, fractions in self.summary.items():
+            for fraction, metrics in fractions.items():
+                lines.append([encoder, f"{fraction:.0%}", *(_with_interval(metrics[name]) for name in names)])
+        text = ["; ".join(self._head()), "", *_align(lines)]
+        trained = self.first_row("trained")
+        if trained is None or not trained.per_class:
+            return "\n".join(text)
+        other = next((row for name in self.summary if name != "trained" and (row := self.first_row(name))), trained)
+        classes = [["class", "positives", "AUROC", "AUPRC", "F1", f"{other.encoder} encoder's AUROC"]]
+        for code, figures in trained.per_class.items():
+            others = [figures.auprc, figures.f1, other.per_class[code].auroc]
+            classes.append([code, str(figures.positives), _with_interval(figures.interval), *map(_short, others)])
+        scored = f"macro over {trained.details['classes_scored']} of {len(trained.per_class)} classes"
+        return "\n".join([*text, "", f"{scored}: those with both outcomes", "", *_align(classes)])
+
+    def _head(self) -> list[str]:
+        what = " ".join(filter(None, (self.kind, self.task)))
+        head = [f"{what} on {self.split}: {self.records} records"]
+        head.append(f"pre-trained on {self.pretrained_on}, checkpoint of step {self.step}")
+        head += [f"prompts {self.prompts}"] if self.prompts else []
+        head += [self.protocol["records"]] if "records" in self.protocol else []
+        head += [f"thresholds of F1 from {self.thresholds_from}"] if self.thresholds_from else []
+        return head
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     """Makes the folder of a result that is about to be written; what prevents that becomes an EtpError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,85 +263,22 @@ def writing(path: Path) -> Iterator[None]:
         raise EtpError(f"{path}: cannot be written ({error.strerror}); name another file with --json") from None
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Writes a result, whole or not at all; raises EtpError if that cannot be done."""
-    with writing(path):
-        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
-
-
-def write_arrays(outcome: Outcome, task: Task, target: Labelled | None, path: Path) -> None:
-    """Writes what the JSON has no room for, for ROC curves, other metrics and paired comparisons.
-
-    An `.npz` with, for each metric M, `replicates_M` float32 [rows, 1 + R]: its value on the sample and on its
-    replicates, in the order of the JSON's rows. The draws of patients depend on the records alone, so replicate r is
-    the same draw for every encoder that is measured on the same records. Where records were scored for classes also
-    `record_id` [n], `classes` [C] (codes), `y` bool [n, C], and [n, C] float32 scores under the name of each encoder.
+def sensitivity(results: Mapping[str, Result], metric: str) -> str:
+    """A figure of the same task by what differs between the results, as aligned plain text.
 
     Args:
-      outcome: of the evaluation.
-      task: what was scored.
-      target: the records scored; None where there are no scores.
-      path: of the file.
+      results: by the value that differs, such as the prompts.
+      metric: the figure.
     """
-    arrays = {
-        f"{REPLICATES}{name}": np.stack([row.values[name] for row in outcome.rows]).astype(np.float32)
-        for name in outcome.rows[0].values
-    }
-    if target is not None:
-        codes = np.array([c.code for c in task.classes])
-        arrays |= {"record_id": target.record_ids, "classes": codes, "y": target.y_nC, **outcome.scores}
-    with writing(path), whole_file(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def table(result: dict[str, Any]) -> str:
-    """A result as aligned plain text: a line for each encoder and fraction, then one for each class."""
-    summary, rows = result["summary"], result["rows"]
-    names = list(next(iter(summary["trained"].values())))
-    lines = [["encoder", "labels", *map(_title, names)]]
-    for encoder, fractions in summary.items():
-        for fraction, metrics in fractions.items():
-            lines.append([encoder, f"{float(fraction):.0%}", *(_with_interval(metrics[name]) for name in names)])
-    head = [
-        f"{' '.join(filter(None, (result['kind'], result['task'])))} on {result['split']}: {result['records']} records",
-        f"pre-trained on {result['pretrained_on']}, checkpoint of step {result['checkpoint']['step']}",
+    lines = [["prompts", _title(metric), "random encoders", "classes"]]
+    for name, result in results.items():
+        trained, random = (result.main(encoder, metric) for encoder in ("trained", "random"))
+        classes = str(result.rows[0].details.get("classes_scored", "-"))
+        lines.append([name, *(_with_interval(figure) if figure else "-" for figure in (trained, random)), classes])
+    means = [
+        (figure and figure.mean) or 0.0 for result in results.values() for figure in [result.main("trained", metric)]
     ]
-    if "prompts" in result["protocol"]:
-        head.append(f"prompts {result['protocol']['prompts']}")
-    if "records" in result["protocol"]:
-        head.append(result["protocol"]["records"])
-    if result["thresholds_from"]:
-        head.append(f"thresholds of F1 from {result['thresholds_from']}")
-    text = ["; ".join(head), "", *_align(lines)]
-    if "per_class" not in rows[0]:
-        return "\n".join(text)
-    fraction = max(row["fraction"] for row in rows)
-    trained, other = (
-        next(r for r in rows if r["encoder"] == encoder and r["fraction"] == fraction) for encoder in list(summary)[:2]
-    )
-    classes = [["class", "positives", "AUROC", "AUPRC", "F1", f"{other['encoder']} encoder's AUROC"]]
-    for code, values in trained["per_class"].items():
-        auroc = {"mean": values["auroc"], "low": values["auroc_low"], "high": values["auroc_high"]}
-        others = [values["auprc"], values["f1"], other["per_class"][code]["auroc"]]
-        classes.append([code, str(values["positives"]), _with_interval(auroc), *map(_short, others)])
-    scored = f"macro over {trained['classes_scored']} of {len(trained['per_class'])} classes: those with both outcomes"
-    return "\n".join([*text, "", scored, "", *_align(classes)])
-
-
-def sensitivity(found: Mapping[str, dict[str, Any]]) -> str:
-    """Zero-shot results of one task by their prompts, as aligned plain text."""
-    lines = [["prompts", "macro AUROC", "random encoders", "classes"]]
-    for prompts, result in found.items():
-        trained, random = (result["summary"][encoder]["0.0"]["macro_auroc"] for encoder in ("trained", "random"))
-        classes = str(result["rows"][0]["classes_scored"])
-        lines.append([prompts, _with_interval(trained), _with_interval(random), classes])
-    means = [result["summary"]["trained"]["0.0"]["macro_auroc"]["mean"] or 0.0 for result in found.values()]
     return "\n".join([*_align(lines), f"least to greatest: {max(means) - min(means):.3f}"])
-
-
-def _title(metric: str) -> str:
-    """Such as "macro AUROC" or "ecg to text recall 1"."""
-    return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
 
 
 def number(value: float) -> float | None:
@@ -210,17 +286,17 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 6)
 
 
-def _interval(replicates: NDArray[np.float64]) -> dict[str, float | None]:
-    low, high = interval(replicates)
-    return {"low": number(low), "high": number(high)}
+def _title(metric: str) -> str:
+    """Such as "macro AUROC" or "ecg to text recall 1"."""
+    return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
 
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _with_interval(value: dict[str, float | None]) -> str:
-    return f"{_short(value['mean'])} [{_short(value['low'])}, {_short(value['high'])}]"
+def _with_interval(figure: Figure) -> str:
+    return f"{_short(figure.mean)} [{_short(figure.low)}, {_short(figure.high)}]"
 
 
 def _align(lines: list[list[str]]) -> list[str]:

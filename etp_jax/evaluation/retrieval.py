@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.results import Outcome, Row
+from etp_jax.evaluation.outcome import Outcome, make_row
+from etp_jax.evaluation.request import Request
 from etp_jax.metrics.classification import Weights, bootstrap_weights
 from etp_jax.metrics.retrieval import RECALL_AT, retrieval_ranks
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import ALL
+
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
+
+COMPARED = ("ecg_to_text_recall_10", "text_to_ecg_recall_10")
+"""Metrics that runs are compared by."""
+NOTE = "Among all reports of the split; equal reports count as hits."
+"""Sentence above the table of a study."""
 
 
-def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str, bootstrap: int) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Request):
+    """Finds the report of each ECG and an ECG of each report; recall at 1, 5, 10 and the median rank."""
+
+    kind: ClassVar[str] = "retrieval"
+
+    def check(self) -> None:
+        """Raises EtpError for options that do not go together."""
+        super().check()
+        if self.split == ALL:
+            raise EtpError(f"retrieval reads one split of the shards; it does not take `{ALL}`")
+
+
+def evaluate(request: Retrieval, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Recall at 1, 5 and 10 and the median rank, both ways; equal reports count as hits.
 
     Intervals come from draws of the queries by patient; what is searched stays the whole split.
 
     Args:
+      request: names the split, whose records with a report are searched.
       encoders: each under its name in the result.
       shards: with that split.
-      split: its records with a report are searched.
-      bootstrap: replicates.
 
     Raises:
       EtpError: none of its records has a report.
     """
-    records, table = shards.split(split), shards.reports(split)
+    records, table = shards.split(request.split), shards.reports(request.split)
     paired = table.paired
     if len(paired) == 0:
-        raise EtpError(f"{shards.folder}: no record of split {split!r} has a report to be found")
-    weights_NR = bootstrap_weights(np.array(records.columns.patient_id)[paired], bootstrap)
+        raise EtpError(f"{shards.folder}: no record of split {request.split!r} has a report to be found")
+    weights_NR = bootstrap_weights(np.array(records.columns.patient_id)[paired], request.bootstrap)
     outcome = Outcome(
         records=len(paired),
         thresholds_from=None,
@@ -46,7 +69,7 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], shards: Shards, split: str
         for direction, ranks_N in retrieval_ranks(ecg_NE, text_NE, table.number[paired]).items():
             values |= {f"{direction}_recall_{k}": weighted_mean(ranks_N <= k, weights_NR) for k in RECALL_AT}
             values[f"{direction}_median_rank"] = weighted_median(ranks_N, weights_NR)
-        outcome.rows.append(Row(name, 0.0, encoder.train_seed, None, values))
+        outcome.rows.append(make_row(name, 0.0, encoder.train_seed, None, values))
     return outcome
 
 

@@ -3,20 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.scores import class_scores
-from etp_jax.evaluation.records import TaskRecords
-from etp_jax.evaluation.results import Outcome, classification_row
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.outcome import Outcome, classification_row
+from etp_jax.evaluation.request import PublishedRequest
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
+from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, VALIDATION
-from etp_jax.tasks import Task
+from etp_jax.tasks import Task, check_prompts
+from etp_jax.tasks.prompt_source import DEFAULT, PromptSource
+
+if TYPE_CHECKING:
+    from etp_jax.encoder.encoder import Encoder
 
 
-def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, split: str, bootstrap: int) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(PublishedRequest):
+    """Scores each class by the similarity of ECG and prompts; learns nothing from labels. Takes `--split all`."""
+
+    kind: ClassVar[str] = "zero-shot"
+    choice: ClassVar[Literal["", "prompts", "protocol"]] = "prompts"
+
+    prompts: tuple[str, ...] = (DEFAULT,)
+    """Prompt sets, or .json files {class code: text or list of texts}. With several, a table compares them."""
+
+    def check(self) -> None:
+        """Raises EtpError for unknown or unreadable prompts, or options that do not go together."""
+        if not self.prompts:
+            raise EtpError("--prompts is empty; name a prompt set or a .json file")
+        if len(self.prompts) > 1 and self.json is not None:
+            raise EtpError("--json names one file; leave it out where there are several --prompts")
+        super().check()
+        for source in map(PromptSource.parse, self.prompts):
+            check_prompts(source.task(self.task))
+
+    def parts(self) -> Sequence[Self]:
+        """A request for each prompt set."""
+        return [self.chosen(prompts) for prompts in self.prompts]
+
+    def warnings(self) -> list[str]:
+        """What the linter finds in the prompts of files, a line each."""
+        return [flaw for source in map(PromptSource.parse, self.prompts) for flaw in source.flaws(self.task)]
+
+    def definition(self) -> Task:
+        """The task with the first of the prompts."""
+        return PromptSource.parse(self.prompts[0]).task(self.task)
+
+    def answered_by(self, protocol: dict[str, str]) -> bool:
+        """Whether a stored result was made with these prompts: a set's version, or a file's content, may change."""
+        return protocol.get("prompts") == self.definition().prompt_set
+
+    def file_name(self) -> list[str]:
+        """Parts of the result file's default name; the prompts come after the split."""
+        task, kind, split, *published = super().file_name()
+        return [task, kind, split, *PromptSource.parse(self.prompts[0]).suffixes, *published]
+
+
+def evaluate(request: ZeroShot, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Scores each encoder on the task's records of a split.
 
     Thresholds for F1 come from the validation split; if that is (among) what is scored, each half of its patients takes
@@ -24,30 +72,29 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, spli
     called, and the row also has the metrics of these decisions.
 
     Args:
+      request: names the task, its prompts and the split, which may be `all`.
       encoders: each under its name in the result.
-      records: of the task, with its prompts; also of `validation`.
-      split: whose records are scored, or `all`.
-      bootstrap: replicates of the intervals.
+      shards: with that split, and `validation`.
     """
+    from etp_jax.encoder.scores import class_scores  # loads jax
+
+    records, split = request.records(shards), request.split
     task, target = records.task, records.of(split)
-    chooser = target if task.most is not None or split in (VALIDATION, ALL) else records.of(VALIDATION)
-    weights_nR = bootstrap_weights(target.patients, bootstrap)
-    outcome = Outcome(
-        records=len(target),
-        thresholds_from=_thresholds_from(task, split),
-        protocol={
-            "score": "cosine of the ECG's and the class's embedding (mean of its prompts), less the contrast",
-            "prompts": task.prompt_set,
-            "contrast": f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}"
-            if task.against
-            else "",
-            **records.protocol(split),
-        },
+    chooser = target if task.max_per_class is not None or split in (VALIDATION, ALL) else records.of(VALIDATION)
+    weights_nR = bootstrap_weights(target.patients, request.bootstrap)
+    outcome = Outcome.of_task(
+        records,
+        split,
+        target,
+        _thresholds_from(task, split),
+        score="cosine of the ECG's and the class's embedding (mean of its prompts), less the contrast",
+        prompts=task.prompt_set,
+        contrast=f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}" if task.against else "",
     )
     for name, encoder in encoders:
         scores_nC = class_scores(target.encode(encoder)[1], encoder, task)
         decisions = {}
-        if task.most is not None:
+        if task.max_per_class is not None:
             called_nC = nearest(scores_nC)
             decisions = nearest_metrics(called_nC, target.y_nC, weights_nR)
         elif chooser is target:
@@ -57,12 +104,12 @@ def evaluate(encoders: Sequence[tuple[str, Encoder]], records: TaskRecords, spli
             called_nC = scores_nC >= best_thresholds(chooser_scores, chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
         outcome.rows.append(classification_row(scored, task, name, 0.0, encoder.train_seed, also=decisions))
-        outcome.scores.setdefault(name, scores_nC)
+        outcome.arrays.setdefault(name, scores_nC)
     return outcome
 
 
 def _thresholds_from(task: Task, split: str) -> str | None:
-    if task.most is not None:
+    if task.max_per_class is not None:
         return None
     return f"{split}, the other half of its patients" if split in (VALIDATION, ALL) else VALIDATION
 

@@ -1,4 +1,4 @@
-"""How scores become a loss: softmax (InfoNCE) or sigmoid (SigLIP) over the batch of all devices.
+"""The contrastive loss over the batch of all devices: pairs (`pairs.py`), score (`scores.py`) and recall.
 
 Every formula is written for some columns of the global batch and joined over blocks of them, of which the dense form
 has one and the blockwise form many (`blockwise.py`); memory is the only difference.
@@ -6,25 +6,35 @@ has one and the blockwise form many (`blockwise.py`); memory is the only differe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from etp_jax.config import LossConfig
 from etp_jax.losses.blockwise import over_columns
-from etp_jax.losses.pairs import Pairs, Rows, add, alike, make_pairs, matmul, needs_semantic, needs_share, share
+from etp_jax.losses.pairs import Rows, add, alike, make_pairs, matmul, needs_semantic, needs_share, share
+from etp_jax.losses.scores import SCORES, Part, combine
+
+
+class Embeddings(NamedTuple):
+    """What the towers make of a device's rows."""
+
+    ecg_bE: jax.Array
+    """Unit embeddings of the ECGs."""
+    text_bE: jax.Array
+    """Unit embeddings of their reports."""
+    report_b: jax.Array
+    """int, number of each report; equal numbers are equal reports."""
 
 
 def contrastive_loss(
-    ecg_bE: jax.Array,
-    text_bE: jax.Array,
-    report_b: jax.Array,
-    semantic_bD: jax.Array | None,
-    logit_scale: jax.Array,
-    logit_bias: jax.Array | None,
+    rows: Embeddings,
     config: LossConfig,
-    axis_name: str | None,
+    logit_scale: jax.Array,
+    logit_bias: jax.Array | None = None,
+    semantic_bD: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of this device's rows against the whole batch.
 
@@ -32,21 +42,20 @@ def contrastive_loss(
     which holds, through the collectives inside, what its rows contribute to the losses of all.
 
     Args:
-        ecg_bE: unit embeddings [b, E] of this device's ECGs.
-        text_bE: unit embeddings [b, E] of their reports.
-        report_b: int [b], number of each report; equal numbers are equal reports.
-        semantic_bD: float [b, D], vectors whose cosines say how alike the reports are; only if `pairs.needs_tower`.
-        logit_scale: scalar that multiplies the cosines (not its logarithm).
-        logit_bias: scalar added to the scores; sigmoid only, None is 0.
+        rows: embeddings of this device's rows.
         config: pairs, score and their constants, and how many columns are compared at a time.
+        logit_scale: scalar that multiplies the cosines (not its logarithm).
+        logit_bias: scalar added to the logits, for a score that has one; None is 0.
+        semantic_bD: float [b, D], vectors whose cosines are the similarities of the reports; if `pairs.needs_tower`.
         axis_name: device axis, or None on a single device.
 
     Returns:
         Scalar loss and scalar metrics `ecg_to_text_recall_1` and `text_to_ecg_recall_1` (equal reports are hits), in
         float32 or, from float64 embeddings, float64; of this device's rows.
     """
-    dtype = jnp.promote_types(ecg_bE.dtype, jnp.float32)
-    ecg_bE, text_bE, scale = ecg_bE.astype(dtype), text_bE.astype(dtype), logit_scale.astype(dtype)
+    score, report_b = SCORES[config.score], rows.report_b
+    dtype = jnp.promote_types(rows.ecg_bE.dtype, jnp.float32)
+    ecg_bE, text_bE, scale = rows.ecg_bE.astype(dtype), rows.text_bE.astype(dtype), logit_scale.astype(dtype)
     bias = jnp.zeros((), dtype) if logit_bias is None else logit_bias.astype(dtype)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(report_b)
     if needs_semantic(config) and config.semantic_from == "batch":
@@ -56,57 +65,30 @@ def contrastive_loss(
         # A ring that needs no embeddings may not overtake the collectives inside the encoders: on virtual CPU devices,
         # where collectives block their threads, some would wait in the one and some in the other. No cosine exceeds 2.
         report_b = report_b + (ecg_bE.max() > 2)
-    rows = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
+    local = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
 
     all_columns = None
     if needs_share(config):
-        parts = over_columns(lambda columns: share(rows, columns, config), rows, config.block, axis_name)
+        parts = over_columns(lambda columns: share(local, columns, config), local, config.block, axis_name)
         all_columns = add(parts)
 
-    def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[Any, jax.Array | None, Best, Best]:
+    def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[tuple[Part, ...], jax.Array | None, Best, Best]:
         column_rows, ecg_CE, text_CE = columns
-        pairs = make_pairs(rows, column_rows, all_columns, config, dtype)
+        pairs = make_pairs(local, column_rows, all_columns, config, dtype)
         cosine_bC = matmul(ecg_bE, text_CE.T)
         text_logits_bC = scale * cosine_bC
         ecg_logits_bC = scale * matmul(text_bE, ecg_CE.T)
-        if config.score == "softmax":
-            part: Any = softmax_part(text_logits_bC, pairs), softmax_part(ecg_logits_bC, pairs)
-        else:
-            part = sigmoid_part(text_logits_bC + bias, pairs)
-        fnm_b = jnp.abs(cosine_bC - alike(rows, column_rows)).sum(axis=1) if config.fnm_weight > 0 else None
-        return part, fnm_b, best(text_logits_bC, column_rows.report_b), best(ecg_logits_bC, column_rows.report_b)
+        biased = (text_logits_bC + bias, ecg_logits_bC + bias) if score.bias else (text_logits_bC, ecg_logits_bC)
+        fnm_b = jnp.abs(cosine_bC - alike(local, column_rows)).sum(axis=1) if config.fnm_weight > 0 else None
+        reports = column_rows.report_b
+        return score.part(*biased, pairs), fnm_b, best(text_logits_bC, reports), best(ecg_logits_bC, reports)
 
-    parts, fnm_kb, texts, ecgs = over_columns(compare, (rows, ecg_bE, text_bE), config.block, axis_name)
-    if config.score == "softmax":
-        loss = (softmax_loss(*parts[0]) + softmax_loss(*parts[1])) / 2
-    else:
-        loss = parts.sum(axis=0).mean()
+    parts, fnm_kb, texts, ecgs = over_columns(compare, (local, ecg_bE, text_bE), config.block, axis_name)
+    loss = combine(parts)
     if fnm_kb is not None:
         loss += config.fnm_weight * fnm(fnm_kb, config, axis_name)
     metrics = {"ecg_to_text_recall_1": recall_1(texts, report_b), "text_to_ecg_recall_1": recall_1(ecgs, report_b)}
     return loss, metrics
-
-
-def softmax_part(logits_bC: jax.Array, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-    """Logarithm [b] of the sum of exp(logit) over the columns that count, and sum [b] of target x logit."""
-    # Not -inf: a block in which no column counts would have the gradient 0 / 0.
-    counted_bC = jnp.where(pairs.counts_bC, logits_bC, jnp.finfo(logits_bC.dtype).min)
-    return jax.nn.logsumexp(counted_bC, axis=1), jnp.sum(pairs.target_bC * logits_bC, axis=1)
-
-
-def softmax_loss(log_sum_kb: jax.Array, scored_kb: jax.Array) -> jax.Array:
-    """Cross-entropy of the targets, mean over the rows: InfoNCE (arXiv 1807.03748), as METS, section 3.3, writes it.
-
-    It takes `softmax_part` of k blocks. A row's targets sum to 1.
-    """
-    return jnp.mean(jax.nn.logsumexp(log_sum_kb, axis=0) - scored_kb.sum(axis=0))
-
-
-def sigmoid_part(logits_bC: jax.Array, pairs: Pairs) -> jax.Array:
-    """Cross-entropy [b] of every pair, summed over columns: SigLIP (arXiv 2303.15343, section 3.2), before the mean."""
-    positive_bC, negative_bC = jax.nn.softplus(-logits_bC), jax.nn.softplus(logits_bC)
-    loss_bC = pairs.target_bC * positive_bC + (1 - pairs.target_bC) * negative_bC
-    return jnp.sum(jnp.where(pairs.counts_bC, loss_bC, 0), axis=1)
 
 
 def fnm(distance_kb: jax.Array, config: LossConfig, axis_name: str | None) -> jax.Array:

@@ -1,17 +1,22 @@
 """What counts as a pair: for every local row, how much of its target falls on each row of the global batch.
 
-The rows of the global batch are the columns of the target. Everything here works on any block of them; what a target
-needs to know of all columns comes from `share` of each block and `add` of these.
+A rule is one function and one line of `PAIR_RULES`. The rows of the global batch are the columns of the target.
+Everything here works on any block of them; what a target depends on in all columns comes from `share` of each block
+and `add` of these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from etp_jax.config import LossConfig
+from etp_jax.errors import EtpError
+from etp_jax.losses.scores import SCORES, Pairs
 
 
 class Rows(NamedTuple):
@@ -34,15 +39,6 @@ class Share(NamedTuple):
     """Logarithm of the sum of exp(cosine / temperature) over the columns; only for `semantic` pairs."""
 
 
-class Pairs(NamedTuple):
-    """Targets of rows against columns. Each direction's rows have the same, for they are of the same records."""
-
-    target_bC: jax.Array
-    """Share of the target. Softmax: each row sums to 1. Sigmoid: probability that the two belong together."""
-    counts_bC: jax.Array
-    """bool; false where a pair is neither positive nor negative and leaves the loss."""
-
-
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
     """Product in full precision: on accelerators the default would round a float32 score to bfloat16."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
@@ -63,25 +59,90 @@ def alike(rows: Rows, columns: Rows) -> jax.Array:
     return cosine(rows.semantic_bD, columns.semantic_bD)
 
 
+@dataclass(frozen=True)
+class PairRule:
+    """One way to decide what counts as a pair."""
+
+    targets: Callable[[Rows, Rows, Share | None, LossConfig], tuple[jax.Array, jax.Array | None]]
+    """Takes b rows, C columns, the rows' share over all columns (None where the score takes no shares) and constants.
+    It returns targets [b, C], of any type, and bool [b, C], which pairs count; None: all do."""
+    spreads: bool = False
+    """Whether a row's share depends on columns other than its own."""
+    semantic: bool = False
+    """Whether targets depend on what the reports mean."""
+
+
+def own(rows: Rows, columns: Rows, _: Share | None, __: LossConfig) -> tuple[jax.Array, jax.Array | None]:
+    """Only its own report is positive, and all others are negative."""
+    return rows.number_b[:, None] == columns.number_b, None
+
+
+def equal_masked(rows: Rows, columns: Rows, _: Share | None, __: LossConfig) -> tuple[jax.Array, jax.Array | None]:
+    """Only its own report is positive; equal reports of other records are neither positive nor negative."""
+    own_bC = rows.number_b[:, None] == columns.number_b
+    return own_bC, own_bC | (rows.report_b[:, None] != columns.report_b)
+
+
+def equal_positive(
+    rows: Rows, columns: Rows, all_columns: Share | None, _: LossConfig
+) -> tuple[jax.Array, jax.Array | None]:
+    """All equal reports are positive and, as shares, alike."""
+    equal_bC = rows.report_b[:, None] == columns.report_b
+    return equal_bC if all_columns is None else equal_bC / all_columns.equal_b[:, None].astype(float), None
+
+
+def semantic(
+    rows: Rows, columns: Rows, all_columns: Share | None, config: LossConfig
+) -> tuple[jax.Array, jax.Array | None]:
+    """Targets follow the cosines of the reports' vectors, which are plain: centre the vectors first if at all.
+
+    As probabilities they are FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2. As
+    shares, `semantic_weight` of the target is a softmax over the cosines; equal reports share the rest.
+    """
+    cosine_bC = alike(rows, columns)
+    if all_columns is None:
+        return (1 + cosine_bC) / 2, None
+    assert all_columns.alike_b is not None, "`share` of semantic pairs has it"
+    equal_bC, _ = equal_positive(rows, columns, all_columns, config)
+    alike_bC = jnp.exp(cosine_bC / config.semantic_temperature - all_columns.alike_b[:, None])
+    return (1 - config.semantic_weight) * equal_bC + config.semantic_weight * alike_bC, None
+
+
+PAIR_RULES = {
+    "own": PairRule(own),
+    "equal-masked": PairRule(equal_masked),
+    "equal-positive": PairRule(equal_positive, spreads=True),
+    "semantic": PairRule(semantic, spreads=True, semantic=True),
+}
+"""Every rule by its name, `loss.pairs`."""
+
+
+def check_loss(config: LossConfig) -> None:
+    """Raises EtpError unless there are such pairs and such a score."""
+    for name, known in (("pairs", PAIR_RULES), ("score", SCORES)):
+        if getattr(config, name) not in known:
+            raise EtpError(f"loss.{name} is {getattr(config, name)!r}; there are {', '.join(known)}")
+
+
 def needs_semantic(config: LossConfig) -> bool:
     """Whether the loss depends on what the reports mean."""
-    return config.pairs == "semantic" or config.fnm_weight > 0
+    return PAIR_RULES[config.pairs].semantic or config.fnm_weight > 0
 
 
 def needs_tower(config: LossConfig) -> bool:
-    """Whether it takes that from the text tower's outputs before training."""
+    """Whether the loss needs the text tower's outputs before training."""
     return needs_semantic(config) and config.semantic_from == "tower"
 
 
 def needs_share(config: LossConfig) -> bool:
     """Whether a target depends on columns other than its own."""
-    return config.score == "softmax" and config.pairs in ("equal-positive", "semantic")
+    return SCORES[config.score].shares and PAIR_RULES[config.pairs].spreads
 
 
 def share(rows: Rows, columns: Rows, config: LossConfig) -> Share:
     """What these columns contribute to the rows' `Share`."""
     equal_b = (rows.report_b[:, None] == columns.report_b).sum(axis=1)
-    if config.pairs != "semantic":
+    if not PAIR_RULES[config.pairs].semantic:
         return Share(equal_b, None)
     return Share(equal_b, jax.nn.logsumexp(alike(rows, columns) / config.semantic_temperature, axis=1))
 
@@ -94,10 +155,6 @@ def add(parts: Share) -> Share:
 def make_pairs(rows: Rows, columns: Rows, all_columns: Share | None, config: LossConfig, dtype: jnp.dtype) -> Pairs:
     """Lays out the targets.
 
-    `semantic` with sigmoid is FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2. With
-    softmax, `semantic_weight` of the target is a softmax over the cosines, the rest is shared by equal reports. The
-    cosines are plain: whoever wants centred vectors centres them first.
-
     Args:
         rows: b rows of the global batch.
         columns: C rows of it to compare them with.
@@ -108,22 +165,7 @@ def make_pairs(rows: Rows, columns: Rows, all_columns: Share | None, config: Los
     Returns:
         Targets [b, C] without gradient.
     """
-    own_bC = rows.number_b[:, None] == columns.number_b
-    equal_bC = rows.report_b[:, None] == columns.report_b
-    everything_bC = jnp.ones_like(own_bC)
-    if config.pairs == "own":
-        return Pairs(own_bC.astype(dtype), everything_bC)
-    if config.pairs == "equal-masked":
-        return Pairs(own_bC.astype(dtype), own_bC | ~equal_bC)
-
-    target_bC = equal_bC.astype(dtype)
-    if all_columns is not None:
-        target_bC = target_bC / all_columns.equal_b[:, None]
-    if config.pairs == "semantic":
-        cosine_bC = alike(rows, columns)
-        if all_columns is not None and all_columns.alike_b is not None:
-            alike_bC = jnp.exp(cosine_bC / config.semantic_temperature - all_columns.alike_b[:, None])
-            target_bC = (1 - config.semantic_weight) * target_bC + config.semantic_weight * alike_bC
-        else:
-            target_bC = (1 + cosine_bC) / 2
-    return Pairs(jax.lax.stop_gradient(target_bC), everything_bC)
+    target_bC, counts_bC = PAIR_RULES[config.pairs].targets(rows, columns, all_columns, config)
+    if counts_bC is None:
+        counts_bC = jnp.ones(target_bC.shape, bool)
+    return Pairs(jax.lax.stop_gradient(target_bC.astype(dtype)), counts_bC)

@@ -1,1 +1,1 @@
-"""Figures computed from scores: classification and retrieval. numpy only."""
+"""Metrics of classification and retrieval, computed from scores and embeddings. Uses numpy only."""

@@ -1,7 +1,8 @@
-"""AUROC, average precision and F1 of multi-label scores, with bootstrap intervals over patients. No jax.
+"""AUROC, average precision and F1 of multi-label scores, with bootstrap intervals over patients.
 
-Every function takes weights, which is how the bootstrap works: a replicate counts each record as often as its patient
-was drawn. Scores are sorted once a class; all replicates then come from cumulative sums along that order.
+The metrics take record weights, which implement the bootstrap: in a replicate, a record's weight is the number of times
+its patient was drawn. Scores are sorted once per class; all replicates are then cumulative sums in that order. Does not
+import jax.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Weights = NDArray[np.int32]
-"""How often a record counts: whole numbers, so that sums are exact and small."""
+"""Number of times each record counts; integers keep the sums exact and small."""
 
 METRICS = ("auroc", "auprc", "f1")
-"""Names in the order of the last axis of `Scored.values`."""
+"""Names of the metrics, in the order of the middle axis of `Scored.values`."""
 
 
 def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Weights) -> tuple[Floats, Floats]:
-    """AUROC and average precision of one class under several weightings.
+    """Computes AUROC and average precision of one class under several weightings.
 
     AUROC is the probability that a positive scores above a negative, ties counting half (Mann-Whitney). Average
-    precision is the sum over distinct scores of precision times the gain in recall (no interpolation); records of equal
-    score are counted together, so their order does not matter.
+    precision is the sum over distinct scores of precision times the gain in recall (no interpolation). Records with
+    equal scores are counted together, so their order does not matter.
 
     Args:
-      scores_N: [N] scores, greater is more likely.
-      y_N: bool [N].
+      scores_N: [N] scores; greater means more likely.
+      y_N: [N] bool, true labels.
       weights_NR: [N, R] weight of each record in each of R weightings, at least 0.
 
     Returns:
@@ -47,7 +48,8 @@ def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Weights) -> tuple[Floats,
     positives_R = positive_PR.sum(axis=0).astype(np.float64)
     negatives_R = all_NR[-1] - positives_R
 
-    # Around each positive: records that score strictly higher end at `start`, those of equal score at `end`.
+    # For each positive, in ranked order: records before `start` score strictly higher, records before `end` at least
+    # as high.
     start_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="left")
     end_P = np.searchsorted(-ranked_N, -ranked_N[positive_P], side="right")
     zero_1R = np.zeros((1, all_NR.shape[1]), np.int32)
@@ -61,7 +63,7 @@ def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Weights) -> tuple[Floats,
     beaten_PR = negatives_R - (false_above_PR + false_through_PR) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         auroc_R = np.einsum("pr,pr->r", positive_PR, beaten_PR) / (positives_R * negatives_R)
-        # A positive of weight 0 adds nothing, whatever the precision there.
+        # A positive of weight 0 contributes nothing, so its precision does not matter.
         precision_PR = hits_through_PR / np.maximum(through_PR, 1)
         auprc_R = np.einsum("pr,pr->r", positive_PR, precision_PR) / positives_R
     one_outcome_R = (positives_R == 0) | (negatives_R == 0)
@@ -69,28 +71,28 @@ def ranking(scores_N: NDArray, y_N: Bools, weights_NR: Weights) -> tuple[Floats,
 
 
 def f1(called_N: Bools, y_N: Bools, weights_NR: Weights) -> Floats:
-    """F1 [R] of one class under several weightings; 0 if nothing is called, NaN where there is only one outcome."""
+    """Computes F1 [R] of one class under R weightings; 0 without positive predictions, NaN with only one outcome."""
     hits_R, positives_R = weights_NR[called_N & y_N].sum(axis=0), weights_NR[y_N].sum(axis=0)
     f1_R = 2 * hits_R / np.maximum(weights_NR[called_N].sum(axis=0) + positives_R, 1)
     return np.where((positives_R == 0) | (positives_R == weights_NR.sum(axis=0)), np.nan, f1_R)
 
 
 def nearest(scores_NC: NDArray) -> Bools:
-    """Top-1 decisions: bool [N, C], true at the class that scores highest (of equal scores the first)."""
+    """Makes top-1 decisions [N, C]: true at the class with the highest score (the first one of equal scores)."""
     return np.eye(scores_NC.shape[1], dtype=bool)[np.argmax(scores_NC, axis=1)]
 
 
 def nearest_metrics(called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> dict[str, Floats]:
-    """Metrics [R] of top-1 decisions where each record has one class.
+    """Computes metrics [R] of top-1 decisions for records that have one class each.
 
-    `top1_accuracy` is the share of records called right. `binary_accuracy` is the mean over the classes of the share of
-    records that each, taken alone, calls right; with C classes it is 1 - 2 (1 - top-1) / C. `macro_precision` counts 0
-    for a class that is never called. Precision and recall leave out the classes that a replicate has no record of.
+    `top1_accuracy` is the share of correctly classified records. `binary_accuracy` is the accuracy of each class's own
+    binary decision, averaged over the classes; with C classes it is 1 - 2 (1 - top-1) / C. `macro_precision` counts 0
+    for a class that is never predicted. Precision and recall leave out classes without a record in the replicate.
 
     Args:
-      called_NC: bool [N, C] as `nearest` gives them.
-      y_NC: bool [N, C], one class a record.
-      weights_NR: [N, R] as `bootstrap_weights` gives them.
+      called_NC: [N, C] bool, predicted class, from `nearest`.
+      y_NC: [N, C] bool, true class, one per record.
+      weights_NR: [N, R] weights, from `bootstrap_weights`.
     """
 
     def sums_CR(chosen_NC: Bools) -> Floats:
@@ -109,9 +111,9 @@ def nearest_metrics(called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> dict[
 
 
 def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
-    """For each class the least score to be called positive, such that F1 is greatest.
+    """Finds for each class the lowest score that counts as positive, so that F1 is greatest.
 
-    Of thresholds with equal F1 the highest is taken; +inf (nothing is called) for a class without positives.
+    Of thresholds with equal F1 the highest is taken. A class without positives gets +inf: no prediction is positive.
     """
     thresholds_C = np.full(y_NC.shape[1], np.inf)
     for c in np.flatnonzero(y_NC.any(axis=0)):
@@ -124,16 +126,16 @@ def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
 
 
 def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0) -> Weights:
-    """How often each record counts in each replicate of a bootstrap over patients.
+    """Draws the weight of each record in each replicate of a bootstrap over patients.
 
     Args:
       patients: [N] patient of each record.
-      replicates: R.
-      seed: of the draws.
+      replicates: number of replicates, R.
+      seed: seed of the random draws.
 
     Returns:
-      [N, 1 + R]; the first column is all ones: the sample itself. In each other one as many patients are drawn, with
-      replacement, as there are.
+      [N, 1 + R] weights. The first column is all ones: the sample itself. Each other column draws as many patients as
+      there are, with replacement.
     """
     distinct, patient_N = np.unique(patients, return_inverse=True)
     count = len(distinct)
@@ -144,16 +146,16 @@ def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0
 
 @dataclass(frozen=True)
 class Scored:
-    """Metrics of one set of scores on the sample and its replicates."""
+    """Metrics of one set of scores, on the sample and on its bootstrap replicates."""
 
     values: Floats
-    """[C, 3, 1 + R] in the order of `METRICS`; NaN where a class has one outcome only; column 0 is the sample."""
+    """[C, 3, 1 + R] metrics in the order of `METRICS`; NaN where a class has only one outcome. Column 0: the sample."""
     positives: NDArray[np.int64]
-    """[C] positive records of the sample."""
+    """[C] number of positive records in the sample."""
 
     @property
     def macro(self) -> Floats:
-        """[3, 1 + R] means over the classes with both outcomes in the sample, or in the replicate."""
+        """Macro averages [3, 1 + R] over the classes that have both outcomes in the sample, or in the replicate."""
         scored = ~np.isnan(self.values)
         sums = np.where(scored, self.values, 0).sum(axis=0)
         counts = scored.sum(axis=0)
@@ -161,33 +163,45 @@ class Scored:
 
     @property
     def classes_scored(self) -> int:
-        """Classes with both outcomes in the sample."""
+        """Number of classes with both outcomes in the sample."""
         return int((~np.isnan(self.values[:, 0, 0])).sum())
 
 
 def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> Scored:
-    """All metrics of every class under every weighting.
+    """Computes all metrics of every class under every weighting.
 
     Args:
       scores_NC: [N, C] scores.
-      called_NC: bool [N, C], what is called positive, for F1.
-      y_NC: bool [N, C], the truth.
-      weights_NR: [N, R] as `bootstrap_weights` gives them.
+      called_NC: [N, C] bool, predictions, for F1.
+      y_NC: [N, C] bool, true labels.
+      weights_NR: [N, R] weights, from `bootstrap_weights`.
     """
 
     def of_class(c: int) -> Floats:
         auroc_R, auprc_R = ranking(scores_NC[:, c], y_NC[:, c], weights_NR)
         return np.stack([auroc_R, auprc_R, f1(called_NC[:, c], y_NC[:, c], weights_NR)])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter lock in its loops
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter lock in its loops
         values = np.stack(list(pool.map(of_class, range(y_NC.shape[1]))))
     return Scored(values, y_NC.sum(axis=0))
 
 
 def interval(replicates: Floats) -> tuple[float, float]:
-    """95 % percentile interval, leaving out replicates without a value (NaN)."""
+    """Computes the 95 % percentile interval, leaving out replicates without a value (NaN)."""
     replicates = replicates[~np.isnan(replicates)]
     if len(replicates) == 0:
         return float("nan"), float("nan")
     low, high = np.percentile(replicates, [2.5, 97.5])
     return float(low), float(high)
+
+
+def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[C] the classes with both outcomes."""
+    return np.logical_and(y_NC.any(axis=0), ~y_NC.all(axis=0))
+
+
+def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
+    """Mean AUROC over the classes with both outcomes."""
+    ones_n1 = np.ones((len(y_nC), 1), np.int32)
+    aurocs = [ranking(scores_nC[:, c], y_nC[:, c], ones_n1)[0][0] for c in range(y_nC.shape[1])]
+    return float(np.nanmean(aurocs))

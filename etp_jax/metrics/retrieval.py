@@ -1,4 +1,7 @@
-"""Retrieval figures from embeddings: recall and rank of each ECG's report, and of each report's ECG. numpy only."""
+"""Retrieval metrics from embeddings: recall and rank of each ECG's report, and of each report's ECG.
+
+Uses numpy only.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ RECALL_AT = (1, 5, 10)
 
 
 def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray) -> dict[str, float]:
-    """Finds the report of each ECG among all N, and an ECG of each report.
+    """Measures how well each ECG finds its report among all N, and each report its ECG.
 
     Args:
-      ecg_NE: unit ECG embeddings.
-      text_NE: unit embeddings of the records' reports.
-      report_N: number of each record's report; equal reports count as hits.
+      ecg_NE: [N, E] unit-length ECG embeddings.
+      text_NE: [N, E] unit-length embeddings of the records' reports.
+      report_N: [N] number of each record's report; equal reports count as hits.
 
     Returns:
-      Recall at 1, 5 and 10 and median rank, both directions: `ecg_to_text_recall_1`, ...,
-      `text_to_ecg_median_rank`; and `recall`, the mean of both recalls at 10.
+      Recall at 1, 5 and 10 and median rank in both directions: `ecg_to_text_recall_1`, ...,
+      `text_to_ecg_median_rank`; and `recall`, the mean of the two recalls at 10.
     """
     result: dict[str, float] = {}
     for name, ranks_N in retrieval_ranks(ecg_NE, text_NE, report_N).items():
@@ -31,11 +34,11 @@ def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray) -> dict[str,
 def retrieval_ranks(
     ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray, block: int = 1024
 ) -> dict[str, NDArray[np.float64]]:
-    """Rank [N] of each record as a query, by direction: `ecg_to_text` and `text_to_ecg`.
+    """Ranks each record [N] as a query, by direction: `ecg_to_text` and `text_to_ecg`.
 
-    A record's rank is one more than the number of records with another report that score higher than the best one
-    with its own; those that score the same count half, so that equal embeddings gain nothing. `block` queries are
-    compared at a time.
+    A query's candidates with its own report are correct. Its rank is one more than the number of incorrect candidates
+    that score above the best correct one. Candidates of equal score count half, so that equal embeddings gain nothing.
+    `block` queries are compared at a time.
     """
     return {
         name: np.concatenate(

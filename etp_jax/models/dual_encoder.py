@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from etp_jax.config import LossConfig, ModelConfig
+from etp_jax.losses.scores import SCORES
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
-from etp_jax.models.layers import Dropout, at_least_float32
-from etp_jax.models.resnet1d import ResNet1D
-from etp_jax.models.vit1d import Vit1D
+from etp_jax.models.layers import AXIS, Dropout, at_least_float32
+from etp_jax.models.towers import TOWERS
 
 LEAST_DEVIATION_MV = 1e-3
 """Added in quadrature to a deviation before dividing by it: one step of the int16 signal, so a flat lead gives 0."""
@@ -69,6 +69,47 @@ class Projection(nn.Module):
         return normalize(linear("linear")(x_BF))
 
 
+class EcgEncoder(nn.Module):
+    """ECG tower and its projection: the half of `DualEncoder` that reads ECGs, also for one's own training.
+
+    Parameters: `ecg_tower`, `ecg_projection`, as in `DualEncoder`.
+
+    Attributes:
+        config: both towers and the joint space.
+        dtype: compute type of the tower; projection and embeddings stay at least float32.
+        axis_name: device axis over which batch statistics are averaged in training, for `pmap` and `shard_map`. None:
+            the statistics of the batch at hand, for plain `jit`; they are global where the batch is a sharded array.
+    """
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        """Names the parts."""
+        tower = TOWERS[self.config.ecg.kind]
+        self.ecg_tower: Any = tower.module(self.config.ecg, self.dtype, self.axis_name)
+        self.ecg_projection = Projection(self.config, at_least_float32(self.dtype))
+
+    def __call__(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encodes ECGs.
+
+        Args:
+            ecg_BTL: int16 (or float, when augmented) [B, T, leads], µV.
+            lead_mask_BL: bool [B, leads].
+            train: use the batch's statistics, and update the running ones (`mutable=["batch_stats"]`).
+            keys: typed PRNG keys [B] for drop-path and dropout; None is evaluation.
+
+        Returns:
+            Features [B, F] before the projection and unit embeddings [B, E], float32.
+        """
+        x_BTL = scale_ecg(ecg_BTL, lead_mask_BL, self.config.ecg.scale, at_least_float32(self.dtype))
+        features_BF = self.ecg_tower(x_BTL, lead_mask_BL, train, keys)
+        return features_BF, self.ecg_projection(features_BF, keys)
+
+
 class DualEncoder(nn.Module):
     """ECG tower and text tower.
 
@@ -92,39 +133,23 @@ class DualEncoder(nn.Module):
     def setup(self) -> None:
         """Names the parts."""
         exact = at_least_float32(self.dtype)
-        tower: Any = {"resnet": ResNet1D, "vit": Vit1D}[self.config.ecg.kind]
-        self.ecg_tower = tower(self.config.ecg, self.dtype)
-        self.ecg_projection = Projection(self.config, exact)
+        self.ecg = EcgEncoder(self.config, self.dtype, AXIS)
+        nn.share_scope(self, self.ecg)  # its parameters lie beside the others, not below a name of its own
         if self.bert is not None:
             text = self.config.text
             self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention)
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
-        if self.loss.score == "sigmoid" and self.loss.bias is not None:
+        if SCORES[self.loss.score].bias and self.loss.bias is not None:
             # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.loss.bias), (), exact)
 
     def encode_ecg(
         self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Encodes ECGs.
-
-        Args:
-            ecg_BTL: int16 (or float, when augmented) [B, T, leads], µV.
-            lead_mask_BL: bool [B, leads].
-            train: batch statistics, averaged over the device axis, instead of the running ones.
-            keys: typed PRNG keys [B] for drop-path and dropout; None is evaluation.
-
-        Returns:
-            Features [B, F] before the projection and unit embeddings [B, E], float32.
-        """
-        x_BTL = scale_ecg(ecg_BTL, lead_mask_BL, self.config.ecg.scale, at_least_float32(self.dtype))
-        if self.config.ecg.kind == "resnet":  # masked leads are zero, which is all that convolutions need
-            features_BF = self.ecg_tower(x_BTL, train, keys)
-        else:
-            features_BF = self.ecg_tower(x_BTL, lead_mask_BL, keys)
-        return features_BF, self.ecg_projection(features_BF, keys)
+        """Encodes ECGs, see `EcgEncoder`; in training under the device axis `AXIS`."""
+        return self.ecg(ecg_BTL, lead_mask_BL, train, keys)
 
     def encode_text(self, text: jax.Array | dict[str, jax.Array], keys: jax.Array | None = None) -> jax.Array:
         """Encodes reports.

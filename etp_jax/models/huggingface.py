@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import pickle
@@ -18,7 +17,8 @@ import safetensors
 import safetensors.numpy
 from flax import serialization, traverse_util
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
+from etp_jax.files import sha256
 from etp_jax.models.bert import ACTIVATIONS, Bert, BertConfig
 
 WEIGHTS = ("model.safetensors", "flax_model.msgpack", "pytorch_model.bin")
@@ -163,8 +163,7 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EtpError(f"{file}: not a whole file of plain tensors ({reason}); get it again") from None
+        raise EtpError(f"{file}: not a whole file of plain tensors ({one_line(error)}); get it again") from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise EtpError(f"{file}: not a dictionary of tensors; convert it to model.safetensors")
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
@@ -216,9 +215,3 @@ def check(tensors: dict[Names, np.ndarray], config: BertConfig, file: Path) -> N
     unexplained = sorted(set(tensors) - set(shapes))
     if unexplained:
         raise EtpError(f"{file}: unexplained tensor {'/'.join(unexplained[0])}; this is not a plain BERT encoder")
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

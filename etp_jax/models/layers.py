@@ -53,14 +53,14 @@ class BatchNorm(nn.Module):
 
     Attributes:
         train: use the batch's statistics, over all devices, and move the running ones; else use the running ones.
-        axis_name: the device axis.
+        axis_name: the device axis over which the statistics are averaged; None: those of this device's examples alone.
         dtype: of the result; parameters and statistics stay at least float32.
         momentum: share of the old running statistics that stays.
         epsilon: added to the variance.
     """
 
     train: bool
-    axis_name: str
+    axis_name: str | None
     dtype: DTypeLike
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -83,30 +83,34 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+def _mean_over(values: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    return values if axis_name is None else jax.lax.pmean(values, axis_name)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalize_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`x` [..., C] normalised, and mean and (biased) variance [C] over all devices; no gradient flows through these."""
     return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str) -> Any:
+def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None) -> Any:
     axes, exact = tuple(range(x.ndim - 1)), x.astype(scale.dtype)
-    mean, square = jax.lax.pmean((exact.mean(axes), (exact * exact).mean(axes)), axis_name)
+    mean, square = _mean_over((exact.mean(axes), (exact * exact).mean(axes)), axis_name)
     var = jnp.maximum(square - mean * mean, 0)
     inverse = jax.lax.rsqrt(var + epsilon)
     y = (exact - mean) * (scale * inverse) + bias
     return (y, mean, var), (x, scale, mean, inverse)
 
 
-def _normalize_backward(epsilon: float, axis_name: str, saved: Any, cotangents: Any) -> Any:
+def _normalize_backward(epsilon: float, axis_name: str | None, saved: Any, cotangents: Any) -> Any:
     """Gradients of this device's sum of losses; for `x` they also flow through the statistics, over all devices."""
     x, scale, mean, inverse = saved
     dy, axes, count = cotangents[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     centred = x.astype(scale.dtype) - mean
     dbias, dscale = dy.sum(axes), (dy * centred).sum(axes) * inverse
-    shift, slope = jax.lax.pmean((dbias / count, dscale / count), axis_name)
+    shift, slope = _mean_over((dbias / count, dscale / count), axis_name)
     dx = (scale * inverse) * (dy - shift - centred * (inverse * slope))
     return dx.astype(x.dtype), dscale, dbias
 

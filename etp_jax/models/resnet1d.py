@@ -14,12 +14,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig
-from etp_jax.errors import EtpError
+from etp_jax.config import ResNetConfig
 from etp_jax.models.layers import AXIS, BatchNorm, Dropout, at_least_float32
+from etp_jax.models.work import Work, linear
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Residual blocks of each stage, by depth."""
 EXPANSION = {18: 1, 34: 1, 50: 4}
+"""Output channels of a block over its inner channels, by depth; 4 is a bottleneck."""
+
+
+def stage_blocks(config: ResNetConfig) -> tuple[int, ...]:
+    """Residual blocks of each stage."""
+    return config.blocks or BLOCKS[config.depth]
 
 
 def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
@@ -37,12 +44,12 @@ def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -
     )
 
 
-def norm(kind: str, channels: int, train: bool, dtype: DTypeLike, name: str) -> nn.Module:
-    """Batch normalisation (over all replicas in training) or group normalisation; statistics in float32."""
+def norm(kind: str, channels: int, train: bool, axis_name: str | None, dtype: DTypeLike, name: str) -> nn.Module:
+    """Batch normalisation (in training over the device axis) or group normalisation; statistics in float32."""
     if kind == "group":
         groups = math.gcd(32, channels)
         return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
-    return BatchNorm(train, AXIS, dtype, name=name)
+    return BatchNorm(train, axis_name, dtype, name=name)
 
 
 class Block(nn.Module):
@@ -51,8 +58,9 @@ class Block(nn.Module):
     channels: int
     stride: int
     drop_path: float
-    config: EcgTowerConfig
+    config: ResNetConfig
     dtype: DTypeLike
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x_BTC: jax.Array, train: bool, keys: jax.Array | None) -> jax.Array:
@@ -67,13 +75,13 @@ class Block(nn.Module):
         y = x_BTC
         for i, (features, width, stride) in enumerate(layers, 1):
             y = conv(features, width, stride, self.dtype, f"conv{i}")(y)
-            y = norm(self.config.norm, features, train, self.dtype, f"norm{i}")(y)
+            y = norm(self.config.norm, features, train, self.axis_name, self.dtype, f"norm{i}")(y)
             if i < len(layers):
                 y = nn.relu(y)
         shortcut = x_BTC
         if self.stride != 1 or x_BTC.shape[-1] != outer:
             shortcut = conv(outer, 1, self.stride, self.dtype, "shortcut_conv")(shortcut)
-            shortcut = norm(self.config.norm, outer, train, self.dtype, "shortcut_norm")(shortcut)
+            shortcut = norm(self.config.norm, outer, train, self.axis_name, self.dtype, "shortcut_norm")(shortcut)
         return nn.relu(shortcut + Dropout(self.drop_path, whole=True, name="drop_path")(y, keys))
 
 
@@ -102,44 +110,74 @@ class ResNet1D(nn.Module):
     Attributes:
         config: depth, width, stem, kernel, normalisation, pooling, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
+        axis_name: device axis over which batch statistics are averaged in training; None: each device has its own.
     """
 
-    config: EcgTowerConfig
+    config: ResNetConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = AXIS
 
     @nn.compact
-    def __call__(self, ecg_BTL: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
         """Encodes scaled ECGs of any length.
 
         Args:
-            ecg_BTL: float [B, T, leads], already scaled.
-            train: use batch statistics, averaged over the device axis `AXIS`, and update the running ones.
+            ecg_BTL: float [B, T, leads], already scaled; leads that were not recorded are zero.
+            lead_mask_BL: bool [B, leads], not used: zeros are all that convolutions need.
+            train: use batch statistics, averaged over the device axis, and update the running ones.
             keys: typed PRNG keys [B] for drop-path; None is evaluation.
 
         Returns:
             Pooled features [B, F], float32 (float64 if computed in float64).
-
-        Raises:
-            EtpError: the kernel length is even.
         """
         config = self.config
-        if config.kernel % 2 == 0:
-            raise EtpError(f"model.ecg.kernel is {config.kernel}; residual branches only line up for an odd kernel")
         x = conv(config.width, 7, 2, self.dtype, "stem_conv")(ecg_BTL)
-        x = nn.relu(norm(config.norm, config.width, train, self.dtype, "stem_norm")(x))
+        x = nn.relu(norm(config.norm, config.width, train, self.axis_name, self.dtype, "stem_norm")(x))
         if config.stem == "conv-pool":
             x = nn.max_pool(x, (3,), (2,), padding=((1, 1),))  # pyright: ignore[reportArgumentType]
-        blocks = BLOCKS[config.depth]
+        blocks = stage_blocks(config)
         done = 0
         for stage, count in enumerate(blocks):
             for i in range(count):
                 x = Block(
                     channels=config.width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
-                    drop_path=config.drop_path * done / (sum(blocks) - 1),
+                    drop_path=config.drop_path * done / max(sum(blocks) - 1, 1),
                     config=config,
                     dtype=self.dtype,
+                    axis_name=self.axis_name,
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1
         return Pool(config.pool, name="pool")(x.astype(at_least_float32(self.dtype)))
+
+
+def work(config: ResNetConfig, samples: int, leads: int) -> Work:
+    """Counts the forward pass of `ResNet1D` for one ECG; filter taps that fall on padding are counted."""
+    kernel, expansion = config.kernel, EXPANSION[config.depth]
+    steps = _strided(samples, 2)
+    total, channels = linear(steps, 7 * leads, config.width), config.width
+    if config.stem == "conv-pool":
+        steps = _strided(steps, 2)
+    for stage, count in enumerate(stage_blocks(config)):
+        inner = config.width * 2**stage
+        outer = inner * expansion
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            before, steps = steps, _strided(steps, stride)
+            if expansion == 1:
+                total += linear(steps, kernel * channels, inner) + linear(steps, kernel * inner, inner)
+            else:
+                total += linear(before, channels, inner) + linear(steps, kernel * inner, inner)
+                total += linear(steps, inner, outer)
+            if stride != 1 or channels != outer:
+                total += linear(steps, channels, outer)
+            channels = outer
+    return total
+
+
+def _strided(steps: int, stride: int) -> int:
+    """Length after a strided layer."""
+    return -(-steps // stride)

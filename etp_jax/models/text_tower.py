@@ -19,6 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
+from etp_jax.metrics.vectors import unit
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.huggingface import load_bert, resolve
 from etp_jax.progress import Bar
@@ -290,8 +291,7 @@ def frozen_outputs(
     statements = [report.split(STATEMENT_END) for report in reports]
     distinct = sorted({statement for parts in statements for statement in parts})
     number = {statement: i for i, statement in enumerate(distinct)}
-    table_SH = frozen_table(tower, config, apply_template(config.template, distinct), cache)
-    table_SH = table_SH / np.linalg.norm(table_SH, axis=1, keepdims=True)
+    table_SH = unit(frozen_table(tower, config, apply_template(config.template, distinct), cache))
     return np.stack([table_SH[[number[statement] for statement in parts]].mean(axis=0) for parts in statements])
 
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig
+from etp_jax.config import ViTConfig
 from etp_jax.errors import EtpError
-from etp_jax.models.layers import Dropout, at_least_float32
+from etp_jax.models.layers import AXIS, Dropout, at_least_float32
+from etp_jax.models.work import Work, linear, transformer_layer
 
 
 def time_code(count: int, width: int, dtype: DTypeLike) -> jax.Array:
@@ -61,43 +62,52 @@ class Vit1D(nn.Module):
     """The ECG encoder by patches of single leads.
 
     Attributes:
-        config: `vit_width`, `vit_layers`, `vit_heads`, `patch`, drop-path.
+        config: patch, width, layers, heads, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
+        axis_name: the device axis; not used, since nothing is averaged over examples.
     """
 
-    config: EcgTowerConfig
+    config: ViTConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = AXIS
 
     @nn.compact
-    def __call__(self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
         """Encodes scaled ECGs.
 
         Args:
             ecg_BTL: float [B, T, leads], already scaled; T a multiple of the patch.
             lead_mask_BL: bool [B, leads]; the patches of a lead that was not recorded take no part.
+            train: not used: there are no batch statistics.
             keys: typed PRNG keys [B] for drop-path; None is evaluation.
 
         Returns:
-            Features [B, vit_width], the mean over the patches, float32 (float64 if computed in float64).
+            Features [B, width], the mean over the patches, float32 (float64 if computed in float64).
 
         Raises:
-            EtpError: the patch does not divide the record, or the heads the width.
+            EtpError: the patch does not divide the record.
         """
         config, exact = self.config, at_least_float32(self.dtype)
         batch, samples, leads = ecg_BTL.shape
         if samples % config.patch:
             raise EtpError(f"model.ecg.patch is {config.patch}, which does not divide records of {samples} samples")
-        if config.vit_width % (2 * config.vit_heads):
-            raise EtpError(f"model.ecg.vit_width {config.vit_width} is not a multiple of 2 x vit_heads")
-        count, width = samples // config.patch, config.vit_width
+        count, width = samples // config.patch, config.width
         patches = ecg_BTL.astype(self.dtype).reshape(batch, count, config.patch, leads).transpose(0, 3, 1, 2)
         x = nn.Dense(width, dtype=self.dtype, param_dtype=exact, name="patch")(patches)
         lead_LW = self.param("lead", nn.initializers.normal(0.02), (leads, width), exact)
         x = x + time_code(count, width, self.dtype) + lead_LW[:, None].astype(self.dtype)
         x_BSW = x.reshape(batch, leads * count, width)
         token_mask_BS = jnp.repeat(lead_mask_BL, count, axis=1)
-        for i in range(config.vit_layers):
-            drop_path = config.drop_path * i / max(config.vit_layers - 1, 1)
-            x_BSW = Block(config.vit_heads, drop_path, self.dtype, name=f"block{i + 1}")(x_BSW, token_mask_BS, keys)
+        for i in range(config.layers):
+            drop_path = config.drop_path * i / max(config.layers - 1, 1)
+            x_BSW = Block(config.heads, drop_path, self.dtype, name=f"block{i + 1}")(x_BSW, token_mask_BS, keys)
         x_BSW = nn.LayerNorm(1e-6, dtype=self.dtype, param_dtype=exact, name="norm")(x_BSW).astype(exact)
         return x_BSW.mean(axis=1, where=token_mask_BS[..., None])
+
+
+def work(config: ViTConfig, samples: int, leads: int) -> Work:
+    """Counts the forward pass of `Vit1D` for one ECG."""
+    tokens, width = leads * (samples // config.patch), config.width
+    return linear(tokens, config.patch, width) + transformer_layer(tokens, width, 4 * width) * config.layers

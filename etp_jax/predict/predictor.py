@@ -1,4 +1,4 @@
-"""Findings of single ECGs by a trained encoder, and what they rest on."""
+"""Findings of single ECGs by a trained encoder, and the parts of the signal that they depend on."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from etp_jax.ecg.prepare import Prepared
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.encoder.calibration import Calibration, load_calibration
 from etp_jax.encoder.encoder import encode_ecg
-from etp_jax.encoder.export import PROMPTS
+from etp_jax.encoder.export import PROMPTS, exported_task
 from etp_jax.encoder.scores import class_directions
 from etp_jax.errors import EtpError
 from etp_jax.predict.occlusion import Occlusion, hidden, occlusion
 from etp_jax.tasks import get_task
 
 NOTICE = "Research software, no medical device: not for diagnosis or treatment."
-"""Stands on every output."""
+"""Printed on every output."""
 UNCALIBRATED = "ptbxl-super"
-"""The task of an encoder without stored probabilities, where none is named."""
+"""Default task of an encoder without stored probabilities."""
 NEAREST = 5
-"""Reports."""
+"""Number of nearest training reports to show."""
 BATCH = 32
-"""ECGs that are encoded at once."""
+"""Number of ECGs encoded at once."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A class of a task, or a prompt of the user's."""
+    """A class of a task, or one of the user's prompts, with its score for one ECG."""
 
     task: str
-    """Empty for a prompt."""
+    """Name of the task; empty for a prompt."""
     code: str
-    """Of the class; the prompt itself."""
+    """Code of the class, or the prompt itself."""
     name: str
+    """Name of the class in plain English, or the prompt itself."""
     score: float
-    """Cosine, less the prompt set's contrast."""
+    """Cosine similarity, less the contrast of the prompt set."""
     probability: float | None
-    """None where the encoder has no calibration for it."""
+    """Calibrated probability; None if the encoder has no calibration for the class."""
 
     @property
     def key(self) -> tuple[float, float]:
-        """Sorts the likeliest first; what has no probability comes last, by its score."""
+        """Sort key: the most probable first; classes without a probability last, by score."""
         return (-1.0 if self.probability is None else self.probability), self.score
 
 
@@ -57,30 +58,33 @@ class Ecg:
     """A record as the encoder reads it."""
 
     name: str
+    """File name without its suffix."""
     prepared: Prepared
+    """Signal and lead mask at the encoder's sampling rate."""
     seconds: float
-    """That were read."""
+    """Duration of the signal that was read, in seconds."""
     notes: tuple[str, ...]
-    """What is to be known of the signal."""
+    """Warnings about the signal: missing, flat or clipped leads."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """All that is told of one record."""
+    """Everything `etp predict` reports about one record."""
 
     ecg: Ecg
+    """The record."""
     findings: dict[str, list[Finding]]
-    """By task, `` for the user's prompts, the likeliest first."""
+    """Findings by task (an empty name: the user's prompts), the most probable first."""
     occlusion: Occlusion
-    """Of the first finding of all."""
+    """Occlusion map of the top-ranked finding."""
     reports: list[tuple[float, str]]
-    """Cosine and text of the nearest training reports."""
+    """Cosine similarity and text of the nearest training reports."""
     compared: int
-    """Reports among which they are the nearest."""
+    """Number of training reports that were compared."""
 
     @property
     def explained(self) -> Finding:
-        """The finding of the occlusion."""
+        """The finding that the occlusion map explains."""
         return next(iter(self.findings.values()))[0]
 
 
@@ -92,11 +96,12 @@ class Predictor:
 
         Args:
           model: from `etp_jax.load`.
-          tasks: by name; none: all that the encoder has probabilities for.
-          prompts: sentences of the user's.
+          tasks: names of tasks, or paths of task files; none: all tasks that the encoder has probabilities for.
+          prompts: sentences of the user.
 
         Raises:
-          EtpError: no such task, or a sentence needs a text tower that cannot be had.
+          EtpError: no such task, a task without prompts or changed since the export, or a sentence that needs a text
+            tower that is not available.
         """
         self.model = model
         run = model.encoder.run_dir
@@ -106,8 +111,11 @@ class Predictor:
         """Task, code, name, Platt's slope and intercept; in the order of the directions."""
         directions = []
         for name in tasks or tuple(calibration.tasks) or (UNCALIBRATED,):
-            task, platt = get_task(name, calibration.prompts), calibration.tasks.get(name, {})
-            self.classes += [(name, c.code, c.name, platt.get(c.code)) for c in task.classes]
+            task = get_task(exported_task(run, name), calibration.prompts)
+            platt = calibration.tasks.get(task.name, {})
+            if platt and task.digest != calibration.digests.get(task.name, ""):
+                raise EtpError(f"{task.file}: has changed since {run} was exported with it; export the run again")
+            self.classes += [(task.name, c.code, c.name, platt.get(c.code)) for c in task.classes]
             directions.append(class_directions(model.encoder, task))
         if prompts:
             self.classes += [("", prompt, prompt, None) for prompt in prompts]
@@ -140,7 +148,7 @@ class Predictor:
         return np.concatenate(parts)[: len(ecg_NTL)]
 
     def findings(self, embedding_E: NDArray[np.float32]) -> list[Finding]:
-        """Every class and prompt, in the order of `classes`."""
+        """The score of every class and prompt, in the order of `classes`."""
         found = []
         for (task, code, name, platt), score in zip(
             self.classes, (self.directions_CE @ embedding_E).tolist(), strict=True
@@ -152,7 +160,7 @@ class Predictor:
     def predict(
         self, ecg: Ecg, reports: Sequence[str] = (), reports_RE: NDArray[np.float32] | None = None
     ) -> Prediction:
-        """Findings of a record, what the first of them rests on, and the nearest of the reports."""
+        """Findings of a record, the occlusion map of the first of them, and the nearest of the reports."""
         read = ecg.prepared.ecg[: round(ecg.seconds * self.model.fs)]
         ecg_NTL, mask_NL = hidden(read, ecg.prepared.lead_mask, self.model.fs)
         padding = ((0, 0), (0, self.model.samples - len(read)), (0, 0))
@@ -173,14 +181,14 @@ class Predictor:
 
 
 def figure(finding: Finding) -> str:
-    """Probability, or similarity where there is none."""
+    """The probability in percent, or the similarity if there is none."""
     if finding.probability is None:
         return f"similarity {finding.score:.3f}"
     return f"{finding.probability:.1%}"
 
 
 def rests_on(prediction: Prediction) -> str:
-    """What the explained finding rests on, in words."""
+    """A sentence on the leads and seconds that the explained finding depends on."""
     highlight = prediction.occlusion.highlight
     parts = [f"leads {', '.join(highlight.leads)}"] * bool(highlight.leads)
     parts += [f"seconds {', '.join(f'{s}-{s + 1}' for s in highlight.seconds)}"] * bool(highlight.seconds)

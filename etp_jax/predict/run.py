@@ -18,9 +18,10 @@ from etp_jax.predict import page
 from etp_jax.predict.predictor import BATCH, NOTICE, Prediction, Predictor, figure, rests_on
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN
 
 SHOWN = 5
-"""Findings of a task that are printed; the page shows all."""
+"""Number of findings printed for each task; the page shows all."""
 TABLE = "predictions.csv"
 
 
@@ -33,41 +34,40 @@ def predict(
     prompts: Sequence[str] = (),
     shards: Path | None = None,
 ) -> str:
-    """Writes page and picture of a record, or the table of a folder; returns what is to be said of it.
+    """Writes page and picture of a record, or the table of a folder; returns the printed summary.
 
     Args:
       record: a file that `read_signal` reads, or a folder that holds such files at any depth.
       out: folder to write into.
       layout: of files of bare numbers.
-      run: of the encoder; None: the one that ships.
+      run: folder of the encoder; None: the encoder that ships.
       tasks: see `Predictor`.
       prompts: see `Predictor`.
-      shards: the training reports nearest to a single record come from these.
+      shards: shard folder whose training reports are compared with a single record.
 
     Raises:
       EtpError: the record, or every record of the folder, cannot be used; else as `Predictor`.
     """
     if shards is not None and record.is_dir():
-        raise EtpError(f"{record}: --shards tells the nearest reports of one record, not of a folder")
+        raise EtpError(f"{record}: --shards finds the nearest reports of one record, not of a folder")
     predictor = Predictor(load(run), tasks, prompts)
     if record.is_dir():
         return _predict_folder(predictor, record, out, layout)
     ecg = predictor.read(record, layout)
     reports, reports_RE = (), None
     if shards is not None:
-        split = predictor.model.encoder.config.data.train_split
-        reports = tuple(filter(None, Shards(shards).reports(split).reports))
+        reports = tuple(filter(None, Shards(shards).reports(TRAIN).reports))
         if not reports:
-            raise EtpError(f"{shards}: no record of split {split!r} has a report to be compared with")
+            raise EtpError(f"{shards}: no record of split {TRAIN!r} has a report to be compared with")
         reports_RE = predictor.model.encode_text(reports)
     prediction = predictor.predict(ecg, reports, reports_RE)
     out.mkdir(parents=True, exist_ok=True)
     written = page.write(prediction, predictor, out)
-    return "\n".join((*told(prediction), NOTICE, f"wrote {', '.join(map(str, written))}"))
+    return "\n".join((*summary_lines(prediction), NOTICE, f"wrote {', '.join(map(str, written))}"))
 
 
-def told(prediction: Prediction) -> list[str]:
-    """What is printed of a prediction."""
+def summary_lines(prediction: Prediction) -> list[str]:
+    """The printed summary of a prediction: findings of each task, explanation, nearest reports."""
     lines = [f"{prediction.ecg.name}, {prediction.ecg.seconds:g} s", *(f"  {note}" for note in prediction.ecg.notes)]
     for task, findings in prediction.findings.items():
         lines.append(task or "your prompts, by similarity (no probabilities)")
@@ -82,7 +82,7 @@ def told(prediction: Prediction) -> list[str]:
 
 
 def records_in(folder: Path, besides: Path) -> list[Path]:
-    """Every record of a folder, at any depth, once; not the file `besides`."""
+    """Every record of a folder, at any depth, once, without the file `besides`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [path for path in files if path.resolve() != besides.resolve()]
     headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
@@ -90,7 +90,7 @@ def records_in(folder: Path, besides: Path) -> list[Path]:
 
 
 def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:
-    """Writes the table of a folder, a row a record."""
+    """Writes the table of a folder, one row for each record."""
     paths = records_in(folder, out / TABLE)
     if not paths:
         raise EtpError(f"{folder}: holds no record; read are {', '.join(SUFFIXES)}")

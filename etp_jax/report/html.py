@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -35,7 +36,7 @@ def missing(text: str) -> str:
 def page(name: str, summary: str, sections: dict[str, str]) -> str:
     """A whole page in one file, without anything to load: title, a line below it (HTML), sections (HTML) by title."""
     style = resources.files("etp_jax.report").joinpath("page.css").read_text(encoding="utf-8")
-    ids = {title: title.lower().replace(" ", "-") for title in sections}
+    ids = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
     links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)
     body = "".join(
         f'<section id="{ids[title]}"><h2>{escape(title)}</h2>{html}</section>' for title, html in sections.items()

@@ -6,7 +6,6 @@ have yet (an evaluation, a checkpoint) is said where it would stand.
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 from pathlib import Path
@@ -29,7 +28,7 @@ from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import missing, page, table
 from etp_jax.report.results import read_evaluations, results_section
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import Record
+from etp_jax.shards.record import VALIDATION, Record
 from etp_jax.training import checkpoint, run_folder
 from etp_jax.training.log import read_metrics
 from etp_jax.training.resume import flatten
@@ -40,24 +39,28 @@ NEAREST = 5
 """Reports listed under each example."""
 
 
-def write_page(run: Path, shards: Path) -> Path:
+def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
     """Writes `report.html` into a run folder.
 
     Args:
       run: Run folder made by `etp train`; its evaluations and checkpoints are shown as far as they exist.
       shards: Shard folder whose validation split gives the examples; sampling rate and leads as in training.
+      other_shards: Take shards that the run was not trained on; the headings then name them.
 
     Returns:
       The page's path.
 
     Raises:
-      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, or shards that
-        the run's encoder cannot read.
+      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, shards the
+        encoder cannot read, or without `other_shards` shards that are not the run's.
     """
     config = config_module.load(run / run_folder.CONFIG_FILE)
     if (run / ENCODER_FILE).exists():
         raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
     data = Shards(shards)
+    others = _others(run, data)
+    if others and not other_shards:
+        raise EtpError(f"{shards}: {others}; name the run's own, or add --other-shards")
     encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
     sections = {
         "Results": results_section(read_evaluations(run / "evaluation")),
@@ -65,6 +68,8 @@ def write_page(run: Path, shards: Path) -> Path:
         "Examples": _examples(encoder, data, config) if encoder else missing("The run has no checkpoint yet."),
         "The run": _facts(run, config, encoder, data),
     }
+    if others:
+        sections = {f"{title} – shards {data.name}, not the run's own": text for title, text in sections.items()}
     path = run / FILE
     write_text(path, page(run.resolve().name, _summary(config, data), sections))
     return path
@@ -81,25 +86,18 @@ def _summary(config: TrainConfig, data: Shards) -> str:
     text = config.model.text
     tower = text.pretrained or "a text tower trained from scratch"
     return (
-        f"An ECG encoder ({_ecg_tower(config)}) trained to match ECGs with their reports, as read by "
+        f"An ECG encoder ({config.model.ecg.title}) trained to match ECGs with their reports, as read by "
         f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
         f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
     )
-
-
-def _ecg_tower(config: TrainConfig) -> str:
-    ecg = config.model.ecg
-    if ecg.kind == "vit":
-        return f"ViT-1D, {ecg.vit_layers} layers of width {ecg.vit_width}, patches of {ecg.patch} samples"
-    return f"ResNet{ecg.depth}-1D, width {ecg.width}"
 
 
 def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
     """Loss, and retrieval in both directions, over epochs."""
     if not lines:
         return missing("No metrics yet: metrics.jsonl is missing or empty.")
-    batch, split = config.data.batch_size, config.data.validation_split
-    whole = f"among all of the {split} split"
+    batch = config.data.batch_size
+    whole = f"among all of the {VALIDATION} split"
     charts = [
         _chart(lines, "Loss", "loss", [("train", "loss", "training"), ("validation", "loss", "validation")]),
         _chart(lines, f"Finding the report of an ECG {whole}", "recall", _recalls("ecg_to_text")),
@@ -147,16 +145,15 @@ def _gaps(lines: list[dict[str, Any]]) -> str:
 
 def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
     """ECGs of the validation split, each with the reports that the encoder finds nearest."""
-    name = config.data.validation_split
-    split, table = data.split(name), data.reports(name)
+    split, table = data.split(VALIDATION), data.reports(VALIDATION)
     if len(table.paired) == 0:
-        return missing(f"The {name} split has no reports.")
+        return missing(f"The {VALIDATION} split has no reports.")
     reports = [report for report in table.reports if report]
     _, ecg_NE = encoder.ecg(split)
     text_RE = encoder.text(reports)
     drawn = np.random.default_rng(0).permutation(len(reports))[:EXAMPLES]
     parts = [
-        f"<p>{len(drawn)} ECGs of the {escape(name)} split, which the encoder was not trained on, drawn by chance: "
+        f"<p>{len(drawn)} ECGs of the {VALIDATION} split, which the encoder was not trained on, drawn by chance: "
         f"each of its {len(reports)} distinct reports was equally likely. Under each, the {min(NEAREST, len(reports))} "
         "reports whose embeddings are nearest to the ECG's; the ECG's own report is marked.</p>"
     ]
@@ -194,7 +191,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
     facts = {
         "Checkpoint": _checkpoint(config, encoder),
         "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
-        "ECG tower": _ecg_tower(config),
+        "ECG tower": config.model.ecg.title,
         "Text tower": _text_tower(run, config),
         "Pairs and loss": f"{loss.pairs} reports, {loss.score}, temperature {loss.temperature:g}"
         + (" at the start" if loss.learn_temperature else ""),
@@ -202,7 +199,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
         f"batch {config.data.batch_size}, seed {config.seed}",
         "Records": ", ".join(f"{count} {name}" for name, count in data.splits.items()),
         "Data": f"{data.name}, {data.fs} Hz, {data.samples} samples, leads {', '.join(data.leads)}",
-        "Shards": f"SHA-256 {data.fingerprint[:16]}" + _other_shards(encoder, data),
+        "Shards": "; ".join(filter(None, [f"SHA-256 {data.fingerprint[:16]}", _others(run, data)])),
         "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
     }
     columns = [("", ""), ("", "")]
@@ -219,7 +216,7 @@ def _checkpoint(config: TrainConfig, encoder: Encoder | None) -> str:
     if encoder is None:
         return "none yet"
     chosen = {"loss": "lowest loss", "recall": "highest recall@10"}[config.run.best]
-    return f"step {encoder.step}, the one with the {chosen} on the {config.data.validation_split} split"
+    return f"step {encoder.step}, the one with the {chosen} on the {VALIDATION} split"
 
 
 def _parameters(encoder: Encoder) -> str:
@@ -239,12 +236,15 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
     path = run / run_folder.TEXT_FILE
     if not path.exists():
         return config.model.text.pretrained or "from scratch"
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = run_folder.read_about(path)
     sha256 = f", SHA-256 {about['sha256'][:16]}" if about["sha256"] else ""
     return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
 
 
-def _other_shards(encoder: Encoder | None, data: Shards) -> str:
-    if encoder is None or encoder.trained_on["fingerprint"] == data.fingerprint:
+def _others(run: Path, data: Shards) -> str:
+    """A note that these shards are not the run's own, with the names of those; empty if they are, or none are known."""
+    path = run / run_folder.SHARDS_FILE
+    own = run_folder.read_about(path) if path.exists() else {"fingerprint": data.fingerprint}
+    if own["fingerprint"] == data.fingerprint:
         return ""
-    return f"; not the shards that the run was trained on ({encoder.trained_on['fingerprint'][:16]})"
+    return f"not the shards {own['name']} ({own['fingerprint'][:16]}) that the run was trained on"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 
 from etp_jax.config import ModelConfig
-from etp_jax.evaluation import results
-from etp_jax.evaluation.evaluate import BOOTSTRAP, fractions_of
+from etp_jax.evaluation.evaluate import REVISION, versions
+from etp_jax.evaluation.request import BOOTSTRAP
+from etp_jax.evaluation.results import Result, number
 from etp_jax.reproduce import plan
 from etp_jax.reproduce.intervals import Floats, over_patients, over_seeds, patients_p, seeds_p
-from etp_jax.reproduce.plan import Measured, Measurement, Training
-from etp_jax.reproduce.study import Place, Study
+from etp_jax.reproduce.plan import PlannedEvaluation, PlannedTraining
+from etp_jax.reproduce.study import Measurement, Study
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import TRAIN
 from etp_jax.training import run_folder
 
 Failures = dict[str, str]
 """What went wrong, by the name of a training or a measurement."""
-COMPARED = {"retrieval": ("ecg_to_text_recall_10", "text_to_ecg_recall_10")}
-"""Metrics that pairs are compared by; of other kinds the macro-AUROC."""
 FROM_NOTHING = ("random", "supervised")
 """Encoders that saw no report."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An encoder's figures at a place and share of the labels."""
+    """An encoder's figures for one measurement and share of the labels."""
 
     records: int
     replicates: dict[str, dict[int, Floats]]
@@ -39,13 +39,13 @@ class Cell:
     """Mean number of classes with both outcomes in what was fitted; None where nothing was."""
 
 
-Cells = dict[tuple[str, Place, float], Cell]
+Cells = dict[tuple[str, Measurement, float], Cell]
 """Of trained encoders, by run."""
 
 
-def figures(study: Study, trainings: Sequence[Training], failures: Failures) -> dict[str, Any]:
+def figures(study: Study, trainings: Sequence[PlannedTraining], failures: Failures) -> dict[str, Any]:
     """What `table.json` holds: `rows` and `comparisons`, with what they rest on."""
-    found: dict[Measurement, Measured] = {}
+    found: dict[PlannedEvaluation, Result] = {}
     for training in trainings:
         found |= plan.measured(study, training)
     rows, cells = _run_rows(study, trainings, found, failures)
@@ -57,7 +57,8 @@ def figures(study: Study, trainings: Sequence[Training], failures: Failures) -> 
         "checkpoint": study.checkpoint,
         "shards": {"name": shards.name, "fs": shards.fs, "fingerprint": shards.fingerprint},
         "bootstrap": f"{BOOTSTRAP} draws of patients, the same ones for all rows of a task",
-        "versions": results.versions(),
+        "revision": REVISION,
+        "versions": versions(),
         "rows": [*rows, *_random_rows(trainings, found), *_published_rows(study)],
         "comparisons": [c for pair in study.pairs for c in _compare(pair, study, cells)],
         "failed": failures,
@@ -65,45 +66,46 @@ def figures(study: Study, trainings: Sequence[Training], failures: Failures) -> 
 
 
 def _run_rows(
-    study: Study, trainings: Sequence[Training], found: dict[Measurement, Measured], failures: Failures
+    study: Study, trainings: Sequence[PlannedTraining], found: dict[PlannedEvaluation, Result], failures: Failures
 ) -> tuple[list[dict[str, Any]], Cells]:
     """Rows of all but the random encoders, and the cells of the trained ones."""
     rows, cells = [], Cells()
     for run in study.runs:
         own = [training for training in trainings if training.run is run]
         label = run.pretrained_on or _pretrained_on(own[0])
-        for place, seeds in study.places[run.name].items():
-            wanted = [Measurement(run.name, t.seed, t.folder, place) for t in own if t.seed in seeds]
-            measured = [found[m] for m in wanted if m in found]
-            names = [row["encoder"] for each in measured for row in each.result["rows"]]
+        for measurement, seeds in study.measurements[run.name].items():
+            wanted = [PlannedEvaluation(run.name, t.seed, t.folder, measurement) for t in own if t.seed in seeds]
+            measured = [found[evaluation] for evaluation in wanted if evaluation in found]
+            names = [row.encoder for result in measured for row in result.rows]
             for encoder in dict.fromkeys(["trained", *names]):
-                for fraction in fractions_of(place.kind, place.how):
+                for fraction in measurement.request.label_fractions():
                     if encoder == "random":
                         continue
                     cell = _cell(measured, encoder, fraction)
                     on = "nothing" if encoder in FROM_NOTHING else label
                     status = "measured" if cell else _status(wanted, failures)
-                    rows.append(_row(run.name, encoder, on, place, fraction, cell, seeds, status))
+                    columns = measurement.columns()
+                    rows.append(_row(run.name, encoder, on, columns, fraction, cell, seeds, status))
                     if cell and encoder == "trained":
-                        cells[run.name, place, fraction] = cell
+                        cells[run.name, measurement, fraction] = cell
     return rows, cells
 
 
-def _random_rows(trainings: Sequence[Training], found: dict[Measurement, Measured]) -> list[dict[str, Any]]:
+def _random_rows(trainings: Sequence[PlannedTraining], found: dict[PlannedEvaluation, Result]) -> list[dict[str, Any]]:
     """Rows of the random encoders: one for each model, whichever of its runs was measured first."""
-    models: dict[ModelConfig, tuple[str, dict[tuple[Place, float], Cell]]] = {}
-    for measurement, measured in found.items():
-        training = next(t for t in trainings if t.folder == measurement.folder)
-        _, drawn = models.setdefault(training.config.model, (measurement.run, {}))
-        for fraction in fractions_of(measurement.place.kind, measurement.place.how):
-            if cell := _cell([measured], "random", fraction):
-                drawn.setdefault((measurement.place, fraction), cell)
+    models: dict[ModelConfig, tuple[str, dict[tuple[Measurement, float], Cell]]] = {}
+    for evaluation, result in found.items():
+        training = next(t for t in trainings if t.folder == evaluation.folder)
+        _, drawn = models.setdefault(training.config.model, (evaluation.run, {}))
+        for fraction in evaluation.measurement.request.label_fractions():
+            if cell := _cell([result], "random", fraction):
+                drawn.setdefault((evaluation.measurement, fraction), cell)
     rows = []
     for run, drawn in models.values():
         name = "random encoder" if len(models) == 1 else f"random encoder, model of {run}"
-        for (place, fraction), cell in drawn.items():
+        for (measurement, fraction), cell in drawn.items():
             seeds = tuple(next(iter(cell.replicates.values())))
-            rows.append(_row(name, "random", "nothing", place, fraction, cell, seeds, "measured"))
+            rows.append(_row(name, "random", "nothing", measurement.columns(), fraction, cell, seeds, "measured"))
     return rows
 
 
@@ -112,15 +114,15 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
     rows = []
     for entry in study.published:
         for task, value in entry["macro_auroc"].items():
-            place = Place(entry["kind"], None, task)
+            columns = {"kind": entry["kind"], "how": None, "task": task}
             on, fraction = entry["pretrained_on"], entry.get("labels", 0.0)
-            row = _row(entry["name"], "published", on, place, fraction, None, (), "published")
+            row = _row(entry["name"], "published", on, columns, fraction, None, (), "published")
             figure = {"mean": value, "patients": None, "seeds": None, "by_seed": []}
             rows.append(row | {"values": {"macro_auroc": figure}, "source": entry["source"]})
     return rows
 
 
-def _pretrained_on(training: Training) -> str:
+def _pretrained_on(training: PlannedTraining) -> str:
     """Such as "ptbxl train (33 % of the patients), after coarse"."""
     about, data, base = training.folder / run_folder.SHARDS_FILE, training.config.data, training.run.start_from
     if about.exists():
@@ -128,33 +130,32 @@ def _pretrained_on(training: Training) -> str:
     else:
         name = Path(data.shards).name if training.problem else Shards(data.shards).name
     share = "" if data.train_share == 1 else f" ({100 * data.train_share:.0f} % of the patients)"
-    return f"{name} {data.train_split}{share}{f', after {base}' if base else ''}"
+    return f"{name} {TRAIN}{share}{f', after {base}' if base else ''}"
 
 
-def _cell(measured: Sequence[Measured], encoder: str, fraction: float) -> Cell | None:
-    """What some evaluations of one run say of an encoder; None if nothing."""
-    rows: dict[str, dict[int, list[Floats]]] = {}
+def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | None:
+    """The figures of an encoder in some evaluations of one run; None if there are none."""
+    found: dict[str, dict[int, list[Floats]]] = {}
     classes, fitted = None, []
-    for each in measured:
-        for number, row in enumerate(each.result["rows"]):
-            if row["encoder"] == encoder and row["fraction"] == fraction:
-                if "train_classes" in row:
-                    classes = len(row["per_class"])
-                    fitted.append(row["train_classes"])
-                for metric, replicates_MR in each.replicates.items():
-                    rows.setdefault(metric, {}).setdefault(row["train_seed"], []).append(replicates_MR[number])
+    for row in (row for result in results for row in result.rows):
+        if row.encoder == encoder and row.fraction == fraction:
+            if "train_classes" in row.details:
+                classes = len(row.per_class)
+                fitted.append(row.details["train_classes"])
+            for metric, replicates_R in row.replicates.items():
+                found.setdefault(metric, {}).setdefault(row.train_seed, []).append(replicates_R)
     means = {
         metric: {seed: np.mean(values, axis=0) for seed, values in sorted(by_seed.items())}
-        for metric, by_seed in rows.items()
+        for metric, by_seed in found.items()
     }
     if not means:
         return None
-    return Cell(measured[0].result["records"], means, classes, float(np.mean(fitted)) if fitted else None)
+    return Cell(results[0].records, means, classes, float(np.mean(fitted)) if fitted else None)
 
 
-def _status(wanted: Sequence[Measurement], failures: Failures) -> str:
-    """Of what was not measured: `failed` or `not run`."""
-    names = {name for m in wanted for name in (str(m), f"{m.run}-{m.seed}")}
+def _status(wanted: Sequence[PlannedEvaluation], failures: Failures) -> str:
+    """Status of what was not measured: `failed` or `not run`."""
+    names = {name for evaluation in wanted for name in (str(evaluation), f"{evaluation.run}-{evaluation.seed}")}
     return "failed" if names & failures.keys() else "not run"
 
 
@@ -162,7 +163,7 @@ def _row(
     run: str,
     encoder: str,
     pretrained_on: str,
-    place: Place,
+    columns: Mapping[str, str | None],
     fraction: float,
     cell: Cell | None,
     planned_seeds: Sequence[int],
@@ -174,7 +175,7 @@ def _row(
         "run": run,
         "encoder": encoder,
         "pretrained_on": pretrained_on,
-        **vars(place),
+        **columns,
         "fraction": fraction,
         "status": status,
         "records": cell.records if cell else None,
@@ -196,18 +197,18 @@ def _figure(values_SR: Floats) -> dict[str, Any]:
 def _compare(pair: tuple[str, str], study: Study, cells: Cells) -> Iterator[dict[str, Any]]:
     """The first less the second wherever both have figures of a common seed."""
     first, second = pair
-    for place in study.places[first]:
-        for fraction in fractions_of(place.kind, place.how):
-            if not ((first, place, fraction) in cells and (second, place, fraction) in cells):
+    for measurement in study.measurements[first]:
+        for fraction in measurement.request.label_fractions():
+            if not ((first, measurement, fraction) in cells and (second, measurement, fraction) in cells):
                 continue
-            ours, theirs = (cells[run, place, fraction].replicates for run in pair)
-            for metric in COMPARED.get(place.kind, ("macro_auroc",)):
+            ours, theirs = (cells[run, measurement, fraction].replicates for run in pair)
+            for metric in measurement.kind.compared:
                 seeds = sorted(ours[metric].keys() & theirs[metric].keys())
                 if not seeds:
                     continue
                 differences_SR = np.stack([ours[metric][seed] - theirs[metric][seed] for seed in seeds])
                 p = {"patients": patients_p(differences_SR[:, 1:].mean(axis=0)), "seeds": seeds_p(differences_SR[:, 0])}
-                about = {"pair": list(pair), **vars(place), "fraction": fraction, "metric": metric}
+                about = {"pair": list(pair), **measurement.columns(), "fraction": fraction, "metric": metric}
                 yield about | {"common_seeds": seeds, **_figure(differences_SR), "p": _rounded(p)}
 
 
@@ -217,4 +218,4 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_rounded(each) for each in value]
-    return value if value is None else results.number(value)
+    return value if value is None else number(value)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import statistics
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from numpy.typing import NDArray
 
 from etp_jax import config as config_module
 from etp_jax.bench import steps
 from etp_jax.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
+from etp_jax.encoder.folder import run_folder as folder_of
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.evaluate import BOOTSTRAP, REVISION, result_path
-from etp_jax.evaluation.records import TaskRecords
-from etp_jax.evaluation.results import REPLICATES
-from etp_jax.reproduce.study import Place, Run, Study, task_of
+from etp_jax.evaluation.evaluate import REVISION
+from etp_jax.evaluation.request import Request
+from etp_jax.evaluation.results import Result
+from etp_jax.reproduce.study import Measurement, Run, Study
 from etp_jax.shards.reader import Shards
-from etp_jax.training import checkpoint, resume, run_folder
+from etp_jax.shards.record import TRAIN
+from etp_jax.training import checkpoint, optim, resume, run_folder
 from etp_jax.training.batches import Batches
 from etp_jax.training.log import read_metrics
 
@@ -37,7 +37,7 @@ TRIAL_S = 5.0
 
 
 @dataclass(frozen=True)
-class Training:
+class PlannedTraining:
     """A run with one seed."""
 
     run: Run
@@ -62,41 +62,40 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class PlannedEvaluation:
     """One evaluation of one run and seed."""
 
     run: str
     seed: int
     folder: Path
-    """The run's."""
-    place: Place
+    """Run folder."""
+    measurement: Measurement
 
-    def options(self) -> dict[str, Any]:
-        """What `evaluation.run` takes."""
-        place = self.place
-        how = {} if place.how is None else {"prompts" if place.kind == "zero-shot" else "protocol": place.how}
-        return ({"task": place.task} if place.task else {}) | how
+    @property
+    def request(self) -> Request:
+        """What `evaluate` takes."""
+        return replace(self.measurement.request, run=self.folder)
 
     def __str__(self) -> str:
         """Such as `fine-0: zero-shot ptbxl-super, contrast`."""
-        return f"{self.run}-{self.seed}: {self.place}"
+        return f"{self.run}-{self.seed}: {self.measurement}"
 
 
 def check_shards(study: Study) -> None:
     """Raises EtpError, before hours are spent, if the shards lack the split or labels that are to be measured on."""
     shards = Shards(study.shards)
-    for place in dict.fromkeys(place for places in study.places.values() for place in places):
+    for measurement in dict.fromkeys(m for own in study.measurements.values() for m in own):
         try:
-            if place.task is None:
+            records = measurement.request.records(shards)
+            if records is None:
                 shards.split(study.split)
             else:
-                prompts = place.how if place.kind == "zero-shot" else None
-                TaskRecords(shards, task_of(place.task, prompts or "default")).of(study.split)
+                records.of(study.split)
         except EtpError as error:
-            raise EtpError(f"{study.file}: {place}: {error}") from None
+            raise EtpError(f"{study.file}: {measurement}: {error}") from None
 
 
-def trainings(study: Study, out: Path) -> list[Training]:
+def trainings(study: Study, out: Path) -> list[PlannedTraining]:
     """All runs, those of the first seed first, each after the one that it starts from.
 
     Raises:
@@ -104,7 +103,7 @@ def trainings(study: Study, out: Path) -> list[Training]:
         finished is not there, or of another seed.
     """
     seeds = sorted({seed for run in study.runs for seed in run.seeds})
-    found: dict[tuple[str, int], Training] = {}
+    found: dict[tuple[str, int], PlannedTraining] = {}
     for seed in seeds:
         for run in study.runs:
             if seed in run.seeds:
@@ -116,58 +115,47 @@ def trainings(study: Study, out: Path) -> list[Training]:
     return list(found.values())
 
 
-def measurements(study: Study, training: Training) -> list[Measurement]:
+def evaluations(study: Study, training: PlannedTraining) -> list[PlannedEvaluation]:
     """All that the study measures of a run."""
     name, seed = training.run.name, training.seed
     return [
-        Measurement(name, seed, training.folder, place) for place, seeds in study.places[name].items() if seed in seeds
+        PlannedEvaluation(name, seed, training.folder, measurement)
+        for measurement, seeds in study.measurements[name].items()
+        if seed in seeds
     ]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluation gave."""
-
-    result: dict[str, Any]
-    """Its JSON."""
-    replicates: dict[str, NDArray[np.float64]]
-    """[rows, 1 + R] by metric: on the sample and on its replicates."""
-
-
-def measured(study: Study, training: Training) -> dict[Measurement, Measured]:
+def measured(study: Study, training: PlannedTraining) -> dict[PlannedEvaluation, Result]:
     """A finished run's evaluations whose files are whole and of this checkpoint, these shards, prompts and draws."""
     if (_step(training.folder, "latest") or 0) < training.total:
         return {}
     step, fingerprint = _step(training.folder, study.checkpoint), Shards(study.shards).fingerprint
-    found = {m: _read(m, study.split) for m in measurements(study, training)} if step else {}
-    return {m: each for m, each in found.items() if each and _fits(each, m.place, step, fingerprint)}
+    found = {e: _read(e.request) for e in evaluations(study, training)} if step else {}
+    return {e: result for e, result in found.items() if result and _fits(result, e.request, step, fingerprint)}
 
 
-def _read(measurement: Measurement, split: str) -> Measured | None:
-    path = result_path(measurement.folder, measurement.place.kind, split, **measurement.options())
+def _read(request: Request) -> Result | None:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        with np.load(path.with_suffix(".npz")) as arrays:
-            names = [name for name in arrays.files if name.startswith(REPLICATES)]
-            return Measured(result, {n.removeprefix(REPLICATES): arrays[n].astype(np.float64) for n in names})
-    except (OSError, ValueError, zipfile.BadZipFile):
+        return Result.load(request.path)
+    except EtpError:
         return None
 
 
-def _fits(found: Measured, place: Place, step: int | None, fingerprint: str) -> bool:
-    result = found.result
-    prompts = task_of(place.task or "", place.how or "").prompt_set if place.kind == "zero-shot" else None
+def _fits(result: Result, request: Request, step: int | None, fingerprint: str) -> bool:
+    replicates = {array.shape for row in result.rows for array in row.replicates.values()}
     return (
-        result.get("revision") == REVISION
-        and result["checkpoint"]["step"] == step
-        and result["shards"]["fingerprint"] == fingerprint
-        and result["protocol"].get("prompts") == prompts
-        and {array.shape for array in found.replicates.values()} == {(len(result["rows"]), 1 + BOOTSTRAP)}
+        result.revision == REVISION
+        and result.step == step
+        and result.shards["fingerprint"] == fingerprint
+        and request.answered_by(result.protocol)
+        and replicates == {(1 + request.bootstrap,)}
     )
 
 
 def _step(folder: Path, which: Any) -> int | None:
     """Step of a checkpoint; None if there is none, also where training did not come to its first step."""
+    if (folder / ENCODER_FILE).exists():
+        return load_encoder(folder)[1]
     if not (folder / checkpoint.FOLDER).is_dir() or not (folder / run_folder.CONFIG_FILE).exists():
         return None
     best = config_module.load(folder / run_folder.CONFIG_FILE).run.best
@@ -175,30 +163,30 @@ def _step(folder: Path, which: Any) -> int | None:
         return checkpoints.find(which)
 
 
-def _existing(run: Run, seed: int) -> Training:
+def _existing(run: Run, seed: int) -> PlannedTraining:
     assert run.folder is not None
-    folder = Path(run.folder.replace("{seed}", str(seed)))
+    folder = folder_of(run.folder.replace("{seed}", str(seed)))
     config, step = config_module.load(folder / run_folder.CONFIG_FILE), _step(folder, "latest")
     if step is None:
         raise EtpError(f"{folder}: has no checkpoint")
     if config.seed != seed:
         raise EtpError(f"{folder}: was trained with seed {config.seed}")
-    return Training(run, seed, folder, config, step, step)
+    return PlannedTraining(run, seed, folder, config, step, step)
 
 
-def _training(run: Run, seed: int, out: Path, base: Path | None) -> Training:
+def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTraining:
     assert run.config is not None
     folder = out / RUNS / f"{run.name}-{seed}"
     config = replace(run.config, seed=seed, start_from=str(base or ""))
     done = _step(folder, "latest") or 0
     try:
         shards = Shards(config.data.shards)
-        total = round(config.optim.epochs * _steps_per_epoch(config))
+        total = optim.total_steps(config.optim, _steps_per_epoch(config))
     except EtpError as error:  # such as shards that are still to be made; the other runs need not wait for them
-        return Training(run, seed, folder, config, done, 0, str(error))
+        return PlannedTraining(run, seed, folder, config, done, 0, str(error))
     if done:
         config = _same_as(folder, config, shards)
-    return Training(run, seed, folder, config, done, total)
+    return PlannedTraining(run, seed, folder, config, done, total)
 
 
 def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
@@ -219,13 +207,13 @@ def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
 
 def _steps_per_epoch(config: TrainConfig) -> int:
     data = config.data
-    return _steps(data.shards, data.train_split, data.batch_size, data.train_share)
+    return _steps(data.shards, data.batch_size, data.train_share)
 
 
 @cache
-def _steps(shards: str, split: str, batch_size: int, share: float) -> int:
+def _steps(shards: str, batch_size: int, share: float) -> int:
     opened = Shards(shards)
-    return Batches(opened.split(split), opened.reports(split), batch_size, 0, share=share).steps_per_epoch
+    return Batches(opened.split(TRAIN), opened.reports(TRAIN), batch_size, 0, share=share).steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -236,7 +224,7 @@ class Estimate:
     source: str
 
 
-def training_time(training: Training, others: list[Training]) -> Estimate:
+def training_time(training: PlannedTraining, others: list[PlannedTraining]) -> Estimate:
     """Time of the steps that are left: by runs of the same model and batch where there are any, else by a trial."""
     ecgs = (training.total - training.done) * training.config.data.batch_size
     shape = _shape(training.config, Shards(training.config.data.shards).samples)

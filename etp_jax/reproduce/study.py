@@ -20,7 +20,7 @@ pretrained_on = "PTB-XL folds 1-8"     # column of the table; by default made of
 
 [[run]]
 name = "older"
-folder = "runs/older-{seed}"           # a run that exists; it is only measured
+folder = "runs/older-{seed}"           # a run that exists, or "shipped"; it is only measured
 seeds = [0]
 
 [[evaluate]]
@@ -45,25 +45,24 @@ macro_auroc = { ptbxl-super = 0.824 }  # by task
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import tyro
+from typing import Any, Literal
 
 from etp_jax.config import TrainConfig
 from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.evaluate import PROTOCOLS, Kind, check_together
-from etp_jax.tasks import Task, get_task
-from etp_jax.tasks.prompt_file import with_prompts
+from etp_jax.evaluation.kinds import KINDS, Kind
+from etp_jax.evaluation.request import HONEST, Request, TaskRequest, check_protocol
+from etp_jax.losses.pairs import check_loss
+from etp_jax.models.towers import with_named_tower
+from etp_jax.reproduce.options import set_options
+from etp_jax.shards.record import VALIDATION
 
 TEXT, TEXTS, NUMBERS, OPTIONS, TABLES, SHARE, BY_TASK = (
     "a text",
@@ -100,18 +99,25 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is measured."""
+class Measurement:
+    """One way in which runs of the study are measured: kind, task, and prompts or protocol."""
 
-    kind: Kind
-    how: str | None
-    """Prompts of a zero-shot measurement, the protocol of others; None where there is no choice."""
-    task: str | None
-    """None for retrieval."""
+    request: Request
+    """The evaluation's options; its `run` is put in for each run folder."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of evaluation."""
+        return KINDS[self.request.kind]
+
+    def columns(self) -> dict[str, str | None]:
+        """`kind`, `how` (prompts or protocol, None where there is no choice) and `task`, as in tables and logs."""
+        return {"kind": self.kind.name, "how": self.request.how, "task": self.request.task_name}
 
     def __str__(self) -> str:
         """Such as `zero-shot ptbxl-super, contrast`."""
-        return " ".join(filter(None, (self.kind, self.task))) + (f", {self.how}" if self.how else "")
+        kind, how, task = self.columns().values()
+        return " ".join(filter(None, (kind, task))) + (f", {how}" if how else "")
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,8 @@ class Study:
     split: str
     checkpoint: Literal["best", "latest"]
     runs: tuple[Run, ...]
-    places: dict[str, dict[Place, tuple[int, ...]]]
-    """With the seeds that are measured there, by run."""
+    measurements: dict[str, dict[Measurement, tuple[int, ...]]]
+    """By run: what is measured of it, with the seeds."""
     pairs: tuple[tuple[str, str], ...]
     """Names of runs to compare."""
     published: tuple[dict[str, Any], ...]
@@ -155,15 +161,16 @@ def read(file: Path, shards: Path | None = None) -> Study:
     for number, entry in enumerate(table["run"], 1):
         with _in(f"{file}: run {entry.get('name', number)}"):
             runs.append(_run(entry, table, data, runs))
-    split, places = table.get("split", "validation"), {run.name: {} for run in runs}
+    split, measurements = table.get("split", VALIDATION), {run.name: {} for run in runs}
+    common = {"shards": data, "split": split, "checkpoint": checkpoint}
     for number, entry in enumerate(table["evaluate"], 1):
         with _in(f"{file}: evaluate {entry.get('kind', number)}"):
-            found = _places(entry, table.get("tasks", []), split)
-            for name in _run_names(entry.get("runs", list(places)), runs):
+            found = _measurements(entry, table.get("tasks", []), common)
+            for name in _run_names(entry.get("runs", list(measurements)), runs):
                 run = next(run for run in runs if run.name == name)
-                for place in found:
-                    before = places[name].get(place, ())
-                    places[name][place] = tuple(s for s in run.seeds if s in (*before, *_seeds(entry, run)))
+                for measurement in found:
+                    seeds = {*measurements[name].get(measurement, ()), *_seeds(entry, run)}
+                    measurements[name][measurement] = tuple(seed for seed in run.seeds if seed in seeds)
     pairs = []
     for number, entry in enumerate(table.get("compare", []), 1):
         with _in(f"{file}: compare {number}"):
@@ -171,14 +178,9 @@ def read(file: Path, shards: Path | None = None) -> Study:
     for entry in table.get("published", []):
         with _in(f"{file}: published {entry.get('name', '')}"):
             _check(entry, PUBLISHED, needed=("name", "pretrained_on", "source", "kind", "macro_auroc"))
-            _check_kind(entry["kind"])
+            _kind(entry["kind"])
     title, published = table.get("title", file.stem), tuple(table.get("published", []))
-    return Study(file, title, data, split, checkpoint, tuple(runs), places, tuple(pairs), published)
-
-
-def task_of(name: str, prompts: str) -> Task:
-    """A task with prompts of a set or of a file."""
-    return with_prompts(name, Path(prompts)) if prompts.endswith(".json") else get_task(name, prompts)
+    return Study(file, title, data, split, checkpoint, tuple(runs), measurements, tuple(pairs), published)
 
 
 def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: Sequence[Run]) -> Run:
@@ -210,7 +212,10 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     for option, key in OWN_KEYS.items():
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
             raise EtpError(f"--{option} is said by `{key}`")
-    config = _parse(load_recipe(recipe, entry.get("stage", table.get("stage"))), options)
+    recipe_config = load_recipe(recipe, entry.get("stage", table.get("stage")))
+    with _in("options"):
+        config = set_options(with_named_tower(recipe_config, options), options)
+    check_loss(config.loss)
     if config.start_from and base is None:
         raise EtpError("its recipe starts from another run; name that one as `start_from`")
     config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))
@@ -221,42 +226,34 @@ def _words(options: str | list[str]) -> list[str]:
     return shlex.split(options) if isinstance(options, str) else options
 
 
-def _parse(recipe: TrainConfig, options: list[str]) -> TrainConfig:
-    """The recipe with options over it, by the parser of `etp train`."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(TrainConfig, args=options, default=recipe)
-    except SystemExit:  # a title, a rule, then what is wrong
-        lines = [line.strip(" │╭╮╰╯─-") for line in said.getvalue().splitlines()]
-        what = [line for line in lines if line]
-        raise EtpError(f"options: {what[min(1, len(what) - 1)] if what else 'not those of `etp train`'}") from None
-
-
-def _places(entry: dict[str, Any], common: list[str], split: str) -> list[Place]:
+def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[str, Any]) -> list[Measurement]:
     """For each set of prompts or protocol, and each task."""
     _check(entry, EVALUATE, needed=("kind",))
-    kind: Kind = entry["kind"]
-    _check_kind(kind)
-    if "prompts" in entry and kind != "zero-shot":
-        raise EtpError("only zero-shot takes `prompts`")
-    if kind == "retrieval":
-        if "tasks" in entry:
-            raise EtpError("retrieval has no tasks")
-        return [Place(kind, None, None)]
-    tasks = entry.get("tasks", common)
-    if not tasks:
-        raise EtpError("names no `tasks`, nor does the study")
-    prompts, protocols = entry.get("prompts", ["default"]), entry.get("protocols", ["honest"])
-    for task, wording, protocol in product(tasks, prompts, protocols):
-        check_together(kind, task_of(task, wording), split, protocol)
-    hows = prompts if kind == "zero-shot" else protocols if kind in PROTOCOLS else [None]
-    return [Place(kind, how, task) for how in hows for task in tasks]
+    options = _kind(entry["kind"]).options
+    if "prompts" in entry and options.choice != "prompts":
+        raise EtpError(f"a {options.kind} takes no `prompts`")
+    if options.choice != "protocol":
+        for protocol in entry.get("protocols", ()):
+            check_protocol(options.kind, protocol, (HONEST,))
+    requests: list[Request] = [options(run=Path(), **common)]
+    if values := entry.get({"prompts": "prompts", "protocol": "protocols"}.get(options.choice, "")):
+        requests = [request.chosen(value) for request in requests for value in values]
+    if issubclass(options, TaskRequest):
+        tasks = entry.get("tasks", common_tasks)
+        if not tasks:
+            raise EtpError("names no `tasks`, nor does the study")
+        requests = [replace(request, task=task) for request in requests for task in tasks]  # pyright: ignore[reportCallIssue]
+    elif "tasks" in entry:
+        raise EtpError(f"{options.kind} has no tasks")
+    for request in requests:
+        request.check()
+    return list(map(Measurement, requests))
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in get_args(Kind):
-        raise EtpError(f"no such kind; there are {', '.join(get_args(Kind))}")
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise EtpError(f"no such kind; there are {', '.join(KINDS)}")
+    return KINDS[name]
 
 
 def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:

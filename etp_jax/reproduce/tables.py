@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax import __version__
+from etp_jax.evaluation.kinds import KINDS, Kind
+from etp_jax.evaluation.request import HONEST
 from etp_jax.files import write_text
 from etp_jax.report import html
-from etp_jax.report.results import KINDS, metric_name
+from etp_jax.report.results import metric_name
 
 ENDINGS = ("json", "csv", "md", "html")
 LEGEND = (
@@ -36,20 +38,9 @@ LEGEND = (
     "scored by chance. Published figures are quoted from where the row says; the data they were "
     "pre-trained on, records and protocols differ."
 )
-CSV: tuple[str, ...] = (
-    "run",
-    "encoder",
-    "pretrained_on",
-    "kind",
-    "how",
-    "fraction",
-    "task",
-    "records",
-    "status",
-    "seeds",
-    "metric",
-)
-CSV += ("mean", "patients_low", "patients_high", "seeds_low", "seeds_high", "patients_p", "seeds_p")
+CSV = ("study", "run", "seed", "encoder", "task", "kind", "protocol", "prompts", "fraction", "metric")
+CSV += ("value", "low", "high", "revision")
+"""Columns of the tidy table, see `_csv`."""
 
 Text = tuple[str, str]
 """A cell: what it says, and what stands behind that in small letters."""
@@ -83,27 +74,27 @@ def write(figures: dict[str, Any], out: Path) -> list[Path]:
 def _kinds(figures: dict[str, Any]) -> list[Grid]:
     """A grid for each way of measuring."""
     grids = []
-    for kind in dict.fromkeys(row["kind"] for row in figures["rows"]):
-        rows = [row for row in figures["rows"] if row["kind"] == kind]
-        grids.append(_retrieval(rows) if kind == "retrieval" else _tasks(kind, rows))
+    for name in dict.fromkeys(row["kind"] for row in figures["rows"]):
+        rows = [row for row in figures["rows"] if row["kind"] == name]
+        tasks = list(dict.fromkeys(row["task"] for row in rows))
+        grids.append(_by_metric(KINDS[name], rows) if tasks == [None] else _by_task(KINDS[name], rows, tasks))
     return grids
 
 
-def _tasks(kind: str, rows: Sequence[dict[str, Any]]) -> Grid:
+def _by_task(kind: Kind, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> Grid:
     """A line for each encoder, prompts or protocol, and fraction; a column for each task."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
     lines: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault((*_who(row), _how(row)), {})[row["task"]] = row
     found = [
-        [who, on, (how, ""), _seeds(by_task.values()), *(_cell(by_task.get(task)) for task in tasks)]
+        [who, on, (how, ""), _seeds(by_task.values()), *(_cell(by_task.get(task), kind.compared[0]) for task in tasks)]
         for (who, on, how), by_task in lines.items()
     ]
-    column = "prompts" if kind == "zero-shot" else "labels"
-    return Grid(KINDS[kind], "Macro-AUROC.", ["encoder", "pre-trained on", column, "seeds", *tasks], found)
+    column = "labels" if any(row["fraction"] for row in rows) else kind.options.choice or "labels"
+    return Grid(kind.title, kind.note, ["encoder", "pre-trained on", column, "seeds", *tasks], found)
 
 
-def _retrieval(rows: Sequence[dict[str, Any]]) -> Grid:
+def _by_metric(kind: Kind, rows: Sequence[dict[str, Any]]) -> Grid:
     """A line for each encoder, a column for each metric."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["values"]))
     found = [
@@ -114,8 +105,8 @@ def _retrieval(rows: Sequence[dict[str, Any]]) -> Grid:
         ]
         for row in rows
     ]
-    heads = ["encoder", "pre-trained on", "seeds", *(map(metric_name, metrics) if metrics else ["recall"])]
-    return Grid(KINDS["retrieval"], "Among all reports of the split; equal reports count as hits.", heads, found)
+    heads = ["encoder", "pre-trained on", "seeds", *map(metric_name, metrics or kind.compared[:1])]
+    return Grid(kind.title, kind.note, heads, found)
 
 
 def _comparisons(figures: dict[str, Any]) -> list[Grid]:
@@ -126,13 +117,12 @@ def _comparisons(figures: dict[str, Any]) -> list[Grid]:
     for each in compared:
         first, second = each["pair"]
         about = " ".join(filter(None, (each["kind"], each["task"])))
-        metric = each["metric"] if each["kind"] == "retrieval" else "macro_auroc"
         over_seeds = ("–", "") if each["seeds"] is None else _with(each["mean"], each["seeds"], each["p"]["seeds"])
         rows.append(
             [
                 (f"{first} – {second}", ""),
                 (about, ""),
-                (_how(each) or metric_name(metric), ""),
+                (_how(each) or metric_name(each["metric"]), ""),
                 _with(each["mean"], each["patients"], each["p"]["patients"]),
                 over_seeds,
                 (", ".join(map(str, each["common_seeds"])), ""),
@@ -159,11 +149,9 @@ def _who(row: dict[str, Any]) -> tuple[Text, Text]:
 
 
 def _how(row: dict[str, Any]) -> str:
-    """Prompts, or the share of the labels, that a figure was made with."""
-    if row["kind"] == "zero-shot":
-        return row["how"] or ""
+    """Prompts, or the share of the labels and the protocol, that a figure was made with."""
     share = f"{row['fraction']:.0%}" if row["fraction"] else ""
-    return ", ".join(filter(None, (share, row["how"] if row["how"] != "honest" else None)))
+    return ", ".join(filter(None, (share, row["how"] if row["how"] != HONEST else None)))
 
 
 def _seeds(rows: Any) -> Text:
@@ -176,7 +164,7 @@ def _seeds(rows: Any) -> Text:
     return count, "" if counts == [planned] else f"of {planned}"
 
 
-def _cell(row: dict[str, Any] | None, metric: str = "macro_auroc") -> Text:
+def _cell(row: dict[str, Any] | None, metric: str) -> Text:
     if row is None or metric not in row["values"]:
         return (row["status"] if row else "–"), ""
     figure = row["values"][metric]
@@ -203,28 +191,46 @@ def _short(value: float | None) -> str:
 
 
 def _csv(figures: dict[str, Any]) -> str:
-    """A line for each row and metric, then for each comparison, whose encoder is `difference`."""
+    """The tidy table: a line for each value.
+
+    Of several seeds, each has a line, and `mean` has one with the interval over patients; a single seed's line has the
+    interval itself. Differences have the encoder `difference` and both runs in `run`; their p values are metrics of
+    their own (`macro_auroc_p_patients`). So is `classes_fitted`, where classes lack an outcome in the fitted labels.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV, restval="", lineterminator="\n")
     writer.writeheader()
+    study = {"study": Path(figures["study"]).stem}
     for row in figures["rows"]:
-        about = {key: row[key] for key in CSV[:9]} | {"seeds": len(row["seeds"])}
-        writer.writerows(about | {"metric": metric} | _columns(figure) for metric, figure in row["values"].items())
-        if not row["values"]:
-            writer.writerow(about)
+        about = study | {key: row[key] for key in ("run", "encoder", "task", "kind", "fraction")} | _choice(row)
+        about |= {"revision": figures["revision"]} if row["status"] == "measured" else {}
+        for metric, figure in row["values"].items():
+            writer.writerows(about | {"metric": metric} | line for line in _lines(figure, row["seeds"]))
+        if row["classes_fitted"] is not None and row["classes_fitted"] < row["classes"]:
+            writer.writerow(about | {"seed": "mean", "metric": "classes_fitted", "value": row["classes_fitted"]})
     for each in figures["comparisons"]:
-        about = {key: each[key] for key in ("kind", "how", "fraction", "task", "metric")}
-        about |= {"run": " - ".join(each["pair"]), "encoder": "difference", "status": "measured"}
-        p = {f"{over}_p": value for over, value in each["p"].items()}
-        writer.writerow(about | {"seeds": len(each["common_seeds"])} | _columns(each) | p)
+        about = study | {key: each[key] for key in ("task", "kind", "fraction", "metric")} | _choice(each)
+        about |= {"run": " - ".join(each["pair"]), "encoder": "difference", "revision": figures["revision"]}
+        writer.writerows(about | line for line in _lines(each, each["common_seeds"]))
+        for over, p in each["p"].items():
+            if p is not None:
+                writer.writerow(about | {"seed": "mean", "metric": f"{each['metric']}_p_{over}", "value": p})
     return text.getvalue()
 
 
-def _columns(figure: dict[str, Any]) -> dict[str, Any]:
-    intervals = {
-        f"{over}_{end}": value for over in ("patients", "seeds") for end, value in (figure[over] or {}).items()
-    }
-    return {"mean": figure["mean"], **intervals}
+def _choice(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns `protocol` and `prompts`."""
+    choice = KINDS[row["kind"]].options.choice
+    return {"protocol": HONEST} | ({choice: row["how"]} if choice and row["how"] else {})
+
+
+def _lines(figure: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The figure of each seed and, of several, their mean; what is published has no seed."""
+    ends = figure["patients"] or {}
+    if len(seeds) < 2:
+        return [{"seed": seeds[0] if seeds else "", "value": figure["mean"], **ends}]
+    each = [{"seed": seed, "value": value} for seed, value in zip(seeds, figure["by_seed"], strict=True)]
+    return [*each, {"seed": "mean", "value": figure["mean"], **ends}]
 
 
 def _about(figures: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""The shard folder: its records, reading, writing and checking. No jax, no TensorFlow."""
+"""Shard folders: their record format, reading, writing and checking. Imports neither jax nor TensorFlow."""

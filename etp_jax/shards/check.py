@@ -1,4 +1,4 @@
-"""Reads a shard folder whole and verifies what can be verified."""
+"""Full verification of a shard folder, byte by byte."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SEXES = ("male", "female", "")
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """What was read and found sound."""
+    """Contents of a shard folder that passed the check."""
 
     folder: Path
     splits: dict[str, int]
-    """Records of each split."""
+    """Number of records in each split."""
     patients: int
     bytes: int
     fingerprint: str
 
     def __str__(self) -> str:
-        """The line that `etp check` prints."""
+        """Returns the line that `etp shards check` prints."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         return (
             f"{self.folder}: sound; {sum(self.splits.values())} records ({splits}) of {self.patients} patients, "
@@ -40,57 +40,61 @@ class CheckSummary:
 
 
 def check_shards(folder: str | Path) -> CheckSummary:
-    """Verifies every CRC and checksum, the schema and rules of every record, all counts, and patients in two splits.
+    """Verifies CRCs, checksums, the schema and rules of every record, all counts, and that splits share no patient.
 
     Raises:
-      EtpError: the first thing that is wrong: file, record and what to do.
+      EtpError: the first defect found; the message names the file, the record and what to do.
     """
     shards = Shards(folder)
     _check_tfds_metadata(shards)
     seen: set[str] = set()
-    home: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, expected in shards.splits.items():
         count = 0
         for shard in shards.shard_files(split):
             path = shards.folder / shard["file"]
             for record in _records(path, shard, shards):
-                trouble = _trouble(record, shards)
+                defect = _defect(record, shards)
                 if record.record_id in seen:
-                    trouble = "its id appears twice"
-                if home.setdefault(record.patient_id, split) != split:
-                    trouble = f"patient {record.patient_id} is in {home[record.patient_id]} and in {split}"
-                if trouble:
-                    raise EtpError(f"{path}: record {record.record_id}: {trouble}; prepare the shards again")
+                    defect = "its id appears twice"
+                if split_of.setdefault(record.patient_id, split) != split:
+                    defect = f"patient {record.patient_id} is in {split_of[record.patient_id]} and in {split}"
+                if defect:
+                    raise EtpError(f"{path}: record {record.record_id}: {defect}; prepare the shards again")
                 seen.add(record.record_id)
                 count += 1
         if count != expected:
             raise EtpError(f"{shards.folder}: {split} holds {count} records, build.json says {expected}")
     size = sum(shard["bytes"] for split in shards.splits for shard in shards.shard_files(split))
-    return CheckSummary(shards.folder, shards.splits, len(home), size, shards.fingerprint)
+    return CheckSummary(shards.folder, shards.splits, len(split_of), size, shards.fingerprint)
 
 
 def _records(path: Path, shard: dict[str, Any], shards: Shards) -> list[Record]:
-    """All records of a shard file, after CRCs, encoding, count and checksum have been verified."""
+    """Reads all records of a shard file and verifies its CRCs, encoding, record count and checksum."""
     data = path.read_bytes()
     records = []
     for start, payload in tfrecord.read_frames(data, str(path)):
         try:
             record = decode_record(payload, len(shards.leads))
-            # There is one way to write a record, so this finds every deviation from the schema.
+            # The encoding of a record is unique, so this comparison finds every deviation from the schema.
             if encode_record(record) != payload:
                 raise ValueError("fields differ from the schema")
         except (ValueError, LookupError) as error:
-            raise EtpError(f"{path}: the record at byte {start} is not this project's ({error})") from None
+            raise EtpError(
+                f"{path}: the record at byte {start} does not follow this project's schema ({error})"
+            ) from None
         records.append(record)
     if len(records) != shard["records"]:
         raise EtpError(f"{path}: holds {len(records)} records, build.json says {shard['records']}")
     if hashlib.sha256(data).hexdigest() != shard["sha256"]:
-        raise EtpError(f"{path}: SHA-256 differs from build.json, so the file is of another build; prepare it again")
+        raise EtpError(
+            f"{path}: SHA-256 differs from build.json, so the file belongs to another build; prepare it again"
+        )
     return records
 
 
-def _trouble(record: Record, shards: Shards) -> str:
-    """What is wrong with a record; empty if nothing is."""
+def _defect(record: Record, shards: Shards) -> str:
+    """Describes the first defect of a record; returns an empty text if there is none."""
     if record.ecg.shape != (shards.samples, len(shards.leads)):
         return f"signal of shape {record.ecg.shape}, not {(shards.samples, len(shards.leads))}"
     if record.lead_mask.shape != (len(shards.leads),):
@@ -110,7 +114,7 @@ def _trouble(record: Record, shards: Shards) -> str:
 
 
 def _check_tfds_metadata(shards: Shards) -> None:
-    """Compares the files that TFDS reads with `build.json`."""
+    """Checks that the files that TFDS reads agree with `build.json`."""
     for name in ("features.json", "dataset_info.json"):
         path = shards.folder / name
         try:

@@ -1,4 +1,4 @@
-"""The shard folder while it is made: claimed for one build, then finished; `build.json` comes last."""
+"""A shard folder under construction: it is claimed for one build, then finished by writing `build.json` last."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from etp_jax.shards.record import BUILD_FILE, PART_FILE
 from etp_jax.shards.writer import write_metadata
 
 NOTES = ".parts"
-"""Folder, inside the shard folder, of what the build needs for itself: the claim, and a note a shard."""
+"""Subfolder of the shard folder for the build's own files: the claim, and one note per shard."""
 REJECTS = "rejects.csv"
 SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
-"""How version 0.1 identified translation 1: by a hash of its source text together with the glossary."""
+"""Identifier of translation 1 in version 0.1: a hash of the translation's source text and the glossary."""
 GLOSSARY_HASH_0_1 = "63c05c5c180f02741457bb357e71b4dcaf788412fbd27bc11f8eea747250188d"
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made."""
+    """Result of a build."""
 
     folder: Path
     build: dict[str, Any]
     """Content of `build.json`."""
     written: int = 0
-    """Records looked at this time."""
+    """Number of records processed in this run, rejected ones included."""
     seconds: float = 0.0
-    """0 if the folder was finished already."""
+    """Duration of this run, in seconds; 0 if the folder was already finished."""
 
     def __str__(self) -> str:
-        """The summary that `etp prep` prints."""
+        """Returns the summary that `etp prep` prints."""
         splits = {name: split["records"] for name, split in self.build["splits"].items()}
         rejects = self.build["rejects"]
         lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
         lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
         lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
-        lines += [f"verdict, {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
+        lines += ["records by quality verdict (a record may have several):"]
+        lines += [f"  {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
         lines += [
             f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
@@ -54,7 +55,7 @@ class BuildSummary:
         return "\n".join([*lines, *self.ending()])
 
     def ending(self) -> list[str]:
-        """The last lines of a summary: how long it took, and where the shards are."""
+        """Returns the last lines of the summary: the duration, and the folder of the shards."""
         time = "none, the folder was finished already"
         if self.seconds:
             time = f"{self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s"
@@ -62,17 +63,17 @@ class BuildSummary:
 
 
 def finished(out: Path, recipe: dict[str, Any]) -> bool:
-    """Whether `out` is the finished result of this very build; EtpError if of another one."""
+    """Whether `out` is the finished result of this build; raises EtpError if it is the result of another one."""
     if not (out / BUILD_FILE).exists():
         return False
     if current_form(Shards(out).build["preparation"]) != current_form(recipe):
         raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
-    shutil.rmtree(out / NOTES, ignore_errors=True)  # left there if the build was killed at its very end
+    shutil.rmtree(out / NOTES, ignore_errors=True)  # still present if the build was killed at its very end
     return True
 
 
 def current_form(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as this version would write it, also where version 0.1 wrote it; ready to be compared."""
+    """Converts a recipe to this version's form, also one written by version 0.1, so that recipes can be compared."""
     recipe = json.loads(json.dumps(recipe))
     if recipe.get("translation_sha256") == SOURCE_HASH_0_1:
         del recipe["translation_sha256"]
@@ -81,7 +82,11 @@ def current_form(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
-    """Makes `out` ours: new, empty, or begun by the same build of the same part."""
+    """Claims `out` for this build; `out` must be new, empty, or begun by the same build of the same part.
+
+    Raises:
+      EtpError: `out` is finished, belongs to another build, or holds other files.
+    """
     notes, content = out / NOTES, {**recipe, "part": part}
     mark = notes / "recipe.json"
     if (out / BUILD_FILE).exists() or (out / PART_FILE).exists():
@@ -97,25 +102,25 @@ def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
 
 
 def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
-    """Notes what a shard holds: from now on it is written.
+    """Writes the note on a shard, which marks the shard as written.
 
     Args:
       out: the shard folder.
-      file: name of the shard.
-      note: `split`, `shard` (its entry in `build.json`), `rejects`, `verdicts`.
+      file: file name of the shard.
+      note: `split`, `shard` (the shard's entry in `build.json`), `rejects`, `verdicts`.
     """
     write_text(_note_path(out, file), json.dumps(note))
 
 
 def read_note(out: Path, file: str) -> dict[str, Any]:
-    """What a shard holds, as `write_note` noted it."""
+    """Reads the note that `write_note` wrote on a shard."""
     return json.loads(_note_path(out, file).read_text(encoding="utf-8"))
 
 
 def is_noted(out: Path, file: str) -> bool:
-    """Whether the shard lies there whole, with the note on it."""
-    there = _note_path(out, file).exists() and (out / file).exists()
-    return there and (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
+    """Whether a shard is complete: the note and the file exist, and the file has the size in the note."""
+    exists = _note_path(out, file).exists() and (out / file).exists()
+    return exists and (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
 
 
 def _note_path(out: Path, file: str) -> Path:
@@ -123,12 +128,12 @@ def _note_path(out: Path, file: str) -> Path:
 
 
 def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Writes rejects and metadata and removes what the build needed for itself.
+    """Writes rejects and metadata, and removes the build's own files.
 
     Args:
-      out: holds all shards.
-      head: the head of `build.json`, and under `rejects` the records that no shard has looked at.
-      notes: what each shard holds, in the order of the plan.
+      out: the shard folder, which holds all shards.
+      head: first fields of `build.json`; `rejects` holds the records that were rejected before any shard was written.
+      notes: the note on each shard, in the order of the plan.
 
     Returns:
       The content of `build.json`.

@@ -1,4 +1,4 @@
-"""The index of a split: where its records are, and everything about them but their signals."""
+"""The index of a split: the positions of its records in the shard files, and all their fields except the signals."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ INDEX_FOLDER = ".index"
 
 @dataclass(frozen=True)
 class Index:
-    """Where the records of a split lie, and all of them but the signals."""
+    """Positions of the records of a split, and all their fields except the signals."""
 
     places: NDArray[np.int64]
-    """[N, 3]: number of the shard, offset of the payload in it, bytes of the payload."""
+    """[N, 3] position of each record: number of its shard, offset and length of its payload, in bytes."""
     columns: SplitColumns
 
 
 def save_index(index: Index, path: Path, fingerprint: str) -> None:
-    """Writes the index beside the shards; a folder that cannot be written goes without."""
+    """Writes the index into the shard folder; does nothing if the folder is read-only."""
     columns = vars(index.columns)
     arrays = {name: column for name, column in columns.items() if isinstance(column, np.ndarray)}
     lists = {name: column for name, column in columns.items() if name not in arrays}
     text = np.frombuffer(json.dumps({"fingerprint": fingerprint, **lists}).encode(), np.uint8)
-    with contextlib.suppress(OSError):  # a read-only folder: the index is made again next time
+    with contextlib.suppress(OSError):  # a read-only folder: the index is built again next time
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
             np.savez(file, allow_pickle=False, places=index.places, text=text, **arrays)
 
 
 def load_index(path: Path, fingerprint: str) -> Index | None:
-    """The saved index; None if there is none, or one of other shards, or a damaged one."""
+    """Reads a saved index; returns None if it is missing, damaged, or belongs to other shards."""
     try:
         with np.load(path) as arrays:
             columns: dict[str, Any] = json.loads(arrays["text"].tobytes())

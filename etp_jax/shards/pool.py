@@ -1,4 +1,4 @@
-"""Work on the shards of a folder, in several processes."""
+"""A pool of worker processes for the shards of a folder."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 
 def run_all(work: Callable[[T], Any], tasks: Sequence[T], workers: int, out: Path) -> Iterator[T]:
-    """Does the work of every task and yields each task when it is done.
+    """Calls `work` on every task and yields each task when it is done.
 
     Args:
-      work: can be pickled, as can the tasks, where there are several workers.
-      tasks: independent of each other.
-      workers: processes; 1: this one.
-      out: what the work makes, for the message.
+      work: function of a task; with several workers, it and the tasks must be picklable.
+      tasks: tasks that do not depend on each other.
+      workers: number of worker processes; with 1, this process does the work.
+      out: output of the work, named in error messages.
 
     Raises:
-      EtpError: a worker was killed; or what the work raises.
+      EtpError: a worker process was killed. Exceptions of `work` are passed on.
     """
     if workers <= 1:
         for task in tasks:
             work(task)
             yield task
         return
-    # Fresh processes rather than forks: progress bars and numerical libraries hold threads that do not survive a fork.
+    # Spawned processes, not forked ones: progress bars and numerical libraries hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
         running = {pool.submit(work, task): task for task in tasks}
@@ -43,13 +43,13 @@ def run_all(work: Callable[[T], Any], tasks: Sequence[T], workers: int, out: Pat
                 future.result()
                 yield running[future]
         except BrokenProcessPool:
-            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to go on") from None
+            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to continue") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _die_with_parent() -> None:
-    """Lets a worker end when the main process is killed, instead of waiting for work for ever."""
+    """Ends a worker process when the main process is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,10 +1,15 @@
-"""The record and the shard folder: their schema, and reading them with random access. No jax, no TensorFlow.
+"""Reading of shard folders with random access. Imports neither jax nor TensorFlow.
 
-A shard folder holds TFRecord files `<name>-<split>.tfrecord-00000-of-000NN`, TFDS's `features.json` and
-`dataset_info.json` (so `tfds.builder_from_directory` opens it), `rejects.csv`, and `build.json`: what all records have
-in common, how they were prepared, and size and SHA-256 of every file. `build.json` is written last; without it a
-folder is unfinished. `.index/` holds what reading found out and may be deleted. `shard_writer.py` writes such a folder,
-`check.py` verifies it byte by byte.
+A shard folder contains:
+
+* TFRecord files `<name>-<split>.tfrecord-00000-of-000NN`.
+* `features.json` and `dataset_info.json`, with which `tfds.builder_from_directory` opens the folder.
+* `rejects.csv`: the records that were left out.
+* `build.json`: what all records have in common, how they were prepared, and the size and SHA-256 of every file. It is
+  written last; without it the folder is unfinished.
+* `.index/`: a cache of record positions and metadata, which may be deleted.
+
+`writer.py` writes such a folder; `check.py` verifies it byte by byte.
 """
 
 from __future__ import annotations
@@ -28,23 +33,23 @@ from etp_jax.shards.index import INDEX_FOLDER, Index, load_index, save_index
 from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_metadata, decode_record
 
 READERS = min(8, os.cpu_count() or 1)
-"""Threads that read signals into one batch."""
+"""Number of threads that read signals into one batch."""
 THREAD_BYTES = 2**20
-"""A thread is worth its trouble from so many bytes on."""
+"""Smallest number of bytes for which a reader thread pays off."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """The distinct reports of a split and which one each record has."""
+    """The distinct reports of a split, and the number of each record's report."""
 
     reports: tuple[str, ...]
-    """Distinct reports in sorted order (the same on every host); an empty one is among them if a record has none."""
+    """Distinct reports in sorted order (the same on every host), with an empty text if a record has no report."""
     number: NDArray[np.int32]
-    """[N] position in `reports`, for each record of the split."""
+    """[N] position in `reports` of each record's report."""
 
     @property
     def paired(self) -> NDArray[np.int64]:
-        """Positions of the records that have a report: those from which an ECG-report pair can be made."""
+        """Positions of the records that have a report, so that an ECG-report pair can be formed."""
         blank = self.reports.index("") if "" in self.reports else -1
         return np.flatnonzero(self.number != blank)
 
@@ -52,11 +57,11 @@ class ReportTable:
 class Shards:
     """A finished shard folder.
 
-    Opening it compares the size of every shard with `build.json`, so that a cut or missing file is noticed at once;
-    `check.check_shards` reads every byte.
+    Opening it compares the size of every shard with `build.json`, so that a truncated or missing file is detected
+    immediately. `check.check_shards` reads every byte.
 
     Raises:
-      EtpError: the folder is missing, unfinished, somebody else's, or a shard is missing or cut.
+      EtpError: the folder is missing, unfinished or not written by `etp prep`, or a shard is missing or truncated.
     """
 
     def __init__(self, folder: str | Path):
@@ -76,22 +81,22 @@ class Shards:
 
     @property
     def signal_bytes(self) -> int:
-        """Bytes of one signal."""
+        """Size of one signal, in bytes."""
         return 2 * self.samples * len(self.leads)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over what defines the data: schema, label vocabulary and the checksums of all shards."""
+        """SHA-256 (hex) of what defines the data: schema, label vocabulary and the checksums of all shards."""
         fields = ("format", "name", "fs", "leads", "samples", "label_vocabulary", "splits")
         text = json.dumps({field: self.build[field] for field in fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def shard_files(self, split: str) -> list[dict[str, Any]]:
-        """The shards of a split in order: `file`, `records`, `bytes`, `sha256` of each."""
+        """Returns the shards of a split, in order, each with `file`, `records`, `bytes` and `sha256`."""
         return self.build["splits"][split]["shards"]
 
     def split(self, name: str) -> Split:
-        """One split; raises EtpError, naming those there are, for an unknown one."""
+        """Opens a split; raises EtpError for an unknown name, with the list of splits."""
         if name not in self.splits:
             raise EtpError(f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}")
         if name not in self._opened:
@@ -99,7 +104,7 @@ class Shards:
         return self._opened[name]
 
     def reports(self, split: str, field: str = "report") -> ReportTable:
-        """The report table of a split, of field `report` or `report_original`."""
+        """Builds the report table of a split from the field `report` or `report_original`."""
         texts = getattr(self.split(split).columns, field)
         reports = tuple(sorted(set(texts)))
         place = {report: number for number, report in enumerate(reports)}
@@ -127,7 +132,7 @@ def _read_build(folder: Path) -> dict[str, Any]:
         if any(folder.glob("dataset_info.json")):
             raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
         if (folder / PART_FILE).exists():
-            raise EtpError(f"{folder}: only a part of a build; join all its parts with `etp prep merge`") from None
+            raise EtpError(f"{folder}: only a part of a build; join all its parts with `etp shards merge`") from None
         raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
@@ -137,7 +142,7 @@ def _read_build(folder: Path) -> dict[str, Any]:
 
 
 class Split:
-    """The records of one split, by position 0 ... N-1 in file order. Signals are read from disk when asked for."""
+    """The records of one split, by position 0 ... N-1 in file order. Signals are read from disk on access."""
 
     def __init__(self, shards: Shards, name: str):
         """Opens the files of split `name`; use `Shards.split`."""
@@ -152,28 +157,30 @@ class Split:
         return self.shards.splits[self.name]
 
     def __getitem__(self, position: int) -> Record:
-        """The record at `position`; raises EtpError if its bytes are not a record."""
+        """Reads the record at `position`; raises EtpError if its bytes are not a record."""
         shard, start, length = self._index.places[range(len(self))[position]].tolist()
         payload = os.pread(self._files[shard], length, start)
         try:
             return decode_record(memoryview(payload), len(self.shards.leads))
         except (ValueError, LookupError) as error:
-            raise EtpError(f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp check`") from None
+            raise EtpError(
+                f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp shards check`"
+            ) from None
 
     def ecg(self, indices: ArrayLike, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
-        """Signals at some positions, in their order.
+        """Reads the signals at the given positions, in the given order.
 
-        The bytes go straight from the page cache into the batch: nothing is parsed and nothing stays in memory.
+        The bytes are copied directly from the page cache into the batch: nothing is parsed or kept in memory.
 
         Args:
           indices: [B] positions.
-          out: [B, T, leads] int16, C-contiguous, to be filled; allocated if None.
+          out: [B, T, leads] int16 array to fill, C-contiguous; allocated if None.
 
         Returns:
-          [B, T, leads] int16, 1 µV a step.
+          [B, T, leads] int16 signals, 1 µV per unit.
 
         Raises:
-          EtpError: a shard ends early.
+          EtpError: a shard is truncated.
         """
         positions = np.asarray(indices, np.int64)
         shape = (len(positions), self.shards.samples, len(self.shards.leads))
@@ -203,12 +210,12 @@ class Split:
 
     @property
     def columns(self) -> SplitColumns:
-        """All records but their signals, read once."""
+        """All fields of the records except the signals; read once."""
         return self._index.columns
 
     @cached_property
     def _index(self) -> Index:
-        """From the sidecar `.index/<split>.npz`, which is made (again) where it is missing or of other shards."""
+        """The index, read from `.index/<split>.npz`; built first if the file is missing or belongs to other shards."""
         sidecar = self.shards.folder / INDEX_FOLDER / f"{self.name}.npz"
         index = load_index(sidecar, self.shards.fingerprint)
         if index is None:
@@ -217,7 +224,7 @@ class Split:
         return index
 
     def _scan(self) -> Index:
-        """Walks over the heads of all records; the signals are skipped."""
+        """Builds the index from the first bytes of every record; the signals are skipped."""
         places, rows = [], []
         for shard, (path, file) in enumerate(zip(self._paths, self._files, strict=True)):
             position, size = 0, path.stat().st_size
@@ -230,7 +237,7 @@ class Split:
                 try:
                     rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : end]))
                 except (ValueError, LookupError) as error:
-                    raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp check`") from None
+                    raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp shards check`") from None
                 places.append((shard, position + tfrecord.FRAME_HEAD, length))
                 position += tfrecord.FRAME_HEAD + length + tfrecord.FRAME_TAIL
         if len(rows) != len(self):

@@ -1,7 +1,11 @@
-"""One record of a shard folder: its fields, and its encoding as a `tf.train.Example`. No jax, no TensorFlow."""
+"""The record of a shard folder: its fields, and its encoding as a `tf.train.Example`.
+
+Imports neither jax nor TensorFlow.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +18,14 @@ FORMAT = 1
 """Version of the record schema and of `build.json`."""
 BUILD_FILE = "build.json"
 PART_FILE = "part.json"
-"""What one of several machines wrote; `etp prep merge` joins such folders."""
+"""Metadata file of a part that one of several machines wrote; `etp shards merge` joins the parts."""
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
+
+
+def patient_hash(patient_id: str) -> int:
+    """A number of 256 bits by which patients are split and drawn: the same for every record, task and machine."""
+    return int(hashlib.sha256(patient_id.encode()).hexdigest(), 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,31 +33,31 @@ class Record:
     """One ECG with its report and labels."""
 
     ecg: NDArray[np.int16]
-    """[T, leads], 1 µV a step, time-major; zero where the lead was not recorded."""
+    """[T, leads] signal, 1 µV per unit, time-major; zero in leads that are masked."""
     lead_mask: NDArray[np.bool_]
-    """[leads]; false: this lead was not recorded or is unusable."""
+    """[leads] whether each lead is usable; false if it was not recorded or is unusable."""
     record_id: str
     patient_id: str
     report: str
-    """English, cleaned; empty if the record has none."""
+    """Cleaned English report; empty if the record has none."""
     report_original: str
     statements: tuple[str, ...]
-    """The parts of the report, in their order."""
+    """Statements of which the report consists, in order."""
     labels: tuple[str, ...]
     likelihoods: tuple[float, ...]
-    """Parallel to `labels`, in percent, as the archive gives them (PTB-XL: 0 means present, likelihood unknown);
-    -1 where the archive gives none."""
+    """Likelihood of each label, in percent, as in the archive (PTB-XL: 0 means present, likelihood unknown); -1 where
+    the archive has none."""
     age: float
-    """Years; NaN if unknown."""
+    """Age in years; NaN if unknown."""
     sex: str
-    """`male`, `female`, or empty if unknown."""
+    """Sex of the patient: `male`, `female`, or empty if unknown."""
     dataset: str
     features: tuple[str, ...] = ()
     feature_evidence: tuple[str, ...] = ()
 
 
 def encode_record(record: Record) -> bytes:
-    """The record as a `tf.train.Example`; the signal stands last, so that all else can be read without it."""
+    """Encodes a record as a `tf.train.Example`, with the signal last: all other fields can be read without it."""
     features: dict[str, tfrecord.Value] = {name: [getattr(record, name).encode()] for name in TEXTS}
     features |= {name: [text.encode() for text in getattr(record, name)] for name in TEXT_LISTS}
     features["likelihoods"] = np.array(record.likelihoods, np.float32)
@@ -59,7 +68,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_metadata(payload: memoryview) -> dict[str, Any]:
-    """All fields of an encoded record but `ecg`; raises ValueError or KeyError if it is not one."""
+    """Decodes all fields of a record except `ecg`; raises ValueError or KeyError if the payload is not a record."""
     features = tfrecord.decode_example(payload)
     fields: dict[str, Any] = {name: tfrecord.bytes_list(features[name])[0].decode() for name in TEXTS}
     fields |= {name: tuple(text.decode() for text in tfrecord.bytes_list(features[name])) for name in TEXT_LISTS}
@@ -70,14 +79,14 @@ def decode_metadata(payload: memoryview) -> dict[str, Any]:
 
 
 def decode_record(payload: memoryview, leads: int) -> Record:
-    """The inverse of `encode_record`; raises ValueError or KeyError if the payload is not a record."""
+    """Decodes what `encode_record` encoded; raises ValueError or KeyError if the payload is not a record."""
     (signal,) = tfrecord.bytes_list(tfrecord.decode_example(payload)["ecg"])
     return Record(ecg=np.frombuffer(signal, "<i2").reshape(-1, leads), **decode_metadata(payload))
 
 
 @dataclass(frozen=True)
 class SplitColumns:
-    """Everything but the signals of a split, a list a field, in file order."""
+    """All fields of a split's records except the signals: one list or array per field, in file order."""
 
     record_id: list[str]
     patient_id: list[str]
@@ -89,12 +98,12 @@ class SplitColumns:
     features: list[tuple[str, ...]]
     feature_evidence: list[tuple[str, ...]]
     age: NDArray[np.float32]
-    """[N] years, NaN if unknown."""
+    """[N] ages in years; NaN if unknown."""
     sex: list[str]
     dataset: list[str]
     lead_mask: NDArray[np.bool_]
-    """[N, leads]"""
+    """[N, leads] whether each lead is usable."""
 
 
 TRAIN, VALIDATION, ALL = "train", "validation", "all"
-"""`all`: the records of every split."""
+"""Names of splits; `all` means the records of every split."""

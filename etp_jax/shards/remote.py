@@ -1,4 +1,4 @@
-"""Shard folders that lie elsewhere (`gs://`, `s3://`, any URL of fsspec) are copied to this machine's disk first."""
+"""Staging of remote shard folders (`gs://`, `s3://`, any fsspec URL): they are copied to the local disk."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from etp_jax.files import whole_file
 from etp_jax.shards.record import BUILD_FILE
 
 THREADS = 8
-"""Files copied at a time."""
+"""Number of files copied in parallel."""
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
-"""What fsspec needs to read a kind of URL."""
+"""Package that fsspec needs for each URL scheme."""
 
 
 def default_folder() -> Path:
-    """A folder of this user's under the system's temporary one ($TMPDIR)."""
+    """Returns the default staging folder: one per user, inside the system's temporary folder ($TMPDIR)."""
     return Path(tempfile.gettempdir()) / f"etp-jax-{os.getuid()}"
 
 
 def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print) -> Path:
-    """A local copy of a shard folder, made once a machine; a local path is returned as it is.
+    """Copies a remote shard folder to the local disk, once per machine; a local path is returned unchanged.
 
-    Every build has a folder of its own below `stage_dir`, named by the SHA-256 of its `build.json`, which is written
-    last: a copy that was cut off is completed file by file, and processes of one machine wait for the one that copies.
+    Every build gets its own folder in `stage_dir`, named by the SHA-256 of its `build.json`. `build.json` is written
+    last, so an interrupted copy is completed file by file. Processes of one machine wait for the process that copies.
 
     Args:
-      source: path, or URL of fsspec.
+      source: path, or fsspec URL.
       stage_dir: folder on a local disk; `default_folder()` if empty.
-      say: takes the line that tells the disk needed, before anything is copied.
+      say: function that receives one line with the disk space needed, before anything is copied.
 
     Returns:
       A folder that `Shards` opens.
 
     Raises:
-      EtpError: the URL cannot be read, there is too little disk, or a file is not as long as `build.json` says.
+      EtpError: the URL cannot be read, the disk is too full, or the size of a file differs from `build.json`.
     """
     if "://" not in source:
         return Path(source)
@@ -64,7 +64,7 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
 
 
 def _open(source: str) -> tuple[Any, str]:
-    """File system and path of a URL."""
+    """Returns the file system and the path of a URL."""
     try:
         return fsspec.core.url_to_fs(source)
     except ImportError as error:
@@ -80,12 +80,12 @@ def _read(files: Any, source: str, root: str) -> bytes:
         return files.cat_file(f"{root}/{BUILD_FILE}")
     except FileNotFoundError:
         raise EtpError(f"{source}: no finished shard folder ({BUILD_FILE} is missing); copy all of it there") from None
-    except Exception as error:  # every kind of storage has errors of its own
+    except Exception as error:  # every storage system has its own exception classes
         raise EtpError(f"{source}: cannot be read ({_first_line(error)})") from error
 
 
 def _complete(files: Any, source: str, root: str, folder: Path, build_file: bytes, say: Callable[[str], None]) -> None:
-    """Copies what is missing in `folder`."""
+    """Copies the files that are missing in `folder`, and `build.json` last."""
     shards = [shard for split in json.loads(build_file)["splits"].values() for shard in split["shards"]]
     missing = [shard for shard in shards if _size(folder / shard["file"]) != shard["bytes"]]
     for rest in folder.glob(".*.tmp"):
@@ -118,7 +118,7 @@ def _complete(files: Any, source: str, root: str, folder: Path, build_file: byte
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; -1 if there is none."""
+    """Size of a file, in bytes; -1 if it does not exist."""
     return path.stat().st_size if path.exists() else -1
 
 

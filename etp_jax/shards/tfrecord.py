@@ -1,8 +1,8 @@
 """TFRecord framing and `tf.train.Example` messages, without TensorFlow.
 
-A TFRecord file is a row of frames: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of the
-payload; all little-endian. The payload is a protobuf message, of which only the part that `tf.train.Example` uses is
-spoken here, in one canonical form: fields in the order given, numbers packed.
+A TFRecord file is a sequence of frames: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of the
+payload; all little-endian. The payload is a protobuf message. Only the subset that `tf.train.Example` uses is
+implemented, in one canonical form: fields in the order given, numbers packed.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError
 
 FRAME_HEAD = 12
-"""Bytes of a frame before its payload."""
+"""Number of bytes of a frame before its payload."""
 FRAME_TAIL = 4
-"""Bytes of a frame after its payload."""
+"""Number of bytes of a frame after its payload."""
 
 Value = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
-"""What a feature of an Example holds: byte strings, float32 numbers or int64 numbers; any count, 0 included."""
+"""Value of a feature of an Example: any number, including 0, of byte strings, float32 numbers or int64 numbers."""
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # field numbers of tf.train.Feature
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    """CRC-32C of `data`, rotated and shifted as the TFRecord format asks (a CRC of data that holds CRCs is weak)."""
+    """Computes the CRC-32C of `data`, masked as TFRecord requires, since a CRC of data that contains CRCs is weak."""
     crc = google_crc32c.value(bytes(data))
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(payload: bytes) -> bytes:
-    """One TFRecord frame around `payload`."""
+    """Encodes `payload` as one TFRecord frame."""
     length = struct.pack("<Q", len(payload))
     return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
 
 def read_frames(data: memoryview | bytes, where: str) -> Iterator[tuple[int, memoryview]]:
-    """Walks over the frames of a whole file and checks every CRC.
+    """Iterates over the frames of a whole file and checks every CRC.
 
     Args:
-      data: the bytes of the file.
-      where: name of the file, for messages.
+      data: content of the file.
+      where: name of the file, for error messages.
 
     Yields:
-      Offset of the payload in the file and the payload.
+      Offset of the payload in the file, and the payload.
 
     Raises:
-      EtpError: a frame is cut or its CRC differs; the message names file, frame number and offset.
+      EtpError: a frame is truncated or its CRC differs; the message names the file, frame number and offset.
     """
     data, start, number = memoryview(data), 0, 0
     while start < len(data):
@@ -72,18 +72,19 @@ def read_frames(data: memoryview | bytes, where: str) -> Iterator[tuple[int, mem
 
 
 def encode_example(features: Mapping[str, Value]) -> bytes:
-    """A `tf.train.Example` with the features in the order given."""
+    """Encodes a `tf.train.Example` with the features in the order given."""
     entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in features.items())
     return _field(1, b"".join(entries))
 
 
 def decode_example(payload: memoryview) -> dict[str, memoryview]:
-    """Splits a `tf.train.Example`, as `encode_example` writes it, into its features, each still encoded.
+    """Splits a `tf.train.Example`, as written by `encode_example`, into its features, each still encoded.
 
-    The payload may be cut inside its last feature, which then comes back cut: a signal written last need not be read.
+    The payload may end inside its last feature, which is then returned incomplete. So a signal written last need not be
+    read.
 
     Raises:
-      ValueError: these bytes are not such a message.
+      ValueError: the payload is not such a message.
     """
     start, _ = _span(payload, 0, field=1)
     features = {}
@@ -97,7 +98,7 @@ def decode_example(payload: memoryview) -> dict[str, memoryview]:
 
 
 def bytes_list(feature: memoryview) -> list[bytes]:
-    """The byte strings of an encoded feature; ValueError if it holds something else."""
+    """Decodes the byte strings of a feature; raises ValueError if it holds other values."""
     start, end = _span(feature, 0, field=_BYTES_LIST)
     values = []
     while start < end:
@@ -107,12 +108,12 @@ def bytes_list(feature: memoryview) -> list[bytes]:
 
 
 def float_list(feature: memoryview) -> NDArray[np.float32]:
-    """The numbers of an encoded float feature; ValueError if it holds something else."""
+    """Decodes the numbers of a float feature; raises ValueError if it holds other values."""
     return np.frombuffer(_packed(feature, _FLOAT_LIST), "<f4")
 
 
 def int64_list(feature: memoryview) -> NDArray[np.int64]:
-    """The numbers of an encoded integer feature; ValueError if it holds something else."""
+    """Decodes the numbers of an integer feature; raises ValueError if it holds other values."""
     packed, start, values = _packed(feature, _INT64_LIST), 0, []
     while start < len(packed):
         value, start = _read_varint(packed, start)
@@ -139,12 +140,12 @@ def _packed(feature: memoryview, kind: int) -> memoryview:
 
 
 def _field(number: int, body: bytes) -> bytes:
-    """A length-delimited protobuf field."""
+    """Encodes a length-delimited protobuf field."""
     return bytes((number << 3 | 2,)) + _varint(len(body)) + body
 
 
 def _span(data: memoryview, start: int, field: int) -> tuple[int, int]:
-    """Where the body of the length-delimited field at `start` begins and ends (beyond the data if it is cut)."""
+    """Returns start and end of the body of the length-delimited field at `start`; the end may be beyond the data."""
     if start >= len(data) or data[start] != field << 3 | 2:
         raise ValueError(f"no field {field} at byte {start}")
     length, body = _read_varint(data, start + 1)
@@ -152,7 +153,7 @@ def _span(data: memoryview, start: int, field: int) -> tuple[int, int]:
 
 
 def _varint(value: int) -> bytes:
-    value &= 2**64 - 1  # negative numbers travel as two's complement
+    value &= 2**64 - 1  # negative numbers are encoded as two's complement
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -162,7 +163,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: memoryview, start: int) -> tuple[int, int]:
-    """The number at `start` and the position behind it."""
+    """Decodes the number at `start`; returns it and the position after it."""
     value, shift = 0, 0
     for position in range(start, min(start + 10, len(data))):
         value |= (data[position] & 0x7F) << shift

@@ -1,4 +1,4 @@
-"""Writing a shard folder: files appear whole or not at all, `build.json` last."""
+"""Writing of shard folders: every file is written atomically, `build.json` last."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from etp_jax.shards.record import BUILD_FILE, TEXT_LISTS, TEXTS, Record, encode_
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
-    """File name of a shard, in TFDS's pattern."""
+    """Returns the file name of a shard, in TFDS's pattern."""
     return f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
 
 
 def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
-    """Writes one TFRecord file, whole or not at all.
+    """Writes one TFRecord file completely or not at all.
 
     Returns:
-      `file`, `records`, `bytes`, `sha256`: its entry in `build.json`.
+      The shard's entry in `build.json`: `file`, `records`, `bytes`, `sha256`.
     """
     digest, count, size = hashlib.sha256(), 0, 0
     with whole_file(path) as file:
@@ -38,13 +38,13 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
 
 
 def write_metadata(folder: Path, build: dict[str, Any]) -> None:
-    """Writes `features.json` and `dataset_info.json` for TFDS, then `build.json`: from now on the folder is finished.
+    """Writes `features.json` and `dataset_info.json` for TFDS, then `build.json`, which marks the folder as finished.
 
     Args:
-      folder: holds all shards that `build` lists.
+      folder: the shard folder, which holds all shards that `build` lists.
       build: content of `build.json`.
     """
-    # Imported here: reading shards does not need it, and it takes half a second.
+    # Imported here because reading shards does not need TFDS, and importing it takes half a second.
     import tensorflow_datasets as tfds
     from etils import epath
 
@@ -72,7 +72,7 @@ def write_metadata(folder: Path, build: dict[str, Any]) -> None:
         data_dir=folder,
         features=features,
         split_infos=splits,
-        check_data=False,  # reading back would need TensorFlow
+        check_data=False,  # reading the data back would require TensorFlow
         description=f"ECGs with reports, {build['fs']} Hz, leads {' '.join(build['leads'])}, int16, 1 µV a step.",
     )
     write_text(folder / BUILD_FILE, json.dumps(build, indent=1, ensure_ascii=False) + "\n")

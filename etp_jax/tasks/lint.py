@@ -1,4 +1,4 @@
-"""`etp tasks`: lists the tasks; finds what is wrong with their codes and prompts, or with a user's own. No jax."""
+"""Lists the tasks; finds flaws in the codes and prompts of shipped tasks and of a user's own. No jax."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from etp_jax.errors import EtpError
+from etp_jax.tasks.catalog import DEFAULT, get_task, load_task_file, prompt_sets, task_names
 from etp_jax.tasks.prompt_file import read_prompts, spellings
-from etp_jax.tasks.task import Task, get_task, prompt_sets, shared_prompts, task_names, vocabulary
+from etp_jax.tasks.task import Task
+from etp_jax.tasks.task_file import SHIPPED, TaskFile
 
 LEFTOVERS = {
     "talks to somebody": r"let me know|hope this|here (is|are)\b|please|feel free|certainly|as an ai\b|requirements",
@@ -18,7 +21,7 @@ LEFTOVERS = {
     "begins within a sentence": r"(^|, ?)(in|of|and|or) ",
     "is empty": r"^$",
 }
-"""What does not belong into a prompt, ignoring case."""
+"""Patterns that do not belong in a prompt, ignoring case."""
 
 OPPOSITES = (
     ("tachycardi", "bradycardi"),
@@ -32,18 +35,18 @@ OPPOSITES = (
     ("prolong|extension|extended", "shorten"),
     ("first[- ]degree", "(second|third)[- ]degree"),
 )
-"""A class whose name has one of two must not be described by a statement that has only the other."""
+"""Pairs of opposites: a class named by one must not have a statement with only the other."""
 
 NORMAL = r"^(normal ECG|sinus rhythm|normal beat)$"
 FINDING = (
     r"tachycardi|bradycardi|infarct|isch?em|\bblock|fibrillation|flutter|hypertroph|premature|ectopic|prolong|elevat"
     r"|depress|inver(sion|ted)|abnormal|deviation"
 )
-"""No statement of a class that is normal has one of these."""
+"""Findings, which no statement of a normal class contains."""
 
 
 def overview() -> str:
-    """All tasks as an aligned table, and the prompt sets."""
+    """All shipped tasks as an aligned table, and the prompt sets."""
     tasks = [get_task(name) for name in task_names()]
     lines = [("task", "classes", "data set", "records")]
     lines += [(task.name, str(len(task.classes)), task.dataset, task.rule) for task in tasks]
@@ -53,23 +56,47 @@ def overview() -> str:
 
 
 def lint_tasks() -> list[str]:
-    """What is wrong with the shipped tasks and prompt sets, a line each."""
-    flaws: list[str] = []
-    for name in task_names():
-        flaws += code_flaws(get_task(name), vocabulary(get_task(name).dataset))
-        for prompts in prompt_sets():
-            task = get_task(name, prompts)
-            texts = [(c.code, (c.name,), c.prompts) for c in task.classes]
-            flaws += [f"{name}, prompts {prompts}, {flaw}" for flaw in prompt_flaws(texts, shared_prompts())]
+    """Flaws of all shipped tasks and prompt sets, a line each."""
+    try:
+        names = task_names()
+    except EtpError:  # one file is broken, which hides the names of all
+        return [flaw for path in sorted(SHIPPED.glob("*.json")) for flaw in lint_task(str(path))]
+    return [flaw for name in names for flaw in lint_task(name)]
+
+
+def lint_task(name: str, codes: Iterable[str] | None = None) -> list[str]:
+    """Flaws of one task, a line each.
+
+    Args:
+      name: name of a shipped task, or the path of a .json file.
+      codes: label vocabulary of shards that the task is for; by default that of the task's data set, if known.
+    """
+    try:
+        file = load_task_file(name)
+        # A user's own task needs no more than the sets that its file has.
+        sets = prompt_sets() if file.shipped else _own_sets(file)
+        tasks = {prompts: get_task(name, prompts) for prompts in sets}
+    except EtpError as error:
+        return [str(error)]
+    known = set(file.vocabulary if codes is None else codes)
+    flaws = code_flaws(tasks[DEFAULT], known) if known else []
+    for prompts, task in tasks.items():
+        texts = [(c.code, (c.name,), c.prompts) for c in task.classes]
+        flaws += [f"{file.name}, prompts {prompts}, {flaw}" for flaw in prompt_flaws(texts, task.shared_prompts)]
     return flaws
 
 
+def _own_sets(file: TaskFile) -> tuple[str, ...]:
+    """The prompt sets that a file gives sentences for, the default one among them."""
+    return tuple(dict.fromkeys((DEFAULT, *(s for c in file.classes for s in c.prompts), *file.templates)))
+
+
 def lint_file(path: Path, task: str | None = None) -> list[str]:
-    """What is wrong with a user's own prompts, a line each.
+    """Flaws of a user's own prompts, a line each.
 
     Args:
       path: JSON, {class code: text or list of texts}. PTB-XL's codes may lack their underscores (`NST` for `NST_`).
-      task: whose classes they are; by default a code means what any shipped task means by it, if there is one.
+      task: task of the classes, by name or path; by default a code has its meaning in any shipped task.
 
     Raises:
       EtpError: the file cannot be read as such, or there is no such task.
@@ -87,18 +114,18 @@ def lint_file(path: Path, task: str | None = None) -> list[str]:
 
 
 def code_flaws(task: Task, known: Iterable[str]) -> list[str]:
-    """Codes that the data set does not have, and codes in two classes where these are apart.
+    """Codes that the data set does not have, and codes of two classes in a task without overlapping classes.
 
     Args:
-      task: whose codes.
-      known: the data set's.
+      task: the task.
+      known: label codes of the data set.
     """
     flaws: list[str] = []
     owner: dict[str, str] = {}
-    for c in task.classes:
+    for c in (*task.classes, *task.unscored):
         for code in sorted(c.codes):
             if code not in known:
-                flaws.append(f"{task.name}, class {c.code}: {task.dataset} has no code {code}")
+                flaws.append(f"{task.name}, class {c.code}: {task.dataset or 'the data set'} has no code {code}")
             if code in owner and not task.overlapping:
                 flaws.append(f"{task.name}, class {c.code}: code {code} makes class {owner[code]} too")
             owner[code] = c.code
@@ -108,10 +135,10 @@ def code_flaws(task: Task, known: Iterable[str]) -> list[str]:
 def prompt_flaws(
     texts: Iterable[tuple[str, Iterable[str], Iterable[str]]], shared: frozenset[str] = frozenset()
 ) -> list[str]:
-    """What is wrong with the prompts of some classes.
+    """Flaws of the prompts of some classes.
 
     Args:
-      texts: code, names and prompts of each class. Of several names one must fit; without any, none is contradicted.
+      texts: code, names and prompts of each class. Of several names one must fit; without any, nothing contradicts.
       shared: prompts that several classes may have.
     """
     flaws: list[str] = []
@@ -137,18 +164,18 @@ def _leftovers(prompt: str) -> Iterator[str]:
 
 
 def _contradictions(names: list[str], prompt: str) -> Iterator[str]:
-    """Of each statement between commas that fits none of the names."""
+    """Yields each statement, between commas, that contradicts all of the names."""
     for statement in map(str.strip, prompt.removesuffix(".").split(",")):
         if names and all(_contradicts(name, statement) for name in names):
             yield f"{statement!r} contradicts {' and '.join(map(repr, names))}"
 
 
 def _contradicts(name: str, statement: str) -> bool:
-    def says(pattern: str, text: str) -> bool:
+    def has(pattern: str, text: str) -> bool:
         return re.search(pattern, text, re.IGNORECASE) is not None
 
-    return (says(NORMAL, name) and says(FINDING, statement)) or any(
-        says(one, name) and not says(other, name) and says(other, statement) and not says(one, statement)
+    return (has(NORMAL, name) and has(FINDING, statement)) or any(
+        has(one, name) and not has(other, name) and has(other, statement) and not has(one, statement)
         for pair in OPPOSITES
         for one, other in (pair, pair[::-1])
     )

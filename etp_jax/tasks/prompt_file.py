@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from etp_jax.errors import EtpError
-from etp_jax.tasks.task import Task, get_task
+from etp_jax.files import read_json, sha256
+from etp_jax.tasks.catalog import get_task
+from etp_jax.tasks.task import Task
 
 
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     """The prompts of each class; raises EtpError if the file cannot be read as such."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); it is JSON, {{class code: text}}") from None
-    if not isinstance(given, dict):
-        raise EtpError(f"{path}: holds no object; it is JSON, {{class code: text}}")
     prompts = {}
-    for code, value in given.items():
+    for code, value in read_json(path, "it is JSON, {class code: text}").items():
         texts = [value] if isinstance(value, str) else value
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise EtpError(f"{path}: class {code!r} has neither a text nor a list of texts")
@@ -34,7 +28,7 @@ def spellings(code: str) -> tuple[str, str]:
 
 
 def with_prompts(name: str, path: Path) -> Task:
-    """The task `name` with the prompts of a file, each read as a report is.
+    """A task, by name or path, with the prompts of a file, each read as a report is.
 
     Raises:
       EtpError: the file cannot be read, or lacks prompts of a class of the task; no such task.
@@ -47,10 +41,9 @@ def with_prompts(name: str, path: Path) -> Task:
     missing = [c.code for c in task.classes if not found[c.code]]
     if missing:
         raise EtpError(f"{path}: has no prompt of class {', '.join(missing)} of {name}; name them all")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return replace(
         task,
         classes=tuple(replace(c, prompts=found[c.code]) for c in task.classes),
-        prompt_set=f"{path.name}, SHA-256 {digest}",
+        prompt_set=f"{path.name}, SHA-256 {sha256(path)[:12]}",
         whole_prompts=False,
     )

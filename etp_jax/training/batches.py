@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import ReportTable, Split
+from etp_jax.shards.record import patient_hash
 
 Batch = dict[str, np.ndarray]
 K = TypeVar("K")
@@ -27,7 +27,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 def in_share(patient_id: str, share: float) -> bool:
     """Whether a patient is among this share; one of a smaller share is among every greater one too."""
-    return int(hashlib.sha256(patient_id.encode()).hexdigest()[:12], 16) < share * 16**12
+    return patient_hash(patient_id) >> (256 - 48) < share * 2**48
 
 
 class Batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,10 @@ from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.models.text_tower import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
-from etp_jax.training import resume
 from etp_jax.training.jax_private import backends_are_initialized
 from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, same_tokenizer
 from etp_jax.training.step import compute_dtype
 
-SIZES = ("width", "kernel", "patch", "vit_width", "vit_layers", "vit_heads")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
 
@@ -49,18 +46,7 @@ def set_precision(precision: str) -> jnp.dtype:
 
 
 def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
-    """The model of a recipe with a text tower of these sizes; a frozen one stays outside.
-
-    Raises:
-      EtpError: a size below 1, or a rate that is no probability below 1.
-    """
-    options = resume.flatten(dataclasses.asdict(config.model))
-    for name in ("embedding_dim", *(f"ecg.{name}" for name in SIZES)):
-        if options[name] < 1:
-            raise EtpError(f"model.{name} is {options[name]}; it must be at least 1")
-    for name in ("projection_dropout", "ecg.drop_path", "text.dropout"):
-        if not 0 <= options[name] < 1:
-            raise EtpError(f"model.{name} is {options[name]}; it must be at least 0 and below 1")
+    """The model of a recipe with a text tower of these sizes; a frozen one stays outside."""
     return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 
 # Orbax warns about what is meant so (checkpoints without metrics, read-only folders), and logs the traceback of every
 # error that it also raises.
@@ -57,7 +57,7 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
-        with _one_line(self.folder, "the checkpoints cannot be opened"):
+        with _orbax_errors(self.folder, "the checkpoints cannot be opened"):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "meta"))
 
     def steps(self) -> list[int]:
@@ -85,12 +85,12 @@ class Checkpoints:
           EtpError: this or the previous checkpoint could not be written.
         """
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        with _one_line(self.folder, f"a checkpoint could not be saved at step {step}", "free disk space"):
+        with _orbax_errors(self.folder, f"a checkpoint could not be saved at step {step}", "free disk space"):
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises EtpError if it failed."""
-        with _one_line(self.folder, "the last checkpoint could not be saved", "free disk space"):
+        with _orbax_errors(self.folder, "the last checkpoint could not be saved", "free disk space"):
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Checkpoints:
@@ -104,7 +104,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""
-        with _one_line(self.folder / str(step), "the checkpoint cannot be read", _DAMAGED):
+        with _orbax_errors(self.folder / str(step), "the checkpoint cannot be read", _DAMAGED):
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, step: int, like: Any) -> Any:
@@ -114,7 +114,7 @@ class Checkpoints:
           EtpError: damaged, or an array of another shape, which is named.
         """
         where = self.folder / str(step)
-        with _one_line(where, "the checkpoint cannot be read", _DAMAGED):
+        with _orbax_errors(where, "the checkpoint cannot be read", _DAMAGED):
             check_shapes(where, shapes(self._saved(step)), shapes(like), "name another --workdir")
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -123,7 +123,7 @@ class Checkpoints:
     def restore_numpy(self, step: int, names: tuple[str, ...]) -> dict[str, Any]:
         """Some top-level parts of a checkpoint's state as nested dictionaries of numpy arrays, on any devices."""
         where = self.folder / str(step)
-        with _one_line(where, "the checkpoint cannot be read", _DAMAGED):
+        with _orbax_errors(where, "the checkpoint cannot be read", _DAMAGED):
             saved = self._saved(step)
             item = {name: saved[name] for name in names if saved.get(name) is not None}
             args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
@@ -172,13 +172,12 @@ _DAMAGED = "it is damaged: delete its folder to go on from an earlier one, if th
 
 
 @contextmanager
-def _one_line(where: Path, problem: str, advice: str = "check that the folder can be written and read") -> Iterator:
+def _orbax_errors(where: Path, problem: str, advice: str = "check that the folder can be written and read") -> Iterator:
     """Turns what Orbax and TensorStore raise for files that they cannot read or write into one line."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise EtpError(f"{where}: {problem} ({reason[:200]}); {advice}") from error
+        raise EtpError(f"{where}: {problem} ({one_line(error)[:200]}); {advice}") from error
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

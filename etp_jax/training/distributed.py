@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.training.jax_private import backends_are_initialized, global_state
 
 STOPPED = 75
@@ -46,7 +46,7 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise EtpError(
-            f"the processes of this run could not be joined ({str(error).strip().splitlines()[0]}); set "
+            f"the processes of this run could not be joined ({one_line(error)}); set "
             "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID on each"
         ) from None
 

@@ -16,7 +16,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from etp_jax.config import DataConfig, TrainConfig
-from etp_jax.errors import EtpError
 from etp_jax.training.batches import Batch, Batches, prefetch
 from etp_jax.training.parallel import REPLICATED, Parallel
 
@@ -24,6 +23,10 @@ Step = Callable[[Any, dict[str, jax.Array], Any], tuple[Any, dict[str, jax.Array
 
 PIECE = 64 * 2**20
 """Bytes of signals read and sent at a time, so that the host never holds a split."""
+PREFETCH = 2
+"""Batches (each of one dispatch) that are held ready on the devices."""
+RESIDENT_SHARE = 0.5
+"""Largest share of a device's free memory that resident records may take, beside parameters and reports."""
 MOST_STEPS = 10
 """Steps a dispatch, where it chooses itself: the host's own time, about a millisecond, is then lost among them."""
 
@@ -38,7 +41,7 @@ class DeviceFeed:
 
     def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel) -> None:
         """Puts the split on the devices if it is to be there; all else that is to lie there should be there before."""
-        self._config, self._batches, self._parallel = config, batches, parallel
+        self._batches, self._parallel = batches, parallel
         resident = _is_resident(config.data, batches, parallel)
         self._split = _put_split(batches, parallel) if resident else None
         self.resident_bytes = _split_bytes(batches) if resident else 0
@@ -63,11 +66,11 @@ class DeviceFeed:
             batch = batches[0] if self.per_dispatch == 1 else joined(batches, self.per_dispatch)
             return self._parallel.put_batch(batch)
 
-        return prefetch(spans, put, self._config.data.prefetch)
+        return prefetch(spans, put, PREFETCH)
 
     def __str__(self) -> str:
         """A line for people."""
-        where = f"read as needed, {self._config.data.prefetch} batches ahead"
+        where = f"read as needed, {PREFETCH} batches ahead"
         if self._split is not None:
             where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
         return f"  data: {where}; {self.per_dispatch} step(s) a dispatch"
@@ -140,12 +143,10 @@ def has_room(devices: Iterable[Any], size: int, share: float) -> bool:
 
 def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bool:
     """Decides it, on all hosts alike."""
-    if not 0 < config.resident_share <= 1:
-        raise EtpError(f"data.resident_share is {config.resident_share}; it must be more than 0 and at most 1")
     if config.resident != "auto":
         return config.resident == "always"
-    room = has_room(parallel.mesh.local_mesh.devices.flat, _split_bytes(batches), config.resident_share)
-    return bool(multihost_utils.process_allgather(np.array(room)).all())
+    fits = has_room(parallel.mesh.local_mesh.devices.flat, _split_bytes(batches), RESIDENT_SHARE)
+    return bool(multihost_utils.process_allgather(np.array(fits)).all())
 
 
 def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:

@@ -14,13 +14,15 @@ from typing import Any
 import jax
 
 from etp_jax.config import TrainConfig
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import alone_in
-from etp_jax.models.dual_encoder import init_variables
-from etp_jax.models.text_tower import build_text
-from etp_jax.shards.reader import Shards
+from etp_jax.losses.pairs import check_loss
+from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.models.text_tower import TextTower, build_text
+from etp_jax.shards.reader import ReportTable, Shards, Split
+from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
-from etp_jax.training import build, optim, resume, run_folder, stages
+from etp_jax.training import build, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
@@ -41,7 +43,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     Args:
       config: the recipe.
       workdir: run folder; made if it is not there. Several hosts must share it.
-      extend: go on to a greater `optim.epochs` than the run was started with.
+      extend: allow more `optim.epochs`, or a larger `optim.max_steps`, than the run was started with.
 
     Raises:
       EtpError: bad data or options, a run of other options, a folder or disk that cannot be written, too little memory,
@@ -50,7 +52,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     """
     if config.run.deterministic:
         build.make_deterministic()
-    with _one_line(workdir):
+    with _user_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
         with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
@@ -62,7 +64,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
 
 @dataclass
 class _Run:
-    """All that the loop needs."""
+    """Everything that the loop needs."""
 
     config: TrainConfig
     workdir: Path
@@ -73,16 +75,82 @@ class _Run:
     tables: Any
     validation: Validation
     checkpoints: Checkpoints
-    meta: dict[str, Any]
+    compatibility: dict[str, Any]
     state: TrainState
     start: int
-    """Updates that `state` has behind it."""
+    """Updates that `state` already contains."""
     total: int
     """Updates of the whole run."""
 
 
+@dataclass
+class _Data:
+    """The shards of a run."""
+
+    shards: Shards
+    batches: Batches
+    held_out: Split
+    held_out_reports: ReportTable
+
+
 def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
-    """Builds everything, restores the newest checkpoint, and says what will be done; None if all is done."""
+    """Builds everything, restores the newest checkpoint, and prints the plan; None if the run is finished."""
+    _check_options(config)
+    dtype = build.set_precision(config.run.precision)
+    parallel = Parallel(config.run.parallel)
+    data = _open_data(config, parallel)
+    steps_per_epoch = data.batches.steps_per_epoch
+    optimizer, schedule = optim.make_optimizer(config.optim, steps_per_epoch)
+    text = build_text(config.model.text, data.batches.reports.reports)
+
+    checkpoints = Checkpoints(workdir, config.run.best)
+    compatibility = resume.compatibility(config, data.shards, text)
+    start, total = checkpoints.find("latest") or 0, optim.total_steps(config.optim, steps_per_epoch)
+    if start:
+        resume.check_same(workdir, checkpoints.meta(start), compatibility, extend)
+    if start >= total:
+        _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
+        return None
+
+    model = build.build_model(config, text.bert_config, dtype)
+    variables = _initial_variables(config, model, data.shards, text, resumed=start > 0)
+    if jax.process_index() == 0:
+        run_folder.write_run_folder(workdir, config, data.shards, text)
+    state = init_state(variables, optimizer, config)
+    if start:
+        state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
+
+    _say(f"{workdir}: {'training' if start == 0 else f'going on at step {start}'}")
+    _say(_plan(config, data, parallel, dtype.name, total))
+    _say(_size(config, state.params, text.params))
+
+    cache = run_folder.text_cache(data.shards, workdir)
+    texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
+    held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
+    texts, state = parallel.replicate((texts, state))
+    validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel)
+    feed = DeviceFeed(config, data.batches, parallel)
+    _say(str(feed))
+    step = make_train_step(model, optimizer, schedule, config, data.shards.fs)
+    return _Run(
+        config=config,
+        workdir=workdir,
+        steps_per_epoch=steps_per_epoch,
+        parallel=parallel,
+        feed=feed,
+        dispatch=parallel.wrap_train_step(feed.wrap(step)),
+        tables=feed.tables(texts),
+        validation=validation,
+        checkpoints=checkpoints,
+        compatibility=compatibility,
+        state=state,
+        start=start,
+        total=total,
+    )
+
+
+def _check_options(config: TrainConfig) -> None:
+    """Raises EtpError for options that are wrong whatever the data are."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
     for name in ("log_every", "validate_every", "checkpoint_every"):
@@ -90,77 +158,46 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
         raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
-    dtype = build.set_precision(config.run.precision)
-    parallel = Parallel(config.run.parallel)
+    check_loss(config.loss)
+    log.check_boards(config.run)
+
+
+def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
+    """Opens both splits, and lays out this host's training batches."""
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
-    split, reports = shards.split(config.data.train_split), shards.reports(config.data.train_split)
-    held_out = shards.split(config.data.validation_split)
-    held_out_reports = shards.reports(config.data.validation_split)
+    split, reports = shards.split(TRAIN), shards.reports(TRAIN)
+    held_out, held_out_reports = shards.split(VALIDATION), shards.reports(VALIDATION)
     hosts = jax.process_index(), jax.process_count()
     batches = Batches(
         split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices, config.data.train_share
     )
-    total = round(config.optim.epochs * batches.steps_per_epoch)
-    optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
-    text = build_text(config.model.text, reports.reports)
+    return _Data(shards, batches, held_out, held_out_reports)
 
-    checkpoints = Checkpoints(workdir, config.run.best)
-    meta = resume.meta(config, shards, text)
-    start = checkpoints.find("latest") or 0
-    if start:
-        resume.check_same(workdir, checkpoints.meta(start), meta, extend)
-    if start >= total:
-        _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
-        return None
 
-    model = build.build_model(config, text.bert_config, dtype)
-    text_params = None if config.model.text.frozen else text.params
+def _initial_variables(
+    config: TrainConfig, model: DualEncoder, shards: Shards, text: TextTower, resumed: bool
+) -> dict[str, Any]:
+    """Parameters and statistics before the first step: drawn, or those of the run that this one starts from."""
     key = jax.random.key(config.seed, impl="threefry2x32")
+    text_params = None if config.model.text.frozen else text.params
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
-    if config.start_from and not start:
-        variables = stages.start_from(variables, config, text, shards)
-    if jax.process_index() == 0:
-        run_folder.write_run_folder(workdir, config, shards, text)
-    state = init_state(variables, optimizer, config)
-    if start:
-        state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
-
-    _say(f"{workdir}: {'training' if start == 0 else f'going on at step {start}'}")
-    _say(_plan(config, batches, len(held_out_reports.paired), parallel, dtype.name, total))
-    _say(_size(config, state.params, text.params))
-
-    cache = run_folder.text_cache(shards, workdir)
-    texts = build.text_inputs(config, text, reports.reports, cache)
-    held_out_texts = build.text_inputs(config, text, held_out_reports.reports, cache)
-    texts, state = parallel.replicate((texts, state))
-    validation = Validation(config, model, held_out, held_out_reports, held_out_texts, parallel)
-    feed = DeviceFeed(config, batches, parallel)
-    _say(str(feed))
-    return _Run(
-        config=config,
-        workdir=workdir,
-        steps_per_epoch=batches.steps_per_epoch,
-        parallel=parallel,
-        feed=feed,
-        dispatch=parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, shards.fs))),
-        tables=feed.tables(texts),
-        validation=validation,
-        checkpoints=checkpoints,
-        meta=meta,
-        state=state,
-        start=start,
-        total=total,
-    )
+    if config.start_from and not resumed:
+        return stages.start_from(variables, config, text, shards)
+    return variables
 
 
-def _plan(config: TrainConfig, batches: Batches, held_out: int, parallel: Parallel, dtype: str, total: int) -> str:
+def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, total: int) -> str:
+    """What the run will do: records, steps, devices."""
+    batches, held_out = data.batches, len(data.held_out_reports.paired)
+    planned = round(config.optim.epochs * batches.steps_per_epoch)
+    capped = f", cut from {planned} by --max-steps" if total < planned else ""
     left_out = f" ({batches.unpaired} without a report left out)" if batches.unpaired else ""
     distinct = len(set(batches.reports.number[batches.paired].tolist()))
     return (
         f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {held_out} records validate\n"
-        f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}, batch {batches.batch_size} on "
-        f"{parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of {jax.process_count()} host(s), {dtype}, "
-        f"{config.run.parallel}"
+        f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}{capped}, batch "
+        f"{batches.batch_size} on {parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of "
+        f"{jax.process_count()} host(s), {dtype}, {config.run.parallel}"
     )
 
 
@@ -207,7 +244,7 @@ def _run(run: _Run) -> int | None:
                     scores = run.validation(state) if validate else None
                     if scores:
                         progress.validation(done, scores)
-                    checkpoints.save(done, run.parallel.to_global(state), run.meta, scores)
+                    checkpoints.save(done, run.parallel.to_global(state), run.compatibility, scores)
         checkpoints.wait()
     end = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "finished"
     kept, best = ", ".join(map(str, checkpoints.steps())), checkpoints.find("best")
@@ -221,7 +258,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _one_line(workdir: Path) -> Iterator[None]:
+def _user_errors(workdir: Path) -> Iterator[None]:
     """Turns a disk that cannot be written and a device whose memory is too small into one line."""
     try:
         yield
@@ -237,6 +274,6 @@ def _one_line(workdir: Path) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise EtpError(
-            f"the device's memory is too small ({str(error).splitlines()[0]}); lower --data.batch-size, "
+            f"the device's memory is too small ({one_line(error)}); lower --data.batch-size, "
             "or leave the records on the host (--data.resident never)"
         ) from error

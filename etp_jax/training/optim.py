@@ -44,10 +44,10 @@ def trainable(params: Any, config: TrainConfig) -> Any:
         raise EtpError(f"model.text.trainable {wanted!r} is not a regular expression: {error}") from None
 
     def learned(path: tuple[Any, ...], _: Any) -> bool:
-        room, *rest = path_names(path)
-        if room == "logit_scale":
+        part, *rest = path_names(path)
+        if part == "logit_scale":
             return config.loss.learn_temperature
-        return room != "text_tower" or pattern.fullmatch("/".join(rest)) is not None
+        return part != "text_tower" or pattern.fullmatch("/".join(rest)) is not None
 
     mask = jax.tree_util.tree_map_with_path(learned, params)
     if "text_tower" in params and not any(jax.tree.leaves(mask["text_tower"])):
@@ -69,18 +69,30 @@ def merge(learned: Any, fixed: Any) -> Any:
     return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)
 
 
+def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    """Steps of the whole run: those of its epochs, at most `max_steps`."""
+    steps = round(config.epochs * steps_per_epoch)
+    return min(steps, config.max_steps) if config.max_steps > 0 else steps
+
+
 def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
     """Learning rate as a function of the step (from 0): linear warm-up, then constant or a half cosine to zero.
+
+    `max_steps` shortens the whole schedule: the warm-up keeps its share of the run.
 
     Raises:
         EtpError: the run has no step, or the warm-up is longer than the run.
     """
-    total = round(config.epochs * steps_per_epoch)
+    if config.max_steps < 0:
+        raise EtpError(f"optim.max_steps is {config.max_steps}; it must not be negative (0: no maximum)")
+    planned = round(config.epochs * steps_per_epoch)
     warmup = round(config.warmup_epochs * steps_per_epoch)
-    if total < 1:
+    if planned < 1:
         raise EtpError(f"optim.epochs {config.epochs} at {steps_per_epoch} steps an epoch is not a single step")
-    if warmup >= total and warmup > 0:
+    if warmup >= planned and warmup > 0:
         raise EtpError(f"optim.warmup_epochs {config.warmup_epochs} must be less than optim.epochs {config.epochs}")
+    total = total_steps(config, steps_per_epoch)
+    warmup = round(warmup * total / planned)
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step, float)  # or an int32 step would make float32 of it, even in 64 bits

@@ -15,7 +15,7 @@ import numpy as np
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
-from etp_jax.training.log import MetricsLog
+from etp_jax.training.log import MetricsLog, boards
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
         chief = jax.process_index() == 0
         self._run_dir, self._log_every = run_dir, config.run.log_every
         self._steps_per_epoch, self._batch_size = steps_per_epoch, config.data.batch_size
-        self._log = MetricsLog(run_dir, start, config.run.tensorboard) if chief else None
+        self._log = MetricsLog(run_dir, start, boards(config, run_dir, start)) if chief else None
         self._bar = Bar(total=total, initial=start, unit="step", disable=not chief, mininterval=1)
         self._pending: tuple[range, dict[str, jax.Array]] | None = None
         self._started: float | None = None
@@ -73,7 +73,8 @@ class Progress:
             return
         steps, metrics = self._pending[0], {name: np.atleast_1d(values) for name, values in self._pending[1].items()}
         self._pending = None
-        if self._started is None:  # the first dispatch of a process compiles
+        compiled = self._started is None  # the first dispatch of a process includes compilation
+        if compiled:
             self._started, self._waited = time.perf_counter(), 0.0
         else:
             self._steps += len(steps)
@@ -82,11 +83,14 @@ class Progress:
             values = {name: float(column[row]) for name, column in metrics.items()}
             for name in ("loss", "grad_norm"):
                 self._check_finite(name, values[name], done)
-            self._bar.update()
             if done % self._log_every == 0 and self._log:
                 speed = speed or self._speed()
                 self._log.write("train", done, {"epoch": done / self._steps_per_epoch, **values, **speed})
                 self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed['ecg_per_s']:.0f} ECG/s", refresh=False)
+        if compiled:
+            self._bar.skip(len(steps))
+        else:
+            self._bar.update(len(steps))
 
     def _speed(self) -> dict[str, float]:
         """Speed since it was last asked for, by all steps read since."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,20 @@ from etp_jax.shards.reader import Shards
 MAY_DIFFER = (
     "data.shards",  # the fingerprint decides, wherever the folder lies
     "data.stage_dir",
-    "data.prefetch",
-    "data.resident",  # and `resident_share`: where the records lie, not which they are
+    "data.resident",  # where the records are kept, not which they are
     "model.text.pretrained",  # the checksum of the weights decides
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
     "loss.block",  # likewise
-    "optim.epochs",  # has its own rule
+    "optim.epochs",  # has its own rule, as the next one
+    "optim.max_steps",
     "run.",  # how, not what: devices, precision, logging, intervals, which checkpoint counts as best
 )
 """Options, or beginnings of options, that need not be the same; all others must."""
 
 
-def meta(config: TrainConfig, shards: Shards, text: TextTower) -> dict[str, Any]:
-    """What is kept beside each checkpoint to decide it."""
+def compatibility(config: TrainConfig, shards: Shards, text: TextTower) -> dict[str, Any]:
+    """Metadata saved with each checkpoint; on resume it decides whether the run may continue."""
     return {
         "config": config_module.to_dict(config),
         "fingerprint": shards.fingerprint,
@@ -41,14 +42,14 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
 
     Args:
       run_dir: for the message.
-      saved: `meta` of the checkpoint.
-      current: `meta` of what was asked for.
-      extend: a greater number of epochs is meant.
+      saved: `compatibility` of the checkpoint.
+      current: `compatibility` of the requested run.
+      extend: allows more epochs, or a larger maximum of steps.
     """
     before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
     for name in now:
-        if not name.startswith(MAY_DIFFER) and before[name] != now[name]:
-            raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before[name], now[name]))
+        if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # another tower has other options
+            raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before.get(name), now[name]))
     if saved["fingerprint"] != current["fingerprint"]:
         shards = f"the fingerprint of --data.shards {now['data.shards']}"
         raise EtpError(_differs(run_dir, shards, saved["fingerprint"][:12], current["fingerprint"][:12]))
@@ -59,13 +60,15 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     pieces = [data.get("tokenizer_sha256", current.get("tokenizer_sha256", "")) for data in (saved, current)]
     if pieces[0] != pieces[1]:
         raise EtpError(_differs(run_dir, "the tokenizer of the text tower", pieces[0][:12], pieces[1][:12]))
-    if now["optim.epochs"] != before["optim.epochs"]:
-        if now["optim.epochs"] < before["optim.epochs"]:
-            raise EtpError(_differs(run_dir, "--optim.epochs", before["optim.epochs"], now["optim.epochs"]))
-        if not extend:
+    for name, flag in (("optim.epochs", "--optim.epochs"), ("optim.max_steps", "--max-steps")):
+        # No maximum (0) is the largest one.
+        was, asked = (values[name] or math.inf for values in (before, now))
+        if asked < was:
+            raise EtpError(_differs(run_dir, flag, before[name], now[name]))
+        if asked > was and not extend:
             raise EtpError(
-                f"{run_dir}: --optim.epochs was {before['optim.epochs']:g} in this run, {now['optim.epochs']:g} is "
-                "asked for; add --extend for a longer schedule"
+                f"{run_dir}: {flag} was {before[name]:g} in this run, {now[name]:g} is asked for; add --extend for a "
+                "longer schedule"
             )
 
 
@@ -79,6 +82,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
     """An older version's config, options that it did not have at their defaults."""
+    config_module.check_trainable(config, f"{run_dir}: the checkpoint's config")
     return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
 
 

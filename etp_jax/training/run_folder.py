@@ -10,8 +10,7 @@ from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
-from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import read_json, write_text
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.index import INDEX_FOLDER
 from etp_jax.shards.reader import Shards
@@ -66,10 +65,7 @@ def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
 
 def read_about(path: Path) -> dict[str, Any]:
     """What `write_run_folder` wrote beside the checkpoints; raises EtpError if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); name a run folder made by `etp train`") from None
+    return read_json(path, "name a run folder made by `etp train`")
 
 
 def same_tokenizer(about: dict[str, Any], text: TextTower) -> bool:

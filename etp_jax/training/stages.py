@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,9 @@ def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, 
     if text.params is None or about["sha256"] != text.sha256 or not same_tokenizer(about, text):
         raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")
     # Parameters of equal shapes mean something else in these.
-    there, here = (resume.flatten(dataclasses.asdict(each.model)) for each in (theirs, config))
+    there, here = (resume.flatten(config_module.to_dict(each.model)) for each in (theirs, config))
     named = {name for name in here if not name.startswith("text.")} - set(FREE_IN_STAGES) | {"text.pool", "text.unit"}
-    there, here = ({f"model.{name}": each[name] for name in sorted(named)} for each in (there, here))
+    there, here = ({f"model.{name}": each.get(name) for name in sorted(named)} for each in (there, here))
     there |= {name: read_about(run_dir / SHARDS_FILE)[name] for name in ("fs", "leads")}
     here |= {"fs": shards.fs, "leads": list(shards.leads)}
     for name, value in here.items():

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from etp_jax.config import LossConfig, TrainConfig
+from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.losses.contrastive import contrastive_loss
-from etp_jax.losses.pairs import needs_tower
+from etp_jax.losses.contrastive import Embeddings, contrastive_loss
+from etp_jax.losses.pairs import check_loss, needs_tower
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.models.layers import AXIS
 from etp_jax.training import optim
@@ -72,24 +72,6 @@ def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax
     return keys_b2[:, 0], keys_b2[:, 1]
 
 
-def check_loss(config: LossConfig) -> None:
-    """Raises EtpError for temperatures, weights and blocks that make no loss."""
-    for name in ("temperature", "semantic_temperature"):
-        if getattr(config, name) <= 0:
-            raise EtpError(f"loss.{name} is {getattr(config, name)}; it must be positive")
-    if 1 / config.temperature > config.max_logit_scale:
-        raise EtpError(
-            f"loss.temperature {config.temperature} starts the logit scale at {1 / config.temperature:g}, "
-            f"beyond loss.max_logit_scale {config.max_logit_scale:g}"
-        )
-    if not 0 <= config.semantic_weight <= 1:
-        raise EtpError(f"loss.semantic_weight is {config.semantic_weight}; it must lie between 0 and 1")
-    if config.fnm_weight < 0:
-        raise EtpError(f"loss.fnm_weight is {config.fnm_weight}; it must not be negative")
-    if config.block < 0:
-        raise EtpError(f"loss.block is {config.block}; it must not be negative")
-
-
 def make_train_step(
     model: DualEncoder,
     optimizer: optax.GradientTransformation,
@@ -101,8 +83,8 @@ def make_train_step(
 
     Args:
         model: both towers.
-        optimizer: and
-        schedule: from `optim.make_optimizer`.
+        optimizer: from `optim.make_optimizer`.
+        schedule: learning-rate schedule from the same call.
         config: of the run.
         fs: sampling rate of the ECGs, Hz.
 
@@ -113,7 +95,7 @@ def make_train_step(
         loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
-        EtpError: an impossible option of the loss, or less than one micro-batch. The step itself raises it when its
+        EtpError: no such pairs or score, or less than one micro-batch. The step itself raises it when its
             batch does not split into micro-batches.
     """
     loss_config = config.loss
@@ -140,16 +122,9 @@ def make_train_step(
             return (ecg_bE, text_bE), updated.get("batch_stats", {})
 
         def loss_of(learned: Tree, rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Metrics]:
-            params = optim.merge(learned, fixed)
-            return contrastive_loss(
-                *rows,
-                batch["report"],
-                semantic_bD,
-                jnp.exp(params["logit_scale"]),
-                params.get("logit_bias"),
-                loss_config,
-                AXIS,
-            )
+            params, embeddings = optim.merge(learned, fixed), Embeddings(*rows, batch["report"])
+            scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias")
+            return contrastive_loss(embeddings, loss_config, scale, bias, semantic_bD, AXIS)
 
         learned = optim.take(state.params, mask)
         (loss, (metrics, batch_stats)), grads = value_and_grad(

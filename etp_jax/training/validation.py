@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.metrics.retrieval import retrieval
 from etp_jax.models.dual_encoder import DualEncoder
@@ -87,4 +87,4 @@ class Validation:
     ) -> jax.Array:
         scale = jnp.exp(score["logit_scale"])
         bias = score.get("logit_bias")
-        return contrastive_loss(ecg_bE, text_bE, report_b, semantic_bD, scale, bias, self._loss, None)[0]
+        return contrastive_loss(Embeddings(ecg_bE, text_bE, report_b), self._loss, scale, bias, semantic_bD)[0]

@@ -1,1 +1,1 @@
-"""FG-CLEP's waveform features: proposed for a report's statements, measured on the signal, restored to the report."""
+"""FG-CLEP's waveform features: proposed for report statements, measured on the signal, added to the reports."""

@@ -1,4 +1,4 @@
-"""`etp measure`: measures every ECG of a split, and says how well that agrees with the labels of PTB-XL."""
+"""`etp waveform measure`: measurements of all ECGs of a split, and their agreement with the labels of PTB-XL."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from etp_jax.waveform.features import QUANTITIES
 from etp_jax.waveform.measure import Measures, measure
 
 CHUNK = 256
-"""Records that a process takes at a time."""
+"""Number of records in one task of a worker process."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A label, and the measurement that textbooks tie to it."""
+    """A label, and the measurement that textbooks associate with it."""
 
     label: str
     quantity: str
     threshold: float
     above: bool = True
-    """The label goes with values from the threshold on; otherwise with those up to it."""
+    """Whether values at or above the threshold indicate the label; otherwise values at or below it do."""
     lead: str = ""
 
 
@@ -61,12 +61,12 @@ CRITERIA = (
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a measurement agrees with a label, over the records in which it could be measured."""
+    """Agreement of a measurement with a label, over the records in which the quantity could be measured."""
 
     criterion: Criterion
     positives: int
     measured: float
-    """Share of all records."""
+    """Share of all records in which the quantity could be measured."""
     sensitivity: float
     specificity: float
     auroc: float
@@ -74,7 +74,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `etp measure` found."""
+    """Result of `etp waveform measure`."""
 
     split: str
     records: int
@@ -83,7 +83,7 @@ class Summary:
     out: Path | None
 
     def __str__(self) -> str:
-        """The table that the command prints."""
+        """Returns the table that the command prints."""
         titles = f"{'positives':>9} {'measured':>9} {'sensitivity':>11} {'specificity':>11} AUROC"
         head = f"{'label':6} {'criterion':28} {titles}"
         rows = [
@@ -102,10 +102,10 @@ def _name(criterion: Criterion) -> str:
 
 
 def measure_split(folder: Path, split: str, out: Path | None = None, workers: int = 1) -> Summary:
-    """Measures all records of a split.
+    """Measures all records of a split, and writes the measurements to `out` if it is given.
 
     Raises:
-      EtpError: there is no such split; the file cannot be written.
+      EtpError: the split does not exist, or the file cannot be written.
     """
     started = time.perf_counter()
     shards = Shards(folder)
@@ -136,7 +136,7 @@ def _measure_some(folder: Path, split: str, places: range) -> list[Measures]:
 
 
 def _table(record_ids: Sequence[str], measured: Sequence[Measures], leads: tuple[str, ...]) -> str:
-    """A row a record; `st_uv V1` for a quantity of single leads."""
+    """Formats the measurements as CSV, one row per record; quantities of single leads have columns like `st_uv V1`."""
     columns = [
         (name, place, f"{name} {lead}" if lead else name)
         for name, quantity in QUANTITIES.items()
@@ -176,7 +176,7 @@ def _agreement(
 
 
 def _auroc(has: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Share of the pairs with and without the label that the score puts in order (Mann-Whitney)."""
+    """Computes AUROC: the share of positive-negative pairs that the score ranks correctly (Mann-Whitney)."""
     positives, negatives = int(has.sum()), int((~has).sum())
     if not positives or not negatives:
         return math.nan

@@ -1,4 +1,4 @@
-"""Reading what a language model says: JSON of features, of which only the well-formed are taken."""
+"""Parsing of a language model's answer: JSON with a list of features, of which only the well-formed are accepted."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from etp_jax.errors import EtpError
 from etp_jax.waveform.features import Check, Feature
 
 WORDS = range(3, 26)
-"""Words of a sentence."""
+"""Allowed number of words of a sentence."""
 MOST = 12
-"""Features of one statement; a model that lists more is rambling."""
+"""Maximum number of features of one statement; a model that lists more is rambling."""
 ABOUT = re.compile(
     r"(?<!')\b(?:p|pr|q|qr|qs|qrs|qtc?|r|rs|rsr|s|st|t|u|j|rr|pp|waves?|complex|complexes|intervals?|segments?|rate|rhythm|axis|"
     r"voltages?|amplitudes?|beats?|baseline|pauses?|pacing|spikes?|delta)\b(?!')",
     re.IGNORECASE,
 )
-"""A sentence has one of these words, or it is not about the tracing."""
+"""Words of which a sentence must contain at least one; otherwise it is not about the tracing."""
 _SENTENCE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.;:()'/%<>=≥≤°+µ-]*[A-Za-z0-9)%°]")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What could be taken from an answer."""
+    """Content of a parsed answer."""
 
     usable: bool
-    """It is JSON of the form that was asked for, whatever becomes of its features."""
+    """Whether the answer is JSON of the requested form, even if all its features were rejected."""
     features: tuple[Feature, ...] = ()
     flaws: tuple[str, ...] = ()
-    """Kinds of flaw, one for each thing that was not taken."""
+    """Kind of flaw of each rejected item."""
 
 
 def read_answer(text: str, source: str) -> Answer:
-    """Takes the well-formed features of an answer.
+    """Extracts the well-formed features of an answer.
 
     Args:
-      text: what the model said; thoughts and fences around the JSON do not matter.
-      source: goes into each feature.
+      text: the model's answer; reasoning and code fences around the JSON are ignored.
+      source: source to be stored in each feature.
     """
     found = re.search(r"\{.*\}", text.rpartition("</think>")[2], re.DOTALL)
     try:
@@ -62,7 +62,7 @@ def read_answer(text: str, source: str) -> Answer:
 
 
 def _feature(entry: Any, source: str) -> Feature:
-    """Raises EtpError, `kind: detail`, if it is not well-formed."""
+    """Converts one list entry into a feature; raises EtpError, `kind: detail`, if it is not well-formed."""
     if not isinstance(entry, dict) or not isinstance(entry.get("sentence"), str):
         raise EtpError(f"form: {entry!r} is not a feature")
     sentence = re.sub(r"\s+", " ", entry["sentence"]).strip(" .")

@@ -1,10 +1,12 @@
-"""Textbook criteria: which waveform features a diagnostic statement makes likely, without a model.
+"""Textbook criteria: the waveform features that a diagnostic statement makes likely, without a language model.
 
-`criteria.tsv` holds the features: codes of statements that have it (SCP-ECG codes, and finer ones of our own such as
-`LAD`), a sentence, what can be measured of it, and its source. `statements.tsv` says which statements mean which codes.
-A statement is looked up whole, then by its parts between commas, and these by what `consistent with`, `suggesting`,
-`and` and the like join; words of doubt or age ("possible", "old") do not matter, since a proposal has to be confirmed.
-A part must be an entry from its first to its last word. Statements that deny something are only looked up whole.
+`criteria.tsv` holds the features, each with the codes it belongs to, a sentence, its measurable part, and its source.
+Codes are SCP-ECG codes and finer ones of our own such as `LAD`. `statements.tsv` maps statements to codes.
+
+A statement is looked up whole, then by its parts between commas. Parts are split further at `consistent with`,
+`suggesting`, `and` and the like. Words of doubt or age ("possible", "old") are ignored, since a proposal must be
+confirmed. A part must match an entry from its first to its last word. Statements that deny something are only looked
+up whole.
 """
 
 from __future__ import annotations
@@ -33,29 +35,29 @@ DENIALS = frozenset(("no", "not", "without", "nor", "neither", "excluded", "reso
 
 
 class Criteria:
-    """Proposes features from the tables that come with the package."""
+    """Source of features that uses the tables included in the package."""
 
     def __init__(self) -> None:
         """Reads the tables."""
         self.origin = {"source": "criteria", "features": len(_features()[0]), "statements": len(_codes())}
 
     def propose(self, statements: list[str]) -> Answers:
-        """Features of each statement, in the order of the table."""
+        """Returns the features of each statement, in the order of the table."""
         return Answers({statement: features_of(statement) for statement in statements})
 
 
 def features_of(statement: str) -> tuple[Feature, ...]:
-    """The features that a statement makes likely, in the order of the table."""
+    """Returns the features that a statement makes likely, in the order of the table."""
     features, of_code = _features()
     return tuple(features[place] for place in sorted({p for code in codes_of(statement) for p in of_code[code]}))
 
 
 def codes_of(statement: str) -> tuple[str, ...]:
-    """The codes that a statement means, each once; none if the tables do not know it."""
+    """Returns the distinct codes of a statement; an empty tuple if the tables do not contain it."""
     text = re.sub(r"\s+", " ", statement.lower()).strip(" .")
     if codes := _look_up(text):
         return codes
-    # `cannot be excluded` denies nothing.
+    # `cannot be excluded` is removed first because it contains `excluded` but is not a denial.
     if DENIALS & set(re.findall(r"[\w-]+", AFTER.sub("", text))):
         return ()
     return tuple(dict.fromkeys(code for part in _parts(text) for code in part))
@@ -70,7 +72,7 @@ def _parts(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _look_up(phrase: str) -> tuple[str, ...]:
-    """The codes of a phrase, as it stands or without words of doubt and age."""
+    """Returns the codes of a phrase, looked up unchanged and without words of doubt and age."""
     table = _codes()
     for shorter in (phrase, BEFORE.sub("", phrase, count=1) if BEFORE.match(phrase) else phrase):
         for text in (shorter, AFTER.sub("", shorter) if AFTER.search(shorter) else shorter):
@@ -81,14 +83,14 @@ def _look_up(phrase: str) -> tuple[str, ...]:
 
 @cache
 def _codes() -> dict[str, tuple[str, ...]]:
-    """Statement → codes; raises EtpError if a code has no feature or a statement stands there twice."""
+    """Reads the codes of each statement; raises EtpError if a code has no feature or a statement occurs twice."""
     table: dict[str, tuple[str, ...]] = {}
     for number, row in _rows("statements.tsv"):
         codes = tuple(row["codes"].split())
         unknown = [code for code in codes if code not in _features()[1]]
         if not codes or unknown or row["statement"] in table:
             raise EtpError(
-                f"statements.tsv, line {number}: {row['statement']!r} is doubled or {unknown} has no feature"
+                f"statements.tsv, line {number}: {row['statement']!r} occurs twice or {unknown} has no feature"
             )
         table[row["statement"]] = codes
     return table
@@ -96,14 +98,14 @@ def _codes() -> dict[str, tuple[str, ...]]:
 
 @cache
 def _features() -> tuple[tuple[Feature, ...], dict[str, list[int]]]:
-    """All features, and code → their positions; raises EtpError if a check makes no sense or a sentence is doubled."""
+    """Reads all features, and the positions of each code; raises EtpError on an invalid check or repeated sentence."""
     features: list[Feature] = []
     of_code: dict[str, list[int]] = {}
     for number, row in _rows("criteria.tsv"):
         check = _check(row)
         flaw = check.flaw() if check else ""
         if flaw or any(feature.sentence == row["sentence"] for feature in features):
-            raise EtpError(f"criteria.tsv, line {number}: {flaw or 'the sentence stands there twice'}")
+            raise EtpError(f"criteria.tsv, line {number}: {flaw or 'the sentence occurs twice'}")
         for code in row["codes"].split():
             of_code.setdefault(code, []).append(len(features))
         features.append(Feature(row["sentence"], check, row["source"]))

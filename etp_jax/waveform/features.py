@@ -1,7 +1,8 @@
-"""Waveform features of diagnostic statements, and an encoder's similarity of ECGs with them. No jax.
+"""Waveform features of diagnostic statements, and an encoder's similarities between ECGs and features.
 
-`etp propose` writes `features.json`: the features, and which of them are likely for each statement. `etp similarities`
-writes an .npz with the embeddings of all ECGs and of all features' sentences. `etp restore` reads both.
+`etp waveform propose` writes `proposals.json`: the features, and which of them are likely for each statement.
+`etp waveform score` writes an .npz with the embeddings of all ECGs and of all features' sentences. `etp waveform
+restore` reads both. Does not import jax.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ from etp_jax.errors import EtpError
 from etp_jax.files import whole_file, write_text
 
 FORMAT = 1
-"""Version of both files."""
+"""Version of the format of both files, proposals and similarities."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What can be measured on an ECG."""
+    """A quantity that can be measured on an ECG."""
 
     meaning: str
+    """Description of the quantity, part of the prompt for a language model."""
     unit: str
     margin: float
-    """Error of a measurement: a value outside a check's bounds by more than this contradicts it."""
+    """Error of the measurement: a value outside a check's bounds by more than this contradicts the check."""
     low: float
-    """Least value that makes sense as a bound."""
+    """Smallest plausible bound of a check."""
     high: float
+    """Largest plausible bound of a check."""
     per_lead: bool = False
+    """Whether the quantity is measured in single leads, rather than once per ECG."""
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -69,66 +73,68 @@ QUANTITIES: dict[str, Quantity] = {
 
 @dataclass(frozen=True)
 class Check:
-    """A feature as a statement on measurements: a quantity lies within bounds, in at least some of the leads."""
+    """The measurable form of a feature: a quantity is within bounds, in at least some of the leads."""
 
     quantity: str
-    """A name in `QUANTITIES`."""
+    """Name of the quantity, a key of `QUANTITIES`."""
     low: float | None = None
-    """Least value, inclusive; none: no lower bound."""
+    """Lower bound, inclusive; None if there is no lower bound."""
     high: float | None = None
+    """Upper bound, inclusive; None if there is no upper bound."""
     leads: tuple[str, ...] = ()
-    """Where it is measured; empty for quantities that belong to no lead."""
+    """Leads in which the quantity is measured; empty for quantities that belong to no lead."""
     at_least: int = 0
-    """In how many of the leads."""
+    """Minimum number of leads in which the quantity must be within the bounds."""
 
     def flaw(self) -> str:
-        """What is wrong with it, or an empty text."""
+        """Describes what is wrong with the check; returns an empty text if nothing is."""
         quantity = QUANTITIES.get(self.quantity)
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if quantity is None:
             return f"quantity: {self.quantity!r} is not known"
         if not bounds or bounds != sorted(bounds) or not all(quantity.low <= b <= quantity.high for b in bounds):
-            return f"bounds: {self.low} to {self.high} make no sense for {self.quantity}"
+            return f"bounds: {self.low} to {self.high} are not plausible for {self.quantity}"
         if any(lead not in LEADS for lead in self.leads) or len(set(self.leads)) < len(self.leads):
             return f"leads: {' '.join(self.leads)} are not among {' '.join(LEADS)}, each once"
         if bool(self.leads) != quantity.per_lead or not min(1, len(self.leads)) <= self.at_least <= len(self.leads):
-            return f"leads: {self.quantity} in at least {self.at_least} of {len(self.leads)} leads makes no sense"
+            return f"leads: {self.quantity} in at least {self.at_least} of {len(self.leads)} leads is not possible"
         return ""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A waveform feature."""
+    """A waveform feature of an ECG."""
 
     sentence: str
+    """Description of the feature, as added to a report."""
     check: Check | None
-    """None: it cannot be measured."""
+    """Measurable form of the feature; None if it cannot be measured."""
     source: str
-    """Where the criterion is from."""
+    """Origin of the criterion: a reference, or a model and its prompt."""
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Content of `features.json`."""
+    """Content of `proposals.json`."""
 
     features: tuple[Feature, ...]
-    """Each sentence once."""
+    """All features, with distinct sentences."""
     statements: Mapping[str, tuple[int, ...]]
-    """Statement → positions in `features`; a statement without any has none."""
+    """Positions in `features` for each statement; empty for a statement without features."""
     origin: Mapping[str, Any]
-    """Who proposed them."""
+    """Description of the source that proposed the features."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentences of all features, in their order."""
+        """Sentences of all features, in the order of `features`."""
         return tuple(feature.sentence for feature in self.features)
 
     def of(self, statements: Iterable[str]) -> list[int]:
-        """Positions of the features likely for any of these statements, each once, in the statements' order."""
+        """Returns the distinct positions of the features likely for any of the statements, in the statements' order."""
         return list(dict.fromkeys(place for statement in statements for place in self.statements.get(statement, ())))
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the file completely or not at all."""
         content = {
             "format": FORMAT,
             "origin": dict(self.origin),
@@ -139,7 +145,7 @@ class Proposals:
 
 
 def collect(proposed: Mapping[str, Sequence[Feature]], origin: Mapping[str, Any]) -> Proposals:
-    """The proposals of statement → features; of two features with one sentence the first counts, with its check."""
+    """Builds proposals from the features of each statement; of features with the same sentence, the first is kept."""
     places: dict[str, int] = {}
     features: list[Feature] = []
     for statement in sorted(proposed):
@@ -151,12 +157,12 @@ def collect(proposed: Mapping[str, Sequence[Feature]], origin: Mapping[str, Any]
 
 
 def load_proposals(path: Path) -> Proposals:
-    """Reads `features.json`; raises EtpError if it is missing, damaged, or one of its checks makes no sense."""
+    """Reads `proposals.json`; raises EtpError if it is missing or damaged, or if one of its checks is invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise EtpError(
-                f"{path}: format {content['format']!r}, this version reads {FORMAT}; run `etp propose` again"
+                f"{path}: format {content['format']!r}, this version reads {FORMAT}; run `etp waveform propose` again"
             )
         features = tuple(
             Feature(row["sentence"], row["check"] and _check(row["check"]), row["source"])
@@ -164,16 +170,16 @@ def load_proposals(path: Path) -> Proposals:
         )
         statements = {text: tuple(int(place) for place in places) for text, places in content["statements"].items()}
     except OSError as error:
-        raise EtpError(f"{path}: {error.strerror}; `etp propose` writes such a file") from None
+        raise EtpError(f"{path}: {error.strerror}; `etp waveform propose` writes such a file") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EtpError(f"{path}: damaged ({error!r}); run `etp propose` again") from None
+        raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform propose` again") from None
     for feature in features:
         if feature.check and (flaw := feature.check.flaw()):
             raise EtpError(f"{path}: {feature.sentence!r}: {flaw}")
     if len({feature.sentence for feature in features}) < len(features):
-        raise EtpError(f"{path}: a sentence stands there twice; merge the features")
+        raise EtpError(f"{path}: a sentence occurs twice; merge the two features")
     if any(not 0 <= place < len(features) for places in statements.values() for place in places):
-        raise EtpError(f"{path}: a statement names a feature that is not there; run `etp propose` again")
+        raise EtpError(f"{path}: a statement refers to a feature that does not exist; run `etp waveform propose` again")
     return Proposals(features, statements, content["origin"])
 
 
@@ -183,21 +189,21 @@ def _check(fields: dict[str, Any]) -> Check:
 
 @dataclass(frozen=True)
 class Similarities:
-    """What an encoder sees of features in ECGs: N records, S sentences, E numbers an embedding."""
+    """An encoder's embeddings of N records and S sentences in E dimensions, and a threshold for each sentence."""
 
     record_ids: tuple[str, ...]
     sentences: tuple[str, ...]
     ecg: NDArray[np.float32]
-    """[N, E] unit embeddings; float16 in the file."""
+    """[N, E] unit-length embeddings of the ECGs; float16 in the file."""
     text: NDArray[np.float32]
-    """[S, E] unit embeddings."""
+    """[S, E] unit-length embeddings of the sentences; float16 in the file."""
     thresholds: NDArray[np.float32]
-    """[S] cosine from which on a feature counts as present."""
+    """[S] lowest cosine at which each feature counts as present."""
     origin: Mapping[str, Any]
-    """The run, and how the thresholds were chosen."""
+    """Description of the run, and of how the thresholds were chosen."""
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all. It grows with N + S, not with N · S."""
+        """Writes the file completely or not at all. Its size grows with N + S, not with N · S."""
         with whole_file(path) as file:
             np.savez(
                 file,
@@ -213,11 +219,11 @@ class Similarities:
 
 
 def load_similarities(path: Path) -> Similarities:
-    """Reads what `Similarities.save` wrote; raises EtpError if it is missing or damaged."""
+    """Reads a file written by `Similarities.save`; raises EtpError if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if arrays["format"] != FORMAT:
-                raise EtpError(f"{path}: another format; run `etp similarities` again")
+                raise EtpError(f"{path}: another format; run `etp waveform score` again")
             similarities = Similarities(
                 tuple(arrays["record_ids"].tolist()),
                 tuple(arrays["sentences"].tolist()),
@@ -227,10 +233,10 @@ def load_similarities(path: Path) -> Similarities:
                 json.loads(str(arrays["origin"])),
             )
     except OSError as error:
-        raise EtpError(f"{path}: {error.strerror or error}; `etp similarities` writes such a file") from None
+        raise EtpError(f"{path}: {error.strerror or error}; `etp waveform score` writes such a file") from None
     except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise EtpError(f"{path}: damaged ({error!r}); run `etp similarities` again") from None
+        raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform score` again") from None
     sizes = len(similarities.ecg), len(similarities.text), len(similarities.thresholds)
     if sizes != (len(similarities.record_ids), len(similarities.sentences), len(similarities.sentences)):
-        raise EtpError(f"{path}: its arrays do not fit together; run `etp similarities` again")
+        raise EtpError(f"{path}: its arrays do not fit together; run `etp waveform score` again")
     return similarities

@@ -1,4 +1,4 @@
-"""What the measurements of an ECG say of a feature: it agrees, it contradicts, or neither."""
+"""Comparison of a feature with the measurements of an ECG: they agree, contradict it, or leave the question open."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from etp_jax.waveform.measure import Measures
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found."""
+    """Result of comparing a feature with measurements."""
 
     verdict: Literal["agrees", "contradicts", "open"]
-    """`open`: not measurable here, or outside the bounds by no more than the error of the measurement."""
+    """`open` if the quantity cannot be measured, or is outside the bounds by no more than the measurement error."""
     evidence: str
-    """The measurements, as `qrs_ms=152` or `q_ms II=10 III=44 aVF=38`."""
+    """Measured values, such as `qrs_ms=152` or `q_ms II=10 III=44 aVF=38`."""
 
 
 OPEN = Judgement("open", "")
@@ -28,13 +28,13 @@ OPEN = Judgement("open", "")
 def judge(check: Check | None, measures: Measures, leads: tuple[str, ...]) -> Judgement:
     """Compares a feature with measurements.
 
-    A feature of several leads agrees when enough of them lie within the bounds, and is contradicted when too few lie
-    within the bounds and the margin around them.
+    For a feature of several leads, the measurements agree if enough leads are within the bounds. They contradict it if
+    too few leads are within the bounds widened by the margin.
 
     Args:
-      check: the feature; None if it cannot be measured.
-      measures: from `measure`.
-      leads: names of the leads of its values.
+      check: measurable form of the feature; None if it cannot be measured.
+      measures: measurements of the ECG, from `measure`.
+      leads: names of the leads that the measurements belong to.
     """
     if check is None or check.quantity not in measures:
         return OPEN

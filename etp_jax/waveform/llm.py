@@ -1,9 +1,9 @@
-"""Features proposed by a language model behind any OpenAI-compatible server (vLLM, llama.cpp, Ollama, ...).
+"""Features proposed by a language model on any OpenAI-compatible server (vLLM, llama.cpp, Ollama, ...).
 
-One question a statement, `prompt.txt`. What the server says is kept on disk under the hash of statement, model and
-prompt, before it is judged: a run that was stopped goes on, and a second run asks nothing. What it says is not trusted:
-a feature has to be a short sentence about the tracing, and its check one of known quantities with sensible bounds
-(`answer.py`); all else is dropped and counted.
+The model gets one question per statement, with the prompt in `prompt.txt`. Each answer is cached on disk before it is
+parsed, under the hash of statement, model and prompt. So an interrupted run can continue, and a second run sends no
+requests. Answers are not trusted (`answer.py`). A feature must be a short sentence about the tracing, and its check
+must use a known quantity with plausible bounds. Everything else is dropped and counted.
 """
 
 from __future__ import annotations
@@ -30,43 +30,44 @@ from etp_jax.waveform.features import QUANTITIES
 from etp_jax.waveform.source import Answers
 
 PROMPT_VERSION = 1
-"""Version of `prompt.txt`; raised with every change."""
+"""Version of `prompt.txt`; increase it with every change."""
 ATTEMPTS = 5
-"""Requests for one statement before it is given up: of a server that fails, or that answers nonsense."""
+"""Maximum number of requests for one statement, if the server fails or its answers are unusable."""
 FIRST_PAUSE_S = 1.0
-"""Pause after the first failure; doubled after each that follows."""
+"""Pause after the first failure, in seconds; doubled after each further failure."""
 LONGEST_PAUSE_S = 60.0
+"""Upper limit of a pause, in seconds."""
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
-"""HTTP statuses after which it is worth asking again."""
+"""HTTP status codes of temporary failures, after which the request is repeated."""
 ANSWER_TOKENS = 700
-"""Length of an answer that is allowed, and what --dry-run counts for one."""
+"""Maximum length of an answer, in tokens; --dry-run counts this number for each answer."""
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly."""
+"""Approximate number of characters per token in English text."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the model is, and how it is asked."""
+    """Address of a server, and how requests are sent to it."""
 
     base_url: str
-    """Up to and with the version, as `http://localhost:8000/v1`."""
+    """Base URL, up to and including the version: `http://localhost:8000/v1`."""
     model: str
     timeout_s: float = 120.0
     concurrency: int = 4
-    """Questions under way at a time."""
+    """Number of concurrent requests."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would ask."""
+    """Number and size of the questions that a run would ask."""
 
     statements: int
     cached: int
     prompt_tokens: int
-    """Of the questions still to be asked, estimated."""
+    """Estimated number of tokens in the questions that are still to be asked."""
 
     def __str__(self) -> str:
-        """The lines that --dry-run prints."""
+        """Returns the lines that --dry-run prints."""
         questions = self.statements - self.cached
         return (
             f"statements: {self.statements}, answered before: {self.cached}, questions to ask: {questions}\n"
@@ -75,17 +76,17 @@ class Plan:
 
 
 class LanguageModel:
-    """Proposes features by asking a language model."""
+    """Source of features that asks a language model."""
 
     def __init__(self, server: Server, cache: Path):
-        """Asks nothing yet.
+        """Sends no request yet.
 
         Args:
-          server: who is asked.
-          cache: folder that keeps the answers; may be shared by models and runs.
+          server: the server to ask.
+          cache: folder for the answers; it can be shared by several models and runs.
         """
         if not server.base_url.startswith(("http://", "https://")):
-            raise EtpError(f"--base-url {server.base_url}: want an address such as http://localhost:8000/v1")
+            raise EtpError(f"--base-url {server.base_url}: must be an address such as http://localhost:8000/v1")
         self.server, self.cache = server, cache
         self.origin: dict[str, Any] = {
             "source": "llm",
@@ -95,16 +96,16 @@ class LanguageModel:
         }
 
     def plan(self, statements: list[str]) -> Plan:
-        """What `propose` would ask."""
+        """Counts the questions that `propose` would ask."""
         missing = [text for text in statements if self._kept(text) is None]
         characters = sum(len(prompt(text)) for text in missing)
         return Plan(len(statements), len(statements) - len(missing), characters // CHARACTERS_PER_TOKEN)
 
     def propose(self, statements: list[str]) -> Answers:
-        """Features of each statement; those without a usable answer get none, and are counted.
+        """Returns the features of each statement; a statement without a usable answer gets none, and is counted.
 
         Raises:
-          EtpError: the server cannot be reached or refuses, or the cache cannot be written. All answers so far stay.
+          EtpError: the server is unreachable or refuses, or the cache cannot be written. Answers so far stay cached.
         """
         with disk_errors(self.cache):
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ class LanguageModel:
         return Answers(features, rejected)
 
     def _ask_all(self, statements: list[str]) -> None:
-        """Asks several at a time; after the first failure nothing new is asked, what is under way is waited for."""
+        """Sends concurrent requests. After the first failure, no new request is sent; pending ones are completed."""
         stop = threading.Event()
         failures: list[EtpError] = []
         with (
@@ -143,29 +144,29 @@ class LanguageModel:
                 stop.set()
         if failures:
             left = sum(self._kept(text) is None for text in statements)
-            message = f"{failures[0]}; {left} questions are left, all answers are kept in {self.cache}: run it again"
+            message = f"{failures[0]}; {left} questions are left, all answers so far are in {self.cache}; run it again"
             raise EtpError(message)
 
     def _ask(self, statement: str, stop: threading.Event) -> str:
-        """What the model says: the first usable answer, or the last of `ATTEMPTS`."""
-        said, trouble, pause_s = None, "stopped", FIRST_PAUSE_S
+        """Returns the first usable answer of the model, or the last of `ATTEMPTS` answers."""
+        answer, failure, pause_s = None, "stopped", FIRST_PAUSE_S
         for attempt in range(ATTEMPTS):
             try:
-                said = self._request(statement, attempt)
-            except _PassingError as error:
-                trouble = str(error)
+                answer = self._request(statement, attempt)
+            except _TemporaryError as error:
+                failure = str(error)
                 if attempt + 1 == ATTEMPTS or stop.wait(min(max(pause_s, error.pause_s), LONGEST_PAUSE_S)):
                     break
                 pause_s *= 2
             else:
-                if read_answer(said, "").usable:
-                    return said
-        if said is None:
-            raise EtpError(f"{self.server.base_url}: {trouble}")
-        return said
+                if read_answer(answer, "").usable:
+                    return answer
+        if answer is None:
+            raise EtpError(f"{self.server.base_url}: {failure}")
+        return answer
 
     def _request(self, statement: str, attempt: int) -> str:
-        """One request; the first is for the likeliest answer, those after nonsense for another one."""
+        """Sends one request. The first asks for the most likely answer; repetitions sample a different one."""
         body = {
             "model": self.server.model,
             "messages": [{"role": "user", "content": prompt(statement)}],
@@ -186,11 +187,11 @@ class LanguageModel:
             detail = error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
             message = f"HTTP {error.code} {error.reason}" + (f" ({detail})" if detail else "")
             if error.code in PASSING:
-                raise _PassingError(message, _seconds(error.headers.get("Retry-After"))) from None
+                raise _TemporaryError(message, _seconds(error.headers.get("Retry-After"))) from None
             raise EtpError(f"{url}: {message}; is --base-url or --model right?") from None
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise _PassingError(f"no answer ({reason or type(error).__name__}); is the server running?") from None
+            raise _TemporaryError(f"no answer ({reason or type(error).__name__}); is the server running?") from None
         return _content(answer)
 
     def _file(self, statement: str) -> Path:
@@ -198,7 +199,7 @@ class LanguageModel:
         return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _kept(self, statement: str) -> str | None:
-        """The answer kept for a statement; None if there is none, or none that can be read."""
+        """Reads the cached answer to a statement; returns None if it is missing or unreadable."""
         try:
             return json.loads(self._file(statement).read_text(encoding="utf-8"))["answer"]
         except (OSError, ValueError, LookupError, TypeError):
@@ -210,8 +211,8 @@ class LanguageModel:
             write_text(self._file(statement), json.dumps({**about, "answer": answer}, indent=1) + "\n")
 
 
-class _PassingError(Exception):
-    """A failure after which it is worth asking again."""
+class _TemporaryError(Exception):
+    """A temporary failure, after which the request is repeated."""
 
     def __init__(self, message: str, pause_s: float = 0.0):
         super().__init__(message)
@@ -219,7 +220,7 @@ class _PassingError(Exception):
 
 
 def _seconds(text: str | None) -> float:
-    """Of `Retry-After`; 0 if it is missing or a date."""
+    """Parses the seconds of a `Retry-After` header; returns 0 if it is missing or a date."""
     try:
         return max(float(text or 0), 0.0)
     except ValueError:
@@ -227,7 +228,7 @@ def _seconds(text: str | None) -> float:
 
 
 def _content(body: bytes) -> str:
-    """The text of a reply; nothing if it is none of a chat."""
+    """Extracts the text of a chat completion; returns an empty text if the body is not one."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
@@ -236,7 +237,7 @@ def _content(body: bytes) -> str:
 
 
 def prompt(statement: str) -> str:
-    """The question about one statement."""
+    """Builds the question about one statement."""
     quantities = "\n".join(
         f"- {name}: {quantity.meaning}"
         + (f", in {quantity.unit}" if quantity.unit else "")

@@ -1,7 +1,7 @@
-"""`etp propose`: the waveform features that are likely for each distinct statement of a shard folder.
+"""`etp waveform propose`: proposes waveform features for each distinct statement of a shard folder.
 
-Statements come from the reports only. A record's labels are not asked: they are what encoders are tested on, and
-features made from them would bring them into the pre-training.
+Statements come from the reports only. Labels are not used: encoders are evaluated on them, and features derived from
+them would leak them into the pre-training.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from etp_jax.waveform.source import Source
 
 @dataclass(frozen=True)
 class Summary:
-    """What `etp propose` did."""
+    """Result of `etp waveform propose`."""
 
     out: Path
     proposals: Proposals
     rejected: Counter[str]
     said: Counter[str]
-    """Statements of the training split (or of the only one), as often as they occur."""
+    """Number of occurrences of each statement in the training split, or in the first split if there is none."""
 
     @property
     def coverage(self) -> tuple[float, float]:
-        """Share of the statements that have a feature: by occurrence, and of the distinct ones."""
+        """Share of the statements that have a feature: of all occurrences, and of the distinct statements."""
         known = {text: count for text, count in self.said.items() if self.proposals.statements[text]}
         return sum(known.values()) / max(self.said.total(), 1), len(known) / max(len(self.said), 1)
 
     def __str__(self) -> str:
-        """The summary that the command prints."""
+        """Returns the summary that the command prints."""
         features, (share, distinct) = self.proposals.features, self.coverage
         lines = [
             f"features: {len(features)}, of which {sum(f.check is not None for f in features)} can be measured",
             f"statements with a feature: {share:.2%} of {self.said.total()}, "
             f"{distinct:.2%} of {len(self.said)} distinct ones",
-            *(f"  not taken, {kind}: {count}" for kind, count in sorted(self.rejected.items())),
+            *(f"  rejected, {kind}: {count}" for kind, count in sorted(self.rejected.items())),
         ]
         return "\n".join([*lines, f"proposals: {self.out}"])
 
 
 def distinct_statements(shards: Shards) -> list[str]:
-    """All statements of all splits, each once, sorted."""
+    """Returns the distinct statements of all splits, sorted."""
     return sorted({text for name in shards.splits for some in shards.split(name).columns.statements for text in some})
 
 
 def propose(shards: Shards, source: Source, out: Path) -> Summary:
-    """Asks the source about every distinct statement and writes `out`.
+    """Asks the source about every distinct statement and writes the proposals to `out`.
 
     Raises:
-      EtpError: the shards hold no statements; the source cannot answer; `out` cannot be written.
+      EtpError: the shards contain no statements, the source fails, or `out` cannot be written.
     """
     statements = distinct_statements(shards)
     if not statements:

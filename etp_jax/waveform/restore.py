@@ -1,14 +1,14 @@
-"""`etp restore`: shards → shards whose reports also say the waveform features that are confirmed for each record.
+"""`etp waveform restore`: writes shards whose reports also contain each record's confirmed waveform features.
 
-A proposed feature is kept if the signal shows it, and dropped if the signal contradicts it. What cannot be measured, or
-lies within the error of the measurement, is left to the encoder: kept if it sees the feature in this ECG. The work goes
-on where it was stopped and ends with the same bytes, as `etp prep`'s does.
+A proposed feature is kept if the measurements agree with it, and dropped if they contradict it. The encoder decides if
+the feature cannot be measured, or if the value is within the measurement error. It keeps the feature if the cosine with
+the ECG reaches the threshold. As with `etp prep`, an interrupted run continues where it stopped and ends with the same
+bytes.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors
+from etp_jax.files import disk_errors, sha256
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import run_all
@@ -30,23 +30,23 @@ from etp_jax.waveform.judge import judge
 from etp_jax.waveform.measure import measure
 
 VERSION = 2
-"""Version of what is done to a record; raised with every change that changes bytes."""
+"""Version of the processing of a record; increase it with every change that changes the written bytes."""
 Filter = Literal["both", "model", "measurement", "none"]
 COUNTS = ("proposed", "confirmed by measurement", "confirmed by model", "rejected", "contradicted")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one proposed feature of one record."""
+    """Decision on one proposed feature of one record."""
 
     feature: Feature
     outcome: str
-    """One of `COUNTS`; `proposed`: kept without being asked."""
+    """One of `COUNTS`; `proposed` means kept without confirmation (--filter none)."""
     evidence: str
 
 
 class Restorer:
-    """Decides which features a record has."""
+    """Decides which of the proposed features each record has."""
 
     def __init__(self, proposals: Path, similarities: Path | None, which: Filter, fs: int, leads: tuple[str, ...]):
         """Reads the files; raises EtpError if one is damaged or they do not fit together."""
@@ -55,12 +55,12 @@ class Restorer:
         self.similarities: Similarities | None = None
         if which in ("both", "model"):
             if similarities is None:
-                raise EtpError(f"--filter {which} needs --similarities, which `etp similarities` writes")
+                raise EtpError(f"--filter {which} needs --similarities, which `etp waveform score` writes")
             self.similarities = load_similarities(similarities)
             unknown = set(self.proposals.sentences) - set(self._sentences)
             if unknown:
                 raise EtpError(
-                    f"{similarities}: has no {min(unknown)!r} of {proposals}; run `etp similarities` with it"
+                    f"{similarities}: has no {min(unknown)!r} of {proposals}; run `etp waveform score` with it"
                 )
 
     @cached_property
@@ -74,10 +74,10 @@ class Restorer:
         return {record_id: row for row, record_id in enumerate(self.similarities.record_ids)}
 
     def verdicts(self, record: Record) -> list[Verdict]:
-        """What becomes of each feature that the record's statements make likely.
+        """Decides on each feature that is proposed for the record's statements.
 
         Raises:
-          EtpError: the similarities do not know the record.
+          EtpError: the similarities do not contain the record.
         """
         features = [self.proposals.features[place] for place in self.proposals.of(record.statements)]
         if self.which == "none":
@@ -102,17 +102,19 @@ class Restorer:
         assert self.similarities is not None
         row, place = self._rows.get(record.record_id), self._sentences[feature.sentence]
         if row is None:
-            raise EtpError(f"record {record.record_id}: has no similarities; run `etp similarities` with these shards")
+            raise EtpError(
+                f"record {record.record_id}: has no similarities; run `etp waveform score` with these shards"
+            )
         return float(self.similarities.ecg[row] @ self.similarities.text[place]), float(
             self.similarities.thresholds[place]
         )
 
 
 class Summary(BuildSummary):
-    """What `etp restore` made."""
+    """Result of `etp waveform restore`."""
 
     def __str__(self) -> str:
-        """The summary that the command prints."""
+        """Returns the summary that the command prints."""
         counts = self.build["verdicts"]
         proposed = max(counts.get("features proposed", 0), 1)
         records = sum(split["records"] for split in self.build["splits"].values())
@@ -126,7 +128,7 @@ class Summary(BuildSummary):
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker needs to know."""
+    """Arguments that all tasks of a worker process share."""
 
     source: Path
     out: Path
@@ -137,7 +139,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard: the records `start` to `stop` of a split."""
+    """One shard to write, from the records `start` to `stop` (exclusive) of a split."""
 
     file: str
     split: str
@@ -148,21 +150,22 @@ class _Task:
 def restore(
     source: Path, proposals: Path, out: Path, similarities: Path | None = None, which: Filter = "both", workers: int = 1
 ) -> Summary:
-    """Writes the shard folder with the enriched reports; all splits, shard by shard as in `source`.
+    """Writes a shard folder with enriched reports; it has the same splits and shards as `source`.
 
-    `report` is the statements, then the sentences of the confirmed features; `statements` stay as they are; `features`
-    are the confirmed sentences and `feature_evidence`, parallel, what confirmed each.
+    `report` becomes the statements followed by the sentences of the confirmed features. `statements` are unchanged.
+    `features` holds the confirmed sentences, and `feature_evidence` holds the evidence for each of them.
 
     Args:
-      source: finished shards.
-      proposals: file that `etp propose` wrote.
-      out: shard folder to make; a finished one is left as it is, an unfinished one is completed.
-      similarities: file that `etp similarities` wrote; needed by the filters `both` and `model`.
-      which: what has to confirm a feature; `none` keeps all that is proposed.
-      workers: processes.
+      source: finished shard folder.
+      proposals: file written by `etp waveform propose`.
+      out: shard folder to write; a finished one is left unchanged, an unfinished one is completed.
+      similarities: file written by `etp waveform score`; required by the filters `both` and `model`.
+      which: what must confirm a feature; `none` keeps all proposed features.
+      workers: number of worker processes.
 
     Raises:
-      EtpError: a file is missing, damaged or of other shards; `out` holds something else or cannot be written.
+      EtpError: a file is missing, damaged or belongs to other shards; or `out` holds something else or cannot be
+        written.
     """
     started = time.perf_counter()
     shards = Shards(source)
@@ -186,37 +189,36 @@ def restore(
 
 
 def _check_fit(shards: Shards, restorer: Restorer, proposals: Path) -> None:
-    """Raises EtpError where features or similarities are of other shards, before an hour is spent."""
-    said = {text for name in shards.splits for some in shards.split(name).columns.statements for text in some}
-    if said.isdisjoint(restorer.proposals.statements):
-        raise EtpError(f"{proposals}: knows no statement of {shards.folder}; run `etp propose` with these shards")
+    """Raises EtpError if proposals or similarities belong to other shards, before an hour of work is spent."""
+    present = {text for name in shards.splits for some in shards.split(name).columns.statements for text in some}
+    if present.isdisjoint(restorer.proposals.statements):
+        raise EtpError(
+            f"{proposals}: contains no statement of {shards.folder}; run `etp waveform propose` with these shards"
+        )
     if restorer.similarities:
         if restorer.similarities.origin.get("shards") != shards.fingerprint:
-            raise EtpError(f"{shards.folder}: the similarities are of other shards; run `etp similarities` with these")
+            raise EtpError(
+                f"{shards.folder}: the similarities are of other shards; run `etp waveform score` with these shards"
+            )
         known = set(restorer.similarities.record_ids)
         for name in shards.splits:
             if missing := next((r for r in shards.split(name).columns.record_id if r not in known), None):
-                raise EtpError(f"record {missing}: has no similarities; run `etp similarities` with these shards")
+                raise EtpError(f"record {missing}: has no similarities; run `etp waveform score` with these shards")
 
 
 def _recipe(shards: Shards, proposals: Path, similarities: Path | None, which: Filter) -> dict[str, Any]:
-    """All that decides the bytes of the shards."""
+    """Everything that determines the bytes of the shards."""
     return {
         **shards.build["preparation"],
         "restored": {
             "version": VERSION,
             "shards": shards.fingerprint,
-            "features": _sha256(proposals),
-            "similarities": _sha256(similarities) if similarities else None,
+            "features": sha256(proposals),
+            "similarities": sha256(similarities) if similarities else None,
             "filter": which,
             "margins": {name: quantity.margin for name, quantity in QUANTITIES.items()},
         },
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plan(shards: Shards) -> Iterator[_Task]:
@@ -228,7 +230,7 @@ def _plan(shards: Shards) -> Iterator[_Task]:
 
 
 def _rejects(source: Path) -> list[dict[str, str]]:
-    """The records that `source` left out."""
+    """Reads the records that `source` left out."""
     path = source / REJECTS
     if not path.exists():
         return []
@@ -238,13 +240,13 @@ def _rejects(source: Path) -> list[dict[str, str]]:
 
 @lru_cache(maxsize=1)
 def _open(job: _Job) -> tuple[Shards, Restorer]:
-    """Once a process."""
+    """Opens the inputs of a job, once per worker process."""
     shards = Shards(job.source)
     return shards, Restorer(job.proposals, job.similarities, job.which, shards.fs, shards.leads)
 
 
 def _write(job: _Job, task: _Task) -> None:
-    """Writes one shard and the note on it."""
+    """Writes one shard, then the note that marks it as written."""
     shards, restorer = _open(job)
     split = shards.split(task.split)
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""`etp similarities`: how much an encoder sees of each proposed waveform feature in each ECG."""
+"""`etp waveform score`: an encoder's similarity of each ECG to each proposed waveform feature."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from etp_jax.shards.reader import Shards
 from etp_jax.waveform.features import Proposals, Similarities
 
 MINIMUM = 10
-"""Records with and without a feature from which on its threshold is chosen on them."""
+"""Minimum number of records with a feature, and without it, for choosing its threshold by Youden's J."""
 TOP = 0.9
-"""Quantile of the cosines that is the threshold of all other features: the ECGs that look most like it."""
+"""Quantile of the cosines that is the threshold of features with fewer records: only the most similar ECGs pass it."""
 CALIBRATION = "validation"
+"""Split on which the thresholds are chosen, if it exists."""
 
 
 def similarities(encoder: Encoder, shards: Shards, proposals: Proposals) -> Similarities:
-    """Embeds all ECGs and all features' sentences, and chooses from which cosine on a feature counts as present.
+    """Embeds all ECGs and all features' sentences, and chooses the cosine at which each feature counts as present.
 
-    The threshold of a feature is where the validation split's records whose statements propose it and those whose
-    statements do not are told apart best (Youden's J); without such a split, those of the first one.
+    The threshold of a feature best separates the records whose statements propose it from the other records, by
+    Youden's J. It is chosen on the validation split, or on the first split if there is none.
 
     Raises:
-      EtpError: the shards differ from the training data in rate, leads or length.
+      EtpError: the shards differ from the training data in sampling rate, leads or length.
     """
     splits = [shards.split(name) for name in shards.splits]
     embeddings = [encoder.ecg(split)[1] for split in splits]
@@ -52,11 +53,11 @@ def similarities(encoder: Encoder, shards: Shards, proposals: Proposals) -> Simi
 
 
 def thresholds(cosines_NS: NDArray[np.float32], proposed_NS: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The least cosine [S] at which each feature counts as present.
+    """Chooses the lowest cosine [S] at which each feature counts as present.
 
     Args:
-      cosines_NS: N records, S features.
-      proposed_NS: whether the record's statements propose the feature.
+      cosines_NS: [N, S] cosines of N records and S features.
+      proposed_NS: [N, S] whether the record's statements propose the feature.
     """
     columns = zip(cosines_NS.T, proposed_NS.T, strict=True)
     return np.array([_threshold(cosines, proposed) for cosines, proposed in columns], np.float32)
@@ -67,13 +68,15 @@ def _threshold(cosines: NDArray[np.float32], proposed: NDArray[np.bool_]) -> flo
         return float(np.quantile(cosines, TOP))
     order = np.argsort(-cosines, kind="stable")
     hits, alarms = np.cumsum(proposed[order]), np.cumsum(~proposed[order])
-    last = np.append(cosines[order][1:] < cosines[order][:-1], True)  # equal cosines are kept or dropped together
+    last = np.append(
+        cosines[order][1:] < cosines[order][:-1], True
+    )  # records with equal cosines are kept or dropped together
     gain = np.where(last, hits / hits[-1] - alarms / alarms[-1], -np.inf)
     return float(cosines[order[int(gain.argmax())]])
 
 
 def write(encoder: Encoder, shards: Shards, proposals: Proposals, out: Path) -> str:
-    """Writes the file that `etp restore` reads; returns the summary."""
+    """Writes the file that `etp waveform restore` reads, and returns the summary."""
     out.parent.mkdir(parents=True, exist_ok=True)
     found = similarities(encoder, shards, proposals)
     found.save(out)

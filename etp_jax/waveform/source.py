@@ -1,4 +1,4 @@
-"""What a source of waveform features is: it takes statements and answers with the features likely for each."""
+"""Interface of a source of waveform features, which returns the features that are likely for each statement."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from etp_jax.waveform.features import Feature
 
 @dataclass(frozen=True)
 class Answers:
-    """What a source proposes."""
+    """The features that a source proposes."""
 
     features: dict[str, tuple[Feature, ...]]
-    """Statement → features likely for it."""
+    """Features that are likely for each statement."""
     rejected: Counter[str] = field(default_factory=Counter)
-    """Kind of flaw → proposed features that were not taken for it."""
+    """Number of proposed features that were rejected, by kind of flaw."""
 
 
 class Source(Protocol):
-    """Proposes features."""
+    """A source of waveform features."""
 
     origin: dict[str, Any]
-    """What identifies it; goes into `features.json`."""
+    """Description that identifies the source, stored in `proposals.json`."""
 
     def propose(self, statements: list[str]) -> Answers:
-        """Features of each of the statements."""
+        """Returns the features of each statement."""
         ...

@@ -12,7 +12,7 @@ import pytest
 
 from etp_jax.bench import flops
 from etp_jax.bench.peaks import SHEETS, Peak, against_peak, peak
-from etp_jax.config import EcgTowerConfig, TrainConfig
+from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -35,9 +35,9 @@ def shapes(model: DualEncoder, samples: int = SAMPLES) -> Any:
 @pytest.mark.parametrize(
     ("tower", "tolerance"),
     [
-        (EcgTowerConfig(), 0.01),
-        (EcgTowerConfig(depth=50, stem="conv-pool", kernel=5), 0.02),
-        (EcgTowerConfig(kind="vit", vit_layers=2), 0.08),  # XLA counts softmax and GELU too
+        (ResNetConfig(), 0.01),
+        (ResNetConfig(depth=50, stem="conv-pool", kernel=5), 0.02),
+        (ViTConfig(layers=2), 0.08),  # XLA counts softmax and GELU too
     ],
     ids=["resnet18", "resnet50", "vit"],
 )

@@ -47,7 +47,7 @@ def test_unknown_command(capsys):
     assert "`etp --help` lists them" in fails(capsys, "xyzzy")
 
 
-@pytest.mark.parametrize("group", ["prep", "shards", "waveform", "tasks"])
+@pytest.mark.parametrize("group", ["prep", "shards", "evaluate", "waveform", "tasks"])
 def test_a_group_lists_its_commands(group, capsys):
     main.main([group, "--help"])
     printed = capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_recipe_file_and_option_over_it(tmp_path):
     lines = "from etp_jax.config import *", "config = TrainConfig(data=DataConfig(batch_size=7), seed=3)"
     recipe.write_text("\n".join(lines))
     _, args = main.parse(["train", "--config", str(recipe), "--workdir", "run", "--seed", "4"])
-    assert (args.recipe.data.batch_size, args.recipe.seed) == (7, 4)
+    assert (args.config.data.batch_size, args.config.seed) == (7, 4)
 
 
 @pytest.mark.parametrize("name", configs.recipe_names())

@@ -127,20 +127,21 @@ def test_a_finished_folder_is_left_alone(built, source, capsys):
 def test_summary(source, tmp_path, capsys):
     print(build(open_archive(source, name="mine"), tmp_path / "shards"))
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:8] == [
+    assert printed[:9] == [
         "records: 28 (train 23, validation 3, test 2)",
         f"rejected: 2 (listed in {tmp_path / 'shards' / 'rejects.csv'})",
         "  missing file: 1",
         "  unreadable signal: 1",
-        "verdict, empty report: 10",
-        "verdict, flat lead: 1",
-        "verdict, good signal: 26",
-        "verdict, repaired lead: 1",
+        "records by quality verdict (a record may have several):",
+        "  empty report: 10",
+        "  flat lead: 1",
+        "  good signal: 26",
+        "  repaired lead: 1",
     ]
-    assert printed[8].startswith("translated, all splits: ")
-    assert printed[9].startswith("translated, test: ")
-    assert printed[10].endswith(" records/s")
-    assert printed[11] == f"shards: {tmp_path / 'shards'}"
+    assert printed[9].startswith("translated, all splits: ")
+    assert printed[10].startswith("translated, test: ")
+    assert printed[11].endswith(" records/s")
+    assert printed[12] == f"shards: {tmp_path / 'shards'}"
     assert (tmp_path / "shards" / "mine-test.tfrecord-00000-of-00001").exists()
 
 
@@ -279,7 +280,7 @@ def test_leaks_and_doubles_in_the_table(source, tmp_path, cell, message):
 
 def test_an_out_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EtpError, match=r"file/shards/.parts: Not a directory; put it right and run"):
+    with pytest.raises(EtpError, match=r"file/shards/.parts: Not a directory; fix this and run"):
         build(open_archive(source), tmp_path / "file" / "shards")
 
 
@@ -298,7 +299,7 @@ def test_a_full_disk(source, tmp_path):
     (tmp_path / "program.py").write_text(code)
     command = [sys.executable, tmp_path / "program.py", source, out]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(f"{out}: File too large; put it right and run the same command again")
+    assert found.stdout.startswith(f"{out}: File too large; fix this and run the same command again")
     assert not list(out.glob(".*.tmp"))
     with pytest.raises(EtpError, match="unfinished"):
         Shards(out)

@@ -131,12 +131,12 @@ def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(EtpError, match=rf"^{tmp_path}: holds no WFDB header"):
         open_archive(tmp_path)
     (tmp_path / "A0001.hea").mkdir()
-    with pytest.raises(EtpError, match=rf"^{tmp_path}/A0001.hea: Is a directory; put it right or remove it$"):
+    with pytest.raises(EtpError, match=rf"^{tmp_path}/A0001.hea: Is a directory; fix or remove it$"):
         open_archive(tmp_path)
     (tmp_path / "A0001.hea").rmdir()
     write(tmp_path / "2020", "A0001")
     write(tmp_path / "2021", "A0001")
-    with pytest.raises(EtpError, match=rf"^{tmp_path}/2021/A0001.hea: record A0001 lies in {tmp_path}/2020 too"):
+    with pytest.raises(EtpError, match=rf"^{tmp_path}/2021/A0001.hea: record A0001 is also in {tmp_path}/2020"):
         open_archive(tmp_path)
     with pytest.raises(EtpError, match="rate 0 Hz, 10 s: both must be at least 1"):
         open_archive(tmp_path, rate=0)

@@ -185,8 +185,8 @@ def test_records_that_cannot_be_used(tmp_path):
     assert archive.studies == ()
     assert {reject.record_id: reject.reason for reject in archive.rejects} == {
         study_of(0): "no report: no row of machine_measurements.csv",
-        study_of(1): "no report: it says nothing about the heart",
-        study_of(2): "no report: it says nothing about the heart",
+        study_of(1): "no report: it has no statement about the heart",
+        study_of(2): "no report: it has no statement about the heart",
     }
     assert [reject.split for reject in archive.rejects] == [hashed_split(patient_of(number)) for number in range(3)]
 

@@ -115,7 +115,7 @@ def test_more_parts_than_shards(source, whole, tmp_path):
 
 
 def test_a_part_is_no_shard_folder_and_says_so(made):
-    with pytest.raises(EtpError, match="part1: only a part of a build; join all its parts with `etp prep merge`"):
+    with pytest.raises(EtpError, match="part1: only a part of a build; join all its parts with `etp shards merge`"):
         Shards(made[0])
 
 
@@ -232,12 +232,12 @@ def test_other_folders_are_not_touched(source, whole, parts, tmp_path):
 
 @pytest.mark.parametrize("text", ["3/2", "0/2", "1", "1/", "/2", "a/b", "1/2/3", "-1/2", ""])
 def test_wrong_parts(text, tmp_path, capsys):
-    with pytest.raises(EtpError, match=r"want i/n with i from 1 to n, such as 2/3"):
+    with pytest.raises(EtpError, match=r"must be i/n with i from 1 to n, such as 2/3"):
         parse_part(text)
     with pytest.raises(SystemExit) as stop:
         main.main(["prep", "ptbxl", "--source", str(tmp_path), "--out", str(tmp_path / "out"), f"--part={text}"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == f"etp: part {text!r}: want i/n with i from 1 to n, such as 2/3\n"
+    assert capsys.readouterr().err == f"etp: part {text!r}: must be i/n with i from 1 to n, such as 2/3\n"
 
 
 def test_command_line(source, whole, tmp_path, capsys):
@@ -246,7 +246,7 @@ def test_command_line(source, whole, tmp_path, capsys):
         main.main([*prep, "--out", str(tmp_path / number), "--part", f"{number}/2"])
         printed = capsys.readouterr().out.splitlines()
         assert printed[0].startswith(f"part {number}/2: ")
-        assert printed[-1].endswith("etp prep merge --parts ... --out SHARDS")
+        assert printed[-1].endswith("etp shards merge --parts ... --out SHARDS")
     out = str(tmp_path / "merged")
     main.main(["prep", "merge", "--parts", str(tmp_path / "1"), str(tmp_path / "2"), "--out", out])
     assert capsys.readouterr().out.splitlines()[-1] == f"shards: {out}"

@@ -218,9 +218,9 @@ def test_glossary_is_english_on_its_english_side() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("de\tsinusrhythmus", "line 2: want language"),
-        ("fr\trythme sinusal\tsinus rhythm", "line 2: want language"),
-        ("de\tq-zacke\tQ wave\nde\tq zacke\tQ wave", "line 3: 'q zacke' is a second time"),
+        ("de\tsinusrhythmus", "line 2: must be language"),
+        ("fr\trythme sinusal\tsinus rhythm", "line 2: must be language"),
+        ("de\tq-zacke\tQ wave\nde\tq zacke\tQ wave", "line 3: 'q zacke' occurs twice"),
     ],
 )
 def test_malformed_glossary_is_named(line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_edf_keeps_voltages_only(tmp_path: Path) -> None:
         ("a.mat", b"no matrix", LAYOUT, "unreadable signal: a.mat"),
         ("a.edf", b"0       no EDF", LAYOUT, "unreadable signal: a.edf"),
         ("a.csv", b"I,II\n1,x\n", LAYOUT, "unreadable signal: a.csv"),
-        ("a.csv", b"I,II\n1,2\n", Layout(), "sampling rate: a.csv does not say it"),
+        ("a.csv", b"I,II\n1,2\n", Layout(), "sampling rate: a.csv does not contain it"),
         ("a.csv", b"I,II\n1,2\n", Layout(fs=FS, unit="kV"), "unit: 'kV' is not one of"),
         ("a", None, LAYOUT, "missing file: a.hea"),
     ],

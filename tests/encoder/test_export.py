@@ -10,7 +10,6 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from etp_jax import config as config_module
-from etp_jax import evaluation
 from etp_jax.api import load
 from etp_jax.cli import main
 from etp_jax.encoder.calibration import load_calibration, platt
@@ -25,6 +24,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
 from tests.encoder.test_encoder import write_bert
 from tests.encoder.test_onnx import run_onnx
+from tests.helpers.evaluations import measure
 from tests.helpers.small_run import FINDINGS, SAMPLES, small_config, write_run
 
 
@@ -53,8 +53,8 @@ def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], s
     masks = split.columns.lead_mask[:9]
     np.testing.assert_allclose(run_onnx(out, split.ecg(range(9)) / 1000, masks)[1], ours.ecg(split)[1][:9], atol=1e-4)
     scores = class_scores(ours.ecg(split)[1], ours, task)
-    expected = evaluation.run("zero-shot", run, shards, bootstrap=5)["rows"]
-    assert evaluation.run("zero-shot", out, shards, bootstrap=5)["rows"] == expected
+    expected = measure("zero-shot", run, shards, bootstrap=5)["rows"]
+    assert measure("zero-shot", out, shards, bootstrap=5)["rows"] == expected
     assert str(shards) not in (out / "config.json").read_text()
 
     (tower / "flax_model.msgpack").rename(tower / "away")

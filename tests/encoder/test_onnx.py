@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from etp_jax.config import EcgTowerConfig, ModelConfig, TrainConfig
+from etp_jax.config import ModelConfig, ResNetConfig, TrainConfig, ViTConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.onnx import ONNX_FILE, save_onnx
@@ -28,7 +28,7 @@ def run_onnx(folder: Path, ecg_mv: np.ndarray, mask: np.ndarray) -> list[np.ndar
     return [np.asarray(output) for output in outputs]
 
 
-def made_up(tower: EcgTowerConfig, projection: Any) -> Encoder:
+def made_up(tower: ResNetConfig, projection: Any) -> Encoder:
     """An encoder whose every parameter and statistic is drawn, so that none is 0 or 1."""
     config = ModelConfig(ecg=tower, embedding_dim=8, projection=projection)
     model = DualEncoder(config, None, 8)
@@ -52,13 +52,13 @@ def made_up(tower: EcgTowerConfig, projection: Any) -> Encoder:
 @pytest.mark.parametrize(
     ("tower", "projection"),
     [
-        (EcgTowerConfig(width=4, stem="conv", pool="mean", kernel=5), "linear"),
-        (EcgTowerConfig(width=4, stem="conv-pool", pool="mean-max", scale="record", norm="group"), "mlp"),
-        (EcgTowerConfig(width=4, stem="conv", pool="attention", scale="lead", depth=50), "linear"),
+        (ResNetConfig(width=4, stem="conv", pool="mean", kernel=5), "linear"),
+        (ResNetConfig(width=4, stem="conv-pool", pool="mean-max", scale="record", norm="group"), "mlp"),
+        (ResNetConfig(width=4, stem="conv", pool="attention", scale="lead", depth=50), "linear"),
     ],
-    ids=lambda value: f"{value.stem}-{value.pool}" if isinstance(value, EcgTowerConfig) else value,
+    ids=lambda value: f"{value.stem}-{value.pool}" if isinstance(value, ResNetConfig) else value,
 )
-def test_equals_flax(tower: EcgTowerConfig, projection: str, tmp_path: Path):
+def test_equals_flax(tower: ResNetConfig, projection: str, tmp_path: Path):
     encoder = made_up(tower, projection)
     save_onnx(tmp_path, encoder)
     rng = np.random.default_rng(1)
@@ -80,8 +80,8 @@ def test_equals_flax(tower: EcgTowerConfig, projection: str, tmp_path: Path):
 
 
 def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    encoder = made_up(EcgTowerConfig(width=4), "linear")
-    vit = replace(encoder.config, model=ModelConfig(ecg=EcgTowerConfig(kind="vit")))
+    encoder = made_up(ResNetConfig(width=4), "linear")
+    vit = replace(encoder.config, model=ModelConfig(ecg=ViTConfig()))
     with pytest.raises(EtpError, match="made-up: its ECG tower is a vit"):
         save_onnx(tmp_path, replace(encoder, config=vit))
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -7,33 +7,34 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from etp_jax import evaluation
 from etp_jax.cli import main
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.records import TaskRecords
+from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import best_thresholds
 from etp_jax.metrics.retrieval import retrieval
 from etp_jax.shards.reader import ReportTable, Shards
 from etp_jax.tasks import get_task
+from tests.helpers.evaluations import measure
 from tests.helpers.small_run import COUNTS, small_config, write_run, write_shards
 
 KEYS = {
     "run", "task", "kind", "protocol", "split", "records", "pretrained_on", "checkpoint", "shards", "thresholds_from",
-    "revision", "versions", "rows", "summary",
+    "revision", "versions", "rows", "summary", "schema",
 }  # fmt: skip
 ROW = {"encoder", "fraction", "train_seed", "subset_seed"}
 
 
 @pytest.fixture(scope="module")
 def zero_shot(run_dir: Path, shards: Path) -> dict[str, Any]:
-    return evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50)
+    return measure("zero-shot", run_dir, shards, split="test", bootstrap=50)
 
 
 @pytest.fixture(scope="module")
 def probe(run_dir: Path, shards: Path) -> dict[str, Any]:
-    return evaluation.run("probe", run_dir, shards, split="test", bootstrap=50, seeds=(0, 1), fractions=(0.1, 1.0))
+    return measure("probe", run_dir, shards, split="test", bootstrap=50, seeds=(0, 1), fractions=(0.1, 1.0))
 
 
 def test_zero_shot_has_designs_form(zero_shot: dict[str, Any], run_dir: Path):
@@ -100,7 +101,7 @@ def test_probe_rows(probe: dict[str, Any], run_dir: Path):
 
 def test_probe_of_validation_chooses_elsewhere(run_dir: Path, shards: Path, tmp_path: Path):
     out = tmp_path / "deep" / "probe.json"
-    result = evaluation.run("probe", run_dir, shards, fractions=(1.0,), bootstrap=5, json_path=out)
+    result = measure("probe", run_dir, shards, fractions=(1.0,), bootstrap=5, json=out)
     assert json.loads(out.read_text()) == result and out.with_suffix(".npz").exists()
     assert result["split"] == "validation" and result["thresholds_from"] == "training patients who were not fitted"
     train = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("train")
@@ -111,27 +112,28 @@ def test_probe_of_validation_chooses_elsewhere(run_dir: Path, shards: Path, tmp_
 
 
 def test_zero_shot_of_validation_says_where_thresholds_come_from(run_dir: Path, shards: Path):
-    result = evaluation.run("zero-shot", run_dir, shards, prompts="mets", bootstrap=5)
+    result = measure("zero-shot", run_dir, shards, prompts="mets", bootstrap=5)
     assert result["thresholds_from"] == "validation, the other half of its patients"
     assert "mets" in result["protocol"]["prompts"]
     assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-validation-mets.json").exists()
 
 
 def test_zero_shot_reads_prompts_from_a_file(run_dir: Path, shards: Path, tmp_path: Path, capsys):
-    default = evaluation.run("zero-shot", run_dir, shards, bootstrap=5)
+    default = measure("zero-shot", run_dir, shards, bootstrap=5)
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({c.code: [*c.prompts] for c in get_task("ptbxl-super").classes}))
-    mine = evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
+    mine = measure("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
     assert mine["rows"] == default["rows"] and "mine.json, SHA-256" in mine["protocol"]["prompts"]
     [kept] = (run_dir / "evaluation").glob("ptbxl-super-zero-shot-validation-mine-????????.json")
     file.write_text(json.dumps({c.code: f"Let me know about {c.name}" for c in get_task("ptbxl-super").classes}))
-    evaluation.run("zero-shot", run_dir, shards, prompts=str(file), bootstrap=5)
+    command = ["evaluate", "zero-shot", "--run", str(run_dir), "--shards", str(shards), "--prompts", str(file)]
+    main.main([*command, "--bootstrap", "5"])
     assert "mine.json: class NORM: 'Let me know about" in capsys.readouterr().err
     assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not what another file of that name gave
 
 
-def test_retrieval(run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[str]):
-    result = evaluation.run("retrieval", run_dir, shards, split="test", bootstrap=20)
+def test_retrieval(run_dir: Path, shards: Path):
+    result = measure("retrieval", run_dir, shards, split="test", bootstrap=20)
     encoder, split, table = Encoder.from_run(run_dir), Shards(shards).split("test"), Shards(shards).reports("test")
     paired = table.paired
     assert result["task"] is None and result["records"] == len(paired) == sum(n % 7 != 0 for n in range(COUNTS["test"]))
@@ -141,17 +143,20 @@ def test_retrieval(run_dir: Path, shards: Path, capsys: pytest.CaptureFixture[st
         if name != "recall":
             assert result["rows"][0][name] == pytest.approx(value, abs=1e-6), name
     assert (run_dir / "evaluation" / "retrieval-test.json").exists()
-    printed = capsys.readouterr().out
+    printed = Result.load(run_dir / "evaluation" / "retrieval-test.json").table()
     assert "retrieval on test" in printed and "random" in printed
 
 
 def test_evaluation_repeats_exactly(zero_shot: dict[str, Any], run_dir: Path, shards: Path, tmp_path: Path):
-    again = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50, json_path=tmp_path / "again.json")
+    again = measure("zero-shot", run_dir, shards, split="test", bootstrap=50, json=tmp_path / "again.json")
     assert again == zero_shot
 
 
 def test_printed_table(run_dir: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    result = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=50, json_path=tmp_path / "table.json")
+    out = tmp_path / "table.json"
+    command = ["evaluate", "zero-shot", "--run", str(run_dir), "--shards", str(shards), "--split", "test"]
+    main.main([*command, "--bootstrap", "50", "--json", str(out)])
+    result = json.loads(out.read_text())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("zero-shot ptbxl-super on test: 40 records; pre-trained on small, checkpoint of step 3")
     auroc = result["summary"]["trained"]["0.0"]["macro_auroc"]
@@ -167,7 +172,7 @@ def test_printed_table(run_dir: Path, shards: Path, tmp_path: Path, capsys: pyte
 def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
     def said(match: str, *args: Any, **kwargs: Any) -> None:
         with pytest.raises(EtpError, match=match):
-            evaluation.run(*args, bootstrap=2, **kwargs)
+            measure(*args, bootstrap=2, **kwargs)
 
     said("no task 'ptbxl'", "probe", run_dir, shards, "ptbxl")
     said("no prompt set 'x'", "zero-shot", run_dir, shards, prompts="x")
@@ -178,16 +183,14 @@ def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
     said("has none of the label codes of ptbxl-form", "zero-shot", run_dir, shards, "ptbxl-form")
     (tmp_path / "file").write_text("")
     blocked = tmp_path / "file" / "out.json"
-    said(
-        "out.npz: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json_path=blocked
-    )
+    said("out.npz: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json=blocked)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def said(match: str, *args: Any, **kwargs: Any) -> None:
         with pytest.raises(EtpError, match=match):
-            evaluation.run(args[0], run_dir, shards, *args[1:], bootstrap=2, **kwargs)
+            measure(args[0], run_dir, shards, *args[1:], **{"bootstrap": 2, **kwargs})
 
     said(r"was trained on 192 of the 280 records .* in 'all' of small", "zero-shot", split="all")
     said(
@@ -196,17 +199,23 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
     said("too small to fit probes", "probe", "mets-super", split="test")
     said("cannot take published", "zero-shot", "mets-super", split="test", published=tmp_path)
     said("fitted on split 'train'; score another", "probe", split="all")
-    said("neither `all` nor published", "retrieval", split="all")
+    said("reads one split of the shards", "retrieval", split="all")
+    said("bootstrap is 0", "retrieval", bootstrap=0)
+    said("names one file", "zero-shot", prompts=("default", "contrast"), json=tmp_path / "x.json")
+    said("evaluate the request's parts", "zero-shot", prompts=("default", "contrast"))
+    said("--prompts is empty", "zero-shot", prompts=())
+    said("shares above 0", "knn", fractions=(0.0, 1.0))
+    said("probe has no protocol 'mine'", "probe", protocol="mine")
     heads = "ecg_id,NORM,MI,STTC,CD,HYP"
     (tmp_path / "s_test.csv").write_text(f"{heads}\ntest-1,1,0,0,0,0\ntrain-1,0,1,0,0,0\n")
     said("was trained on 1 of the 2 records", "zero-shot", split="test", published=tmp_path)
     faster = write_shards(tmp_path / "faster", fs=500)
     for kind in ("finetune", "probe", "retrieval"):
         with pytest.raises(EtpError, match=r"faster: fs is 500, .* was trained with 100"):
-            evaluation.run(kind, run_dir, faster)
+            measure(kind, run_dir, faster)
     with pytest.raises(SystemExit):
         main.main(["evaluate", "probe", "--run", str(run_dir), "--shards", str(shards), "--prompts", "contrast"])
-    assert "--prompts is of zero-shot; a probe reads none" in capsys.readouterr().err
+    assert "--prompts" in capsys.readouterr().err
 
 
 def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: Path, tmp_path: Path):
@@ -215,14 +224,14 @@ def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: 
     earlier = [{"name": "small", "fingerprint": about["fingerprint"]}]
     (run / "shards.json").write_text(json.dumps({**about, "name": "another", "earlier": earlier}))
     with pytest.raises(EtpError, match="was trained on 192 of the 280 records"):
-        evaluation.run("zero-shot", run, shards, split="all")
-    assert evaluation.run("zero-shot", run, shards, bootstrap=2)["pretrained_on"] == "small, then another"
+        measure("zero-shot", run, shards, split="all")
+    assert measure("zero-shot", run, shards, bootstrap=2)["pretrained_on"] == "small, then another"
 
 
 def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ReportTable, "paired", np.arange(0))
     with pytest.raises(EtpError, match="no record of split 'validation' has a report to be found"):
-        evaluation.run("retrieval", run_dir, shards)
+        measure("retrieval", run_dir, shards)
 
 
 def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
@@ -233,7 +242,7 @@ def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
     lines = [f"{name},{','.join(str(int(not v)) for v in row)}" for name, row in zip(chosen, y, strict=True)]
     for end in ("val", "test"):
         (tmp_path / f"s_{end}.csv").write_text("\n".join(["ecg_id,NORM,MI,STTC,CD,HYP", *lines]) + "\n")
-    result = evaluation.run("zero-shot", run_dir, shards, split="test", bootstrap=2, published=tmp_path)
+    result = measure("zero-shot", run_dir, shards, split="test", bootstrap=2, published=tmp_path)
     assert result["records"] == len(chosen)
     assert f"{5 * len(chosen)} labels are not those" in result["protocol"]["records"]
     assert result["rows"][0]["per_class"]["MI"]["positives"] == (~y[:, 1]).sum()
@@ -243,7 +252,7 @@ def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
 def test_split_without_the_tasks_labels(run_dir: Path, tmp_path: Path):
     foreign = write_shards(tmp_path / "foreign", label_vocabulary=["SR", "ABQRS"])
     with pytest.raises(EtpError, match=r"no record of split 'validation' has a label of ptbxl-form"):
-        evaluation.run("zero-shot", run_dir, foreign, "ptbxl-form")
+        measure("zero-shot", run_dir, foreign, "ptbxl-form")
 
 
 def test_trained_tower_with_semantic_pairs_is_evaluated(tmp_path: Path, shards: Path):

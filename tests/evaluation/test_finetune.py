@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etp_jax import evaluation
 from etp_jax.config import AugmentConfig
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import finetune, merl
-from etp_jax.evaluation.finetune import Tuned
+from etp_jax.evaluation import merl, tuning
+from etp_jax.evaluation.tuning import Tuned
 from etp_jax.tasks import get_task
+from tests.helpers.evaluations import measure
 from tests.helpers.small_run import small_config, write_run, write_shards
 from tests.helpers.tiny_run import quick_compiling
 
@@ -27,25 +27,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(finetune, "BATCH", 40)
-    monkeypatch.setattr(finetune, "AUGMENT", AugmentConfig(lead_dropout=0.05))  # the records are too short to shift
-    schedule = replace(finetune.OPTIM, epochs=6.0, learning_rate=1e-2, ema=0.5)
-    monkeypatch.setattr(finetune.evaluate, "__defaults__", (schedule,))
+    monkeypatch.setattr(tuning, "BATCH", 40)
+    monkeypatch.setattr(tuning, "AUGMENT", AugmentConfig(lead_dropout=0.05))  # the records are too short to shift
+    schedule = replace(tuning.OPTIM, epochs=6.0, learning_rate=1e-2, ema=0.5)
+    monkeypatch.setattr(tuning, "OPTIM", schedule)
     before = Encoder.from_run(run).variables
-    result = evaluation.run("finetune", run, run.parent / "shards", split="test", bootstrap=5)
+    result = measure("finetune", run, run.parent / "shards", split="test", bootstrap=5)
     rows = [(row["encoder"], row["fraction"], row["train_seed"]) for row in result["rows"]]
     assert rows == [("trained", 1.0, 7), ("supervised", 1.0, 7)] and "4 label codes" in str(result["protocol"])
     for row in result["rows"]:
         assert row["per_class"]["MI"]["auroc"] > 0.8  # the level of a record tells it
 
-    monkeypatch.setattr(finetune, "tune", None)  # kept: nothing is trained again, here for another split
-    evaluation.run("finetune", run, run.parent / "shards", split="validation", bootstrap=5)
+    monkeypatch.setattr(tuning, "tune", None)  # kept: nothing is trained again, here for another split
+    measure("finetune", run, run.parent / "shards", split="validation", bootstrap=5)
     after = Encoder.from_run(run).variables
     np.testing.assert_array_equal(
         before["params"]["ecg_tower"]["stem_conv"]["kernel"], after["params"]["ecg_tower"]["stem_conv"]["kernel"]
     )
     with pytest.raises(EtpError, match="a finetune is fitted on split 'train'"):
-        evaluation.run("finetune", run, run.parent / "shards", split="train")
+        measure("finetune", run, run.parent / "shards", split="train")
 
 
 def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
@@ -69,14 +69,14 @@ def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(merl, "EPOCHS", 3)
-    shards, step, sizes = run.parent / "shards", finetune.Training.__call__, []
+    shards, step, sizes = run.parent / "shards", tuning.Training.__call__, []
 
-    def measured(self: finetune.Training, batch: dict[str, np.ndarray]) -> None:
+    def measured(self: tuning.Training, batch: dict[str, np.ndarray]) -> None:
         sizes.append(len(batch["y"]))
         step(self, batch)
 
-    monkeypatch.setattr(finetune.Training, "__call__", measured)
-    result = evaluation.run("finetune", run, shards, split="test", bootstrap=5, protocol="merl-as-published")
+    monkeypatch.setattr(tuning.Training, "__call__", measured)
+    result = measure("finetune", run, shards, split="test", bootstrap=5, protocol="merl-as-published")
     assert [(row["encoder"], row["fraction"]) for row in result["rows"]] == [("trained", 0.01), ("supervised", 0.01)]
     assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
     assert sizes == [2] * 6  # short batches are not filled up

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from etp_jax import evaluation
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.evaluation import merl
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
+from tests.helpers.evaluations import measure
 
 
 def reference(layer: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -33,7 +33,7 @@ def reference(layer: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> lis
 def test_one_epoch_of_the_scored_split_is_chosen(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
     """240 records but 48 make 12 batches an epoch, so the rate falls in the fourth."""
     monkeypatch.setattr(merl, "EPOCHS", 5)
-    result = evaluation.run(
+    result = measure(
         "probe", run_dir, shards, split="test", fractions=(1.0,), bootstrap=5, protocol="merl-as-published"
     )
     encoder, records = Encoder.from_run(run_dir), TaskRecords(Shards(shards), get_task("ptbxl-super"))

@@ -3,8 +3,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from etp_jax.evaluation import probe
-from etp_jax.evaluation.probe import L2, draw, fit, macro_auroc
+from etp_jax.evaluation import logistic
+from etp_jax.evaluation.logistic import L2, fit
+from etp_jax.evaluation.probe import draw
+from etp_jax.metrics.classification import macro_auroc
 
 
 def problem(records: int, features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +24,7 @@ def problem(records: int, features: int, seed: int = 0) -> tuple[np.ndarray, np.
 def test_fit_equals_scikit_learn(records: int, features: int):
     x, y = problem(records, features)
     fitted = fit(x, y)
-    assert (fitted.steps_L < probe.STEPS).all()
+    assert (fitted.steps_L < logistic.STEPS).all()
     standard = (x.astype(np.float64) - x.mean(0, np.float64)) / x.std(0, dtype=np.float64)
     probabilities = 1 / (1 + np.exp(-fitted.logits(x).astype(np.float64)))
     for strength in (0, 2, 4):

@@ -9,8 +9,8 @@ import pytest
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import zero_shot
 from etp_jax.evaluation.records import TaskRecords
+from etp_jax.evaluation.zero_shot import ZeroShot, evaluate
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, FORMAT
 from etp_jax.shards.writer import shard_name, write_metadata, write_shard
@@ -83,7 +83,7 @@ def test_draw_is_the_same_however_shards_are_cut(shards: Shards, tmp_path: Path)
 
 
 def test_most_limits_a_class_and_all_splits_are_one_pool(shards: Shards):
-    task = dataclasses.replace(get_task("mets-super-200"), most=3)
+    task = dataclasses.replace(get_task("mets-super-200"), max_per_class=3)
     assert TaskRecords(shards, task).of(ALL).y_nC.sum(axis=0).tolist() == [3] * 5
     everything = TaskRecords(shards, get_task("mets-super-200")).of(ALL)
     assert {name.split("-")[0] for name in everything.record_ids} == set(COUNTS)
@@ -139,8 +139,9 @@ def test_published_records_and_labels_are_taken_from_any_split(shards: Shards):
 
 def test_zero_shot_of_a_balanced_task_calls_the_nearest_class(shards: Shards):
     records = TaskRecords(shards, get_task("mets-super"))
-    outcome = zero_shot.evaluate([("trained", fake_encoder())], records, "test", bootstrap=30)
-    target, scores = records.of("test"), outcome.scores["trained"]
+    request = ZeroShot(run=Path(), shards=shards.folder, task="mets-super", split="test", bootstrap=30)
+    outcome = evaluate(request, [("trained", fake_encoder())], shards)
+    target, scores = records.of("test"), outcome.arrays["trained"]
     right = (scores.argmax(axis=1) == target.y_nC.argmax(axis=1)).mean()
     row = outcome.rows[0].to_dict()
     assert row["top1_accuracy"] == row["macro_recall"] == pytest.approx(right, abs=1e-6) and 0.2 < right < 1
@@ -150,7 +151,7 @@ def test_zero_shot_of_a_balanced_task_calls_the_nearest_class(shards: Shards):
 
 
 def test_all_splits_take_thresholds_from_the_other_half(shards: Shards):
-    records = TaskRecords(shards, get_task("ptbxl-super"))
-    outcome = zero_shot.evaluate([("trained", fake_encoder())], records, ALL, bootstrap=2)
+    request = ZeroShot(run=Path(), shards=shards.folder, split=ALL, bootstrap=2)
+    outcome = evaluate(request, [("trained", fake_encoder())], shards)
     assert outcome.thresholds_from == "all, the other half of its patients"
     assert "top1_accuracy" not in outcome.rows[0].to_dict()

@@ -40,7 +40,7 @@ def make_record(number: int, split: str = "train", **fields: object) -> Record:
     return Record(**{**values, **fields})  # pyright: ignore[reportArgumentType]
 
 
-def write_folder(folder: Path, splits: dict[str, list[list[Record]]]) -> Path:
+def write_folder(folder: Path, splits: dict[str, list[list[Record]]], **build: object) -> Path:
     """A finished shard folder with one shard for each inner list."""
     folder.mkdir()
     content = {}
@@ -50,8 +50,8 @@ def write_folder(folder: Path, splits: dict[str, list[list[Record]]]) -> Path:
             for number, group in enumerate(groups)
         ]
         content[split] = {"records": sum(map(len, groups)), "shards": shards}
-    build = {"format": FORMAT, "name": "sample", "fs": 100, "leads": list(LEADS), "samples": SAMPLES}
-    write_metadata(folder, {**build, "label_vocabulary": list(VOCABULARY), "splits": content})
+    fields = {"format": FORMAT, "name": "sample", "fs": 100, "leads": list(LEADS), "samples": SAMPLES}
+    write_metadata(folder, {**fields, "label_vocabulary": list(VOCABULARY), "splits": content, **build})
     return folder
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etp_jax.config import DataConfig, EcgTowerConfig, ModelConfig, TextTowerConfig, TrainConfig
+from etp_jax.config import DataConfig, ModelConfig, ResNetConfig, TextTowerConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.models.text_tower import build_text
@@ -69,7 +69,7 @@ def small_config(shards: Path, **text: Any) -> TrainConfig:
     return TrainConfig(
         data=DataConfig(shards=str(shards)),
         model=ModelConfig(
-            ecg=EcgTowerConfig(width=4, stem="conv-pool"), text=TextTowerConfig(**{**tower, **text}), embedding_dim=8
+            ecg=ResNetConfig(width=4, stem="conv-pool"), text=TextTowerConfig(**{**tower, **text}), embedding_dim=8
         ),
         seed=7,
     )

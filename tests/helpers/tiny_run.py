@@ -21,23 +21,20 @@ from etp_jax import config as config_module
 from etp_jax.config import (
     AugmentConfig,
     DataConfig,
-    EcgTowerConfig,
     ModelConfig,
     OptimConfig,
+    ResNetConfig,
     RunConfig,
     TextTowerConfig,
     TrainConfig,
 )
 from etp_jax.ecg.leads import LEADS
-from etp_jax.models import resnet1d
 from etp_jax.shards.record import FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_metadata, write_shard
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import read_metrics
 from etp_jax.training.loop import train
 from tests.helpers.devices import ROOT
-
-TINY_BLOCKS: Any = {18: (1, 1)}  # two blocks instead of eight: compiling is what takes the time
 
 SAMPLES = 64
 TRAIN, VALIDATION, BATCH = 42, 20, 8  # 41 of 42 records have a report: 5 steps an epoch
@@ -86,9 +83,9 @@ def tiny_config(shards: Path) -> TrainConfig:
     """Every kind of state and of chance: optimiser, batch statistics, moving average, augmentation, dropout."""
     return TrainConfig(
         data=DataConfig(shards=str(shards), batch_size=BATCH),
-        augment=AugmentConfig(amplitude=0.2, lead_dropout=0.1, noise_uv=20),
+        augment=AugmentConfig(time_shift_s=0.05, lead_dropout=0.1, few_leads=0.2),
         model=ModelConfig(
-            ecg=EcgTowerConfig(width=2, stem="conv-pool", drop_path=0.1),
+            ecg=ResNetConfig(blocks=(1, 1), width=2, stem="conv-pool", drop_path=0.1),
             text=TextTowerConfig(vocabulary=60, layers=1, hidden=8, heads=2, max_tokens=16),
             embedding_dim=8,
         ),
@@ -108,15 +105,14 @@ def change(config: TrainConfig, **values: Any) -> TrainConfig:
 
 @contextmanager
 def quick_compiling(cache: Path) -> Iterator[None]:
-    """Small towers, compiled roughly, and each program once for all processes."""
+    """Programs compiled roughly, and each once for all processes."""
     values = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(cache),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    jax.clear_caches()  # which hold the whole towers, under configs that do not name their blocks
-    blocks, resnet1d.BLOCKS = resnet1d.BLOCKS, TINY_BLOCKS
+    jax.clear_caches()  # which hold programs that were compiled well
     before = {name: getattr(jax.config, name, False) for name in values}
     environment = {name.upper(): str(value) for name, value in values.items()}
     os.environ.update(environment)
@@ -125,7 +121,6 @@ def quick_compiling(cache: Path) -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-    resnet1d.BLOCKS = blocks
     jax.clear_caches()
     compilation_cache.reset_cache()
     for name in environment:
@@ -179,7 +174,6 @@ def disturb(cls: type, method: str, call: int, number: int) -> None:
 
 
 if __name__ == "__main__":
-    resnet1d.BLOCKS = TINY_BLOCKS
     config, run_dir = config_module.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
     if sys.argv[3:]:
         disturb(Checkpoints, "save", int(sys.argv[3]), signal.SIGKILL)

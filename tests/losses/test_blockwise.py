@@ -12,7 +12,7 @@ import pytest
 
 from etp_jax.config import LossConfig
 from etp_jax.losses.blockwise import over_columns
-from etp_jax.losses.contrastive import contrastive_loss
+from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.models.layers import AXIS
 from etp_jax.training.parallel import Parallel
 from tests.helpers.devices import run_on
@@ -34,7 +34,7 @@ def memory(config: LossConfig) -> float:
         def loss(params: Any, ecg: Any, text: Any) -> Any:
             scale, bias = jnp.exp(params["scale"]), params["bias"] if config.score == "sigmoid" else None
             semantic = batch["text"] if config.pairs == "semantic" else None
-            return contrastive_loss(ecg, text, batch["report"], semantic, scale, bias, config, AXIS)
+            return contrastive_loss(Embeddings(ecg, text, batch["report"]), config, scale, bias, semantic, AXIS)
 
         _, (grads, *rows) = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, batch["ecg"], batch["text"])
         return jax.lax.pmean(grads, AXIS), [row.sum() for row in rows]

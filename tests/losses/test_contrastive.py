@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from etp_jax.config import LossConfig
-from etp_jax.losses.contrastive import Best, best, contrastive_loss, recall_1
-from etp_jax.losses.pairs import needs_tower
+from etp_jax.losses import scores
+from etp_jax.losses.contrastive import Best, Embeddings, best, contrastive_loss, recall_1
+from etp_jax.losses.pairs import PAIR_RULES, PairRule, Rows, needs_tower
+from etp_jax.losses.scores import Pairs, Part, Score
 from etp_jax.models.layers import AXIS
 from etp_jax.training.parallel import Parallel
 from tests.helpers.devices import run_on
@@ -64,13 +66,11 @@ def embed(params: Any, batch: Any, tower: str) -> jax.Array:
 
 def spread_loss(params: Any, batch: Any, config: LossConfig, axis_name: str | None) -> tuple[jax.Array, Any]:
     return contrastive_loss(
-        embed(params, batch, "ecg"),
-        embed(params, batch, "text"),
-        batch["report"],
-        batch["semantic"] if needs_tower(config) else None,
+        Embeddings(embed(params, batch, "ecg"), embed(params, batch, "text"), batch["report"]),
+        config,
         jnp.exp(params["logit_scale"]),
         params["logit_bias"] if config.score == "sigmoid" and config.bias is not None else None,
-        config,
+        batch["semantic"] if needs_tower(config) else None,
         axis_name,
     )
 
@@ -172,11 +172,11 @@ def test_a_single_device_needs_no_axis():
 
 def test_two_by_two_by_hand():
     """Cosines are 1 on the diagonal and 0 off it."""
-    eye, report = jnp.eye(2), jnp.array([0, 1])
-    softmax, _ = contrastive_loss(eye, eye, report, None, jnp.array(2.0), None, LossConfig(), None)
+    rows = Embeddings(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]))
+    softmax, _ = contrastive_loss(rows, LossConfig(), jnp.array(2.0))
     assert float(softmax) == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
     config = LossConfig(score="sigmoid")
-    sigmoid, _ = contrastive_loss(eye, eye, report, None, jnp.array(2.0), jnp.array(-1.0), config, None)
+    sigmoid, _ = contrastive_loss(rows, config, jnp.array(2.0), jnp.array(-1.0))
     assert float(sigmoid) == pytest.approx(math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1)), rel=1e-6)
 
 
@@ -186,9 +186,9 @@ def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked(block
     x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     same = jnp.zeros(3, int)
     config = LossConfig(pairs="equal-masked", block=block)
-    loss, grads = jax.value_and_grad(
-        lambda e: contrastive_loss(e, x, same, None, jnp.array(5.0), None, config, None)[0]
-    )(x[::-1])
+    loss, grads = jax.value_and_grad(lambda e: contrastive_loss(Embeddings(e, x, same), config, jnp.array(5.0))[0])(
+        x[::-1]
+    )
     assert float(loss) == 0.0
     np.testing.assert_array_equal(np.asarray(grads), 0)
 
@@ -196,9 +196,9 @@ def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked(block
 def test_bfloat16_embeddings_are_scored_in_float32():
     x = jax.random.normal(jax.random.key(0), (8, 16))
     x = (x / jnp.linalg.norm(x, axis=1, keepdims=True)).astype(jnp.bfloat16)
-    args = jnp.arange(8), None, jnp.array(14.3), None, LossConfig(), None
-    loss, metrics = contrastive_loss(x, x, *args)
-    wide, _ = contrastive_loss(x.astype(jnp.float32), x.astype(jnp.float32), *args)
+    wide_x, args = x.astype(jnp.float32), (LossConfig(), jnp.array(14.3))
+    loss, metrics = contrastive_loss(Embeddings(x, x, jnp.arange(8)), *args)
+    wide, _ = contrastive_loss(Embeddings(wide_x, wide_x, jnp.arange(8)), *args)
     assert loss.dtype == jnp.float32 and float(loss) == float(wide)
     assert all(metric.dtype == jnp.float32 for metric in metrics.values())
 
@@ -208,3 +208,34 @@ def test_recall_1():
     report = jnp.array([5, 5, 6])
     parts = best(logits[:, :2], report[:2]), best(logits[:, 2:], report[2:])
     assert float(recall_1(Best(*map(jnp.stack, zip(*parts, strict=True))), report)) == pytest.approx(1 / 3)
+
+
+def margin(text_logits_bC: jax.Array, ecg_logits_bC: jax.Array, pairs: Pairs) -> tuple[Part, ...]:
+    """A toy score: how far each pair is from a margin of 1, in both directions."""
+
+    def direction(logits_bC: jax.Array) -> Part:
+        sign_bC = 2 * pairs.target_bC - 1
+        return Part(None, jnp.sum(jax.nn.relu(1 - sign_bC * logits_bC) * pairs.counts_bC, axis=1))
+
+    return direction(text_logits_bC), direction(ecg_logits_bC)
+
+
+def next_too(rows: Rows, columns: Rows, *_: Any) -> tuple[jax.Array, None]:
+    """A toy rule: the record's own report and the next record's are positive."""
+    ahead_bC = columns.number_b - rows.number_b[:, None]
+    return (ahead_bC == 0) | (ahead_bC == 1), None
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_a_score_and_a_rule_are_a_function_and_a_line_each(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(scores.SCORES, "margin", Score(margin, shares=False))
+    monkeypatch.setitem(PAIR_RULES, "next-too", PairRule(next_too))
+    config = LossConfig(pairs="next-too", score="margin", block=block)
+    rows = Embeddings(embed(PARAMS, BATCH, "ecg"), embed(PARAMS, BATCH, "text"), jnp.asarray(BATCH["report"]))
+    loss, grads = jax.value_and_grad(lambda scale: contrastive_loss(rows, config, scale)[0])(jnp.array(2.0))
+    expected = []
+    for logits in (2 * rows.ecg_bE @ rows.text_bE.T, 2 * rows.text_bE @ rows.ecg_bE.T):
+        for i, j in product(range(16), range(16)):
+            expected.append(max(0.0, 1 - (1 if j - i in (0, 1) else -1) * float(logits[i, j])))
+    assert float(loss) == pytest.approx(sum(expected) / 32, rel=1e-5)
+    assert float(grads) != 0

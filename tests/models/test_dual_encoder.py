@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from etp_jax.config import EcgTowerConfig, LossConfig, ModelConfig, TextTowerConfig
+from etp_jax.config import LossConfig, ModelConfig, ResNetConfig, TextTowerConfig
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, Projection, init_variables, normalize, scale_ecg
 
 RNG = np.random.default_rng(0)
 ECG = (RNG.standard_normal((3, 64, 4)) * 300 + 500).astype(np.int16)
 MASK = np.array([[True] * 4, [True, True, False, True], [False] * 4])
-TINY = ModelConfig(ecg=EcgTowerConfig(width=4), text=TextTowerConfig(pool="mean"), embedding_dim=8)
+TINY = ModelConfig(ecg=ResNetConfig(width=4), text=TextTowerConfig(pool="mean"), embedding_dim=8)
 BERT = BertConfig(30, 8, 1, 2, 16, max_position_embeddings=16)
 
 

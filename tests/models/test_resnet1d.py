@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from etp_jax.config import EcgTowerConfig
+from etp_jax.config import ResNetConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.layers import AXIS
 from etp_jax.models.resnet1d import Pool, ResNet1D, conv
@@ -18,10 +18,10 @@ from etp_jax.models.resnet1d import Pool, ResNet1D, conv
 RNG = np.random.default_rng(0)
 
 
-def init(config: EcgTowerConfig, dtype: Any = jnp.float32) -> tuple[ResNet1D, Any]:
+def init(config: ResNetConfig, dtype: Any = jnp.float32) -> tuple[ResNet1D, Any]:
     """A network for three leads with random variables; NumPy's, which need no compiling."""
     model = ResNet1D(config, dtype)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 3), dtype))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 3), dtype), jnp.ones((1, 3), bool))
 
     def leaf(path: Any, shape: Any) -> Any:
         name = path[-1].key
@@ -36,19 +36,24 @@ def train_forward(model: ResNet1D, variables: Any, shards_DnTL: Any) -> tuple[An
     """Training mode on D virtual replicas; returns features [D, n, F] and the replicas' batch statistics."""
 
     def forward(ecg_nTL: Any) -> Any:
-        return model.apply(variables, ecg_nTL, train=True, mutable=["batch_stats"])
+        return model.apply(variables, ecg_nTL, all_leads(ecg_nTL), train=True, mutable=["batch_stats"])
 
     return jax.jit(jax.vmap(forward, axis_name=AXIS))(shards_DnTL)
 
 
+def all_leads(ecg_BTL: Any) -> np.ndarray:
+    return np.ones((len(ecg_BTL), ecg_BTL.shape[2]), bool)
+
+
 def apply(module: nn.Module, variables: Any, x: Any) -> Any:
-    return jax.jit(module.apply)(variables, x)
+    args = (x, all_leads(x)) if isinstance(module, ResNet1D) else (x,)
+    return jax.jit(module.apply)(variables, *args)
 
 
 # --- against PyTorch ----------------------------------------------------------------------------------------------
 
 
-def torch_resnet(config: EcgTowerConfig, leads: int) -> Any:
+def torch_resnet(config: ResNetConfig, leads: int) -> Any:
     """The same network in PyTorch; module names are the Flax ones with "_" for "/"."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
@@ -134,15 +139,15 @@ def from_torch(net: Any) -> Any:
 @pytest.mark.parametrize(
     ("config", "samples", "double"),
     [
-        (EcgTowerConfig(depth=18, width=8), 128, False),
-        (EcgTowerConfig(depth=18, width=8), 128, True),
-        (EcgTowerConfig(depth=18, width=4, stem="conv-pool", kernel=5), 131, True),
-        (EcgTowerConfig(depth=34, width=4), 96, True),
-        (EcgTowerConfig(depth=50, width=4), 101, True),
+        (ResNetConfig(depth=18, width=8), 128, False),
+        (ResNetConfig(depth=18, width=8), 128, True),
+        (ResNetConfig(depth=18, width=4, stem="conv-pool", kernel=5), 131, True),
+        (ResNetConfig(depth=34, width=4), 96, True),
+        (ResNetConfig(depth=50, width=4), 101, True),
     ],
     ids=["18-float32", "18", "18-pool-kernel5-odd", "34", "50-odd"],
 )
-def test_equals_pytorch(config: EcgTowerConfig, samples: int, double: bool) -> None:
+def test_equals_pytorch(config: ResNetConfig, samples: int, double: bool) -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     net = torch_resnet(config, leads=12)
@@ -177,7 +182,7 @@ def test_equals_pytorch(config: EcgTowerConfig, samples: int, double: bool) -> N
 
 def test_strided_convolution_pads_both_sides_alike() -> None:
     """The stem by hand: window i covers samples 2 i - 3 ... 2 i + 3; "SAME" would start one sample later."""
-    _, variables = init(EcgTowerConfig(width=4))
+    _, variables = init(ResNetConfig(width=4))
     x_BTL = RNG.standard_normal((2, 20, 3)).astype(np.float32)
     stem = apply(conv(4, 7, 2, jnp.float32, "stem_conv"), {"params": variables["params"]["stem_conv"]}, x_BTL)
     padded = np.pad(x_BTL, ((0, 0), (3, 3), (0, 0)))
@@ -188,14 +193,14 @@ def test_strided_convolution_pads_both_sides_alike() -> None:
 
 def test_default_has_the_published_size() -> None:
     """3.85 M, as MERL's ResNet18-1D for 12 leads before its attention pool (notes: 3.85M)."""
-    model = ResNet1D(EcgTowerConfig())
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1000, 12)))["params"]
+    model = ResNet1D(ResNetConfig())
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1000, 12)), jnp.ones((1, 12), bool))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 3_848_832
 
 
 @pytest.mark.parametrize(("pool", "samples", "size"), [("mean", 1, 32), ("mean-max", 97, 64)])
 def test_any_length(pool: Any, samples: int, size: int) -> None:
-    config = EcgTowerConfig(width=4, pool=pool)
+    config = ResNetConfig(width=4, pool=pool)
     model, variables = init(config)
     features = apply(model, variables, RNG.standard_normal((2, samples, 3)).astype(np.float32))
     assert features.shape == (2, size) and features.dtype == jnp.float32
@@ -223,7 +228,7 @@ def test_first_weights_have_he_deviation() -> None:
 def test_batch_statistics_span_all_replicas() -> None:
     """Four replicas of two ECGs do what one replica of eight does."""
     with jax.enable_x64(True):
-        model, variables = init(EcgTowerConfig(width=4), dtype=jnp.float64)
+        model, variables = init(ResNetConfig(width=4), dtype=jnp.float64)
         x = RNG.standard_normal((8, 96, 3)) + 3.0
         whole, stats = train_forward(model, variables, x[None])
         parts, stats_parts = train_forward(model, variables, x.reshape(4, 2, 96, 3))
@@ -233,7 +238,7 @@ def test_batch_statistics_span_all_replicas() -> None:
 
 
 def test_group_norm_sees_only_its_own_example() -> None:
-    model, variables = init(EcgTowerConfig(width=4, norm="group"))
+    model, variables = init(ResNetConfig(width=4, norm="group"))
     assert "batch_stats" not in variables
     x = RNG.standard_normal((4, 96, 3)).astype(np.float32)
     whole, _ = train_forward(model, variables, x[None])
@@ -243,11 +248,11 @@ def test_group_norm_sees_only_its_own_example() -> None:
 
 def test_drop_path_follows_the_example() -> None:
     """Eight copies of one ECG: what is skipped goes with the key, wherever in the batch it stands."""
-    model, variables = init(EcgTowerConfig(width=4, drop_path=0.5))
+    model, variables = init(ResNetConfig(width=4, drop_path=0.5))
     x = np.tile(RNG.standard_normal((1, 96, 3)).astype(np.float32), (8, 1, 1))
     keys = jax.random.split(jax.random.key(1), 8)
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
-    forward = jax.jit(lambda keys: model.apply(variables, x, keys=keys))
+    forward = jax.jit(lambda keys: model.apply(variables, x, all_leads(x), keys=keys))
     features = np.asarray(forward(keys))
     np.testing.assert_allclose(forward(keys[order]), features[order], atol=1e-6)
     assert len(np.unique(features[:, 0].round(4))) > 4, "different keys skip different branches"
@@ -255,7 +260,7 @@ def test_drop_path_follows_the_example() -> None:
 
 
 def test_bfloat16_stays_near_and_gives_float32() -> None:
-    config = EcgTowerConfig(width=8)
+    config = ResNetConfig(width=8)
     _, variables = init(config)
     x = RNG.standard_normal((4, 96, 3)).astype(np.float32)
     exact = apply(ResNet1D(config), variables, x)
@@ -266,4 +271,4 @@ def test_bfloat16_stays_near_and_gives_float32() -> None:
 
 def test_even_kernel_is_refused() -> None:
     with pytest.raises(EtpError, match=r"model\.ecg\.kernel is 4; .* odd"):
-        init(EcgTowerConfig(kernel=4))
+        init(ResNetConfig(kernel=4))

@@ -10,24 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etp_jax.config import EcgTowerConfig, ModelConfig
+from etp_jax.config import ModelConfig, ViTConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.vit1d import Vit1D
 
-SMALL = EcgTowerConfig(kind="vit", patch=20, vit_width=24, vit_layers=2, vit_heads=3)
+SMALL = ViTConfig(patch=20, width=24, layers=2, heads=3)
 ECG = np.random.default_rng(0).normal(size=(3, 100, 4)).astype(np.float32)
 MASK = np.ones((3, 4), bool)
 
 
-def init(config: EcgTowerConfig, ecg: np.ndarray = ECG) -> Any:
+def init(config: ViTConfig, ecg: np.ndarray = ECG) -> Any:
     variables: Any = jax.jit(Vit1D(config).init)(jax.random.key(0), ecg, np.ones((len(ecg), ecg.shape[2]), bool))
     rng = np.random.default_rng(1)  # as drawn, biases are zero and hide what they do
     return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), variables)
 
 
-def encode(variables: Any, ecg: Any, mask: Any, config: EcgTowerConfig = SMALL, keys: Any = None) -> np.ndarray:
-    return np.asarray(jax.jit(Vit1D(config).apply)(variables, ecg, mask, keys))
+def encode(variables: Any, ecg: Any, mask: Any, config: ViTConfig = SMALL, keys: Any = None) -> np.ndarray:
+    return np.asarray(jax.jit(Vit1D(config).apply, static_argnums=3)(variables, ecg, mask, False, keys))
 
 
 def reference(params: Any, ecg_BTL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def reference(params: Any, ecg_BTL: np.ndarray, mask_BL: np.ndarray) -> np.ndarr
     def gelu(x: np.ndarray) -> np.ndarray:
         return x * 0.5 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
 
-    width, half = SMALL.vit_width, SMALL.vit_width // 2
+    width, half = SMALL.width, SMALL.width // 2
     rows = []
     for ecg_TL, mask_L in zip(ecg_BTL.astype(np.float64), mask_BL, strict=True):
         tokens = []
@@ -54,10 +54,10 @@ def reference(params: Any, ecg_BTL: np.ndarray, mask_BL: np.ndarray) -> np.ndarr
                 code = np.concatenate([np.sin(angle), np.cos(angle)])
                 tokens.append(linear(patch, params["patch"]) + code + params["lead"][lead])
         x = np.stack(tokens)
-        for block in (params[f"block{i + 1}"] for i in range(SMALL.vit_layers)):
+        for block in (params[f"block{i + 1}"] for i in range(SMALL.layers)):
             query, key, value = np.split(linear(norm(x, block["norm1"]), block["qkv"]), 3, axis=-1)
             mixed = []
-            for head in np.split(np.arange(width), SMALL.vit_heads):
+            for head in np.split(np.arange(width), SMALL.heads):
                 scores = query[:, head] @ key[:, head].T / np.sqrt(len(head))
                 weights = np.exp(scores - scores.max(axis=1, keepdims=True))
                 mixed.append(weights / weights.sum(axis=1, keepdims=True) @ value[:, head])
@@ -79,7 +79,7 @@ def test_against_numpy_with_absent_leads() -> None:
 
 def test_focal_s_sizes() -> None:
     """192 wide, 12 deep, one-second patches of 500 Hz: 5.5 million parameters, as a ViT-tiny has."""
-    config = EcgTowerConfig(kind="vit", patch=500)
+    config = ViTConfig(patch=500)
     shapes = jax.eval_shape(Vit1D(config).init, jax.random.key(0), jnp.zeros((1, 5000, 12)), jnp.ones((1, 12), bool))
     layer = 4 * 192 + (192 + 1) * 3 * 192 + (192 + 1) * 192 + (192 + 1) * 768 + (768 + 1) * 192
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 12 * layer + 501 * 192 + 12 * 192 + 2 * 192
@@ -93,7 +93,7 @@ def test_any_length_and_a_mask_of_nothing_else() -> None:
 
 
 def test_drop_path_belongs_to_the_key() -> None:
-    config = EcgTowerConfig(kind="vit", patch=20, vit_width=24, vit_layers=2, vit_heads=3, drop_path=0.5)
+    config = ViTConfig(patch=20, width=24, layers=2, heads=3, drop_path=0.5)
     variables, keys = init(config), jax.random.split(jax.random.key(3), 3)
     one = encode(variables, ECG, MASK, config, keys)
     order = np.array([2, 0, 1])
@@ -104,9 +104,9 @@ def test_drop_path_belongs_to_the_key() -> None:
 
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(EtpError, match=r"model\.ecg\.patch is 30, which does not divide records of 100"):
-        init(EcgTowerConfig(kind="vit", patch=30, vit_width=24, vit_heads=3))
-    with pytest.raises(EtpError, match="not a multiple of 2 x vit_heads"):
-        init(EcgTowerConfig(kind="vit", patch=20, vit_width=20, vit_heads=3))
+        init(ViTConfig(patch=30, width=24, heads=3))
+    with pytest.raises(EtpError, match="not a multiple of 2 x heads"):
+        init(ViTConfig(patch=20, width=20, heads=3))
 
 
 def test_inside_the_dual_encoder() -> None:

@@ -150,7 +150,7 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys):
     (tmp_path / "text.csv").write_text("V1\nword\n")
     cases = {
-        "text.csv: sampling rate: text.csv does not say it; give --fs": [str(tmp_path / "text.csv")],
+        "text.csv: sampling rate: text.csv does not contain it; give --fs": [str(tmp_path / "text.csv")],
         "none.hea": [str(tmp_path / "none")],
         "none of its 1 records can be used": [str(tmp_path), "--fs", "100"],
         "no task 'ptbxl-supper'": [str(tmp_path / "text.csv"), "--task", "ptbxl-supper"],

@@ -2,20 +2,17 @@
 
 import ast
 import csv
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from etp_jax import tasks
-from etp_jax.tasks import get_task, labels, vocabulary
+from etp_jax.tasks import get_task, labels, load_task_file, vocabulary
 from etp_jax.tasks.lint import lint_file
 from etp_jax.tasks.published import SPLITS, read_published
 
@@ -137,7 +134,7 @@ def csn_texts() -> dict[str, list[str]]:
 
 def acronyms() -> dict[str, str]:
     """SNOMED CT code by acronym."""
-    return json.loads(resources.files(tasks).joinpath("csn.json").read_text(encoding="utf-8"))["acronyms"]
+    return {acronym: code for code, acronym in (load_task_file("csn-legacy").known_codes or {}).items()}
 
 
 def test_5125_published_csn_labels_are_substrings(csn_texts: dict[str, list[str]]):

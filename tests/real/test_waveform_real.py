@@ -111,8 +111,8 @@ def test_rate_agrees_with_neurokit2(shards):
 def test_planted_hallucinations_are_rejected(shards, tmp_path):
     known = {feature.sentence: feature for statement in STATEMENTS.split(",") for feature in features_of(statement)}
     write = collect({sentence: [feature] for sentence, feature in known.items()}, {})
-    write.save(tmp_path / "features.json")
-    restorer = Restorer(tmp_path / "features.json", None, "measurement", shards.fs, shards.leads)
+    write.save(tmp_path / "proposals.json")
+    restorer = Restorer(tmp_path / "proposals.json", None, "measurement", shards.fs, shards.leads)
     lies = judged(shards, restorer, known, FALSE)
     truths = judged(shards, restorer, known, TRUE)
     rejected = sum(outcome != "confirmed by measurement" for outcome in lies)

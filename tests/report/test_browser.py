@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from etp_jax import evaluation
 from etp_jax.cli import main
 from etp_jax.report.run import write_page
+from tests.helpers.evaluations import measure
 
 STUDY = """
 shards = "{shards}"
@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
 def pages(run_dir: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("browser")
     run = shutil.copytree(run_dir, folder / "run")
-    evaluation.run("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
+    measure("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
     ecg = np.random.default_rng(0).normal(0, 0.3, (400, 12))
     np.save(folder / "ecg.npy", ecg)
     main.main(["predict", str(folder / "ecg.npy"), "--fs", "100", "--unit", "mV", "--out", str(folder / "predicted")])

@@ -18,8 +18,7 @@ import pytest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from etp_jax import config as config_module
-from etp_jax import evaluation
-from etp_jax.config import DataConfig, EcgTowerConfig, ModelConfig, TextTowerConfig, TrainConfig
+from etp_jax.config import DataConfig, ModelConfig, ResNetConfig, TextTowerConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
@@ -34,6 +33,7 @@ from etp_jax.shards.writer import shard_name, write_metadata, write_shard
 from etp_jax.training import build, run_folder
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog
+from tests.helpers.evaluations import measure
 from tests.helpers.tiny_run import quick_compiling
 
 SAMPLES, RECORDS = 200, 24
@@ -59,8 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
     with quick_compiling(folder / "compiled"):
         shards = write_shards(folder / "shards")
         run = write_run(folder / "run <1> & co", shards)
-        evaluation.run("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
-        evaluation.run("retrieval", run, shards, bootstrap=20)
+        measure("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
+        measure("retrieval", run, shards, bootstrap=20)
         yield run, shards
 
 
@@ -107,7 +107,7 @@ def write_run(run: Path, shards: Path) -> Path:
     """A run that stopped before its first step, whose metrics are made up."""
     run.mkdir()
     text = TextTowerConfig(vocabulary=80, layers=1, hidden=8, heads=2, max_tokens=16)
-    model_config = ModelConfig(ecg=EcgTowerConfig(width=2), text=text, embedding_dim=8)
+    model_config = ModelConfig(ecg=ResNetConfig(width=2), text=text, embedding_dim=8)
     config = TrainConfig(data=DataConfig(shards=str(shards), batch_size=8), model=model_config)
     data = Shards(shards)
     tower = build_text(text, data.reports("train").reports)
@@ -117,7 +117,7 @@ def write_run(run: Path, shards: Path) -> Path:
     )
     with Checkpoints(run, "loss") as checkpoints:
         checkpoints.save(30, {"step": np.int32(30), **variables}, {}, {"loss": 1.5, "recall": 0.5})
-    log = MetricsLog(run, 0, tensorboard=False)
+    log = MetricsLog(run, 0)
     recall = {f"{way}_recall_{k}": k / 20 for way in ("ecg_to_text", "text_to_ecg") for k in (1, 5, 10)}
     for step in range(1, 31):
         values = {"epoch": step / 3, "loss": math.nan if step == 7 else 3 - step / 20}

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from etp_jax import config as config_module
 from etp_jax.cli import main
 from etp_jax.errors import EtpError
+from etp_jax.evaluation.evaluate import REVISION
 from etp_jax.metrics.classification import bootstrap_weights
 from etp_jax.reproduce import plan, reproduce
 from etp_jax.reproduce.study import read
@@ -129,7 +130,7 @@ def test_deterministic_runs_are_prepared_before_the_devices_start(study: Path, m
     def early() -> None:
         raise EtpError("in time")
 
-    monkeypatch.setattr("etp_jax.reproduce.run.setup.make_deterministic", early)
+    monkeypatch.setattr("etp_jax.reproduce.run.build.make_deterministic", early)
     monkeypatch.setattr(plan, "trainings", None)
     file = study.with_name("deterministic.toml")
     file.write_text(study.read_text().replace("--run.log-every 2", "--run.deterministic"))
@@ -157,14 +158,14 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     assert len(set(names)) == len(names) == 2 + 4 + 4 + 3 + 3
     figures = table(out)
     with pytest.raises(EtpError, match=r"tiny\.toml: failed: 1; the first, broken-0: data\.batch_size is 100000"):
-        reproduce(study, out)
+        reproduce(study, out, progress=print)
     assert plan.read_log(out) == before and table(out) == figures
     said = capsys.readouterr().out
     assert "3 runs, 5 with their seeds; 4 are finished" in said and "0 of 18 evaluations" in said, said
 
     lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test.npz"
     lost.unlink()
-    reproduce(study, out, dry_run=True)
+    reproduce(study, out, dry_run=True, progress=print)
     assert "1 of 18 evaluations to make: 0 min" in capsys.readouterr().out and not lost.exists()
     with pytest.raises(EtpError, match="failed: 1"):
         reproduce(study, out, train=True)
@@ -290,12 +291,17 @@ def test_the_files_that_people_read(out: Path) -> None:
         line
         for line in lines
         if (line["run"], line["kind"], line["fraction"], line["metric"]) == ("first", "knn", "1.0", "macro_f1")
-        and line["encoder"] == "trained"
+        and (line["encoder"], line["seed"]) == ("trained", "mean")
     ]
-    assert float(line["mean"]) == cell["values"]["macro_f1"]["mean"] and line["seeds"] == "2"
-    assert {"failed"} == {line["status"] for line in lines if line["run"] == "broken"}
-    (difference,) = [line for line in lines if line["run"] == "first - older" and line["how"] == "contrast"]
-    assert float(difference["patients_p"]) == table(out)["comparisons"][1]["p"]["patients"]
+    assert float(line["value"]) == cell["values"]["macro_f1"]["mean"] and line["revision"] == str(REVISION)
+    assert float(line["low"]) == cell["values"]["macro_f1"]["patients"]["low"] and line["protocol"] == "honest"
+    assert not [line for line in lines if line["run"] == "broken"]  # only what has a value
+    (p,) = [
+        line
+        for line in lines
+        if (line["run"], line["prompts"], line["metric"]) == ("first - older", "contrast", "macro_auroc_p_patients")
+    ]
+    assert float(p["value"]) == table(out)["comparisons"][1]["p"]["patients"] and p["encoder"] == "difference"
 
     mean = f"{cell['values']['macro_auroc']['mean']:.3f} ["
     text = (out / "table.md").read_text()

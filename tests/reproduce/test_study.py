@@ -42,14 +42,14 @@ def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
     assert coarse.config == train.recipe and coarse.seeds == (0, 1)
     assert (fine.config.optim.epochs, fine.config.loss.bias, fine.config.data.shards) == (2, None, "fine-data")
     assert fine.start_from == "coarse" and study.split == "validation" and study.checkpoint == "best"
-    assert list(map(str, study.places["coarse"])) == [
+    assert list(map(str, study.measurements["coarse"])) == [
         "zero-shot ptbxl-super, default",
         "zero-shot ptbxl-super, contrast",
     ]
-    assert list(map(str, study.places["fine"]))[2:] == ["retrieval"]
-    assert list(study.places["fine"].values()) == [(0, 1), (0, 1), (1,)]
+    assert list(map(str, study.measurements["fine"]))[2:] == ["retrieval"]
+    assert list(study.measurements["fine"].values()) == [(0, 1), (0, 1), (1,)]
     twice = read(write(tmp_path, HEAD + RUNS + EVALUATE + EVALUATE + "seeds = [0]\n"))
-    assert set(twice.places["fine"].values()) == {(0, 1)}
+    assert set(twice.measurements["fine"].values()) == {(0, 1)}
     other = read(study.file, tmp_path / "elsewhere")
     configs = [run.config.data.shards for run in other.runs if run.config]
     assert other.shards == tmp_path / "elsewhere" and configs == [str(tmp_path / "elsewhere"), "fine-data"]
@@ -73,7 +73,11 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
         (HEAD + RUN + 'recipe = "nosuch"\n' + EVALUATE, "run a: no recipe 'nosuch'"),
         (
             HEAD + RUN + 'options = "--optim.epoch 3"\n' + EVALUATE,
-            "run a: options: Unrecognized options: --optim.epoch",
+            "run a: options: no option --optim.epoch; did you mean --optim.epochs?",
+        ),
+        (
+            HEAD + RUN + 'options = "--optim.epochs many"\n' + EVALUATE,
+            "options: --optim.epochs is 'many'; it must be a number",
         ),
         (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is said by `seeds`"),
         (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is no run above"),
@@ -94,6 +98,12 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
         (HEAD + RUN + EVALUATE + 'runs = ["b"]\n', "evaluate zero-shot: no run 'b'; there are a"),
         (HEAD + RUN + '[[evaluate]]\nkind = "probe"\nprotocols = ["mine"]\n', "probe has no protocol 'mine'"),
         (
+            HEAD + RUN + '[[evaluate]]\nkind = "knn"\nprotocols = ["mine"]\n',
+            "knn has no protocol 'mine'; there is honest",
+        ),
+        (HEAD + RUN + '[[evaluate]]\nkind = "probe"\nprompts = ["contrast"]\n', "a probe takes no `prompts`"),
+        (HEAD + RUN + '[[evaluate]]\nkind = "retrieval"\ntasks = ["ptbxl-super"]\n', "retrieval has no tasks"),
+        (
             HEAD + RUN + EVALUATE + PUBLISHED.replace("zero-shot", "linear"),
             "published X: no such kind; there are zero-shot, probe",
         ),
@@ -111,4 +121,4 @@ def test_a_mistake_is_one_line_with_the_file_and_the_place(tmp_path: Path, text:
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda f: f.stem)
 def test_the_studies_of_this_repository_are_read(file: Path) -> None:
     study = read(file)
-    assert study.runs and all(study.places.values()) and all(run.config for run in study.runs)
+    assert study.runs and all(study.measurements.values()) and all(run.config for run in study.runs)

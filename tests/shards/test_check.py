@@ -50,7 +50,7 @@ def test_other_peoples_records_with_right_crcs(folder):
     shard = folder / "sample-test.tfrecord-00000-of-00001"
     room = shard.stat().st_size - len(tfrecord.frame(tfrecord.encode_example({"image": [b"x" * 3000]}))) + 3000
     shard.write_bytes(tfrecord.frame(tfrecord.encode_example({"image": [b"x" * room]})))
-    with pytest.raises(EtpError, match=r"the record at byte 12 is not this project's"):
+    with pytest.raises(EtpError, match=r"the record at byte 12 does not follow this project's schema"):
         check_shards(folder)
 
 

@@ -57,9 +57,9 @@ absent = ("tensorflow", "jax")
 PathFinder.find_spec = lambda name, *a: None if name.split(".")[0] in absent else find_spec(name, *a)
 sys.path.insert(0, sys.argv[1])
 from etp_jax.shards.check import check_shards
-from shard_samples import sample_splits, write_folder
+from tests.helpers.shard_samples import sample_splits, write_folder
 print(check_shards(write_folder(Path(sys.argv[2]) / "shards", sample_splits())))
 """
-    command = [sys.executable, "-c", code, Path(__file__).parent, tmp_path]
+    command = [sys.executable, "-c", code, Path(__file__).parents[2], tmp_path]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"{tmp_path}/shards: sound; 13 records" in found.stdout, found.stderr

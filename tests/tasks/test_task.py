@@ -1,16 +1,14 @@
-import json
 import subprocess
 import sys
-from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from etp_jax import tasks
 from etp_jax.errors import EtpError
-from etp_jax.tasks import check_vocabulary, get_task, labels, prompt_sets, task_names, vocabulary
+from etp_jax.tasks import check_vocabulary, get_task, labels, load_task_file, prompt_sets, task_names, vocabulary
+from etp_jax.tasks.task_file import table
 
 
 def columns(*records: tuple[str, ...], dataset: str = "") -> Any:
@@ -54,10 +52,11 @@ def test_codes_that_the_challenge_scores_as_one_are_one_class():
 
 
 def test_legacy_classes_are_those_whose_acronym_is_within_another():
-    acronyms = json.loads(resources.files(tasks).joinpath("data", "csn.json").read_text())["acronyms"]
+    names = load_task_file("csn-legacy").known_codes or {}
+    acronyms = {acronym: code for code, acronym in names.items()}
     legacy = get_task("csn-legacy")
     known = frozenset(acronyms.values())
-    assert legacy.known == known and len(known) == len(acronyms)
+    assert legacy.known_codes == known and len(known) == len(acronyms) == 55
     for c in legacy.classes:
         assert c.codes & known == {code for acronym, code in acronyms.items() if c.code in acronym}
     for c in get_task("csn").classes:
@@ -83,7 +82,7 @@ def test_among_several_data_sets_only_the_tasks_own_counts():
 
 def test_balanced_tasks_want_a_single_label_of_the_whole_task():
     task = get_task("mets-form")
-    assert len(task.unscored) == 14 and task.most == 200
+    assert len(task.unscored) == 14 and task.max_per_class == 200
     keep, y = labels(task, columns(("NDT", "SR"), ("NDT", "PVC"), ("NDT", "INVT"), ("INVT",), ("IMI", "STD_")))
     assert keep.tolist() == [True, False, False, False, True]
     assert y[0].tolist() == [True, False, False, False, False]
@@ -148,13 +147,11 @@ def test_prompts(name: str):
     assert len({frozenset(c.prompts) for c in default.classes}) == len(default.classes)
 
 
-def test_prompts_are_for_classes_that_exist():
-    data = json.loads(resources.files(tasks).joinpath("data", "prompts.json").read_text())
-    for by_task in data["sets"].values():
-        assert {name: list(by_class) for name, by_class in by_task.items()} != {}
-        for name, by_class in by_task.items():
-            assert set(by_class) == set(codes(name))
-    assert data["written"] and isinstance(data["version"], int)
+def test_prompt_sets_have_a_version_and_a_note():
+    data = table("prompt_sets.json")
+    assert all(data["written"].values()) and isinstance(data["version"], int)
+    for name in task_names():
+        assert all(set(c.prompts) == {"default"} for c in load_task_file(name).classes)
 
 
 def test_mets_prompts_are_the_published_sentences():

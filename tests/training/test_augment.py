@@ -12,9 +12,7 @@ RNG = np.random.default_rng(0)
 ECG = RNG.integers(1, 3000, (SIZE, SAMPLES, LEADS)).astype(np.int16)  # no zero, so that zeros are the augmentation's
 MASK = np.ones((SIZE, LEADS), bool)
 KEYS = jax.random.split(jax.random.key(0), SIZE)
-EVERYTHING = AugmentConfig(
-    time_shift_s=0.3, amplitude=0.2, lead_dropout=0.4, noise_uv=5.0, wander_uv=80.0, time_mask_s=0.25, few_leads=0.3
-)
+EVERYTHING = AugmentConfig(time_shift_s=0.3, lead_dropout=0.4, few_leads=0.3)
 
 
 compiled = jax.jit(augment, static_argnums=(3, 4), compiler_options={"xla_backend_optimization_level": 0})
@@ -39,7 +37,12 @@ def test_everything_off_computes_nothing():
 
 @pytest.mark.parametrize(
     ("option", "absent"),
-    [("amplitude", "sin"), ("noise_uv", "dynamic_slice"), ("time_shift_s", "erf_inv"), ("lead_dropout", "erf_inv")],
+    [
+        ("lead_dropout", "dynamic_slice"),
+        ("few_leads", "dynamic_slice"),
+        ("time_shift_s", "sort"),
+        ("lead_dropout", "sort"),
+    ],
 )
 def test_what_is_off_is_not_in_the_program(option, absent):
     program = str(jax.make_jaxpr(lambda x, m, k: augment(x, m, k, AugmentConfig(**{option: 0.5}), FS))(ECG, MASK, KEYS))
@@ -76,13 +79,6 @@ def test_time_shift_moves_by_whole_samples_within_its_bound_and_fills_with_zeros
 def test_time_shift_is_in_seconds():
     x, _ = many(AugmentConfig(time_shift_s=0.05), 100, ECG[0], fs=20)
     assert set(np.unique((x == 0).all(axis=2).sum(axis=1))) == {0, 1}  # 0.05 s is one sample at 20 Hz
-
-
-def test_amplitude_is_one_gain_for_the_whole_record():
-    x, _ = many(AugmentConfig(amplitude=0.2), 400, ECG[0])
-    gain = x / ECG[0]
-    np.testing.assert_allclose(gain, np.broadcast_to(gain[:, :1, :1], gain.shape), rtol=1e-6)
-    assert 0.8 <= gain.min() < 0.81 and 1.19 < gain.max() <= 1.2 + 1e-6
 
 
 def test_lead_dropout_silences_leads_says_so_and_always_leaves_one():
@@ -122,49 +118,13 @@ def test_few_leads_keeps_sets_of_every_size():
     assert not none.any()
 
 
-def test_noise_is_white_and_in_microvolt():
-    x, _ = many(AugmentConfig(noise_uv=20.0), 20, ECG[0])
-    noise = x - ECG[0]
-    assert abs(noise.std() - 20) < 0.4 and abs(noise.mean()) < 0.4  # 48,000 draws
-    neighbours = np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]
-    leads = np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]
-    assert abs(neighbours) < 0.05 and abs(leads) < 0.1
-
-
-def test_wander_is_slow_and_within_its_amplitude():
-    fs, samples = 20, 2000
-    x, _ = many(AugmentConfig(wander_uv=100.0), 30, np.zeros((samples, 3), np.int16), fs=fs)
-    assert 80 < np.abs(x).max() <= 100 + 1e-3
-    spectrum = np.abs(np.fft.rfft(x * np.hanning(samples)[:, None], axis=1)) ** 2
-    hz = np.fft.rfftfreq(samples, 1 / fs)
-    peak = hz[spectrum.argmax(axis=1)]
-    assert peak.min() > 0.04 and peak.max() < 0.51
-    assert np.ptp(peak, axis=1).max() == 0, "one frequency in all leads"
-    assert np.ptp(peak[:, 0]) > 0.2
-    assert spectrum[:, hz > 0.6].sum() < 1e-3 * spectrum.sum()
-
-
-def test_time_mask_zeroes_one_stretch_in_all_leads():
-    x, kept = many(AugmentConfig(time_mask_s=0.25), 400, ECG[0])
-    silent = (x == 0).all(axis=2)
-    np.testing.assert_array_equal(silent, (x == 0).any(axis=2))
-    assert (silent.sum(axis=1) == 25).all()
-    starts = silent.argmax(axis=1)
-    assert all(row[start : start + 25].all() for row, start in zip(silent, starts, strict=True))
-    assert starts.min() < 5 and starts.max() > SAMPLES - 25 - 5
-    assert kept.all()
-    np.testing.assert_array_equal(x[~silent], np.broadcast_to(ECG[0], x.shape)[~silent])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"time_shift_s": 2.0}, "time_shift_s is 2.0; the records last 2 s"),
-        ({"time_mask_s": -0.1}, "time_mask_s is -0.1"),
-        ({"amplitude": 1.5}, "amplitude is 1.5; it must lie between 0 and 1"),
+        ({"time_shift_s": -0.1}, "time_shift_s is -0.1"),
         ({"lead_dropout": -0.5}, "lead_dropout is -0.5"),
         ({"few_leads": 2.0}, "few_leads is 2.0; it must lie between 0 and 1"),
-        ({"noise_uv": -1.0}, "noise_uv is -1.0; it must not be negative"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

@@ -7,6 +7,7 @@ stopped and resumed, are test_resume.py's; several hosts, test_multihost.py's.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -21,7 +22,6 @@ from flax import linen as nn
 
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
-from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards
 from etp_jax.training import feed as feed_module
 from etp_jax.training import optim
@@ -162,8 +162,22 @@ def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) ->
     for log_every, steps in ((20, 10), (4, 4)):
         assert DeviceFeed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
     assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1
-    with pytest.raises(EtpError, match=r"data.resident_share is 1.5; it must be more than 0"):
-        DeviceFeed(change(config, data={"resident_share": 1.5}), batches, parallel)
+
+
+def test_time_left_leaves_compilation_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first dispatch takes 100 s, every other one 2 s: 2 steps each, of 12."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock.now)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with Progress(tiny_config(tmp_path), tmp_path, 0, 12, 6) as progress:
+        bar = progress._bar
+        for start in range(0, 8, 2):
+            progress.step(range(start, start + 2), {"loss": np.ones(2), "grad_norm": np.ones(2)})
+            clock.now += 2 if start else 100
+        progress.flush()
+        figures = bar.format_dict
+        assert (figures["n"], figures["initial"], figures["elapsed"]) == (8, 2, 6)
+        assert bar.format_meter(**{**figures, "rate": None, "bar_format": "{remaining}"}) == "00:04"
 
 
 def test_speed_counts_steps_and_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

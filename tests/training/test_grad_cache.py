@@ -44,7 +44,7 @@ TEXTS = {
     "frozen": {"embeddings": RNG.normal(size=(REPORTS, 8))},
 }
 CONFIG = TrainConfig(
-    augment=AugmentConfig(amplitude=0.2, lead_dropout=0.3, noise_uv=20),
+    augment=AugmentConfig(time_shift_s=0.1, lead_dropout=0.3, few_leads=0.2),
     loss=LossConfig(pairs="equal-positive"),
     optim=OptimConfig(learning_rate=0.01),
 )

@@ -125,7 +125,7 @@ def test_a_second_run_keeps_out_of_the_folder(config: TrainConfig, tmp_path: Pat
 
 
 def test_advice_on_the_run_folder_is_for_what_lies_in_it(tmp_path: Path) -> None:
-    with pytest.raises(EtpError, match=r"none: No such file or directory$"), loop._one_line(tmp_path / "run"):
+    with pytest.raises(EtpError, match=r"none: No such file or directory$"), loop._user_errors(tmp_path / "run"):
         (tmp_path / "none").read_bytes()
 
 
@@ -170,10 +170,14 @@ def test_nobody_reads_what_a_run_says(config: TrainConfig, tmp_path: Path, monke
         train(config, tmp_path)
 
 
-def test_one_line_for_a_missing_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(EtpError, match=r"tensorboardX is missing; `pip install 'etp-jax\[tensorboard\]'`"):
-        MetricsLog(tmp_path, 0, tensorboard=True)
+@pytest.mark.parametrize(("option", "package"), [({"tensorboard": True}, "tensorboardX"), ({"wandb": "ecg"}, "wandb")])
+def test_one_line_for_a_missing_board(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], package: str
+) -> None:
+    """Before the shards are read."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(EtpError, match=rf"{package} is missing; `pip install 'etp-jax\[{next(iter(option))}\]'`"):
+        train(change(config, data={"shards": "nowhere"}, run=option), tmp_path)
 
 
 def test_one_line_for_semantic_pairs_from_scratch(config: TrainConfig, tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_one_line_for_semantic_pairs_from_scratch(config: TrainConfig, tmp_path:
 def test_foreign_metrics_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("loss,step\n1,2\n")
     with pytest.raises(EtpError, match=r"metrics.jsonl: not written by `etp train`"):
-        MetricsLog(tmp_path, 0, tensorboard=False)
+        MetricsLog(tmp_path, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == "loss,step\n1,2\n"
 
 

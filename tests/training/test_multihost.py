@@ -21,12 +21,10 @@ import pytest
 from etp_jax import config as config_module
 from etp_jax.cli import main
 from etp_jax.config import TrainConfig
-from etp_jax.models import resnet1d
 from etp_jax.training.distributed import STOPPED
 from etp_jax.training.progress import Progress
 from tests.helpers.devices import ROOT
 from tests.helpers.tiny_run import (
-    TINY_BLOCKS,
     change,
     disturb,
     final_state,
@@ -166,7 +164,6 @@ def free_port(lowest: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    resnet1d.BLOCKS = TINY_BLOCKS
     recipe, workdir, *after = sys.argv[1:]
     if after:
         disturb(Progress, "step", *map(int, after))

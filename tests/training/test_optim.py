@@ -135,6 +135,14 @@ def test_cosine_schedule():
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
+def test_a_maximum_of_steps_shrinks_the_whole_schedule():
+    rates = schedule_of(5, epochs=2.5, warmup_epochs=1.0, max_steps=5)
+    assert rates[:2] == pytest.approx([1.0, 2.0])  # 2 of 5 steps, as 4 of 10
+    assert rates == pytest.approx([*rates[:3], 1.5, 0.5])  # a third and two thirds of the cosine
+    assert optim.total_steps(OptimConfig(epochs=2.5, max_steps=5), STEPS_PER_EPOCH) == 5
+    assert schedule_of(9, epochs=2.5, max_steps=11) == schedule_of(9, epochs=2.5)
+
+
 def test_constant_schedule_goes_on_for_ever():
     assert schedule_of(3, schedule="constant", epochs=0.25) == [2.0, 2.0, 2.0]
 
@@ -148,6 +156,7 @@ def test_cosine_schedule_stays_at_zero_after_its_end():
     [
         ({"epochs": 0.0}, "optim.epochs 0.0 at 4 steps an epoch is not a single step"),
         ({"epochs": 1.0, "warmup_epochs": 1.0}, "warmup_epochs 1.0 must be less than optim.epochs 1.0"),
+        ({"max_steps": -1}, "optim.max_steps is -1; it must not be negative"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"text_learning_rate": -1.0}, "must be positive"),
         ({"clip_norm": -1.0}, "must not be negative"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from etp_jax import config as config_module
-from etp_jax.config import TrainConfig
+from etp_jax.config import TrainConfig, ViTConfig
 from etp_jax.errors import EtpError
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import FILE
@@ -169,7 +169,7 @@ def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
     [
         ({"data": {"batch_size": 16}}, "--data.batch-size was 8 in this run, 16 is asked for"),
         ({"seed": 1}, "--seed was 0 in this run, 1 is asked for"),
-        ({"augment": {"noise_uv": 0.0}}, "--augment.noise-uv was 20 in this run, 0.0"),
+        ({"augment": {"few_leads": 0.0}}, "--augment.few-leads was 0.2 in this run, 0.0"),
         ({"loss": {"pairs": "equal-masked"}}, "--loss.pairs was own in this run, equal-masked"),
         ({"optim": {"learning_rate": 1.0}}, "--optim.learning-rate was 0.001 in this run, 1.0"),
         ({"optim": {"epochs": 2.0}}, "--optim.epochs was 3 in this run, 2.0 is asked for; use the same"),
@@ -198,8 +198,42 @@ def test_what_does_not_change_the_result_may_differ(reference: Reference) -> Non
     run["steps_per_dispatch"] = 2
     moved = reference.folder / "moved"
     shutil.copytree(reference.config.data.shards, moved)
-    data = {"prefetch": 5, "shards": str(moved), "resident": "always"}
+    data = {"shards": str(moved), "resident": "always"}
     train(change(reference.config, run=run, data=data), reference.run)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (4, 6, r"--max-steps was 4 in this run, 6 is asked for; add --extend"),
+        (4, 0, r"--max-steps was 4 in this run, 0 is asked for; add --extend"),
+        (4, 2, r"--max-steps was 4 in this run, 2 is asked for; use the same"),
+        (0, 4, r"--max-steps was 0 in this run, 4 is asked for; use the same"),
+    ],
+)
+def test_a_maximum_of_steps_only_grows_and_by_extend(before: int, now: int, message: str, tmp_path: Path) -> None:
+    def run(max_steps: int) -> dict[str, Any]:
+        config = config_module.to_dict(change(tiny_config(tmp_path), optim={"max_steps": max_steps}))
+        return {"config": config, "fingerprint": "", "text_sha256": ""}
+
+    with pytest.raises(EtpError, match=message):
+        check_same(tmp_path, run(before), run(now), extend=False)
+    if "--extend" in message:
+        check_same(tmp_path, run(before), run(now), extend=True)
+    check_same(tmp_path, run(before), run(before), extend=False)
+
+
+def test_a_run_of_version_0_1_may_go_on(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    current = {"config": config_module.to_dict(config), "fingerprint": "", "text_sha256": ""}
+    older = json.loads(json.dumps(current))
+    older["config"]["data"] |= {"train_split": "train", "prefetch": 2}
+    older["config"]["model"]["ecg"] |= {"patch": 100, "vit_width": 192, "vit_layers": 12, "vit_heads": 3}
+    del older["config"]["optim"]["max_steps"]
+    check_same(tmp_path, older, current, extend=False)
+    vit = change(config, model={"ecg": ViTConfig()})
+    with pytest.raises(EtpError, match=r"--model.ecg.kind was resnet in this run, vit is asked for"):
+        check_same(tmp_path, older, {**current, "config": config_module.to_dict(vit)}, extend=False)
 
 
 def test_an_older_config_takes_the_defaults_of_new_options(reference: Reference) -> None:

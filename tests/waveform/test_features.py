@@ -39,7 +39,7 @@ def checks(draw: st.DrawFn) -> Check:
     )
 )
 def test_proposals_come_back_as_they_were(tmp_path_factory, proposed):
-    path: Path = tmp_path_factory.mktemp("features") / "features.json"
+    path: Path = tmp_path_factory.mktemp("features") / "proposals.json"
     proposals = collect(proposed, {"source": "test"})
     proposals.save(path)
     assert load_proposals(path) == proposals
@@ -59,11 +59,11 @@ def test_a_sentence_has_one_check():
     [
         ('"quantity": "qrs_ms", "low": 120', "quantity: 'qrs_km'"),
         ('"low": 120', "bounds: 120000"),
-        ('"a": [\n   0\n  ]', "names a feature that is not there"),
+        ('"a": [\n   0\n  ]', "refers to a feature that does not exist"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, match):
-    path = tmp_path / "features.json"
+    path = tmp_path / "proposals.json"
     collect({"a": [Feature("wide", Check("qrs_ms", low=120), "")]}, {}).save(path)
     replaced = {"qrs_ms": "qrs_km"} if "quantity" in text else {'"low": 120': '"low": 120000'}
     if text.startswith('"a"'):

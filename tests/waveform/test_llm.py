@@ -188,7 +188,7 @@ def test_no_server_at_all(server, tmp_path):
     with pytest.raises(EtpError, match=r"127\.0\.0\.1:9.*refused.*is the server running") as error:
         dead.propose(STATEMENTS)
     assert "\n" not in str(error.value)
-    with pytest.raises(EtpError, match="want an address"):
+    with pytest.raises(EtpError, match="must be an address"):
         LanguageModel(Server("localhost:8000", "tiny"), tmp_path)
 
 

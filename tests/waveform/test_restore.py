@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from etp_jax.cli.main import parse
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.shards.check import check_shards
@@ -55,7 +56,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("features") / "features.json"
+    path = tmp_path_factory.mktemp("features") / "proposals.json"
     collect({STATEMENTS[0]: [SLOW, NEAR], STATEMENTS[1]: [UNSEEN, SLOW]}, {"source": "test"}).save(path)
     return path
 
@@ -178,10 +179,10 @@ def test_what_does_not_fit_is_one_line(source, features, similarities, tmp_path)
     out, other = tmp_path / "out", tmp_path / "other.json"
     fails("--filter both needs --similarities", source, features, out)
     fails("no such folder", tmp_path / "none", features, out, similarities)
-    fails("`etp propose` writes", source, tmp_path / "none.json", out, similarities)
-    fails("`etp similarities` writes", source, features, out, tmp_path / "none.npz")
+    fails("`etp waveform propose` writes", source, tmp_path / "none.json", out, similarities)
+    fails("`etp waveform score` writes", source, features, out, tmp_path / "none.npz")
     collect({"another statement": [SLOW]}, {}).save(other)
-    fails("knows no statement", source, other, out, None, "measurement")
+    fails("contains no statement", source, other, out, None, "measurement")
     collect({STATEMENTS[0]: [Feature("R is tall in V5", None, "")]}, {}).save(other)
     fails("has no 'R is tall in V5'", source, other, out, similarities)
     for damage in ("{", "[]", '{"format": 9}', json.dumps({"format": 1, "features": 3})):
@@ -205,10 +206,17 @@ def test_similarities_of_other_shards_are_refused(source, features, similarities
 
 
 def test_criteria_propose_for_all_statements_of_all_splits(source, tmp_path):
-    summary = propose(Shards(source), Criteria(), tmp_path / "features.json")
+    summary = propose(Shards(source), Criteria(), tmp_path / "proposals.json")
     assert summary.coverage == (1.0, 1.0) and "100.00% of 12" in str(summary)
-    proposals = load_proposals(tmp_path / "features.json")
+    proposals = load_proposals(tmp_path / "proposals.json")
     assert proposals == summary.proposals and set(proposals.statements) == set(STATEMENTS)
     assert SLOW_ in [proposals.features[place].sentence for place in proposals.of(STATEMENTS)]
-    with pytest.raises(EtpError, match="put it right"):
-        propose(Shards(source), Criteria(), tmp_path / "features.json" / "features.json")
+    with pytest.raises(EtpError, match="fix this"):
+        propose(Shards(source), Criteria(), tmp_path / "proposals.json" / "proposals.json")
+
+
+def test_proposals_may_be_named_as_in_version_0_1():
+    options = ["--shards", "shards", "--out", "fine"]
+    assert parse(["restore", "--features", "p.json", *options]) == parse(
+        ["waveform", "restore", "--proposals", "p.json", *options]
+    )

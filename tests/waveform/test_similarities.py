@@ -16,9 +16,9 @@ FEATURES = {
 
 def test_the_file_holds_the_encoders_cosines(run_dir, shards, tmp_path, capsys):
     proposals = collect(FEATURES, {})
-    proposals.save(tmp_path / "features.json")
-    arguments = ["--run", run_dir, "--shards", shards, "--features", tmp_path / "features.json"]
-    main(["similarities", *map(str, arguments), "--out", str(tmp_path / "s.npz")])
+    proposals.save(tmp_path / "proposals.json")
+    arguments = ["--run", run_dir, "--shards", shards, "--proposals", tmp_path / "proposals.json"]
+    main(["waveform", "score", *map(str, arguments), "--out", str(tmp_path / "s.npz")])
     assert "350 ECGs, 2 features" in capsys.readouterr().out
     found, encoder = load_similarities(tmp_path / "s.npz"), Encoder.from_run(run_dir)
     text = encoder.text(proposals.sentences)

@@ -1,0 +1,54 @@
+"""`etp runs`: runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from etp_jax.cli.command import Command
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Compares runs: recipe, differing options, losses, best checkpoint, speed, evaluations."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Folders to search for run folders, at any depth."""
+    csv: Path | None = None
+    """File for the same table with all digits."""
+
+
+def runs(args: Runs) -> None:
+    """Runs `etp runs`."""
+    from etp_jax.files import write_text
+    from etp_jax.report.runs import compare
+
+    rows = compare(args.folders)
+    cells = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    if args.csv is not None:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(args.csv, stream.getvalue())
+        print(f"wrote {args.csv}")
+
+
+def _shown(value: Any) -> str:
+    """A cell with few digits; a dash for what a run does not have."""
+    if value is None or value == "":
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+COMMANDS = {
+    "runs": Command(Runs, runs),
+}

@@ -1,0 +1,50 @@
+"""The ECG towers. A tower is a module of this folder, with its options, and one line of `TOWERS`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
+from etp_jax.models import resnet1d, vit1d
+from etp_jax.models.work import Work
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One kind of ECG encoder."""
+
+    options: type[EcgTowerConfig]
+    """Class of its options, whose `kind` is its name."""
+    module: Callable[[Any, DTypeLike, str | None], nn.Module]
+    """Makes the Flax module from the options, the compute type, and the device axis over which batch statistics are
+    averaged in training; without an axis each device has its own. The module is called as
+    `module(ecg_BTL, lead_mask_BL, train, keys)`: scaled ECGs [B, T, leads], bool [B, leads], whether batch statistics
+    are used, and typed PRNG keys [B] or None for evaluation. It returns features [B, F], at least float32."""
+    work: Callable[[Any, int, int], Work]
+    """Counts the forward pass of one ECG from the options, its samples and its leads."""
+
+
+TOWERS = {
+    tower.options.kind: tower
+    for tower in (
+        Tower(ResNetConfig, resnet1d.ResNet1D, resnet1d.work),
+        Tower(ViTConfig, vit1d.Vit1D, vit1d.work),
+    )
+}
+"""Every tower by its name, `model.ecg.kind`."""
+
+
+def with_named_tower(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
+    """The config with the tower that `--model.ecg.kind` names among the words of a command line; EtpError if unknown.
+
+    Its other options are then those of that tower, so this comes before the words are parsed.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model.ecg.kind", dest="kind", default=config.model.ecg.kind)
+    return with_tower(config, parser.parse_known_args(words)[0].kind)

@@ -1,0 +1,157 @@
+"""`etp runs`: what several runs have in common, in which options they differ, and how they ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from etp_jax import config as config_module
+from etp_jax.config import TrainConfig
+from etp_jax.configs import recipe_of
+from etp_jax.encoder.card import Figure, read_figure
+from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
+from etp_jax.errors import EtpError
+from etp_jax.training import checkpoint
+from etp_jax.training.log import FILE, read_metrics
+from etp_jax.training.resume import flatten
+from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
+
+Cell = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run folder or exported encoder."""
+
+    folder: Path
+    config: TrainConfig | None
+    """None where it cannot be read."""
+    train_loss: float | None = None
+    """The last one logged."""
+    validation_loss: float | None = None
+    """The last one logged."""
+    best_step: int | None = None
+    """Step of the best checkpoint, by what the run chose it by."""
+    ecg_per_s: float | None = None
+    """Median speed of training."""
+    figures: dict[str, Figure] = field(default_factory=dict)
+    """Main figure of each evaluation, by the name of its file."""
+    trouble: str = ""
+    """Why the run is incomplete or cannot be read; empty if it is sound and finished."""
+
+
+def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
+    """Compares all runs at and below some folders.
+
+    Args:
+      folders: folders to search, at any depth.
+
+    Returns:
+      A row a run, all with the same keys: run, recipe, each option in which the runs differ by its dotted name, train
+      loss, validation loss, best step, ECG/s, the main figure of each evaluation by its name, and trouble. None: the
+      run has none.
+
+    Raises:
+      EtpError: no such folder, or no run in any of them.
+    """
+    runs = [summarise(folder) for folder in find_runs(folders)]
+    if not runs:
+        raise EtpError(f"{', '.join(map(str, folders))}: no run folder there or below; `etp train` makes one")
+    options = [flatten(config_module.to_dict(run.config)) if run.config else {} for run in runs]
+    read = [values for values in options if values]
+    names = dict.fromkeys(name for values in read for name in values)
+    differing = [name for name in names if any(values.get(name) != read[0].get(name) for values in read)]
+    evaluations = sorted({(name, figure.metric) for run in runs for name, figure in run.figures.items()})
+    return [
+        {
+            "run": str(run.folder),
+            "recipe": recipe_of(run.config) if run.config else None,
+            **{name: values.get(name) for name in differing},
+            "train loss": run.train_loss,
+            "validation loss": run.validation_loss,
+            "best step": run.best_step,
+            "ECG/s": run.ecg_per_s,
+            **{
+                f"{name} {metric}": run.figures[name].mean if name in run.figures else None
+                for name, metric in evaluations
+            },
+            "trouble": run.trouble,
+        }
+        for run, values in zip(runs, options, strict=True)
+    ]
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Run folders and exported encoders at and below some folders, each once; raises EtpError for a missing folder."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise EtpError(f"{folder}: no such folder")
+        for run in _below(folder):
+            found.setdefault(run.resolve(), run)
+    return sorted(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path, inner, files in os.walk(folder):
+        if FILE in files or checkpoint.FOLDER in inner or {TEXT_FILE, SHARDS_FILE} <= set(files):
+            inner.clear()  # nothing inside a run folder is a run
+            yield Path(path)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+
+
+def summarise(folder: Path) -> RunSummary:
+    """What a run's files say; what cannot be read is named in `trouble`."""
+    troubles: list[str] = []
+
+    def attempt(read: Any, *args: Any) -> Any:
+        """None, and a trouble, where a file is damaged."""
+        try:
+            return read(*args)
+        except EtpError as error:
+            troubles.append(str(error))
+            return None
+
+    config: TrainConfig | None = attempt(config_module.load, folder / CONFIG_FILE)
+    lines: list[dict[str, Any]] = attempt(read_metrics, folder) or []
+    step: int | None = attempt(_best_step, folder, config) if config else None
+    figures = {path.stem: attempt(read_figure, path) for path in sorted((folder / "evaluation").glob("*.json"))}
+    if config and not troubles and not (folder / ENCODER_FILE).exists():
+        troubles += filter(None, [_unfinished(config, lines, step)])
+    speeds = [line["ecg_per_s"] for line in lines if line.get("ecg_per_s")]
+    return RunSummary(
+        folder,
+        config,
+        _last(lines, "train", "loss"),
+        _last(lines, "validation", "loss"),
+        step,
+        median(speeds) if speeds else None,
+        {name: figure for name, figure in figures.items() if figure},
+        "; ".join(troubles),
+    )
+
+
+def _best_step(folder: Path, config: TrainConfig) -> int | None:
+    if (folder / ENCODER_FILE).exists():
+        return load_encoder(folder)[1]
+    if not (folder / checkpoint.FOLDER).is_dir():
+        return None
+    with checkpoint.Checkpoints(folder, config.run.best, read_only=True) as checkpoints:
+        return checkpoints.find("best")
+
+
+def _unfinished(config: TrainConfig, lines: Sequence[dict[str, Any]], step: int | None) -> str:
+    """How far a run came that did not end; a run that ends validates at its last step."""
+    if step is None:
+        return "no checkpoint yet"
+    epoch = _last(lines, "validation", "epoch") or 0.0
+    # The number of steps is rounded, and so is the last epoch.
+    return "" if epoch > config.optim.epochs - 0.05 else f"validated up to epoch {epoch:.3g} of {config.optim.epochs:g}"
+
+
+def _last(lines: Sequence[dict[str, Any]], kind: str, key: str) -> float | None:
+    return next((line[key] for line in reversed(lines) if line.get("kind") == kind and key in line), None)

@@ -1,0 +1,272 @@
+"""The file of a task: one JSON object, checked field by field. No jax.
+
+`TaskFile` is the schema, version 1: its attributes are the fields of the JSON object, `ClassEntry` those of a class.
+Shipped tasks are the files in `data/`, found by glob; a user's own file has the same fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from etp_jax.errors import EtpError
+
+FORMAT = 1
+"""Version of the schema."""
+SHIPPED = Path(__file__).parent / "data"
+"""Folder of the tasks that ship."""
+TABLES = Path(__file__).parent / "tables"
+"""Folder of the tables that tasks share: vocabularies, prompt sets, waveform features."""
+KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+"""JSON's name of a Python type, for messages."""
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class in a task file."""
+
+    code: str
+    """Short name of the class in tables and results."""
+    name: str
+    """Name of the class in plain English."""
+    labels: tuple[str, ...]
+    """Label codes of the shards; a record with any of them is positive."""
+    prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sentences for zero-shot classification, by prompt set; most tasks have the set `default`."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A prompt set that subtracts the score of some sentences from every class score."""
+
+    of: str
+    """Prompt set whose sentences describe the classes."""
+    against: tuple[str, ...]
+    """Sentences whose score is subtracted."""
+    weight: float
+    """Factor of the subtracted score."""
+    written: str = ""
+    """Note on how the set was made."""
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task file with its `of` resolved."""
+
+    path: Path
+    """Where it was read; no field of the JSON object."""
+    digest: str
+    """Identifies everything that defines the task; no field of the JSON object."""
+    content: dict[str, Any]
+    """The JSON object with `of` resolved; no field of it."""
+    format: int
+    """Version of the schema: 1."""
+    name: str
+    """Name of the task: letters, digits and `_ . + -`."""
+    title: str
+    """The task in one line."""
+    classes: tuple[ClassEntry, ...]
+    """All classes of the task, in the order of its tables."""
+    source: str = ""
+    """Where classes and codes come from."""
+    order: int | None = None
+    """Position among the shipped tasks in lists and reports; files without one follow by name."""
+    dataset: str = ""
+    """Data set whose label codes the task uses."""
+    archive: str | None = None
+    """If given, only records with this `dataset` field count, for codes that several data sets use."""
+    vocabulary: dict[str, str] = field(default_factory=dict)
+    """Meaning of each label code; by default the table that ships for `dataset`, if there is one."""
+    scored: tuple[str, ...] | None = None
+    """Codes of the classes that are scored; by default all. Beside another class a label is not single."""
+    max_per_class: int | None = None
+    """If given, the task is a balanced set of records with a single label, at most this many of each class."""
+    all_splits: bool = False
+    """Records come from all splits of the shards."""
+    known_codes: dict[str, str] | None = None
+    """If given, records with a label code that is not among these are left out. The values are names."""
+    overlapping: bool = False
+    """One label code may make a record positive for several classes."""
+    templates: dict[str, str] = field(default_factory=dict)
+    """Prompt sets of one sentence for every class, with `{name}` for its name; the text tower reads them as is."""
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
+    """Contrast sets of this task, beside or instead of the one that ships."""
+    shared_prompts: tuple[str, ...] = ()
+    """Prompts that several classes may have; lint accepts them."""
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of the tasks that ship."""
+        return self.path.parent == SHIPPED
+
+
+OWN = ("path", "digest", "content")
+"""Attributes of `TaskFile` that are no fields of the JSON object."""
+DESCRIPTIVE = ("title", "source", "order")
+"""Fields that do not change any result."""
+DERIVED = {"of": str, "labels": dict[str, tuple[str, ...]]}
+"""Further fields of a file that is derived from another: the other task, and label codes by class to replace."""
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """Reads and checks a task file.
+
+    Raises:
+      EtpError: it cannot be read, has an unknown field or a wrong value, lacks classes, or has a code twice.
+    """
+    content = _content(path, ())
+    facts = {name: value for name, value in content.items() if name not in DESCRIPTIVE}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    file = _convert({"path": path, "digest": digest, "content": content, **content}, TaskFile, f"{path}", "")
+    if not file.vocabulary and file.dataset in table("vocabularies.json")["vocabularies"]:
+        vocabulary = table("vocabularies.json")["vocabularies"][file.dataset]
+        file = TaskFile(**{**vars(file), "vocabulary": vocabulary})
+    _check(file)
+    return file
+
+
+def task_text(content: dict[str, Any]) -> str:
+    """A task file's JSON object as text: one line for each class, vocabulary entry and other field."""
+    lines = []
+    for name, value in content.items():
+        if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            opening, closing = "{}" if isinstance(value, dict) else "[]"
+            items = [f"{_inline(k)}: {_inline(v)}" for k, v in value.items()] if opening == "{" else map(_inline, value)
+            lines.append(f'  "{name}": {opening}\n    ' + ",\n    ".join(items) + f"\n  {closing}")
+        else:
+            lines.append(f'  "{name}": {_inline(value)}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+@cache
+def table(file: str) -> dict[str, Any]:
+    """One of the tables that tasks share."""
+    return json.loads((TABLES / file).read_text(encoding="utf-8"))
+
+
+def _inline(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The JSON object of a file, laid over that of the file it is derived from."""
+    if path.resolve() in above:
+        raise EtpError(f"{path}: is derived from itself; correct its `of`")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError) as error:
+        raise EtpError(f"{path}: cannot be read as a task ({error})") from None
+    if not isinstance(content, dict):
+        raise EtpError(f"{path}: must hold a JSON object, as `etp tasks new` writes it")
+    if content.get("format") != FORMAT:
+        raise EtpError(f"{path}: has format {content.get('format')!r}; this version reads tasks of format {FORMAT}")
+    hints = {name: kind for name, kind in get_type_hints(TaskFile).items() if name not in OWN} | DERIVED
+    unknown = next((name for name in content if name not in hints), None)
+    if unknown is not None:
+        raise EtpError(f"{path}: unknown field {unknown!r}; the fields are {', '.join(hints)}")
+    for name, value in content.items():
+        _convert(value, hints[name], f"{path}", name)
+    base, labels = content.pop("of", None), content.pop("labels", {})
+    if base is None:
+        if labels:
+            raise EtpError(f"{path}: labels: belongs to a file with `of`; give each class its own labels")
+        return content
+    file = path.parent / base if base.endswith(".json") else SHIPPED / f"{base}.json"
+    if not file.exists():
+        raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
+    merged = _content(file, (*above, path.resolve()))
+    merged = {name: value for name, value in merged.items() if name not in DESCRIPTIVE} | content
+    classes = merged.get("classes", [])
+    codes = [entry["code"] for entry in classes]
+    stray = next((code for code in labels if code not in codes), None)
+    if stray is not None:
+        raise EtpError(f"{path}: labels: no class {stray!r} in {base}")
+    merged["classes"] = [entry | {"labels": labels.get(entry["code"], entry["labels"])} for entry in classes]
+    return merged
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; json itself keeps the last of several values without a word."""
+    twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"field {twice!r} is given twice")
+    return dict(pairs)
+
+
+def _convert(value: Any, kind: Any, file: str, place: str) -> Any:
+    """A JSON value as a Python value of the type `kind`; raises EtpError naming the place where it is none."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return _convert(value, args[0], file, place)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _object(_expect(value, dict, "an object", file, place), kind, file, place)
+    if origin is tuple:
+        items = _expect(value, list, "a list", file, place)
+        return tuple(_convert(item, args[0], file, f"{place}[{n}]") for n, item in enumerate(items, 1))
+    if origin is dict:
+        items = _expect(value, dict, "an object", file, place)
+        return {name: _convert(item, args[1], file, f"{place}.{name}") for name, item in items.items()}
+    if kind in KINDS:
+        wrong = isinstance(value, bool) and kind is not bool
+        _expect(None if wrong else value, (int, float) if kind is float else kind, KINDS[kind], file, place, value)
+    return value
+
+
+def _object(value: dict[str, Any], kind: type, file: str, place: str) -> Any:
+    hints = get_type_hints(kind)
+    where = f"{file}: {place}: " if place else f"{file}: "
+    unknown = next((name for name in value if name not in hints), None)
+    if unknown is not None:
+        raise EtpError(f"{where}unknown field {unknown!r}; the fields are {', '.join(hints)}")
+    for spec in fields(kind):
+        if spec.name not in value and spec.default is MISSING and spec.default_factory is MISSING:
+            raise EtpError(f"{where}lacks the field {spec.name!r}")
+    prefix = f"{place}." if place else ""
+    return kind(**{name: _convert(item, hints[name], file, f"{prefix}{name}") for name, item in value.items()})
+
+
+def _expect(value: Any, kind: Any, words: str, file: str, place: str, shown: Any = MISSING) -> Any:
+    if not isinstance(value, kind):
+        raise EtpError(f"{file}: {place}: must be {words}, not {json.dumps(value if shown is MISSING else shown)}")
+    return value
+
+
+def _check(file: TaskFile) -> None:
+    """Raises EtpError for what the types of single fields do not show."""
+    codes = [c.code for c in file.classes]
+    if not re.fullmatch(r"[\w.+-]+", file.name) or file.name.endswith(".json"):
+        raise EtpError(f"{file.path}: name: {file.name!r} must consist of letters, digits and _ . + -")
+    if not file.shipped and (SHIPPED / f"{file.name}.json").exists():
+        raise EtpError(f"{file.path}: name: {file.name!r} is the name of a shipped task; choose another")
+    if not codes:
+        raise EtpError(f"{file.path}: classes: there must be at least one")
+    twice = [code for code, count in Counter(codes).items() if count > 1]
+    if twice:
+        raise EtpError(f"{file.path}: classes: code {twice[0]!r} is given twice")
+    owner: dict[str, str] = {}
+    for c in file.classes:
+        where = f"{file.path}: class {c.code}: labels"
+        if not c.labels:
+            raise EtpError(f"{where}: there must be at least one label code")
+        for label in c.labels:
+            if owner.get(label) == c.code:
+                raise EtpError(f"{where}: label code {label!r} is given twice")
+            if label in owner and not file.overlapping:
+                other = owner[label]
+                raise EtpError(f"{where}: {label!r} is of class {other} too; if it should be, set `overlapping`: true")
+            owner[label] = c.code
+    unknown = next((code for code in file.scored or () if code not in codes), None)
+    if unknown is not None or file.scored == ():
+        raise EtpError(f"{file.path}: scored: " + (f"no class {unknown!r}" if unknown else "names no class"))
+    if file.max_per_class is not None and file.max_per_class < 1:
+        raise EtpError(f"{file.path}: max_per_class: must be at least 1, not {file.max_per_class}")
+    for name, template in file.templates.items():
+        if "{name}" not in template:
+            raise EtpError(f"{file.path}: templates.{name}: must contain {{name}}, the place of the class's name")

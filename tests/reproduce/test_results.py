@@ -1,0 +1,58 @@
+"""The committed results: tidy, small, and the tables for people agree with them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etp_jax.evaluation import KINDS
+from etp_jax.reproduce.intervals import over_seeds
+from etp_jax.reproduce.tables import CSV
+
+RESULTS = Path(__file__).parents[2] / "results"
+FILES = sorted(RESULTS.glob("*.csv"))
+NUMBER = r"(-?\d\.\d{3})"
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_line_is_one_value(file: Path) -> None:
+    lines = read(file)
+    assert list(lines[0]) == list(CSV) and file.stat().st_size < 300_000
+    keys = [tuple(value for name, value in line.items() if name not in ("value", "low", "high")) for line in lines]
+    assert len(set(keys)) == len(keys)
+    for line in lines:
+        assert line["kind"] in KINDS and 0 <= float(line["fraction"]) <= 1
+        if line["value"] and line["low"]:
+            assert float(line["low"]) <= float(line["high"])
+        assert line["seed"] in ("", "mean") or line["seed"].isdigit()
+
+
+def test_the_table_of_the_study_is_made_of_its_csv() -> None:
+    lines, text = read(RESULTS / "ptbxl-study.csv"), (RESULTS / "ptbxl-study.md").read_text(encoding="utf-8")
+    triples = {tuple(f"{float(line[end]):.3f}" for end in ("value", "low", "high")) for line in lines if line["low"]}
+    cells = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", text)
+    assert len(cells) > 250 and set(cells) <= triples
+    p_values = {f"{float(line['value']):.3f}" for line in lines if "_p_" in line["metric"]}
+    assert set(re.findall(r"p = (\d\.\d{3})", text)) <= p_values
+    published = {f"{float(line['value']):.3f}" for line in lines if line["encoder"] == "published"}
+    assert set(re.findall(rf"(?<=\| ){NUMBER}(?= \|)", text)) == published
+    by_row: dict[tuple[str, ...], list[float]] = {}
+    for line in lines:
+        if line["seed"].isdigit():
+            by_row.setdefault(tuple(line[name] for name in CSV[1:10] if name != "seed"), []).append(
+                float(line["value"])
+            )
+    intervals = [over_seeds(np.array(values)) for values in by_row.values()]
+    halves = {f"{(interval['high'] - interval['low']) / 2:.3f}" for interval in intervals if interval}
+    assert set(re.findall(r"±(\d\.\d{3})", text)) <= halves
+    fitted = {f"{float(line['value']):.1f}" for line in lines if line["metric"] == "classes_fitted"}
+    assert set(re.findall(r"\((\d+\.\d) of", text)) == fitted

@@ -1,0 +1,87 @@
+"""A task of one's own, as docs/own-task.md walks it: from .npy files and a table to findings on one's own labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etp_jax.cli import main
+
+FS, SECONDS = 100, 2
+LABELS = {
+    "AFIB": "atrial fibrillation",
+    "left_bundle_branch_block": "left bundle branch block",
+    "NORM": "normal ECG",
+}
+
+
+def write_records(folder: Path, count: int = 100) -> Path:
+    """ECGs as .npy files, and the table that names them; the labels show in rhythm and width of the beats."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = []
+    for number in range(count):
+        label = list(LABELS)[number % 3]
+        beats = np.cumsum(rng.uniform(0.2, 0.6, 20) if label == "AFIB" else np.full(20, 0.4))
+        width = 0.06 if label == "left_bundle_branch_block" else 0.02
+        seconds = np.arange(FS * SECONDS) / FS
+        beat = np.exp(-(((seconds[:, None] - beats) / width) ** 2)).sum(axis=1)
+        signal = beat[:, None] * rng.uniform(0.5, 1.5, 12) + rng.normal(0, 0.02, (len(seconds), 12))
+        np.save(folder / f"{number}.npy", signal.astype(np.float32))
+        rare = "; a_rare_one" * (number == 0)
+        rows.append([f"{number}.npy", f"patient {number}", LABELS[label], label + rare])
+    table = folder / "table.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["file", "patient", "report", "labels"], *rows])
+    return table
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with records, `shards`, `my.json`, `run` and `exported`."""
+    folder = tmp_path_factory.mktemp("walk")
+    table, shards, task, run = write_records(folder / "own"), folder / "shards", folder / "my.json", folder / "run"
+    columns = ["--signal-column", "file", "--report-column", "report", "--label-column", "labels"]
+    columns += ["--patient-column", "patient", "--fs", str(FS), "--seconds", str(SECONDS), "--workers", "1"]
+    main.main(["prep", "table", "--csv", str(table), "--out", str(shards), "--name", "own", *columns])
+    main.main(["shards", "check", str(shards)])
+    main.main(["tasks", "new", "--shards", str(shards), "--out", str(task)])
+    main.main(["tasks", "lint", str(task), "--shards", str(shards)])
+    small = ["--data.batch-size", "16", "--optim.epochs", "2", "--model.ecg.width", "4"]
+    small += ["--model.text.hidden", "16", "--model.text.heads", "2", "--model.embedding-dim", "16"]
+    main.main(["train", "--config", "quickstart", "--data.shards", str(shards), "--workdir", str(run), *small])
+    argv = ["--run", str(run), "--out", str(folder / "exported"), "--shards", str(shards), "--task", str(task)]
+    main.main(["export", *argv])
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["zero-shot", "probe", "finetune"])
+def test_evaluation_on_ones_own_labels(kind: str, walk: Path, capsys: pytest.CaptureFixture[str]):
+    argv = ["--run", str(walk / "run"), "--shards", str(walk / "shards"), "--task", str(walk / "my.json")]
+    main.main(["evaluate", kind, *argv])
+    printed = capsys.readouterr().out
+    assert "AFIB" in printed and "left_bundle_branch_block" in printed and "a_rare_one" not in printed
+    result = json.loads((walk / "run" / "evaluation" / f"my-{kind}-validation.json").read_text())
+    assert result["task"] == "my"
+    if kind == "probe":
+        assert result["summary"]["trained"]["1.0"]["macro_auroc"]["mean"] > 0.7
+
+
+def test_prediction_on_ones_own_task(walk: Path, capsys: pytest.CaptureFixture[str]):
+    argv = [str(walk / "own" / "3.npy"), "--fs", str(FS), "--run", str(walk / "exported"), "--out", str(walk / "out")]
+    main.main(["predict", *argv, "--task", str(walk / "my.json")])
+    by_file = capsys.readouterr().out
+    assert "AFIB, atrial fibrillation" in by_file and "a_rare_one" not in by_file
+    main.main(["predict", *argv, "--task", "my"])  # the exported encoder keeps the task
+    assert capsys.readouterr().out == by_file
+
+
+def test_an_exported_encoder_knows_another_version_of_the_task(walk: Path, tmp_path: Path):
+    calibration = json.loads((walk / "exported" / "calibration.json").read_text())
+    if "my" not in calibration["tasks"]:
+        calibration["tasks"]["my"], calibration["digests"] = {"NORM": [1.0, 0.0]}, {"my": "of another file"}
+        (walk / "exported" / "calibration.json").write_text(json.dumps(calibration))

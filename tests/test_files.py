@@ -1,0 +1,62 @@
+"""What every room uses: errors on one line, JSON files, digests, unit vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etp_jax.errors import EtpError, one_line
+from etp_jax.files import read_json, sha256
+from etp_jax.metrics.vectors import unit
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("first\nsecond"), "first"),
+        (ValueError("\n  \n  found \n"), "found"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_an_error_on_one_line(error: Exception, line: str) -> None:
+    assert one_line(error) == line
+
+
+def test_a_json_object_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text('{"ä": [1, null]}', encoding="utf-8")
+    assert read_json(file, "") == {"ä": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "x.json: no such file; write it"),
+        (b"{", "x.json: cannot be read (Expecting property"),
+        (b"[]", "x.json: holds no JSON object; write it"),
+        (b"\xff\xfe", "x.json: cannot be read ("),
+        (b"[" * 100_000, "x.json: cannot be read ("),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(EtpError) as error:
+        read_json(file, "write it")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"etp")
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"etp").hexdigest()
+
+
+def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:
+    x = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    found = unit(x)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.array([[0.6, 0.8], [0.0, 0.0]], np.float32))
