@@ -271,7 +271,7 @@ def test_a_task_of_ones_own_is_probed_without_prompts(run_dir: Path, shards: Pat
     with pytest.raises(
         EtpError, match=r"my\.json: classes NORM, IMI, LVH have no prompt of set 'default'; add prompts"
     ):
-        evaluation.run("zero-shot", run_dir, shards, str(file))
+        measure("zero-shot", run_dir, shards, task=str(file))
     path = tmp_path / "probe.json"
-    result = evaluation.run("knn", run_dir, shards, str(file), fractions=[1.0], bootstrap=5, json_path=path)
+    result = measure("knn", run_dir, shards, task=str(file), fractions=(1.0,), bootstrap=5, json=path)
     assert result["task"] == "mine" and set(result["rows"][0]["per_class"]) == {"NORM", "IMI", "LVH"}
