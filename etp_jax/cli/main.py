@@ -10,7 +10,20 @@ from typing import Any
 import tyro
 
 from etp_jax import progress
-from etp_jax.cli import bench, evaluate, predict, prep, quickstart, report, reproduce, runs, shards, tasks, train, waveform
+from etp_jax.cli import (
+    bench,
+    evaluate,
+    predict,
+    prep,
+    quickstart,
+    report,
+    reproduce,
+    runs,
+    shards,
+    tasks,
+    train,
+    waveform,
+)
 from etp_jax.cli.command import Command
 from etp_jax.errors import EtpError
 

@@ -260,7 +260,7 @@ def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.
 
 
 def _cache(run_dir: Path) -> Path:
-    """The run folder's; the user's for an exported encoder, which is passed on, and a folder that may not be written."""
+    """The run folder's; the user's for an exported encoder, which is passed on, and for a read-only folder."""
     if not (run_dir / ENCODER_FILE).exists() and os.access(run_dir, os.W_OK):
         return run_dir / CACHE_FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"

@@ -95,9 +95,7 @@ def normalize_batch(
     return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _normalize_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
-) -> Any:
+def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None) -> Any:
     axes, exact = tuple(range(x.ndim - 1)), x.astype(scale.dtype)
     mean, square = _mean_over((exact.mean(axes), (exact * exact).mean(axes)), axis_name)
     var = jnp.maximum(square - mean * mean, 0)

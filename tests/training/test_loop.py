@@ -170,9 +170,7 @@ def test_nobody_reads_what_a_run_says(config: TrainConfig, tmp_path: Path, monke
         train(config, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("option", "package"), [({"tensorboard": True}, "tensorboardX"), ({"wandb": "ecg"}, "wandb")]
-)
+@pytest.mark.parametrize(("option", "package"), [({"tensorboard": True}, "tensorboardX"), ({"wandb": "ecg"}, "wandb")])
 def test_one_line_for_a_missing_board(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], package: str
 ) -> None:
