@@ -39,6 +39,7 @@ class Toy(nn.Module):
 
     config: ToyConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
