@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import runpy
 from pathlib import Path
+from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
@@ -28,7 +29,7 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     if path.suffix == ".py":
         if not path.is_file():
             raise EtpError(f"{path}: no such recipe file")
-        recipe = runpy.run_path(str(path))
+        recipe = _run(path)
     elif name in recipe_names():
         recipe = vars(importlib.import_module(f"etp_jax.configs.{name}"))
     else:
@@ -40,3 +41,11 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     if not isinstance(config, TrainConfig):
         raise EtpError(f"{name}: a recipe defines `config = TrainConfig(...)`")
     return config
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """The names that a recipe file defines; EtpError if it names an option or class that there is not."""
+    try:
+        return runpy.run_path(str(path))
+    except (AttributeError, ImportError, NameError, SyntaxError, TypeError) as error:
+        raise EtpError(f"{path}: is no recipe of this version ({error})") from error
