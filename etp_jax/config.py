@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
-from etp_jax.old_options import without_old_options
+from etp_jax.old_options import in_new_layout, without_old_options
 
 
 def _require(holds: bool, option: str, value: object, rule: str) -> None:
@@ -69,10 +69,10 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class EcgTowerConfig:
+class EcgConfig:
     """Options that every ECG tower has. A tower subclasses it with options of its own (`etp_jax/models/towers.py`)."""
 
-    kind: str
+    kind: str = ""
     """Name of the tower: `resnet`, `vit`. It decides which other options there are."""
     scale: Literal["millivolt", "record", "lead"] = "millivolt"
     """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
@@ -84,7 +84,7 @@ class EcgTowerConfig:
 
 
 @dataclass(frozen=True)
-class ResNetConfig(EcgTowerConfig):
+class ResNetConfig(EcgConfig):
     """ResNet1D, which the papers call ResNet18-1D."""
 
     kind: Literal["resnet"] = "resnet"
@@ -120,7 +120,7 @@ class ResNetConfig(EcgTowerConfig):
 
 
 @dataclass(frozen=True)
-class ViTConfig(EcgTowerConfig):
+class ViTConfig(EcgConfig):
     """Transformer over patches of single leads, FOCAL's by default."""
 
     kind: Literal["vit"] = "vit"
@@ -197,7 +197,7 @@ class TextTowerConfig:
 class ModelConfig:
     """Two towers and the joint space."""
 
-    ecg: EcgTowerConfig = field(default_factory=ResNetConfig)
+    ecg: EcgConfig = field(default_factory=ResNetConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embedding_dim: int = 128
     """Width of the joint space."""
@@ -343,9 +343,9 @@ class TrainConfig:
     """Seed of initial weights, order and augmentation."""
 
 
-def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgTowerConfig]:
+def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgConfig]:
     """The options of the ECG tower of this name, among those whose module is imported; EtpError if there is none."""
-    known = {cls.kind: cls for cls in EcgTowerConfig.__subclasses__()}
+    known = {cls.kind: cls for cls in EcgConfig.__subclasses__()}
     if kind not in known:
         raise EtpError(f"{where}: no ECG tower {kind!r}; there are {', '.join(known)}")
     return known[kind]
@@ -357,6 +357,11 @@ def with_tower(config: TrainConfig, kind: str) -> TrainConfig:
     if isinstance(ecg, cls):
         return config
     return dataclasses.replace(config, model=dataclasses.replace(config.model, ecg=cls(scale=ecg.scale)))
+
+
+def EcgTowerConfig(**options: Any) -> EcgConfig:
+    """The options of an ECG tower by the name and in the layout of version 0.1, for its recipe files."""
+    return _build(EcgConfig, in_new_layout(options), "EcgTowerConfig")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -378,7 +383,7 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
-    if cls is EcgTowerConfig:
+    if cls is EcgConfig:
         cls = tower_class(data.get("kind", "resnet"), where)
     hints = get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))

@@ -43,8 +43,11 @@ def without_old_options(data: dict[str, Any]) -> dict[str, Any]:
             data.get(group, {}).pop(name, None)
     ecg = data.get("model", {}).get("ecg", {})
     if "vit_width" in ecg:
-        vit = ecg.get("kind") == "vit"
-        gone = OLD_RESNET if vit else ("patch", *OLD_VIT)
-        ecg = {name: value for name, value in ecg.items() if name not in gone}
-        data["model"]["ecg"] = {OLD_VIT.get(name, name): value for name, value in ecg.items()}
+        data["model"]["ecg"] = in_new_layout(ecg)
     return data
+
+
+def in_new_layout(ecg: dict[str, Any]) -> dict[str, Any]:
+    """The options of version 0.1's ECG tower without those of the other kind, under their new names."""
+    gone = OLD_RESNET if ecg.get("kind") == "vit" else ("patch", *OLD_VIT)
+    return {OLD_VIT.get(name, name): value for name, value in ecg.items() if name not in gone}

@@ -27,7 +27,7 @@ def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DT
     Args:
         ecg_BTL: int16 or float [B, T, leads], µV.
         lead_mask_BL: bool [B, leads], false where the lead was not recorded.
-        scale: `EcgTowerConfig.scale`: millivolt, or zero mean and unit deviation by record or by lead.
+        scale: `EcgConfig.scale`: millivolt, or zero mean and unit deviation by record or by lead.
         dtype: type of the result, float32 or float64.
 
     Returns:

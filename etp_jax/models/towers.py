@@ -10,7 +10,7 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
+from etp_jax.config import EcgConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
 from etp_jax.models import resnet1d, vit1d
 from etp_jax.models.work import Work
 
@@ -19,7 +19,7 @@ from etp_jax.models.work import Work
 class Tower:
     """One kind of ECG encoder."""
 
-    options: type[EcgTowerConfig]
+    options: type[EcgConfig]
     """Class of its options, whose `kind` is its name."""
     module: Callable[[Any, DTypeLike, str | None], nn.Module]
     """Makes the Flax module from the options, the compute type, and the device axis over which batch statistics are
