@@ -23,7 +23,7 @@ with (out / "archive/ptbxl_database.csv").open() as file, (out / "ecgs/ecgs.csv"
         recording = read_wfdb(out / "archive" / row["filename_lr"])
         name = f"ecg{int(row['ecg_id']):04d}.npy"
         np.save(out / "ecgs" / name, recording.signal / 1000)  # [time, 12] in mV
-        codes = [code for code in ("SR", "STACH", "SBRAD", "AFIB") if code in row["scp_codes"].replace("SARRH", "")]
+        codes = [code for code in ("SR", "STACH", "SBRAD", "AFIB") if f"'{code}'" in row["scp_codes"]]
         writer.writerow([name, row["patient_id"], "", ";".join(codes)])
 END
 
