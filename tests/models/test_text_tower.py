@@ -27,6 +27,7 @@ from etp_jax.models.text_tower import (
     tokenize,
     wordpiece,
 )
+from tests.helpers.weights import draw_variables
 
 REPORTS = (
     "Sinus rhythm. Normal ECG.",
@@ -128,8 +129,7 @@ def tower() -> TextTower:
     tokenizer = Tokenizer.train_wordpiece(REPORTS * 3, 120)
     config = BertConfig(tokenizer.size, 8, 1, 2, 16, max_position_embeddings=64)
     ids = jnp.zeros((1, 4), jnp.int32)
-    params = jax.jit(Bert(config).init)(jax.random.key(0), ids, ids)["params"]
-    return TextTower(config, jax.tree.map(np.asarray, params), tokenizer, "here", "5eed")
+    return TextTower(config, draw_variables(Bert(config), ids, ids)["params"], tokenizer, "here", "5eed")
 
 
 def test_tokenize(tower: TextTower) -> None:
@@ -154,7 +154,8 @@ def test_table_equals_one_report_at_a_time(tower: TextTower, pool: str) -> None:
     assert tower.params is not None
     table = encode_table(tower.bert_config, tower.params, tokens, pool, batch=3)
     assert table.shape == (7, 8) and table.dtype == np.float32
-    hidden: Any = Bert(tower.bert_config).apply({"params": tower.params}, tokens["input_ids"], tokens["attention_mask"])
+    whole = jax.jit(Bert(tower.bert_config).apply)
+    hidden: Any = whole({"params": tower.params}, tokens["input_ids"], tokens["attention_mask"])
     np.testing.assert_allclose(table, pool_tokens(hidden, jnp.asarray(tokens["attention_mask"]), pool), atol=1e-5)
 
 

@@ -14,6 +14,7 @@ from etp_jax.config import ModelConfig, ViTConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.vit1d import Vit1D
+from tests.helpers.weights import draw_variables
 
 SMALL = ViTConfig(patch=20, width=24, layers=2, heads=3)
 ECG = np.random.default_rng(0).normal(size=(3, 100, 4)).astype(np.float32)
@@ -21,13 +22,14 @@ MASK = np.ones((3, 4), bool)
 
 
 def init(config: ViTConfig, ecg: np.ndarray = ECG) -> Any:
-    variables: Any = jax.jit(Vit1D(config).init)(jax.random.key(0), ecg, np.ones((len(ecg), ecg.shape[2]), bool))
-    rng = np.random.default_rng(1)  # as drawn, biases are zero and hide what they do
-    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), variables)
+    return draw_variables(Vit1D(config), ecg, np.ones((len(ecg), ecg.shape[2]), bool))
+
+
+compiled = jax.jit(lambda config, *args: Vit1D(config).apply(*args), static_argnums=(0, 4))
 
 
 def encode(variables: Any, ecg: Any, mask: Any, config: ViTConfig = SMALL, keys: Any = None) -> np.ndarray:
-    return np.asarray(jax.jit(Vit1D(config).apply, static_argnums=3)(variables, ecg, mask, False, keys))
+    return np.asarray(compiled(config, variables, ecg, mask, False, keys))
 
 
 def reference(params: Any, ecg_BTL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
