@@ -16,7 +16,7 @@ class BenchOptions:
     """Measures ECG/s, utilisation and memory of the training step and the encoder, and the reader's records/s."""
 
     recipe: Annotated[str, tyro.conf.arg(name="config")] = "mets"
-    """A shipped recipe's name, or a .py file that defines `config`."""
+    """Name of a shipped recipe, or a .py file that defines `config`."""
     samples: int = 1000
     """Length of the synthetic ECGs: 1000 is 10 s at 100 Hz, 5000 at 500 Hz."""
     repeats: int = 5

@@ -19,8 +19,8 @@ HEAD = ROW.format(
     *("of roof", "GiB", "ours"),
 )
 EXPLAINED = """\
-compile: seconds, lowering included; GFLOP, GB: what a step computes and moves at least; MFU: of the device's peak; of
-roof: of what memory or arithmetic allows; GiB: a device's memory by XLA's count; ours: our time over this one's"""
+compile: seconds, lowering included; GFLOP, GB: minimum work and memory traffic of a step; MFU: share of the device's
+peak; of roof: share of the roofline limit; GiB: memory per device by XLA's count; ours: our time over this row's"""
 COLOURS = "#0072b2", "#b34a00", "#117733", "#882255", "#555555", "#88ccee", "#ddaa33"
 
 
