@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`: always with a stand-in; with the package itself, offline, if installed."""
+"""Tests of Weights & Biases logging: always with a fake package; if it is installed, with the real one, offline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Several processes give the result of one; if one is lost the others stop at once, and fewer go on.
+"""Tests that several processes give the result of one; if one is lost, the others stop and fewer can resume.
 
-The same order, the same augmentation, the same parameters to rounding in float64. Run as a script, this file is
-`etp train --distributed`, disturbed.
+Order and augmentation are the same, and parameters are the same up to rounding in float64. Run as a script, this file
+runs `etp train --distributed` with injected faults.
 """
 
 from __future__ import annotations
