@@ -124,7 +124,7 @@ def test_proposed_features_are_restored_to_the_same_shards(folder, capsys):
 def test_training_goes_on_to_the_same_loss(folder, capsys):
     options = "--config tiny.py --data.shards shards --extend --optim.epochs 5"
     printed = etp(f"train {options} --workdir {RUN}", capsys)
-    assert "going on at step 12" in printed and "finished at step 15" in printed
+    assert "resuming at step 12" in printed and "finished at step 15" in printed
     last = read_metrics(folder / RUN)[-1]
     assert (last["kind"], last["step"]) == ("validation", 15)
     assert last["loss"] == pytest.approx(LOSS_OF_EPOCH_5, rel=1e-5)

@@ -98,7 +98,7 @@ def check(config: TrainConfig, devices: Sequence[Any]) -> None:
         and config.optim.micro_batches == 1
     )
     if not known:
-        raise EtpError("--compare torch knows METS's layers and loss only; compare `--config mets`")
+        raise EtpError("--compare torch supports METS's layers and loss only; use `--config mets`")
     if config.run.precision == "float64":
         raise EtpError("--compare torch runs in float32 or bfloat16; set --run.precision")
     backend = jax.default_backend()

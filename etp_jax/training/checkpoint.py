@@ -168,7 +168,7 @@ def restore_params(
     return parts.get("ema") or parts["params"], parts.get("batch_stats", {}), step
 
 
-_DAMAGED = "it is damaged: delete its folder to go on from an earlier one, if there is one"
+_DAMAGED = "it is damaged: delete its folder to resume from an earlier one, if there is one"
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class ProcessWatch:
                 reason, status = "interrupted", 130
             case _:
                 traceback.print_exception(error)
-                reason, status = f"failed ({type(error).__name__}); its log says more", 1
+                reason, status = f"failed ({type(error).__name__}); see its log", 1
         self._write_down(f"process {self._me} of {self._count}: {reason}")
         self._leave(reason, status)
 
@@ -117,7 +117,7 @@ class ProcessWatch:
                 for _, reason in self._client.key_value_dir_get(_REASON):
                     self._leave(reason, STOPPED)
         except jax.errors.JaxRuntimeError:
-            self._leave(f"process 0 of {self._count} was lost; start all again", STOPPED)
+            self._leave(f"process 0 of {self._count} was lost; restart all processes", STOPPED)
 
     def _listen(self, now: int, heard: dict[str, tuple[str, int]]) -> None:
         """Records the last heartbeat of each process, and reports processes that have been silent for too long.
@@ -131,7 +131,7 @@ class ProcessWatch:
         lost = ", ".join(number for number, (_, last) in heard.items() if (now - last) * BEAT_S > SILENCE_S)
         if lost:
             self._write_down(
-                f"process {lost} of {self._count} was lost (they count from 0); the same command goes on from the last "
+                f"process {lost} of {self._count} was lost (numbered from 0); the same command resumes from the last "
                 "checkpoint"
             )
 

@@ -109,7 +109,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if start:
         resume.check_same(workdir, checkpoints.meta(start), compatibility, extend)
     if start >= total:
-        _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
+        _say(f"{workdir}: this run is finished ({start} steps); to continue it, add --extend and more --optim.epochs")
         return None
 
     model = build.build_model(config, text.bert_config, dtype)
@@ -120,7 +120,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if start:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
 
-    _say(f"{workdir}: {'training' if start == 0 else f'going on at step {start}'}")
+    _say(f"{workdir}: {'training' if start == 0 else f'resuming at step {start}'}")
     _say(_plan(config, data, parallel, dtype.name, total))
     _say(_size(config, state.params, text.params))
 

@@ -128,7 +128,7 @@ def assert_all_stop(processes: list[subprocess.Popen[str]], lost: int) -> None:
     """All but the lost one end within ten seconds; they write one line, process 0 below its progress."""
     start = time.monotonic()
     line = (
-        f"etp: process {lost} of {len(processes)} was lost (they count from 0); the same command goes on from the last "
+        f"etp: process {lost} of {len(processes)} was lost (numbered from 0); the same command resumes from the last "
         "checkpoint"
     )
     for number, process in enumerate(processes):
