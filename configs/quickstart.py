@@ -1,4 +1,4 @@
-"""Small enough for two CPU cores: a slim ResNet18-1D and a small BERT from scratch, on the synthetic archive."""
+"""Recipe for two CPU cores: a narrow ResNet18-1D and a small BERT from scratch, on the synthetic archive."""
 
 from etp_jax import config as c
 

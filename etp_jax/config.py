@@ -1,7 +1,7 @@
-"""Every option of a training run, with its unit.
+"""All options of a training run, with their units.
 
-A recipe is a file `config = TrainConfig(...)`. The command line overrides single fields
-(`--optim.learning-rate 1e-3`). The resolved copy is saved as `config.json` in the run folder.
+A recipe is a Python file that defines `config = TrainConfig(...)`. The command line overrides single fields
+(`--optim.learning-rate 1e-3`). The resolved config is saved as `config.json` in the run folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etp_jax.old_options import in_new_layout, without_old_options
 
 
 def _require(holds: bool, option: str, value: object, rule: str) -> None:
-    """Raises EtpError unless the value of an option obeys its rule."""
+    """Raises EtpError unless the value of an option satisfies its rule."""
     if not holds:
         raise EtpError(f"{option} is {value}; it must {rule}")
 
@@ -38,64 +38,60 @@ def _check_rates(options: object, prefix: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pairs that are read, and how many at a time."""
+    """Training data and batch size."""
 
     shards: str = ""
     """Shard folder written by `etp prep`, or its URL (gs://, s3://, any of fsspec). A URL is copied to the local disk
     once."""
     stage_dir: str = ""
-    """Local folder for copies of shards named by URL. The default is a folder of the user's under $TMPDIR (/tmp)."""
+    """Local folder for copies of shards named by URL. The default is a per-user folder under $TMPDIR (/tmp)."""
     train_share: float = 1.0
-    """Share of the training patients that is used. A hash of the patient id selects them, so smaller shares are
-    contained in larger ones."""
+    """Share of the training patients that is used. A hash of the patient id selects them, so smaller shares are subsets
+    of larger ones."""
     batch_size: int = 128
     """ECG-report pairs per step, over all devices and hosts."""
     resident: Literal["auto", "always", "never"] = "auto"
     """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
-    same. `auto`: if they fit in half of the free memory; never on CPU."""
+    same. `auto` keeps them there if they fit in half of the free memory; never on CPU."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the ECG in training; 0 turns each off."""
+    """Random augmentation of the ECG in training; 0 turns a change off."""
 
     time_shift_s: float = 0.0
     """Maximum time shift in either direction, in seconds; the gap is filled with zeros."""
     lead_dropout: float = 0.0
     """Probability that a lead is silenced; at least one lead always remains."""
     few_leads: float = 0.0
-    """Probability that a random set of leads, of random size, is kept and the others silenced. It is for encoders that
-    must read one, two or six leads."""
+    """Probability that a random set of leads, of random size, is kept and the others are silenced. Use it for encoders
+    that must work with one, two or six leads."""
 
 
 @dataclass(frozen=True)
 class EcgConfig:
-    """Options that every ECG tower has. A tower subclasses it with options of its own (`etp_jax/models/towers.py`)."""
+    """Options of every ECG tower. Each tower defines a subclass with its own options (`etp_jax/models/towers.py`)."""
 
     kind: str = ""
-    """Name of the tower: `resnet`, `vit`. It decides which other options there are."""
+    """Name of the tower: `resnet`, `vit`. The other options depend on it."""
     scale: Literal["millivolt", "record", "lead"] = "millivolt"
-    """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
-
-    def __new__(cls, *_: Any, **__: Any) -> EcgTowerConfig:
-        """Makes a ResNet of `EcgTowerConfig(...)`: recipes of version 0.1 write that, with the options of a ResNet."""
-        return super().__new__(ResNetConfig if cls is EcgTowerConfig else cls)
+    """Input scaling: mV; or zero mean and unit standard deviation, per record or per lead."""
 
     @property
     def title(self) -> str:
-        """The tower and its size, in words for a page."""
+        """Name and size of the tower, as a page shows them."""
         return self.kind
 
 
 @dataclass(frozen=True)
 class ResNetConfig(EcgConfig):
-    """ResNet1D, which the papers call ResNet18-1D."""
+    """ResNet1D, called ResNet18-1D in the papers."""
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 18
     """Number of layers: basic blocks (18, 34) or bottlenecks (50), in four stages."""
     blocks: tuple[int, ...] = ()
-    """Residual blocks of each stage, for other sizes than those of `depth`; empty: those of `depth`."""
+    """Number of residual blocks of each stage, to override those of `depth`; empty: as `depth` gives."""
     width: int = 64
     """Channels of the first stage; every later stage doubles them."""
     stem: Literal["conv", "conv-pool"] = "conv"
@@ -119,23 +115,23 @@ class ResNetConfig(EcgConfig):
 
     @property
     def title(self) -> str:
-        """The tower and its size, in words for a page."""
+        """Name and size of the tower, as a page shows them."""
         return f"ResNet{self.depth}-1D, width {self.width}"
 
 
 @dataclass(frozen=True)
 class ViTConfig(EcgConfig):
-    """Transformer over patches of single leads, FOCAL's by default."""
+    """Transformer over patches of single leads; the defaults are FOCAL's."""
 
     kind: Literal["vit"] = "vit"
     patch: int = 100
-    """Length of a patch, in samples; it divides the record. FOCAL's is one second."""
+    """Length of a patch, in samples; it must divide the record length. FOCAL's is one second."""
     width: int = 192
     """Width of a token; a multiple of twice the number of heads."""
     layers: int = 12
-    """Transformer layers."""
+    """Number of transformer layers."""
     heads: int = 3
-    """Attention heads."""
+    """Number of attention heads."""
     drop_path: float = 0.0
     """Probability that the last residual branch is skipped for an example; it grows linearly with depth."""
 
@@ -148,13 +144,13 @@ class ViTConfig(EcgConfig):
 
     @property
     def title(self) -> str:
-        """The tower and its size, in words for a page."""
+        """Name and size of the tower, as a page shows them."""
         return f"ViT-1D, {self.layers} layers of width {self.width}, patches of {self.patch} samples"
 
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """The report encoder."""
+    """Text tower, the encoder of the reports."""
 
     pretrained: str | None = None
     """Hugging Face folder or hub id, or `package:NAME[/SUBFOLDER]` for weights inside an installed Python package.
@@ -162,35 +158,36 @@ class TextTowerConfig:
     frozen: bool = False
     """Encode every distinct report once, before training, and train the projection only."""
     trainable: str = ".*"
-    """Regular expression of the text tower's trained parameters; the others stay fixed. It must match a parameter's
-    whole path (`encoder/layer/5/.*`)."""
+    """Regular expression that selects the text tower's trained parameters; the others are fixed. It must match the
+    whole path of a parameter (`encoder/layer/5/.*`)."""
     pool: Literal["cls", "mean"] = "cls"
     """Pooling over the tokens: the first one, or the mean of all."""
     max_tokens: int = 128
     """Maximum length of a tokenized report."""
     template: str = "{report}"
-    """Sentence made of a report (or statement, see `unit`) before it is tokenized."""
+    """Template applied to a report (or statement, see `unit`) before it is tokenized."""
     unit: Literal["report", "statements"] = "report"
-    """Text that a frozen tower reads at a time. `statements`: each statement of a report by itself; the report's vector
-    is the mean of their unit vectors."""
+    """Text that a frozen tower encodes at a time. `statements`: each statement of a report separately; the vector of
+    the report is the mean of their unit vectors."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
     remat: bool = False
     """Recompute the inside of each trained layer for the gradient: less memory, a third more time. Accelerators only;
     CPUs keep the activations."""
     scan: bool = False
-    """Compile one layer and loop over all, while the tower is trained: less to compile. Dropout draws other masks, and
-    layers that `trainable` leaves out keep their activations."""
+    """Compile one layer and loop over all, while the tower is trained, to save compilation time. Dropout masks differ
+    from those without it, and layers that `trainable` leaves out keep their activations."""
     fused_attention: bool = False
-    """Attention by one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs), while the tower is trained with `dropout` 0."""
+    """Compute attention in one kernel (cuDNN's, in bfloat16 on NVIDIA GPUs), while the tower is trained with `dropout`
+    0."""
     vocabulary: int = 2000
     """From scratch only: maximum size of the trained WordPiece vocabulary."""
     layers: int = 2
-    """From scratch only: transformer layers."""
+    """From scratch only: number of transformer layers."""
     hidden: int = 128
     """From scratch only: width; the feed-forward layer is four times as wide."""
     heads: int = 4
-    """From scratch only: attention heads."""
+    """From scratch only: number of attention heads."""
 
     def __post_init__(self) -> None:
         """Raises EtpError for an impossible rate."""
@@ -199,7 +196,7 @@ class TextTowerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Two towers and the joint space."""
+    """The two towers and the joint space."""
 
     ecg: EcgConfig = field(default_factory=ResNetConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
@@ -218,7 +215,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """A loss is two choices: what counts as a pair, and how scores become a loss."""
+    """Contrastive loss, defined by two choices: what counts as a pair, and how scores become a loss."""
 
     pairs: str = "own"
     """What counts as a pair. `own`: only the ECG's own report; `equal-masked`: equal reports leave the denominator;
@@ -226,14 +223,14 @@ class LossConfig:
     score: str = "softmax"
     """How scores become a loss: `softmax` (InfoNCE) or `sigmoid` (SigLIP)."""
     temperature: float = 0.07
-    """Temperature at the start; the logit scale is its inverse."""
+    """Initial temperature; the logit scale is its inverse."""
     learn_temperature: bool = True
     """Whether the temperature is trained."""
     max_logit_scale: float = 100.0
     """Upper bound of the learned logit scale."""
     semantic_from: Literal["tower", "batch"] = "tower"
     """Source of the similarity of two reports. `tower`: the text tower's outputs before training; `batch`: the text
-    embeddings of the step itself, without gradient (FG-CLEP)."""
+    embeddings of the current step, without gradient (FG-CLEP)."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5
@@ -243,12 +240,12 @@ class LossConfig:
     fnm_weight: float = 0.0
     """Weight of FG-CLEP's false-negative term: the absolute difference of ECG-text and text-text cosines."""
     fnm_mean: Literal["batch", "pairs"] = "batch"
-    """Average of that term: summed over a row's pairs and averaged over rows (1 / B, as written), or averaged over all
-    pairs (1 / B^2)."""
+    """Average of the false-negative term: summed over the pairs of a row and averaged over rows (1 / B, as in the
+    paper), or averaged over all pairs (1 / B^2)."""
     block: int = 0
-    """Columns of the score matrix (rows of the global batch) that a device compares its rows with at a time; 0: all at
-    once. Loss and gradients are the same but for rounding. All at once takes several float32 matrices of (batch size /
-    devices) rows and (batch size) columns; for large batches set 512 or so."""
+    """Number of columns of the score matrix (rows of the global batch) that a device computes at a time; 0: all. Loss
+    and gradients are the same except for rounding. All at once takes several float32 matrices of (batch size /
+    devices) rows and (batch size) columns; for large batches set about 512."""
 
     def __post_init__(self) -> None:
         """Raises EtpError for temperatures, weights and blocks that make no loss."""
@@ -273,7 +270,7 @@ class OptimConfig:
     learning_rate: float = 1e-3
     """Peak learning rate."""
     text_learning_rate: float | None = None
-    """Learning rate of a trained text tower; None: the same."""
+    """Peak learning rate of a trained text tower; None: that of the other parameters."""
     weight_decay: float = 0.0
     """Weight decay of matrices and kernels; biases and normalisation have none."""
     b1: float = 0.9
@@ -281,59 +278,60 @@ class OptimConfig:
     b2: float = 0.999
     """Decay of Adam's second moment."""
     epochs: float = 10.0
-    """Passes over the training records."""
+    """Number of passes over the training records."""
     max_steps: int = 0
-    """Maximum number of steps, for short runs; 0: as many as `epochs` make. The whole schedule, warm-up included, then
-    shrinks to this length."""
+    """Maximum number of steps, for short runs; 0: no maximum, all `epochs`. A maximum shortens the whole schedule,
+    warm-up included."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Learning rate after the warm-up: constant, or half a cosine to zero."""
     warmup_epochs: float = 0.0
-    """Epochs in which the learning rate rises linearly."""
+    """Number of epochs of linear learning-rate warm-up."""
     clip_norm: float = 0.0
-    """Maximum global gradient norm; 0 does not clip."""
+    """Maximum global gradient norm; 0: no clipping."""
     ema: float = 0.0
     """Decay of the moving average of the parameters, which is then evaluated; 0: no average."""
     micro_batches: int = 1
-    """Parts that a device encodes its rows in, one after another, for batches that do not fit in memory. The loss is
-    still that of the whole batch; a step takes a third longer. The gradient is the same, except with batch
-    normalisation: each part (of all devices) is then normalised by its own statistics, and running statistics take the
-    mean of the parts'."""
+    """Number of parts in which a device encodes its rows, one after another, for batches that do not fit in memory. The
+    loss is still that of the whole batch; a step takes a third longer. The gradient is the same, except with batch
+    normalisation: each part (over all devices) is then normalised by its own statistics, and the running statistics
+    are updated with the mean over the parts."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run is carried out. None of these options changes what is learned, but for rounding."""
+    """How the run is carried out. Except for rounding, none of these options changes what is learned."""
 
     parallel: Literal["pmap", "shard_map"] = "pmap"
-    """How a step is spread over devices; both give the same bits."""
+    """JAX transformation that runs a step on all devices; both give the same bits."""
     precision: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
     """Compute type of the towers; `auto` is bfloat16 on TPU and GPU and float32 on CPU. float64 is for tests."""
     steps_per_dispatch: int = 0
     """Training steps fused into one dispatch; fewer before a validation or checkpoint. 0 selects up to 10 where the
     records are resident on an accelerator, else 1. CPUs are several times slower with more than 1."""
     log_every: int = 20
-    """Steps between two lines of `metrics.jsonl`."""
+    """Number of steps between two lines of `metrics.jsonl`."""
     validate_every: float = 1.0
-    """Epochs between two validations."""
+    """Number of epochs between two validations."""
     checkpoint_every: int = 200
-    """Steps between two checkpoints; every validation saves one too."""
+    """Number of steps between two checkpoints; every validation saves one too."""
     best: Literal["loss", "recall"] = "loss"
-    """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. Targets of
-    --loss.semantic-from batch change during training, so that losses of different steps do not compare well."""
+    """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. With
+    --loss.semantic-from batch the targets change during training, so losses of different steps do not compare well."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     wandb: str = ""
-    """Project of Weights & Biases that the run is logged to as well; empty: none. It needs the extra `wandb`; without a
+    """Weights & Biases project to which the run is logged as well; empty: none. It needs the extra `wandb`; without a
     network set WANDB_MODE=offline."""
     deterministic: bool = False
-    """On GPUs: the same bits in every run on the same number and kind of devices, stopped and resumed or not. XLA then
-    uses only operations of a fixed order and does not choose them by timing, which is slower. It refuses those without
-    such a form (max-pool's gradient, `model.ecg.stem = conv-pool`, may be one). CPUs and TPUs need no option."""
+    """On GPUs: the same bits in every run on the same number and kind of devices, also after a stop and resume. XLA
+    then uses only deterministic operations and does not choose them by timing, which is slower. It refuses operations
+    without a deterministic form (the gradient of max-pooling, `model.ecg.stem = conv-pool`, may be one). CPUs and TPUs
+    do not need this option."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run."""
+    """Options of a training run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -342,13 +340,13 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     start_from: str = ""
-    """Run folder whose best checkpoint's parameters this run begins with; the model must be the same."""
+    """Run folder whose best checkpoint gives the initial parameters of this run; the model must be the same."""
     seed: int = 0
-    """Seed of initial weights, order and augmentation."""
+    """Seed of the initial weights, the order of the records, augmentation and dropout."""
 
 
 def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgConfig]:
-    """The options of the ECG tower of this name, among those whose module is imported; EtpError if there is none."""
+    """Finds the options class of an ECG tower by name, among the imported ones; EtpError if there is none."""
     known = {cls.kind: cls for cls in EcgConfig.__subclasses__()}
     if kind not in known:
         raise EtpError(f"{where}: no ECG tower {kind!r}; there are {', '.join(known)}")
@@ -356,7 +354,7 @@ def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgConfig]:
 
 
 def with_tower(config: TrainConfig, kind: str) -> TrainConfig:
-    """The config with another ECG tower, whose own options are at their defaults."""
+    """Returns the config with another ECG tower; the tower's own options have their defaults."""
     cls, ecg = tower_class(kind), config.model.ecg
     if isinstance(ecg, cls):
         return config
@@ -369,19 +367,21 @@ def EcgTowerConfig(**options: Any) -> EcgConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested plain dictionaries, ready for JSON."""
+    """Converts the config to nested plain dictionaries, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
-    """Rebuilds a config from `to_dict`'s form, or from that of version 0.1.
+    """Rebuilds a config from the form of `to_dict`, or from that of version 0.1.
+
+    Options of version 0.1 that are gone are ignored, see `old_options`.
 
     Args:
       data: options by name; missing ones take their defaults.
-      where: name of the source for messages.
+      where: name of the source, for messages.
 
     Raises:
-      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `old_options`.
+      EtpError: an option is unknown or impossible.
     """
     return _build(TrainConfig, without_old_options(data), where)
 
@@ -412,10 +412,10 @@ def save(config: TrainConfig, path: Path) -> None:
 
 
 def load(path: Path) -> TrainConfig:
-    """Reads what `save` wrote; raises EtpError when the file is missing or not a config."""
+    """Reads a config that `save` wrote; raises EtpError when the file is missing or not a config."""
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
     except FileNotFoundError:
-        raise EtpError(f"{path}: no such file; a run folder made by `etp train` holds one") from None
+        raise EtpError(f"{path}: no such file; a run folder made by `etp train` contains one") from None
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise EtpError(f"{path}: not a training config ({error})") from None

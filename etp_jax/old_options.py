@@ -1,4 +1,4 @@
-"""Options of version 0.1 that are gone or have another name: its configs are read as those of this version."""
+"""Conversion of configs of version 0.1, some of whose options are gone or renamed, to this version."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ OLD_DEFAULTS = {
     "data": {"train_split": "train", "validation_split": "validation"},
     "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
 }
-"""Options of version 0.1 that are gone, by group, and the only values that this version can train with."""
+"""Options of version 0.1 that are gone, by group, with the only values that this version can train with."""
 OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
-"""Options of version 0.1 that are gone and did not change what a run learns."""
+"""Options of version 0.1 that are gone and did not affect what a run learned, by group."""
 OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
+"""ResNet options of version 0.1, whose config held the options of both towers; those of the other had no effect."""
 OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
-"""Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
+"""Vision-transformer options of version 0.1, with their names in this version."""
 
 
 def check_trainable(data: dict[str, Any], where: str) -> None:
     """Raises EtpError if version 0.1 trained with an option that this version lacks; such a run can only be evaluated.
 
     Args:
-      data: a config in the form of `config.to_dict`, as a file or checkpoint holds it.
-      where: name of the source for messages.
+      data: config in the form of `config.to_dict`, from a file or checkpoint.
+      where: name of the source, for messages.
     """
     for group, defaults in OLD_DEFAULTS.items():
         for name, default in defaults.items():
@@ -36,7 +37,7 @@ def check_trainable(data: dict[str, Any], where: str) -> None:
 
 
 def without_old_options(data: dict[str, Any]) -> dict[str, Any]:
-    """The options of a config of any version in this version's layout; those that are gone are left out."""
+    """Converts the options of a config of any version to this version's layout; options that are gone are dropped."""
     data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
     for group, names in (*OLD_DEFAULTS.items(), *OLD_WITHOUT_EFFECT.items()):
         for name in names:

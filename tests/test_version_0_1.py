@@ -121,7 +121,7 @@ def test_training_goes_on_to_the_same_loss(folder):
     env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": path}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "going on at step 12" in done.stdout and "finished at step 15" in done.stdout
+    assert "resuming at step 12" in done.stdout and "finished at step 15" in done.stdout
     last = read_metrics(folder / RUN)[-1]
     assert (last["kind"], last["step"]) == ("validation", 15)
     assert last["loss"] == pytest.approx(LOSS_OF_EPOCH_5, rel=1e-5)

@@ -1,1 +1,1 @@
-"""`etp bench`: the speed of the training step, the encoder and the reader, against what the device can do."""
+"""`etp bench`: speed of the training step, the encoder and the reader, compared with the peak of the device."""

@@ -1,12 +1,12 @@
-"""What a step has to compute and to move at least: counted from the shapes, for utilisation and roofline.
+"""Minimum FLOPs and memory traffic of a step, counted from the shapes, for utilisation and roofline.
 
-FLOPs are those of convolutions and matrix products, two for a multiplication and addition. A trained part counts three
-times (forwards, the gradient of its input, the gradient of its weights), one that only lets gradients through twice, a
-frozen one once; what is computed again to save memory does not count.
+FLOPs are those of convolutions and matrix products; a multiply-add is two. A trained part counts three times (forward,
+gradient of its input, gradient of its weights). A part that only propagates gradients counts twice, and a frozen part
+once. Recomputation that saves memory does not count.
 
-Bytes are the least that layers computed one after the other move between memory and chip: every output of a convolution
-or matrix product is written and read once and, in training, read again for the gradient, while its own gradient is
-written and read. Everything between two of them is taken as fused with them, attention's scores too.
+Bytes are the minimum that layers, computed one after another, move between memory and chip. Every output of a
+convolution or matrix product is written and read once. In training it is read again for the gradient, and its own
+gradient is written and read. All operations between two of them count as fused with them, including attention scores.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from etp_jax.models.work import Work, linear, transformer_layer
 from etp_jax.training import optim
 
 TRANSFERS = {1: 2, 2: 4, 3: 5}
-"""How often a part's outputs are moved, by how often its FLOPs count."""
+"""Number of times that a part's outputs are moved, by the number of times that its FLOPs count."""
 PARAMETER_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the whole global batch, on all devices together."""
+    """Work of a step on the whole global batch, summed over all devices."""
 
     flops: int
     bytes: int
 
 
 def bert(config: BertConfig, tokens: int) -> Work:
-    """`Bert` for one report, forwards; looking words up is no product."""
+    """Counts the forward pass of `Bert` for one report; embedding lookups are no matrix products and do not count."""
     return _bert_layer(config, tokens) * config.num_hidden_layers
 
 
 def ecg_tower(config: ModelConfig, samples: int, leads: int) -> Work:
-    """The ECG tower for one ECG, forward."""
+    """Counts the forward pass of the ECG tower for one ECG."""
     return TOWERS[config.ecg.kind].work(config.ecg, samples, leads)
 
 
 def encoder(config: TrainConfig, samples: int, leads: int, params: Any, dtype: np.dtype, devices: int) -> Step:
-    """Embeds the batch's ECGs, in evaluation mode.
+    """Counts the work of embedding the batch's ECGs in evaluation mode.
 
     Args:
         config: the recipe.
         samples: length of an ECG.
-        leads: of an ECG.
+        leads: number of leads of an ECG.
         params: the model's parameters, or their shapes.
         dtype: compute type.
-        devices: each of which reads all parameters.
+        devices: number of devices, each of which reads all parameters.
     """
     batch = config.data.batch_size
     part = ecg_tower(config.model, samples, leads) + _projection(config.model, _features(params))
@@ -75,17 +75,17 @@ def train_step(
     dtype: np.dtype,
     devices: int,
 ) -> Step:
-    """One update; arguments as in `encoder`.
+    """Counts the work of one update.
 
     Args:
         config: the recipe.
         samples: length of an ECG.
-        leads: of an ECG.
+        leads: number of leads of an ECG.
         params: the model's parameters, or their shapes.
-        text_tower: a trained text tower and the tokens of a report; None: its cached outputs are read.
+        text_tower: sizes of a trained text tower and tokens per report; None: its cached outputs are read.
         text_dim: width of the text tower's output.
         dtype: compute type.
-        devices: each of which reads and writes parameters and optimiser state.
+        devices: number of devices, each of which reads and writes parameters and optimiser state.
     """
     batch, embedding = config.data.batch_size, config.model.embedding_dim
     mask = optim.trainable(params, config)
@@ -122,7 +122,7 @@ def _projection(config: ModelConfig, features: int) -> Work:
 
 
 def _features(params: Any) -> int:
-    """Width of the ECG tower's output."""
+    """Returns the width of the ECG tower's output."""
     projection = params["ecg_projection"]
     return projection["hidden" if "hidden" in projection else "linear"]["kernel"].shape[0]
 
@@ -132,7 +132,7 @@ def _size(tree: Any) -> int:
 
 
 def _passes(mask: Any, layers: int) -> list[int]:
-    """How often each layer's FLOPs count, the first layer first."""
+    """Lists how many times the FLOPs of each layer count, the first layer first."""
     below, passes = any(jax.tree.leaves(mask["embeddings"])), []
     for i in range(layers):
         learned = any(jax.tree.leaves(mask["encoder"]["layer"][str(i)]))

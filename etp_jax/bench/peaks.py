@@ -1,6 +1,7 @@
-"""Data-sheet peaks of accelerators, by the name JAX gives the device.
+"""Data-sheet peaks of accelerators, by JAX's name of the device.
 
-Dense figures, without sparsity. TPU figures are of what JAX calls a device: a chip, on v2 and v3 half of one.
+The figures are for dense operations, without sparsity. TPU figures are per JAX device: one chip, or half a chip on v2
+and v3.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ from etp_jax.bench.flops import Step
 
 
 class Peak(NamedTuple):
-    """What one device can do at best; None is unknown."""
+    """Peak performance of one device; None is unknown."""
 
     flops: float | None
-    """A second."""
+    """FLOPs per second."""
     bandwidth: float | None
-    """Bytes a second between memory and chip."""
+    """Bytes per second between memory and chip."""
     source: str | None
+    """Source of the figures."""
 
 
 class Sheet(NamedTuple):
-    """Figures of a data sheet, a second."""
+    """Peak figures of a data sheet, per second."""
 
     bfloat16: float
+    """FLOPs per second in bfloat16."""
     float32: float
-    """As JAX multiplies float32 by default: TF32 on NVIDIA's, one bfloat16 pass on TPUs."""
+    """FLOPs per second of JAX's default float32 products: TF32 on NVIDIA GPUs, one bfloat16 pass on TPUs."""
     bandwidth: float
+    """Bytes per second between memory and chip."""
     source: str
+    """Title of the data sheet."""
 
 
 HOPPER_SXM = 989.4e12, 494.7e12
@@ -62,13 +67,13 @@ SHEETS = {
 
 
 def peak(kind: str, dtype: str, tflops: float | None = None, gb_per_s: float | None = None) -> Peak:
-    """The peak of a device.
+    """Returns the peak of a device.
 
     Args:
-        kind: `device_kind`, exactly.
-        dtype: compute type: bfloat16, float32 or float64, for which no peak is known.
-        tflops: counts instead, 10^12 FLOPs a second.
-        gb_per_s: counts instead, 10^9 bytes a second.
+        kind: exact `device_kind` of the device.
+        dtype: compute type: bfloat16, float32, or float64, for which no peak is known.
+        tflops: peak that replaces the data sheet's, in 10^12 FLOPs per second.
+        gb_per_s: bandwidth that replaces the data sheet's, in 10^9 bytes per second.
     """
     sheet = SHEETS.get(kind)
     known = None if sheet is None else {"bfloat16": sheet.bfloat16, "float32": sheet.float32}.get(dtype)
@@ -81,17 +86,17 @@ def peak(kind: str, dtype: str, tflops: float | None = None, gb_per_s: float | N
 
 
 def against_peak(step: Step, seconds: float, devices: int, best: Peak) -> dict[str, Any]:
-    """How a step compares with what its devices can do.
+    """Compares a step with the peak of its devices.
 
     Args:
-        step: what it computes and moves, on all devices together.
-        seconds: it took.
-        devices: it ran on.
-        best: peak of one of them.
+        step: work of the step, summed over all devices.
+        seconds: duration of the step.
+        devices: number of devices that ran it.
+        best: peak of one device.
 
     Returns:
-        `mfu`: FLOPs a second over the peak. `limit`: `compute` or `memory`, whichever takes longer at its peak.
-        `of_roof`: that time over the time taken. None where a peak is unknown.
+        `mfu`: FLOPs per second over the peak. `limit`: `compute` or `memory`, whichever takes longer at its peak.
+        `of_roof`: that time over the measured time. Each is None where a peak is unknown.
     """
     compute_s = step.flops / (devices * best.flops) if best.flops else None
     memory_s = step.bytes / (devices * best.bandwidth) if best.bandwidth else None

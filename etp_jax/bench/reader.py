@@ -1,4 +1,4 @@
-"""How fast shards are read into batches of random order."""
+"""Reading speed of shards, in batches of random order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etp_jax.training.batches import Batches
 
 
 def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
-    """Records a second of the training split: from the disk (once), and when memory holds the files (median)."""
+    """Measures records per second of the training split: once from disk, then with the files in memory (median)."""
     shards = Shards(config.data.shards)
     split, reports = shards.split(TRAIN), shards.reports(TRAIN)
     batches = Batches(split, reports, config.data.batch_size, config.seed)
@@ -25,7 +25,7 @@ def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
             batches.at(epoch * batches.steps_per_epoch + step)
         return batches.steps_per_epoch * batches.batch_size / (time.perf_counter() - started)
 
-    batches.at(0)  # the index of the records is read once, not per epoch
+    batches.at(0)  # reads the index of the records, which is not part of an epoch
     _forget(split)
     cold, warm = rate(0), [rate(epoch) for epoch in range(1, repeats + 1)]
     about = {"records": len(batches.paired), "samples": shards.samples, "batch_size": batches.batch_size}
@@ -36,7 +36,7 @@ def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
 
 
 def _forget(split: Split) -> None:
-    """Asks the system to drop a split's files from its memory."""
+    """Asks the operating system to drop a split's files from the page cache."""
     for shard in split.shards.build["splits"][split.name]["shards"]:
         file = os.open(split.shards.folder / shard["file"], os.O_RDONLY)
         try:

@@ -1,20 +1,20 @@
-"""`etp bench`: throughput of training step, encoder and reader on the devices at hand, beside PyTorch if wanted.
+"""`etp bench`: throughput of training step, encoder and reader on the available devices, optionally next to PyTorch.
 
-Contenders take turns: in every round each of them runs a block of steps, so that whatever else the machine does
-affects all alike. Ratios are paired by round.
+Contenders alternate: in every round each of them runs a block of steps, so that other load on the machine affects all
+of them equally. Ratios are paired by round.
 
 The JSON, format 1 (null: not known, or not reported by the platform):
     format, recipe, device, platform, devices_at_hand, precision, parallel, samples, tokens, scaling, versions
     peak: {tflops, gb_per_s, source} of one device
     rows: one for each contender, batch size and device count
         what ("train step" or "encoder"), framework, batch_size (over all devices), devices
-        lower_s, compile_s (with a compilation cache, of reading it), first_step_s (after that)
-        step_s: seconds a step, one figure a round; ecg_per_s, ecg_per_s_per_device: of their median
+        lower_s, compile_s (with a compilation cache: the time to read it), first_step_s (after compilation)
+        step_s: seconds per step, one figure per round; ecg_per_s, ecg_per_s_per_device: from their median
         time_of_ours: our time over this contender's, median over the rounds
-        flops, bytes: of a step on all devices, by shapes (`flops.py`); intensity: flops / bytes
-        mfu, limit, of_roof: `peaks.against_peak`
-        memory: {argument, output, temp, alias}, XLA's bytes a device; peak_bytes: most in use on a device so far
-        out_of_memory: true in a row that holds nothing but this, batch_size and devices
+        flops, bytes: work of a step on all devices, from the shapes (`flops.py`); intensity: flops / bytes
+        mfu, limit, of_roof: results of `peaks.against_peak`
+        memory: {argument, output, temp, alias}, XLA's bytes per device; peak_bytes: most in use on a device so far
+        out_of_memory: true in a row with no other fields than batch_size and devices
     input: {cache ("cold" or "warm"), records, samples, batch_size, records_per_s}
 """
 
@@ -45,13 +45,14 @@ from etp_jax.training import build
 
 FORMAT = 1
 BLOCK_S = 1.0
-"""A block takes about so long."""
+"""Approximate duration of a block, in seconds."""
 TRACED_STEPS = 3
+"""Number of training steps in a profile."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured; the fields are those of the JSON."""
+    """All measurements of a run of `etp bench`; the fields are those of the JSON."""
 
     recipe: str
     device: str
@@ -73,11 +74,11 @@ class Report:
 
 
 def measure(options: BenchOptions) -> Report:
-    """Measures a recipe on synthetic ECGs and, if it names shards, the reader on these.
+    """Measures a recipe on synthetic ECGs and, if it names shards, the reader on them.
 
     Raises:
-      EtpError: a batch that the devices do not divide; more devices than there are; a file that cannot be written;
-        `compare` without torch, or for a recipe that PyTorch's model cannot follow.
+      EtpError: a batch is not a multiple of the number of devices; more devices are requested than exist; a file cannot
+        be written; or `compare` is given without torch, or for a recipe that the PyTorch model does not cover.
     """
     config = options.config
     _check(options)
@@ -126,7 +127,7 @@ def _check(options: BenchOptions) -> None:
 
 
 def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str) -> list[tuple[int, int]]:
-    """(global batch size, devices) of everything to measure; the batch sizes are those on the most devices."""
+    """Lists the (global batch size, devices) to measure; `batch_sizes` are those on the largest number of devices."""
     most = max(device_counts)
     if most > jax.device_count() or min(device_counts) < 1:
         raise EtpError(f"--device-counts {most}: this machine has {jax.device_count()} devices")
@@ -140,7 +141,7 @@ def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str)
 
 
 def _measure(options: BenchOptions, devices: Sequence[Any], best: Peak) -> list[dict[str, Any]]:
-    """Rows of one batch size, that of the config, and device count."""
+    """Measures the rows of one batch size, that of the config, and one device count."""
     config, samples = options.config, options.samples
     point = {"batch_size": config.data.batch_size, "devices": len(devices)}
     try:
@@ -165,7 +166,7 @@ def _measure(options: BenchOptions, devices: Sequence[Any], best: Peak) -> list[
 
 
 def _time(contenders: Sequence[Contender], repeats: int, devices: Sequence[Any]) -> list[dict[str, Any]]:
-    """What the clock says of each contender; a block's length comes from its third step."""
+    """Times the contenders; the third step of each sets the number of steps in its blocks."""
     rows, counts = [], []
     for contender in contenders:
         first_s = _seconds(contender, 1)
@@ -213,7 +214,7 @@ def _seconds(contender: Contender, count: int) -> float:
 
 
 def _peak_bytes(devices: Sequence[Any]) -> int | None:
-    """Most bytes in use on any of the devices since the program began; None where they do not tell."""
+    """Returns the most bytes in use on any device since the program began; None where devices do not report it."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each), default=None)
 

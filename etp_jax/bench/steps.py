@@ -1,4 +1,4 @@
-"""The training step and the encoder of a recipe on made-up ECGs, compiled and ready to be timed."""
+"""The training step and the encoder of a recipe on synthetic ECGs, compiled and ready for timing."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from etp_jax.training.parallel import Parallel
 from etp_jax.training.step import init_state, make_train_step
 
 REPORTS = 1000
-"""Distinct reports of the made-up data."""
+"""Number of distinct reports in the synthetic data."""
 BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
-"""Stands in for the text tower that a recipe names (28,996 words: cased)."""
+"""Sizes that replace those of a recipe's pretrained text tower (28,996 words: the cased vocabulary)."""
 TOKENS = 64
-"""Length of a made-up report, where the text tower is trained."""
+"""Length of a synthetic report, in tokens, where the text tower is trained."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to be timed."""
+    """A function to time."""
 
     what: Literal["train step", "encoder"]
     framework: str
     steps: Callable[[int], None]
-    """Runs so many steps (updates, however many one dispatch does) and returns when the last is done."""
+    """Function that runs a number of steps (updates, however many one dispatch does) and waits for the last one."""
     lower_s: float | None = None
-    """Seconds of tracing and lowering; None where the framework does it in the first step."""
+    """Duration of tracing and lowering, in seconds; None where the framework does both in the first step."""
     compile_s: float | None = None
-    """Seconds of XLA's compiler; None where the framework compiles in the first step."""
+    """Duration of XLA's compilation, in seconds; None where the framework compiles in the first step."""
     memory: dict[str, int] | None = None
-    """XLA's own count of bytes a device: arguments, outputs, temporary buffers, and outputs that reuse arguments."""
+    """XLA's count of bytes per device: arguments, outputs, temporary buffers, and outputs that reuse arguments."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A step that XLA compiled, with what that took."""
+    """A step compiled by XLA, with the times of lowering and compilation and the memory it needs."""
 
     run: Callable[..., Any]
     cost: dict[str, Any]
 
     @classmethod
     def of(cls, wrapped: Any, *args: Any) -> Compiled:
-        """Compiles for these arguments."""
+        """Compiles a step for these arguments."""
         started = time.perf_counter()
         lowered = wrapped.lower(*args)
         lowered_at = time.perf_counter()
@@ -66,7 +66,7 @@ class Compiled:
 
 
 def memory(compiled: Any) -> dict[str, int] | None:
-    """`Contender.memory` of a compiled program; None where the platform does not tell."""
+    """Returns `Contender.memory` of a compiled program; None where the platform does not report it."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
@@ -74,7 +74,7 @@ def memory(compiled: Any) -> dict[str, int] | None:
 
 
 def made_up(config: TrainConfig, samples: int) -> Batch:
-    """A global batch like those of `batches.Batches`, of noise."""
+    """Makes a global batch of noise, in the form of those of `batches.Batches`."""
     rng, size = np.random.default_rng(0), config.data.batch_size
     return {
         "ecg": rng.integers(-1000, 1000, (size, samples, len(LEADS)), np.int16),
@@ -85,17 +85,17 @@ def made_up(config: TrainConfig, samples: int) -> Batch:
 
 
 def text_tower(config: TrainConfig) -> BertConfig:
-    """The sizes of a recipe's text tower; those that only its weights tell are taken from BERT-base."""
+    """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
     text = config.model.text
     bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden)
     return dataclasses.replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
 
 
 def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[list[Contender], dict[str, flops.Step]]:
-    """Our training step and encoder on these devices, and by name what each has to do.
+    """Builds our training step and encoder on these devices, and counts the work of each, by name.
 
     Raises:
-      EtpError: a batch that the devices do not divide, or a model that cannot be.
+      EtpError: the batch is not a multiple of the number of devices, or the model is impossible.
     """
     dtype, parallel = build.set_precision(config.run.precision), Parallel(config.run.parallel, devices)
     if config.data.batch_size % parallel.devices:
@@ -118,7 +118,7 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
         ),
         "encoder": flops.encoder(config, *shape, dtype, parallel.devices),
     }
-    kept = parallel.replicate(jax.device_get(variables))  # the state is donated to its steps, and these arrays with it
+    kept = parallel.replicate(jax.device_get(variables))  # a copy, because the state is donated to its steps
     optimizer, schedule = optim.make_optimizer(config.optim, 1000)
     batch, texts = parallel.put_batch(made_up(config, samples)), parallel.replicate(texts)
     state = parallel.replicate(init_state(variables, optimizer, config))
@@ -133,7 +133,8 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
     encoded_from = kept["params"], kept["batch_stats"], batch, texts
     encoder = Compiled.of(parallel.wrap_eval_step(encode_step), *encoded_from)
 
-    # Both wait for the step before, as training does: devices stay busy, and virtual CPU devices out of a deadlock.
+    # Both wait for the previous step, as training does: this keeps devices busy and avoids a deadlock of virtual CPU
+    # devices.
     def train(count: int) -> None:
         nonlocal state
         before = None

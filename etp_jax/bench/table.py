@@ -1,4 +1,4 @@
-"""What `etp bench` measured as a table and as a plot."""
+"""Table and plot of the measurements of `etp bench`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HEAD = ROW.format(
     *("of roof", "GiB", "ours"),
 )
 EXPLAINED = """\
-compile: seconds, lowering included; GFLOP, GB: what a step computes and moves at least; MFU: of the device's peak; of
-roof: of what memory or arithmetic allows; GiB: a device's memory by XLA's count; ours: our time over this one's"""
+compile: seconds, lowering included; GFLOP, GB: minimum work and memory traffic of a step; MFU: share of the device's
+peak; of roof: share of the roofline limit; GiB: memory per device by XLA's count; ours: our time over this row's"""
 COLOURS = "#0072b2", "#b34a00", "#117733", "#882255", "#555555", "#88ccee", "#ddaa33"
 
 
 def table(report: Report) -> str:
-    """The report as aligned text."""
+    """Formats the report as aligned text."""
     peak = report.peak
     known = [f"{peak[key]:g} {unit}" for key, unit in (("tflops", "TFLOP/s"), ("gb_per_s", "GB/s")) if peak[key]]
     lines = [
@@ -69,10 +69,10 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def plot(report: Report) -> str:
-    """ECG/s of training step and encoder as SVG.
+    """Plots ECG/s of training step and encoder as SVG.
 
-    Over device counts, if there are several, with a curve for each batch size of the most devices; else over batch
-    sizes.
+    With several device counts, ECG/s is plotted over them, with a curve for each batch size (on the largest number of
+    devices). Otherwise it is plotted over batch sizes.
     """
     rows = [row for row in report.rows if "out_of_memory" not in row]
     over, x_name = "batch_size", "batch size"

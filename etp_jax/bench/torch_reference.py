@@ -28,7 +28,7 @@ class Block(nn.Module):
     """Residual block of two convolutions."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__()
         self.conv1 = nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm1 = nn.BatchNorm1d(outputs)
@@ -45,10 +45,10 @@ class Block(nn.Module):
 
 
 class DualEncoder(nn.Module):
-    """ResNet1D, two linear projections and the logit scale; the text tower's outputs are given."""
+    """ResNet1D, two linear projections and the logit scale; its text input is the text tower's cached outputs."""
 
     def __init__(self, config: TrainConfig, leads: int, text_dim: int) -> None:
-        """Makes the layers of a recipe."""
+        """Creates the layers of a recipe."""
         super().__init__()
         ecg = config.model.ecg
         assert isinstance(ecg, ResNetConfig), "`check` refuses other towers"
@@ -74,7 +74,7 @@ class DualEncoder(nn.Module):
         return F.normalize(self.ecg_projection(pooled.float()), dim=-1)
 
     def forward(self, ecg: Tensor, text: Tensor) -> Tensor:
-        """The symmetric InfoNCE loss."""
+        """Computes the symmetric InfoNCE loss."""
         text = F.normalize(self.text_projection(text), dim=-1)
         logits = self.logit_scale.exp() * self.encode_ecg(ecg) @ text.T
         own = torch.arange(len(logits), device=logits.device)
@@ -82,7 +82,7 @@ class DualEncoder(nn.Module):
 
 
 def check(config: TrainConfig, devices: Sequence[Any]) -> None:
-    """Raises EtpError where PyTorch cannot do the same: an unknown recipe, a TPU, several GPUs."""
+    """Raises EtpError where the PyTorch model cannot match ours: other options than METS's, a TPU, several GPUs."""
     ecg = config.model.ecg
     known = (
         config.model.text.frozen
@@ -98,7 +98,7 @@ def check(config: TrainConfig, devices: Sequence[Any]) -> None:
         and config.optim.micro_batches == 1
     )
     if not known:
-        raise EtpError("--compare torch knows METS's layers and loss only; compare `--config mets`")
+        raise EtpError("--compare torch supports METS's layers and loss only; use `--config mets`")
     if config.run.precision == "float64":
         raise EtpError("--compare torch runs in float32 or bfloat16; set --run.precision")
     backend = jax.default_backend()
@@ -111,9 +111,9 @@ def check(config: TrainConfig, devices: Sequence[Any]) -> None:
 
 
 def contenders(config: TrainConfig, batch: Batch, text_dim: int) -> list[Contender]:
-    """Eager and, where there is a compiler, compiled; on the GPU if that is where JAX runs."""
+    """Builds the eager contenders and, if there is a compiler, the compiled ones; on the GPU if JAX runs there."""
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, which is what JAX takes by default
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as JAX does by default
     signal = torch.from_numpy(batch["ecg"]).transpose(1, 2).contiguous().to(device)
     table = torch.randn(REPORTS, text_dim, device=device)
     report = torch.from_numpy(batch["report"]).long().to(device)
@@ -161,7 +161,7 @@ def _contenders(
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """JAX takes three quarters of a GPU's memory when it starts, and PyTorch what is left."""
+    """Turns PyTorch's out-of-memory error into one line; JAX reserves three quarters of a GPU's memory at its start."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:

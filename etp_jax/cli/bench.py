@@ -1,4 +1,4 @@
-"""`etp bench`: speed."""
+"""Command `etp bench`, which measures speed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from etp_jax.cli.recipe import named_recipe
 
 
 def default(argv: list[str]) -> BenchOptions:
-    """The options with the recipe that the arguments name."""
+    """Returns the default options, with the recipe that the arguments name."""
     return BenchOptions(**named_recipe(argv, BenchOptions.recipe))
 
 
 def brief(argv: list[str]) -> str:
-    """The options of `etp bench` alone, without those of training."""
+    """Formats the short help: the options of `etp bench`, without those of training."""
     own = own_options(BenchOptions, default(argv))
     return "\n".join(["usage: etp bench [options]", "", *own, "", *pointer("bench")])
 

@@ -1,4 +1,4 @@
-"""What a command is: its options, and what it does."""
+"""The description of a command: its options and its function."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class Command:
     """One command of `etp`."""
 
     options: type
-    """Dataclass of its options, read by tyro; the first line of its docstring is the command's in every list."""
+    """Dataclass of the command's options, parsed by tyro. The first line of its docstring describes the command."""
     run: Callable[[Any], None]
-    """Takes the options and prints what was done."""
+    """Function that runs the command with its options and prints the outcome."""
     default: Callable[[list[str]], Any] | None = None
-    """Default of the options where it depends on the arguments themselves: `--config` names a recipe."""
+    """Function that computes the default options from the arguments, for commands with a `--config` recipe."""
 
     help: Callable[[list[str]], str] | None = None
-    """Short text for `--help`, from the arguments; `--help-all` then shows every option."""
+    """Function that formats the short `--help` from the arguments; `--help-all` then shows all options."""
 
     @property
     def summary(self) -> str:
-        """The first line of the options' docstring."""
+        """First line of the docstring of the options."""
         return (self.options.__doc__ or "").splitlines()[0]

@@ -1,4 +1,4 @@
-"""`etp`: finds the command, parses its options, and turns every error of a user into one line."""
+"""Entry point of `etp`: finds the command, parses its options, and reports every user error in one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMANDS: dict[str, Command] = {
     **bench.COMMANDS,
     **reproduce.COMMANDS,
 }
-"""Every command by its name, of one or two words."""
+"""All commands by name, which has one or two words."""
 OLD_SPELLINGS = {
     "check": "shards check",
     "prep merge": "shards merge",
@@ -51,11 +51,11 @@ OLD_SPELLINGS = {
     "measure": "waveform measure",
     "tasks": "tasks list",
 }
-"""Names of version 0.1, not listed, which work until version 0.3."""
+"""Command names of version 0.1. They are not listed by `--help`, and work until version 0.3."""
 
 
 def usage(group: str = "") -> str:
-    """The list of commands, a line each; of those whose first word is `group` if it is given."""
+    """Formats the list of commands, one per line; with `group`, only the commands whose first word it is."""
     names = [name for name in COMMANDS if not group or name.startswith(f"{group} ")]
     width = max(map(len, names))
     lines = [f"  etp {name:<{width}}  {COMMANDS[name].summary}" for name in names]
@@ -65,10 +65,10 @@ def usage(group: str = "") -> str:
 
 
 def find(argv: list[str]) -> tuple[str, list[str]]:
-    """The name of the command that the arguments begin with, and the rest of them.
+    """Finds the command at the start of the arguments; returns its name and the remaining arguments.
 
     Raises:
-      EtpError: there is none; the message suggests the most similar names.
+      EtpError: there is no such command; the message suggests the most similar names.
     """
     for words in (2, 1):
         name = " ".join(argv[:words])
@@ -82,12 +82,12 @@ def find(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def groups() -> list[str]:
-    """First words of the commands of two words."""
+    """Lists the first words of the commands of two words."""
     return list(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
 
 
 def parse(argv: list[str]) -> tuple[Command, Any]:
-    """The command and its options; exits with status 2 and a message on bad ones."""
+    """Parses the arguments to a command and its options; exits with status 2 and a message if they are invalid."""
     name, rest = find(argv)
     command = COMMANDS[name]
     if command.help is not None and {"-h", "--help"} & set(rest):
@@ -100,7 +100,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of `etp`; a user's mistake is one line on stderr and exit status 2."""
+    """Runs `etp`; a user error ends it with one line on stderr and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv
     progress.quiet = "--quiet" in argv
     argv = [word for word in argv if word != "--quiet"]
@@ -123,10 +123,10 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("etp: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `etp ... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains about what is left
+    except BrokenPipeError:  # the reader of our output has exited, as in `etp ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # avoids Python's error on flushing at exit
         sys.exit(141)
-    except OSError as error:  # a file or folder that may not be read or written, a disk without room
+    except OSError as error:  # no permission to read or write a file or folder, or a full disk
         print(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
 

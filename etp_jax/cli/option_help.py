@@ -1,4 +1,4 @@
-"""The short `--help` of commands that take all options of a training run: one line an option, the usual ones only."""
+"""Short `--help` of commands that take all options of a training run: the common options only, one per line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ USUAL = (
     *("optim.micro_batches",),
     *("run.parallel", "run.steps_per_dispatch", "run.tensorboard", "run.deterministic"),
 )
-"""Options that the documentation names, besides those that a shipped recipe sets."""
+"""Options in the short help, besides those that a shipped recipe sets: the ones that the documentation names."""
 
 
 def own_options(cls: type, defaults: Any) -> list[str]:
-    """Lines for the options of a command itself, without those of the recipe."""
+    """Formats the options of a command itself, without those of the recipe, one per line."""
     hints, documented, lines = get_type_hints(cls, include_extras=True), _documented(cls), []
     for each in dataclasses.fields(cls):
         names = [extra.name for extra in getattr(hints[each.name], "__metadata__", ())]
@@ -37,7 +37,7 @@ def own_options(cls: type, defaults: Any) -> list[str]:
 
 
 def recipe_options(config: TrainConfig) -> list[str]:
-    """Lines for the usual options of a recipe, by group: those of its ECG tower, and those that other recipes set."""
+    """Formats the common options by group: all of the ECG tower, those in `USUAL`, and those that a recipe sets."""
     plain, usual = _flat(TrainConfig()), set(USUAL)
     for recipe in map(load_recipe, recipe_names()):
         usual |= {name for name, value in _flat(recipe).items() if value != plain.get(name)}
@@ -54,12 +54,12 @@ def recipe_options(config: TrainConfig) -> list[str]:
 
 
 def pointer(command: str) -> list[str]:
-    """Where the other options are."""
+    """Explains the columns, and names the command that shows all options."""
     return ["Columns: option, value in this recipe, meaning.", f"All options: etp {command} --help-all"]
 
 
 def _lines(options: Any, prefix: str) -> list[tuple[str, str]]:
-    """Dotted name and line of every field that is no group itself."""
+    """Lists the dotted name and the help line of every field that is not a group of options."""
     documented = _documented(type(options))
     return [
         (prefix + each.name, _line(prefix + each.name, getattr(options, each.name), documented.get(each.name, "")))
@@ -80,23 +80,23 @@ def _line(name: str, value: Any, description: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """The text, or as many of its words as fit."""
+    """Truncates the text to the words that fit."""
     return text if len(text) <= width else f"{text[: width - 1].rpartition(' ')[0] or text[: width - 2]} …"
 
 
 def _documented(cls: type) -> dict[str, str]:
-    """Descriptions of the fields of a dataclass, inherited ones too."""
+    """Returns the descriptions of the fields of a dataclass, including inherited ones."""
     bases = [base for base in reversed(inspect.getmro(cls)) if dataclasses.is_dataclass(base)]
     return {param.arg_name: param.description or "" for base in bases for param in parse_from_object(base).params}
 
 
 def _sentence(text: str) -> str:
-    """The first sentence, on one line."""
+    """Returns the first sentence, on one line."""
     return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 
 def _flat(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Every option by its dotted name."""
+    """Flattens the options to a dictionary by dotted name."""
     flat: dict[str, Any] = {}
     for each in dataclasses.fields(options):
         value = getattr(options, each.name)

@@ -1,4 +1,4 @@
-"""`etp quickstart`: everything once, on a synthetic archive."""
+"""Command `etp quickstart`, which runs the whole pipeline once on a synthetic archive."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from etp_jax.evaluation.zero_shot import ZeroShot
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Synthetic archive, shards, training, zero-shot, probe and report.html in a few minutes."""
+    """Runs everything in a few minutes: synthetic archive, shards, training, zero-shot, probe, report.html."""
 
     out: Path = Path("runs/quickstart")
-    """Folder for everything it makes."""
+    """Folder for all output files."""
     records: int = 2000
     """Number of synthetic ECGs."""
 

@@ -1,4 +1,4 @@
-"""The recipe that `--config` names, as the default of every training option."""
+"""Loading of the recipe that `--config` names; it sets the defaults of all training options."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from etp_jax.configs import load_recipe
 
 
 def named_recipe(argv: list[str], default: str) -> dict[str, Any]:
-    """The fields `recipe` and `config` of a command's options, from its arguments.
+    """Builds the fields `recipe` and `config` of a command's options from its arguments.
 
     Args:
-      argv: the command's arguments. Which options of a tower they may hold depends on `--model.ecg.kind` among them.
-      default: name of the recipe where the arguments name none.
+      argv: arguments of the command. `--model.ecg.kind` among them decides which tower options exist.
+      default: name of the recipe if the arguments name none.
 
     Raises:
-      EtpError: no such recipe, stage or tower.
+      EtpError: the recipe, stage or tower is unknown.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=default)

@@ -1,4 +1,4 @@
-"""`etp train`: trains a recipe."""
+"""Command `etp train`, which trains a recipe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from etp_jax.config import TrainConfig
 
 @dataclass(frozen=True)
 class Train:
-    """Trains a recipe, or goes on with the run that WORKDIR holds."""
+    """Trains a recipe, or resumes the run in WORKDIR."""
 
     workdir: Path
     """Run folder: checkpoints, metrics, evaluation."""
     recipe: Annotated[str, tyro.conf.arg(name="config")] = "ptbxl"
-    """A shipped recipe's name, or a .py file that defines `config`."""
+    """Name of a shipped recipe, or a .py file that defines `config`."""
     stage: str | None = None
     """Stage of a recipe that has several: FG-CLEP's `coarse` or `fine`."""
     max_steps: int = 0
@@ -29,19 +29,19 @@ class Train:
     extend: bool = False
     """Continue a finished run to more --optim.epochs or --max-steps."""
     distributed: bool = False
-    """Several hosts: take coordinator, process count and process id from the environment (JAX's own detection of
-    SLURM, GKE and TPU pods, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID). If a process is lost,
-    the others stop within 10 seconds with status 75; the same command, on as many hosts or other ones, goes on."""
+    """Train on several hosts. Coordinator, process count and process id come from the environment: JAX's own detection
+    of SLURM, GKE and TPU pods, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If a process is lost,
+    the others stop within 10 seconds with status 75; the same command, on the same or other hosts, resumes the run."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 def default(argv: list[str]) -> Train:
-    """The options with the recipe that the arguments name."""
+    """Returns the default options, with the recipe that the arguments name."""
     return Train(workdir=tyro.MISSING, **named_recipe(argv, Train.recipe))
 
 
 def brief(argv: list[str]) -> str:
-    """The options of `etp train`, and those of the recipe that are usually set."""
+    """Formats the short help: the options of `etp train` and the commonly used options of the recipe."""
     options = default(argv)
     own, recipe = own_options(Train, options), recipe_options(options.config)
     return "\n".join(["usage: etp train --workdir RUN [options]", "", *own, *recipe, "", *pointer("train")])

@@ -1,7 +1,7 @@
-"""Compares local rows with all rows of the global batch: at once, or a block at a time, devices passing theirs round.
+"""Comparison of local rows with all rows of the global batch, at once or in blocks that circulate among the devices.
 
-At once, a device holds matrices of local rows x global batch. In blocks it holds them for one block of columns only:
-each block is computed again for its gradient (`jax.checkpoint`), for a ring that keeps what it computed saves nothing.
+At once, a device holds matrices of local rows x global batch. In blocks, it holds them for one block of columns only.
+Each block is recomputed for its gradient (`jax.checkpoint`); a ring that keeps its results would save no memory.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def over_columns(f: Callable[[Tree], Tree], local: Tree, block: int, axis_name: 
     """Applies `f` to the rows of all devices.
 
     Args:
-        f: what is wanted of some columns; a function of a tree like `local`, of any length.
-        local: arrays [b, ...], this device's rows, as many on every device.
-        block: columns at a time; 0 is all at once. It need not divide b.
+        f: function of a block of columns; its argument is a tree like `local`, of any length.
+        local: arrays [b, ...], this device's rows; b is the same on every device.
+        block: columns at a time; 0: all at once. It need not divide b.
         axis_name: device axis, or None on a single device.
 
     Returns:
-        What `f` gave, stacked along a new first axis in the order of the global batch. Gradients flow back to the
-        devices that the columns came from.
+        Results of `f`, stacked along a new first axis in the order of the global batch. Gradients flow back to the
+        devices that hold the columns.
     """
     if block == 0:
         columns = local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
@@ -41,13 +41,13 @@ def over_columns(f: Callable[[Tree], Tree], local: Tree, block: int, axis_name: 
         return jax.lax.ppermute(columns, axis_name, ring), parts
 
     _, parts = jax.lax.scan(turn, local, length=devices)
-    in_order = jax.tree.map(lambda x: jnp.roll(x, here, axis=0), parts)  # each device began with its own
+    in_order = jax.tree.map(lambda x: jnp.roll(x, here, axis=0), parts)  # each device began with its own columns
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), in_order)
 
 
 def _in_blocks(f: Callable[[Tree], Tree], columns: Tree, block: int) -> Tree:
-    """`f` of every block, stacked; the last block may be shorter."""
-    # Barriers against merging with the first computation are not needed in a loop, and would only slow it.
+    """Applies `f` to every block and stacks the results; the last block may be shorter."""
+    # In a loop, XLA cannot merge the recomputation with the first computation, so barriers would only slow it down.
     f = jax.checkpoint(f, prevent_cse=False)
     size = jax.tree.leaves(columns)[0].shape[0]
     whole, rest = divmod(size, block)

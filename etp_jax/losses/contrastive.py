@@ -1,7 +1,7 @@
 """The contrastive loss over the batch of all devices: pairs (`pairs.py`), score (`scores.py`) and recall.
 
-Every formula is written for some columns of the global batch and joined over blocks of them, of which the dense form
-has one and the blockwise form many (`blockwise.py`); memory is the only difference.
+Every formula is written for a block of columns of the global batch, and its results are combined over the blocks. The
+dense form has one block and the blockwise form many (`blockwise.py`); they differ in memory only.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from etp_jax.losses.scores import SCORES, Part, combine
 
 
 class Embeddings(NamedTuple):
-    """What the towers make of a device's rows."""
+    """Outputs of the towers for a device's rows."""
 
     ecg_bE: jax.Array
     """Unit embeddings of the ECGs."""
     text_bE: jax.Array
-    """Unit embeddings of their reports."""
+    """Unit embeddings of the reports."""
     report_b: jax.Array
-    """int, number of each report; equal numbers are equal reports."""
+    """int, number of each report; equal numbers mean equal reports."""
 
 
 def contrastive_loss(
@@ -36,22 +36,22 @@ def contrastive_loss(
     semantic_bD: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of this device's rows against the whole batch.
+    """Computes the loss of this device's rows against the whole batch.
 
-    The batch's loss is the mean over the devices (`pmean`) and its gradient the mean of the devices' gradients, each of
-    which holds, through the collectives inside, what its rows contribute to the losses of all.
+    The loss of the batch is the mean over the devices (`pmean`), and its gradient is the mean of their gradients. By
+    the collectives inside, each device's gradient holds what its rows contribute to the losses of all devices.
 
     Args:
         rows: embeddings of this device's rows.
-        config: pairs, score and their constants, and how many columns are compared at a time.
-        logit_scale: scalar that multiplies the cosines (not its logarithm).
+        config: pairs, score and their constants, and the number of columns compared at a time.
+        logit_scale: scalar factor of the cosines (not its logarithm).
         logit_bias: scalar added to the logits, for a score that has one; None is 0.
         semantic_bD: float [b, D], vectors whose cosines are the similarities of the reports; if `pairs.needs_tower`.
         axis_name: device axis, or None on a single device.
 
     Returns:
-        Scalar loss and scalar metrics `ecg_to_text_recall_1` and `text_to_ecg_recall_1` (equal reports are hits), in
-        float32 or, from float64 embeddings, float64; of this device's rows.
+        Scalar loss and scalar metrics `ecg_to_text_recall_1` and `text_to_ecg_recall_1` (equal reports are hits), all
+        of this device's rows. They are float32, or float64 for float64 embeddings.
     """
     score, report_b = SCORES[config.score], rows.report_b
     dtype = jnp.promote_types(rows.ecg_bE.dtype, jnp.float32)
@@ -62,8 +62,9 @@ def contrastive_loss(
         semantic_bD = jax.lax.stop_gradient(text_bE)
     semantic_bD = None if semantic_bD is None else semantic_bD.astype(dtype)
     if config.block:
-        # A ring that needs no embeddings may not overtake the collectives inside the encoders: on virtual CPU devices,
-        # where collectives block their threads, some would wait in the one and some in the other. No cosine exceeds 2.
+        # A ring that needs no embeddings must not overtake the collectives inside the encoders. On virtual CPU devices
+        # collectives block their threads, so some would wait in the ring and others in the encoders: a deadlock. The
+        # sum makes the ring depend on the embeddings without changing it, because no component exceeds 2.
         report_b = report_b + (ecg_bE.max() > 2)
     local = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
 
@@ -92,9 +93,9 @@ def contrastive_loss(
 
 
 def fnm(distance_kb: jax.Array, config: LossConfig, axis_name: str | None) -> jax.Array:
-    """L_fnm of FG-CLEP (arXiv 2505.11939 v1): (1/B) sum_ij |cos(ecg_i, text_j) - S_ij|, or the mean over all pairs.
+    """Computes L_fnm of FG-CLEP (arXiv 2505.11939 v1), from the sums over the columns of k blocks, [k, b].
 
-    It takes the sums over columns of k blocks, [k, b].
+    L_fnm is (1/B) sum_ij |cos(ecg_i, text_j) - S_ij|, or, with `loss.fnm_mean` "pairs", the mean over all pairs.
     """
     summed = distance_kb.sum(axis=0).mean()
     if config.fnm_mean == "batch":
@@ -103,21 +104,21 @@ def fnm(distance_kb: jax.Array, config: LossConfig, axis_name: str | None) -> ja
 
 
 class Best(NamedTuple):
-    """Each row's best column."""
+    """Best column of each row."""
 
     score_b: jax.Array
     report_b: jax.Array
-    """Number of its report."""
+    """Number of the report of the best column."""
 
 
 def best(logits_bC: jax.Array, report_C: jax.Array) -> Best:
-    """The first of the columns with the greatest logit."""
+    """Finds the first of the columns with the greatest logit."""
     logits_bC = jax.lax.stop_gradient(logits_bC)
     return Best(logits_bC.max(axis=1), report_C[jnp.argmax(logits_bC, axis=1)])
 
 
 def recall_1(parts: Best, report_b: jax.Array) -> jax.Array:
-    """Share of rows whose best column of all, given those of k blocks ([k, b]), has an equal report."""
+    """Computes the share of rows whose best column has an equal report, from the best columns of k blocks, [k, b]."""
     chosen_1b = jnp.argmax(parts.score_b, axis=0, keepdims=True)
     hit_1b = jnp.take_along_axis(parts.report_b, chosen_1b, axis=0) == report_b
     return hit_1b.mean(dtype=parts.score_b.dtype)

@@ -1,8 +1,8 @@
-"""What counts as a pair: for every local row, how much of its target falls on each row of the global batch.
+"""Rules for what counts as a pair: the target of every local row over the rows of the global batch.
 
 A rule is one function and one line of `PAIR_RULES`. The rows of the global batch are the columns of the target.
-Everything here works on any block of them; what a target depends on in all columns comes from `share` of each block
-and `add` of these.
+Every function works on any block of columns. Where a target depends on all columns, `share` computes the contribution
+of each block and `add` sums these.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from etp_jax.losses.scores import SCORES, Pairs
 
 
 class Rows(NamedTuple):
-    """Some rows of the global batch, as far as pairs depend on them."""
+    """Rows of the global batch, with the fields that decide what counts as a pair."""
 
     number_b: jax.Array
     """int, position in the global batch."""
     report_b: jax.Array
-    """int, number of the report; equal numbers are equal reports."""
+    """int, number of the report; equal numbers mean equal reports."""
     semantic_bD: jax.Array | None
-    """What the reports mean; only if `needs_semantic`."""
+    """Vectors of the reports, whose cosines are their similarities; only if `needs_semantic`."""
 
 
 class Share(NamedTuple):
-    """What a row's softmax target is divided by, so that it sums to 1 over all columns."""
+    """Normaliser of a row's softmax target, which makes it sum to 1 over all columns."""
 
     equal_b: jax.Array
     """Number of columns with an equal report."""
@@ -40,12 +40,12 @@ class Share(NamedTuple):
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Product in full precision: on accelerators the default would round a float32 score to bfloat16."""
+    """Multiplies in full precision; the default on accelerators would round a float32 score to bfloat16."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def cosine(x_bD: jax.Array, y_CD: jax.Array) -> jax.Array:
-    """Cosines [b, C] of rows; a zero row has cosine 0 with all."""
+    """Computes the cosines [b, C] of rows; a zero row has cosine 0 with every other."""
 
     def unit(x: jax.Array) -> jax.Array:
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12))
@@ -54,7 +54,7 @@ def cosine(x_bD: jax.Array, y_CD: jax.Array) -> jax.Array:
 
 
 def alike(rows: Rows, columns: Rows) -> jax.Array:
-    """Cosines [b, C] of what the reports mean."""
+    """Computes the similarities [b, C] of the reports, as cosines of their vectors."""
     assert rows.semantic_bD is not None and columns.semantic_bD is not None, "this loss needs the reports' vectors"
     return cosine(rows.semantic_bD, columns.semantic_bD)
 
@@ -64,21 +64,22 @@ class PairRule:
     """One way to decide what counts as a pair."""
 
     targets: Callable[[Rows, Rows, Share | None, LossConfig], tuple[jax.Array, jax.Array | None]]
-    """Takes b rows, C columns, the rows' share over all columns (None where the score takes no shares) and constants.
-    It returns targets [b, C], of any type, and bool [b, C], which pairs count; None: all do."""
+    """Function that computes the targets of a block. It takes b rows, C columns, the rows' share over all columns
+    (None where the score takes no shares) and the constants. It returns targets [b, C], of any type, and bool [b, C],
+    which pairs count; None: all count."""
     spreads: bool = False
     """Whether a row's share depends on columns other than its own."""
     semantic: bool = False
-    """Whether targets depend on what the reports mean."""
+    """Whether targets depend on the similarity of the reports."""
 
 
 def own(rows: Rows, columns: Rows, _: Share | None, __: LossConfig) -> tuple[jax.Array, jax.Array | None]:
-    """Only its own report is positive, and all others are negative."""
+    """Computes targets in which only an ECG's own report is positive, and all others are negative."""
     return rows.number_b[:, None] == columns.number_b, None
 
 
 def equal_masked(rows: Rows, columns: Rows, _: Share | None, __: LossConfig) -> tuple[jax.Array, jax.Array | None]:
-    """Only its own report is positive; equal reports of other records are neither positive nor negative."""
+    """Computes targets as `own`, but equal reports of other records are neither positive nor negative."""
     own_bC = rows.number_b[:, None] == columns.number_b
     return own_bC, own_bC | (rows.report_b[:, None] != columns.report_b)
 
@@ -86,7 +87,7 @@ def equal_masked(rows: Rows, columns: Rows, _: Share | None, __: LossConfig) -> 
 def equal_positive(
     rows: Rows, columns: Rows, all_columns: Share | None, _: LossConfig
 ) -> tuple[jax.Array, jax.Array | None]:
-    """All equal reports are positive and, as shares, alike."""
+    """Computes targets in which all equal reports are positive and, as shares, have equal weight."""
     equal_bC = rows.report_b[:, None] == columns.report_b
     return equal_bC if all_columns is None else equal_bC / all_columns.equal_b[:, None].astype(float), None
 
@@ -94,15 +95,15 @@ def equal_positive(
 def semantic(
     rows: Rows, columns: Rows, all_columns: Share | None, config: LossConfig
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Targets follow the cosines of the reports' vectors, which are plain: centre the vectors first if at all.
+    """Computes targets from the cosines of the reports' vectors, which are not centred here.
 
-    As probabilities they are FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2. As
-    shares, `semantic_weight` of the target is a softmax over the cosines; equal reports share the rest.
+    As probabilities the targets are FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2.
+    As shares, `semantic_weight` of the target is a softmax over the cosines, and equal reports share the rest.
     """
     cosine_bC = alike(rows, columns)
     if all_columns is None:
         return (1 + cosine_bC) / 2, None
-    assert all_columns.alike_b is not None, "`share` of semantic pairs has it"
+    assert all_columns.alike_b is not None, "`share` sets alike_b for semantic pairs"
     equal_bC, _ = equal_positive(rows, columns, all_columns, config)
     alike_bC = jnp.exp(cosine_bC / config.semantic_temperature - all_columns.alike_b[:, None])
     return (1 - config.semantic_weight) * equal_bC + config.semantic_weight * alike_bC, None
@@ -114,18 +115,18 @@ PAIR_RULES = {
     "equal-positive": PairRule(equal_positive, spreads=True),
     "semantic": PairRule(semantic, spreads=True, semantic=True),
 }
-"""Every rule by its name, `loss.pairs`."""
+"""All rules by their name, `loss.pairs`."""
 
 
 def check_loss(config: LossConfig) -> None:
-    """Raises EtpError unless there are such pairs and such a score."""
+    """Raises EtpError if `loss.pairs` or `loss.score` is unknown."""
     for name, known in (("pairs", PAIR_RULES), ("score", SCORES)):
         if getattr(config, name) not in known:
             raise EtpError(f"loss.{name} is {getattr(config, name)!r}; there are {', '.join(known)}")
 
 
 def needs_semantic(config: LossConfig) -> bool:
-    """Whether the loss depends on what the reports mean."""
+    """Whether the loss depends on the similarity of the reports."""
     return PAIR_RULES[config.pairs].semantic or config.fnm_weight > 0
 
 
@@ -140,7 +141,7 @@ def needs_share(config: LossConfig) -> bool:
 
 
 def share(rows: Rows, columns: Rows, config: LossConfig) -> Share:
-    """What these columns contribute to the rows' `Share`."""
+    """Computes the contribution of a block of columns to the `Share` of the rows."""
     equal_b = (rows.report_b[:, None] == columns.report_b).sum(axis=1)
     if not PAIR_RULES[config.pairs].semantic:
         return Share(equal_b, None)
@@ -148,17 +149,17 @@ def share(rows: Rows, columns: Rows, config: LossConfig) -> Share:
 
 
 def add(parts: Share) -> Share:
-    """The `Share` of all columns, from those of blocks, stacked along the first axis."""
+    """Combines the `Share` of every block, stacked along the first axis, to that of all columns."""
     return Share(parts.equal_b.sum(axis=0), None if parts.alike_b is None else jax.nn.logsumexp(parts.alike_b, axis=0))
 
 
 def make_pairs(rows: Rows, columns: Rows, all_columns: Share | None, config: LossConfig, dtype: jnp.dtype) -> Pairs:
-    """Lays out the targets.
+    """Computes the targets of rows against columns.
 
     Args:
         rows: b rows of the global batch.
-        columns: C rows of it to compare them with.
-        all_columns: the rows' share over all columns, if `needs_share`.
+        columns: C rows of the global batch to compare them with.
+        all_columns: share of the rows over all columns, if `needs_share`.
         config: pairs and score.
         dtype: type of the targets.
 

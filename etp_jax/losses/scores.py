@@ -1,6 +1,7 @@
-"""How scores become a loss: softmax (InfoNCE) or sigmoid (SigLIP). A score is one function and one line of `SCORES`.
+"""Functions that turn scores into a loss: softmax (InfoNCE) and sigmoid (SigLIP).
 
-A function sees some columns of the global batch; `combine` joins what it gives over all blocks of them.
+A score is one function and one line of `SCORES`. The function gets a block of columns of the global batch; `combine`
+combines its results over all blocks.
 """
 
 from __future__ import annotations
@@ -14,41 +15,42 @@ import jax.numpy as jnp
 
 
 class Pairs(NamedTuple):
-    """Targets of rows against columns. Both directions have the same ones, for their rows are the same records."""
+    """Targets of rows against columns; they are the same in both directions, whose rows are the same records."""
 
     target_bC: jax.Array
-    """Share of the target. Softmax: each row sums to 1. Sigmoid: probability that the two belong together."""
+    """Target of each pair. Softmax: share of the row, which sums to 1. Sigmoid: probability that the pair matches."""
     counts_bC: jax.Array
-    """bool; false where a pair is neither positive nor negative and leaves the loss."""
+    """bool; false where a pair is neither positive nor negative and is left out of the loss."""
 
 
 class Part(NamedTuple):
-    """The loss of each row, as far as some columns determine it: logarithm of a sum over columns, plus a sum."""
+    """Contribution of a block of columns to the loss of each row: the logarithm of a sum over columns, plus a sum."""
 
     log_sum_b: jax.Array | None
-    """Logarithm of the columns' sum of exponentials; None: the loss has no such term."""
+    """Logarithm of the sum of exponentials over the columns; None: the loss has no such term."""
     sum_b: jax.Array
-    """Sum over the columns of everything else."""
+    """Sum of all other terms over the columns."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One way to make a loss of scores."""
+    """One way to turn scores into a loss."""
 
     part: Callable[[jax.Array, jax.Array, Pairs], tuple[Part, ...]]
-    """Takes the logits [b, C] of ECG rows against text columns, those of text rows against ECG columns, and the pairs.
-    It returns the parts whose mean is the loss: one of each direction, or one of both."""
+    """Function that computes the parts of a block. It takes the logits [b, C] of ECG rows against text columns, those
+    of text rows against ECG columns, and the pairs. The loss is the mean of the parts: one for each direction, or one
+    for both."""
     shares: bool
-    """Whether a row's targets are shares that sum to 1, instead of one probability a pair."""
+    """Whether the targets of a row are shares that sum to 1, instead of one probability per pair."""
     bias: bool = False
     """Whether `loss.bias` is added to the logits and learned."""
 
 
 def softmax(text_logits_bC: jax.Array, ecg_logits_bC: jax.Array, pairs: Pairs) -> tuple[Part, ...]:
-    """Cross-entropy of the targets: InfoNCE (arXiv 1807.03748), as METS, section 3.3, writes it."""
+    """Computes the cross-entropy of the targets: InfoNCE (arXiv 1807.03748), in the form of METS, section 3.3."""
 
     def direction(logits_bC: jax.Array) -> Part:
-        # Not -inf: a block in which no column counts would have the gradient 0 / 0.
+        # Not -inf: in a block without any counted column the gradient would be 0 / 0.
         counted_bC = jnp.where(pairs.counts_bC, logits_bC, jnp.finfo(logits_bC.dtype).min)
         return Part(jax.nn.logsumexp(counted_bC, axis=1), -jnp.sum(pairs.target_bC * logits_bC, axis=1))
 
@@ -56,7 +58,7 @@ def softmax(text_logits_bC: jax.Array, ecg_logits_bC: jax.Array, pairs: Pairs) -
 
 
 def sigmoid(text_logits_bC: jax.Array, _: jax.Array, pairs: Pairs) -> tuple[Part, ...]:
-    """Cross-entropy of every pair: SigLIP (arXiv 2303.15343, section 3.2). Both directions have the same pairs."""
+    """Computes the cross-entropy of every pair: SigLIP (arXiv 2303.15343, section 3.2), the same in both directions."""
     positive_bC, negative_bC = jax.nn.softplus(-text_logits_bC), jax.nn.softplus(text_logits_bC)
     loss_bC = pairs.target_bC * positive_bC + (1 - pairs.target_bC) * negative_bC
     return (Part(None, jnp.sum(jnp.where(pairs.counts_bC, loss_bC, 0), axis=1)),)
@@ -66,11 +68,11 @@ SCORES = {
     "softmax": Score(softmax, shares=True),
     "sigmoid": Score(sigmoid, shares=False, bias=True),
 }
-"""Every score by its name, `loss.score`."""
+"""All scores by their name, `loss.score`."""
 
 
 def combine(parts: Sequence[Part]) -> jax.Array:
-    """The loss, mean over rows and parts; each part holds those of k blocks of columns, [k, b]."""
+    """Computes the loss, the mean over rows and parts; each part is stacked over k blocks of columns, [k, b]."""
 
     def mean(part: Part) -> jax.Array:
         loss_b = part.sum_b.sum(axis=0)

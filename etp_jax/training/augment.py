@@ -1,4 +1,4 @@
-"""Random changes of the ECG, on the device, each example by its own key."""
+"""Random augmentation of ECGs, on the device, with one random key per example."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def check_augment(config: AugmentConfig, samples: int, fs: int) -> None:
 def augment(
     ecg_BTL: jax.Array, lead_mask_BL: jax.Array, keys_B: jax.Array, config: AugmentConfig, fs: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Changes each ECG by its own key; what is off is not computed.
+    """Augments each ECG with its own key; changes that are off are not computed.
 
     Args:
         ecg_BTL: int16 or float [B, T, leads], µV.
         lead_mask_BL: bool [B, leads], false where a lead was not recorded.
         keys_B: typed PRNG keys [B].
-        config: how strongly.
+        config: strength of each change.
         fs: sampling rate, Hz.
 
     Returns:
-        ECG [B, T, leads], µV, float32 or, with JAX in 64 bits, float64 (as it came, if everything is off); and mask,
-        false for silenced leads too.
+        ECG [B, T, leads], µV, and lead mask, which is false for silenced leads too. The ECG is float32 or, with JAX in
+        64 bits, float64; if everything is off, it is returned unchanged.
 
     Raises:
         EtpError: an option that no such record can satisfy.
@@ -46,8 +46,8 @@ def augment(
 def augment_one(
     ecg_TL: jax.Array, lead_mask_L: jax.Array, key: jax.Array, config: AugmentConfig, fs: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`augment` for one example."""
-    # Version 0.1 had other changes at the places 0, 1, 2 and 4; a run of it continues with the same draws.
+    """Augments one example."""
+    # Version 0.1 used keys 0, 1, 2 and 4 for other changes. The numbering stays, so its runs continue with equal draws.
     keys = jax.random.split(key, 6)
     shift_key, drop_key, few_key = keys[3], keys[5], jax.random.fold_in(key, 6)
     x = ecg_TL.astype(float)
@@ -63,20 +63,20 @@ def augment_one(
 
 
 def shift(key: jax.Array, x_TL: jax.Array, greatest: int) -> jax.Array:
-    """Moves the record by up to `greatest` samples either way; zeros fill the gap."""
+    """Shifts the record by up to `greatest` samples in either direction; zeros fill the gap."""
     by = jax.random.randint(key, (), -greatest, greatest + 1)
     padded = jnp.pad(x_TL, ((greatest, greatest), (0, 0)))
     return jax.lax.dynamic_slice_in_dim(padded, greatest - by, x_TL.shape[0])
 
 
 def drop_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> jax.Array:
-    """Silences each recorded lead with `probability`; the one with the highest draw stays in any case."""
+    """Silences each recorded lead with `probability`; the lead with the highest draw always stays."""
     draw = jnp.where(lead_mask_L, jax.random.uniform(key, lead_mask_L.shape), -1.0)
     return lead_mask_L & ((draw >= probability) | (draw == draw.max()))
 
 
 def keep_few_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> jax.Array:
-    """With `probability`, keeps a random set of 1 to all of the recorded leads, every size equally likely."""
+    """Keeps, with `probability`, a random set of the recorded leads; every size from 1 to all is equally likely."""
     chance, size, order = jax.random.split(key, 3)
     count = jax.random.randint(size, (), 1, jnp.maximum(lead_mask_L.sum(), 1) + 1)
     draw_L = jnp.where(lead_mask_L, jax.random.uniform(order, lead_mask_L.shape), 2.0)

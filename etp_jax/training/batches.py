@@ -1,4 +1,4 @@
-"""From a split to batches on the devices. The order is a function of (seed, step), so resuming needs only the step."""
+"""Batches of a split, and prefetching. The order depends on (seed, step) alone, so resuming needs only the step."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ T = TypeVar("T")
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of 0 ... size - 1, int64, fresh for each epoch."""
-    # Sorting raw Philox output, because numpy keeps bit generators stable over its versions and `permutation` not.
+    """Returns a permutation of 0 ... size - 1, int64, different for each epoch."""
+    # Raw Philox output is sorted, because numpy keeps bit generators stable over its versions, but not `permutation`.
     return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
 
 
 def in_share(patient_id: str, share: float) -> bool:
-    """Whether a patient is among this share; one of a smaller share is among every greater one too."""
+    """Whether a patient belongs to the first `share` of all patients, by hash. Smaller shares are subsets of larger."""
     return patient_hash(patient_id) >> (256 - 48) < share * 2**48
 
 
 class Batches:
     """The training batches of one host.
 
-    Every epoch is a fresh permutation of all records that have a report; what does not fill a last batch is left out of
-    that epoch. Each host takes its slice of every global batch, so the order does not depend on the number of hosts.
+    Every epoch is a new permutation of all records that have a report. Records that do not fill the last batch are left
+    out of that epoch. Each host takes a slice of every global batch, so the order is the same for any number of hosts.
 
     Attributes:
-        batch_size: pairs a step over all hosts.
-        paired: int64 [P], positions in the split of the records that take part.
-        steps_per_epoch: whole batches an epoch.
-        unpaired: records left out because their report is empty.
+        batch_size: pairs per step, over all hosts.
+        paired: int64 [P], positions in the split of the records used for training.
+        steps_per_epoch: number of whole batches per epoch.
+        unpaired: number of records left out because their report is empty.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class Batches:
         devices: int = 1,
         share: float = 1.0,
     ) -> None:
-        """Lays out the order.
+        """Selects the records and checks the batch size.
 
         Args:
-            split: where the records come from.
-            reports: the split's report table.
-            batch_size: pairs a step over all hosts.
-            seed: decides the order; not negative.
-            process_index: this host.
+            split: split that holds the records.
+            reports: report table of the split.
+            batch_size: pairs per step, over all hosts.
+            seed: seed of the order; not negative.
+            process_index: index of this host.
             process_count: number of hosts.
             devices: number of devices over all hosts.
-            share: of the patients who take part, by a hash of the patient id.
+            share: share of the patients that is used, selected by a hash of the patient id.
 
         Raises:
-            EtpError: the batch is larger than the split, or the devices do not divide it; or the seed is negative, or
-                the share none.
+            EtpError: the batch is larger than the split, or is not a multiple of the number of devices; the seed is
+                negative; or the share is not in (0, 1].
         """
         if not 0 < share <= 1:
             raise EtpError(f"data.train_share is {share}; it must be more than 0 and at most 1")
@@ -96,10 +96,10 @@ class Batches:
         self._epoch, self._order = -1, np.arange(0)
 
     def rows(self, step: int) -> Batch:
-        """Which records this host's rows of global batch `step` are.
+        """Selects the records of this host's rows of global batch `step`.
 
         Returns:
-            `row` int32 [n], place in `paired`; `position` int32 [n], row in the global batch.
+            `row` int32 [n], index into `paired`; `position` int32 [n], row in the global batch.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -108,7 +108,7 @@ class Batches:
         return {"row": self._order[within * self.batch_size + position], "position": position}
 
     def at(self, step: int) -> Batch:
-        """This host's rows of global batch `step`.
+        """Reads this host's rows of global batch `step`.
 
         Returns:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
@@ -125,17 +125,17 @@ class Batches:
 
 
 def prefetch(keys: Iterable[K], load: Callable[[K], T], depth: int = 2) -> Generator[tuple[K, T], None, None]:
-    """Loads things in a background thread ahead of their use.
+    """Loads items in a background thread ahead of their use.
 
-    An error in the thread is raised at the key it belongs to. Closing the generator ends the thread.
+    An error in the thread is raised when its key is reached. Closing the generator ends the thread.
 
     Args:
-        keys: what to load, in order.
-        load: called in the thread, for one key at a time.
-        depth: things held ready or in the making.
+        keys: keys of the items to load, in order.
+        load: function that loads the item of a key; the thread calls it for one key at a time.
+        depth: number of items that are loaded or being loaded.
 
     Yields:
-        Key and what was loaded for it.
+        Key and loaded item.
     """
 
     def pair(key: K) -> tuple[K, T]:

@@ -1,4 +1,4 @@
-"""What training and evaluation build alike: the text tower, the model, and what the model reads of reports."""
+"""Construction of the model, the text tower and its inputs, shared by training and evaluation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, s
 from etp_jax.training.step import compute_dtype
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""Also rules out choosing kernels by timing, which `--xla_gpu_exclude_nondeterministic_ops` does not."""
+"""XLA flag for deterministic operations. Unlike `--xla_gpu_exclude_nondeterministic_ops`, it also turns off the choice
+of kernels by timing."""
 
 
 def make_deterministic() -> None:
-    """Has XLA choose only operations on GPUs that always give the same bits, and not by timing them.
+    """Makes XLA use only deterministic operations on GPUs, and not choose them by timing.
 
     Raises:
-      EtpError: the devices have been started, so that it is too late.
+      EtpError: the devices are already initialised, so the flag would come too late.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if DETERMINISTIC in flags:
@@ -39,33 +40,32 @@ def make_deterministic() -> None:
 
 
 def set_precision(precision: str) -> jnp.dtype:
-    """The towers' compute type; float64 also switches jax to 64 bits, so this comes before any array is made."""
+    """Returns the towers' compute type; float64 also switches jax to 64 bits, so call this before making any array."""
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     return compute_dtype(precision)
 
 
 def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
-    """The model of a recipe with a text tower of these sizes; a frozen one stays outside."""
+    """Builds the model of a recipe, with a text tower of these sizes; a frozen text tower is not part of the model."""
     return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
 
 
 def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], cache: Path | None) -> dict[str, NDArray]:
-    """What the model reads of reports, a row each.
+    """Builds the model's input table for reports, one row per report.
 
     Args:
       config: the recipe.
-      text: its text tower.
-      reports: R reports; the template is put around them here.
+      text: text tower of the recipe.
+      reports: R reports; the template is applied here.
       cache: folder that keeps a frozen tower's outputs.
 
     Returns:
-      {"embeddings"}, float32 [R, H], of a frozen tower; of a trained one {"input_ids", "attention_mask"}, int32 [R, S].
-      The latter with "semantic", float32 [R, H], the tower's outputs before training, if the loss needs it
-      (`pairs.needs_tower`).
+      For a frozen tower {"embeddings"}, float32 [R, H]. For a trained one {"input_ids", "attention_mask"}, int32
+      [R, S], and, if the loss needs it (`pairs.needs_tower`), "semantic", float32 [R, H], the outputs before training.
 
     Raises:
-      EtpError: the loss needs the outputs of a tower from scratch, which mean nothing.
+      EtpError: the loss needs the outputs of a tower from scratch, which are random.
     """
     frozen, semantic = config.model.text.frozen, needs_tower(config.loss)
     if semantic and text.params is None:
@@ -78,10 +78,10 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
 
 
 def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
-    """The text tower of a finished run: a frozen one from its source, a trained one without weights.
+    """Loads the text tower of a finished run: a frozen one from its source, a trained one without weights.
 
     Raises:
-      EtpError: not a run folder, or the frozen tower's weights or tokenizer are not those that the run had.
+      EtpError: not a run folder, or the frozen tower's weights or tokenizer differ from those of the run.
     """
     about = read_about(run_dir / TEXT_FILE)
     if not about["frozen"]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved while training goes on; the newest and the best are kept."""
+"""Checkpoints of a run, saved in the background. The newest and the best are kept."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from orbax.checkpoint import checkpoint_managers
 
 from etp_jax.errors import EtpError, one_line
 
-# Orbax warns about what is meant so (checkpoints without metrics, read-only folders), and logs the traceback of every
-# error that it also raises.
+# Silence Orbax: it warns about configurations used on purpose (checkpoints without metrics, read-only folders), and
+# logs the traceback of every error that it also raises.
 absl.logging.set_verbosity(absl.logging.FATAL)
 
 FOLDER = "checkpoints"
-"""Where a run folder keeps them."""
+"""Subfolder of a run folder that holds the checkpoints."""
 
 Best = Literal["loss", "recall"]
 
 
 class Checkpoints:
-    """The checkpoints of one run, each named by the number of updates that made it.
+    """The checkpoints of one run, each named by its number of updates.
 
-    A checkpoint appears under its name only when it is whole, and an older one is deleted only after that; so the
-    process may be killed at any moment. All hosts call every method.
+    A checkpoint gets its final name only when it is complete, and older ones are deleted only after that. The process
+    may therefore be killed at any moment. All hosts must call every method.
     """
 
     def __init__(self, run_dir: Path, best: Best, read_only: bool = False):
-        """Opens `run_dir/checkpoints`; unless `read_only` it is created and rests of a killed save are removed."""
+        """Opens `run_dir/checkpoints`; unless `read_only`, creates it and removes remains of an interrupted save."""
 
         def metric(metrics: dict[str, float]) -> float:
             return metrics[best]
 
         self.folder = run_dir.absolute() / FOLDER
         self._lower_is_better = best == "loss"
-        # `best_fn` has Orbax write the metrics and name the best step. What is kept is the policy's business alone:
-        # `best_fn` with `max_to_keep` would delete the newest checkpoint, from which a killed run must go on.
+        # `best_fn` makes Orbax write the metrics and find the best step. The policy alone decides what is kept:
+        # `best_fn` with `max_to_keep` would delete the newest checkpoint, from which a killed run must resume.
         options = ocp.CheckpointManagerOptions(
             best_fn=metric,
             best_mode="min" if self._lower_is_better else "max",
@@ -61,11 +61,11 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "meta"))
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, in order."""
+        """Returns the steps of the existing checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def find(self, which: Literal["best", "latest"] | int) -> int | None:
-        """Step of a checkpoint; `best` is the newest while none has been validated. None if there is none."""
+        """Returns the step of a checkpoint, or None if there is none; `best` is the newest until one is validated."""
         if isinstance(which, int):
             return which if which in self.steps() else None
         newest = self.steps()[-1] if self.steps() else None
@@ -73,13 +73,13 @@ class Checkpoints:
         return newest if best is None or self._manager.metrics(best) is None else best
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Starts saving; returns when `state` has been copied and may be donated.
+        """Starts to save a checkpoint; returns when `state` has been copied and may be donated.
 
         Args:
-          step: updates made.
-          state: pytree of global arrays (on one host any arrays).
-          meta: JSON beside it.
-          metrics: {"loss", "recall"} of validation, if this state was validated; only such a one can be the best.
+          step: number of updates made.
+          state: pytree of global arrays (on one host, any arrays).
+          meta: JSON data saved with the state.
+          metrics: {"loss", "recall"} of validation, if this state was validated. Only a validated state can be best.
 
         Raises:
           EtpError: this or the previous checkpoint could not be written.
@@ -89,29 +89,29 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises EtpError if it failed."""
+        """Waits until the last save is on disk; raises EtpError if it failed."""
         with _orbax_errors(self.folder, "the last checkpoint could not be saved", "free disk space"):
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Checkpoints:
-        """Closes on leaving."""
+        """Returns the checkpoints; they are closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for a save under way, then frees the threads."""
+        """Waits for a save in progress, then closes the manager and its threads."""
         self.wait()
         self._manager.close()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state."""
+        """Reads the JSON data that was saved with the state."""
         with _orbax_errors(self.folder / str(step), "the checkpoint cannot be read", _DAMAGED):
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of a checkpoint, with the structure, shapes, types and placement of `like`.
+        """Reads the state of a checkpoint, with the structure, shapes, types and placement of `like`.
 
         Raises:
-          EtpError: damaged, or an array of another shape, which is named.
+          EtpError: the checkpoint is damaged, or an array has another shape; the message names the array.
         """
         where = self.folder / str(step)
         with _orbax_errors(where, "the checkpoint cannot be read", _DAMAGED):
@@ -121,7 +121,7 @@ class Checkpoints:
             return self._manager.restore(step, args=items)["state"]
 
     def restore_numpy(self, step: int, names: tuple[str, ...]) -> dict[str, Any]:
-        """Some top-level parts of a checkpoint's state as nested dictionaries of numpy arrays, on any devices."""
+        """Reads some top-level parts of a state as nested dictionaries of numpy arrays, whatever the devices."""
         where = self.folder / str(step)
         with _orbax_errors(where, "the checkpoint cannot be read", _DAMAGED):
             saved = self._saved(step)
@@ -133,7 +133,7 @@ class Checkpoints:
                 )
 
     def _saved(self, step: int) -> dict[str, Any]:
-        """Shapes and types of a checkpoint's state, as nested dictionaries."""
+        """Reads the shapes and types of a checkpoint's state, as nested dictionaries."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             metadata = reader.metadata(self.folder / str(step) / "state").item_metadata
         if metadata is None:
@@ -144,18 +144,18 @@ class Checkpoints:
 def restore_params(
     run_dir: Path, which: Literal["best", "latest"] | int = "best", best: Best = "loss"
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """What evaluation needs of a run, on any number of devices.
+    """Reads the parameters and batch statistics of a run for evaluation, on any number of devices.
 
     Args:
       run_dir: run folder.
       which: `best` by pre-training validation, `latest`, or a step.
-      best: what decides the best, `config.run.best`.
+      best: validation metric that selects the best checkpoint, `config.run.best`.
 
     Returns:
       Parameters (their moving average if the run keeps one), batch statistics, both as numpy trees, and the step.
 
     Raises:
-      EtpError: no such checkpoint, or a damaged one.
+      EtpError: the checkpoint is missing or damaged.
     """
     if not (run_dir / FOLDER).is_dir():
         raise EtpError(f"{run_dir}: no run folder with checkpoints; `etp train --workdir {run_dir}` makes one")
@@ -168,12 +168,12 @@ def restore_params(
     return parts.get("ema") or parts["params"], parts.get("batch_stats", {}), step
 
 
-_DAMAGED = "it is damaged: delete its folder to go on from an earlier one, if there is one"
+_DAMAGED = "it is damaged: delete its folder to resume from an earlier one, if there is one"
 
 
 @contextmanager
 def _orbax_errors(where: Path, problem: str, advice: str = "check that the folder can be written and read") -> Iterator:
-    """Turns what Orbax and TensorStore raise for files that they cannot read or write into one line."""
+    """Turns errors of Orbax and TensorStore about files they cannot read or write into an EtpError of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
@@ -181,7 +181,7 @@ def _orbax_errors(where: Path, problem: str, advice: str = "check that the folde
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every array by its path."""
+    """Returns the shape of every array, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
@@ -189,7 +189,7 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def check_shapes(
     where: Path, saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], advice: str
 ) -> None:
-    """Raises EtpError naming the first array that differs, and then `advice`."""
+    """Raises EtpError that names the first array whose shape differs, followed by `advice`."""
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             there, wanted = saved.get(name, "none"), expected.get(name, "none")

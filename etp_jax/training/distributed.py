@@ -1,4 +1,4 @@
-"""Several hosts in one run: joining them, and stopping all when one is lost."""
+"""Runs on several hosts: initialisation, and stopping all processes when one is lost."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from etp_jax.errors import EtpError, one_line
 from etp_jax.training.jax_private import backends_are_initialized, global_state
 
 STOPPED = 75
-"""Exit status of a process that stops because another one did (`EX_TEMPFAIL`): to be started again, all of them."""
+"""Exit status of a process that stops because another one did (`EX_TEMPFAIL`): all processes must be restarted."""
 BEAT_S = 0.5
+"""Interval between two heartbeats of a process, in seconds."""
 SILENCE_S = 5.0
-"""A process that has not been heard of for so long, in seconds, is lost."""
+"""Time without a heartbeat, in seconds, after which a process counts as lost."""
 LINGER_S = 2.0
+"""Time that process 0 stays alive, in seconds, so that the others can read the reason from its store."""
 _BEATS, _REASON = "etp/beats/", "etp/reason/"
 
 
 def initialise(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the processes of a run; to be called before anything else of jax.
+    """Connects the processes of a run; call it before any other function of jax.
 
-    What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else from the cluster
-    (SLURM, GKE, TPU pod, Open MPI), which jax recognises itself.
+    Missing arguments are taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else from the
+    cluster (SLURM, GKE, TPU pod, Open MPI), which jax detects.
 
     Args:
       coordinator: `host:port` of process 0.
       num_processes: number of processes.
-      process_id: number of this one, from 0.
+      process_id: number of this process, from 0.
 
     Raises:
-      EtpError: something is missing, or the others do not answer.
+      EtpError: a value is missing, or the other processes do not answer.
     """
     try:
         if num_processes is None and "JAX_NUM_PROCESSES" in os.environ:
@@ -52,17 +54,18 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
 
 
 class ProcessWatch:
-    """Within the `with` block all processes of a run stop when one of them does, with one line that says why.
+    """Context manager that stops all processes of a run when one of them stops, with one line that gives the reason.
 
-    Each counts up its own entry of the run's key-value store, twice a second. If one has stood still for `SILENCE_S`,
-    process 0 writes that down; a process that fails writes down its error. All others read it, print it and leave with
-    status `STOPPED`, whatever collective operation they hang in, and without waiting for each other: JAX's own check
-    takes 100 s, its shutdown barrier 5 minutes. The watch begins when the devices have been started. Process 0 is not
-    watched: if it is lost, so is the store, and JAX aborts the others at once. A run of one process is left alone.
+    Each process increments its own entry in the run's key-value store twice a second (its heartbeat). If an entry does
+    not change for `SILENCE_S`, process 0 writes the reason to the store. A process that fails writes its error there.
+    All others read the reason, print it and exit with status `STOPPED`. They do so even while they hang in a collective
+    operation, and without waiting for each other: JAX's own check takes 100 s, its shutdown barrier 5 minutes. The
+    watch begins when the devices are initialised. Process 0 is not watched: if it is lost, the store is lost too, and
+    JAX aborts the others at once. In a run of one process the watch does nothing.
     """
 
     def __init__(self) -> None:
-        """Nothing is watched before the `with` block."""
+        """Prepares the watch, which starts with the `with` block."""
         self._client: Any = global_state.client
         self._me, self._count = global_state.process_id, global_state.num_processes
         self._ended = threading.Event()
@@ -75,15 +78,16 @@ class ProcessWatch:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Waits for the others if all went well; after an error the process ends here."""
+        """Waits for the other processes after success; after an error, reports it and exits the process."""
         if not self._client:
             return
-        if error is None or isinstance(error, SystemExit):  # stopped by a signal, all after the same step
+        if error is None or isinstance(error, SystemExit):  # a signal stops all processes after the same step
             self._client.wait_at_barrier("etp/end", timeout_in_ms=3_600_000)
             self._end_watch()
             return
         if not isinstance(error, EtpError | KeyboardInterrupt) or error.__cause__:
-            # Collective operations fail because a process is lost; the watch then ends this one while it sleeps.
+            # A failed collective operation often means that another process is lost. During this sleep the watch can
+            # then end this process with that reason.
             time.sleep(SILENCE_S + 4)
         self._end_watch()
         match error:
@@ -93,7 +97,7 @@ class ProcessWatch:
                 reason, status = "interrupted", 130
             case _:
                 traceback.print_exception(error)
-                reason, status = f"failed ({type(error).__name__}); its log says more", 1
+                reason, status = f"failed ({type(error).__name__}); see its log", 1
         self._write_down(f"process {self._me} of {self._count}: {reason}")
         self._leave(reason, status)
 
@@ -105,7 +109,7 @@ class ProcessWatch:
         beat, heard = 0, {}
         try:
             while not self._ended.wait(BEAT_S):
-                if backends_are_initialized():  # starting them may keep Python waiting for long
+                if backends_are_initialized():  # initialisation may block Python, and so the heartbeat, for long
                     beat += 1
                     self._client.key_value_set(f"{_BEATS}{self._me}", str(beat), allow_overwrite=True)
                     if self._me == 0:
@@ -113,10 +117,13 @@ class ProcessWatch:
                 for _, reason in self._client.key_value_dir_get(_REASON):
                     self._leave(reason, STOPPED)
         except jax.errors.JaxRuntimeError:
-            self._leave(f"process 0 of {self._count} was lost; start all again", STOPPED)
+            self._leave(f"process 0 of {self._count} was lost; restart all processes", STOPPED)
 
     def _listen(self, now: int, heard: dict[str, tuple[str, int]]) -> None:
-        """Notes at which beat of its own (not by the clock: it may be held up itself) each process was last heard."""
+        """Records the last heartbeat of each process, and reports processes that have been silent for too long.
+
+        Time is counted in beats of process 0, not by the clock, because process 0 may be delayed itself.
+        """
         for key, beat in self._client.key_value_dir_get(_BEATS):
             number = key.rpartition("/")[2]
             if number not in heard or heard[number][0] != beat:
@@ -124,7 +131,7 @@ class ProcessWatch:
         lost = ", ".join(number for number, (_, last) in heard.items() if (now - last) * BEAT_S > SILENCE_S)
         if lost:
             self._write_down(
-                f"process {lost} of {self._count} was lost (they count from 0); the same command goes on from the last "
+                f"process {lost} of {self._count} was lost (numbered from 0); the same command resumes from the last "
                 "checkpoint"
             )
 
@@ -133,7 +140,7 @@ class ProcessWatch:
 
     def _leave(self, reason: str, status: int) -> None:
         if self._me == 0:
-            time.sleep(LINGER_S)  # the store ends with this process; the others must have read it
+            time.sleep(LINGER_S)  # the store ends with this process, and the others must read it first
         below_progress = "\n" if self._me == 0 else ""
         print(f"{below_progress}etp: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""How batches come into the step, and how many steps the devices make at a time.
+"""Transfer of batches to the devices, and the number of steps per dispatch.
 
-On the host's path every batch is read and sent. Resident, the training split lies on every device and only the numbers
-of a batch's rows are sent. The step itself knows neither: what it is given is the same, bit for bit.
+On the host path every batch is read and sent to the devices. In resident mode every device holds the training split,
+and only the row numbers of a batch are sent. The step gets the same input in both modes, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from etp_jax.training.parallel import REPLICATED, Parallel
 Step = Callable[[Any, dict[str, jax.Array], Any], tuple[Any, dict[str, jax.Array]]]
 
 PIECE = 64 * 2**20
-"""Bytes of signals read and sent at a time, so that the host never holds a split."""
+"""Bytes of signals read and sent at a time, so that the host never holds a whole split."""
 PREFETCH = 2
-"""Batches (each of one dispatch) that are held ready on the devices."""
+"""Number of batches (one per dispatch) that are prefetched to the devices."""
 RESIDENT_SHARE = 0.5
-"""Largest share of a device's free memory that resident records may take, beside parameters and reports."""
+"""Maximum share of a device's free memory for resident records; parameters and reports are already on the device."""
 MOST_STEPS = 10
-"""Steps a dispatch, where it chooses itself: the host's own time, about a millisecond, is then lost among them."""
+"""Maximum steps per dispatch when the number is automatic; the host overhead, about a millisecond, is then
+negligible."""
 
 
 class DeviceFeed:
-    """The way of a run's batches to the devices.
+    """Feeds the batches of a run to the devices.
 
     Attributes:
-        per_dispatch: steps that the devices make at a time, at most.
-        resident_bytes: what lies on each device; 0 on the host's path.
+        per_dispatch: maximum number of steps in one dispatch.
+        resident_bytes: bytes of resident records on each device; 0 on the host path.
     """
 
     def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel) -> None:
-        """Puts the split on the devices if it is to be there; all else that is to lie there should be there before."""
+        """Puts the split on the devices in resident mode; all other data should be there before, as it takes memory."""
         self._batches, self._parallel = batches, parallel
         resident = _is_resident(config.data, batches, parallel)
         self._split = _put_split(batches, parallel) if resident else None
@@ -49,16 +50,16 @@ class DeviceFeed:
         self.per_dispatch = config.run.steps_per_dispatch or (min(MOST_STEPS, config.run.log_every) if many else 1)
 
     def wrap(self, step: Step) -> Step:
-        """What is dispatched: `dispatch(state, batch, tables)` makes the steps whose batches `batches` gives as one."""
+        """Returns `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
         step = step if self._split is None else gathering(step)
         return step if self.per_dispatch == 1 else several(step)
 
     def tables(self, texts: Any) -> Any:
-        """The last argument of the dispatch, from the report table on the devices."""
+        """Returns the last argument of the dispatch, from the report table on the devices."""
         return texts if self._split is None else (texts, self._split)
 
     def batches(self, spans: Iterable[range]) -> Generator[tuple[range, Any], None, None]:
-        """The steps of each dispatch and the batch on the devices, prepared in the background."""
+        """Yields the steps of each dispatch and their batch on the devices, prepared in the background."""
         read = self._batches.at if self._split is None else self._batches.rows
 
         def put(steps: range) -> Any:
@@ -69,7 +70,7 @@ class DeviceFeed:
         return prefetch(spans, put, PREFETCH)
 
     def __str__(self) -> str:
-        """A line for people."""
+        """Returns a line that describes the feed to the user."""
         where = f"read as needed, {PREFETCH} batches ahead"
         if self._split is not None:
             where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
@@ -77,7 +78,7 @@ class DeviceFeed:
 
 
 def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[range]:
-    """Shares out steps `start` ... `stop` - 1: at most `most` a dispatch, none beyond a multiple of an interval."""
+    """Splits steps `start` ... `stop` - 1 into dispatches of at most `most` that cross no multiple of an interval."""
     while start < stop:
         end = min(start + most, stop, *(start - start % interval + interval for interval in intervals))
         yield range(start, end)
@@ -85,20 +86,20 @@ def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[ra
 
 
 def joined(batches: Sequence[Batch], size: int) -> Batch:
-    """The batches of several steps as one, [n, size, ...]; where there are fewer, `position` is -1."""
+    """Stacks the batches of several steps, [n, size, ...]; padding up to `size` steps has `position` -1."""
     missing = {**batches[-1], "position": np.full_like(batches[-1]["position"], -1)}
     every = [*batches, *[missing] * (size - len(batches))]
     return {name: np.stack([batch[name] for batch in every], axis=1) for name in missing}
 
 
 def several(step: Step) -> Step:
-    """Makes a step into one that makes all steps of a `joined` batch.
+    """Turns a step into a loop over all steps of a `joined` batch.
 
-    The number of turns is not fixed in the program, so one program serves all numbers: there is one to compile, and a
-    step has the same bits wherever its dispatch began.
+    The number of iterations is not fixed in the program, so the same program runs any number of steps. It is compiled
+    once, and a step has the same bits wherever its dispatch began.
 
     Returns:
-        A step whose metrics are [size] each, in order; beyond the last step made they mean nothing.
+        A step whose metrics are [size] each, in order; entries beyond the last step made are undefined.
     """
 
     def steps(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -117,32 +118,32 @@ def several(step: Step) -> Step:
 
 
 def gathering(step: Step) -> Step:
-    """Makes a step into one that takes `Batches.rows` in place of the records, which are in its last argument."""
+    """Turns a step into one that takes `Batches.rows` and gathers the records from its last argument."""
 
     def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
         texts, split = tables
         records = {name: x[batch["row"]] for name, x in split.items()}
         records["ecg"] = records["ecg"].reshape(len(batch["row"]), -1, records["lead_mask"].shape[1])
-        # The barrier keeps the gathering out of what follows, whose program, and so its bits, are the host's path's.
+        # The barrier keeps XLA from fusing the gather with the step, so the step has the bits of the host path.
         return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
 
     return gathered
 
 
 def _split_bytes(batches: Batches) -> int:
-    """Bytes of the records that take part, with lead mask and number of the report."""
+    """Returns the bytes of the records used for training, with lead mask and report number."""
     shards = batches.split.shards
     return len(batches.paired) * (shards.signal_bytes + len(shards.leads) + 4)
 
 
 def has_room(devices: Iterable[Any], size: int, share: float) -> bool:
-    """Whether `size` bytes are at most this share of every device's free memory; a CPU tells none and has no room."""
+    """Whether `size` bytes fit in this share of every device's free memory; False on a CPU, which reports none."""
     stats = [device.memory_stats() or {} for device in devices]
     return all(size <= share * (memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)) for memory in stats)
 
 
 def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bool:
-    """Decides it, on all hosts alike."""
+    """Decides whether the records are resident; the answer is the same on all hosts."""
     if config.resident != "auto":
         return config.resident == "always"
     fits = has_room(parallel.mesh.local_mesh.devices.flat, _split_bytes(batches), RESIDENT_SHARE)
@@ -150,7 +151,7 @@ def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bo
 
 
 def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
-    """The records of `batches.paired` on every device.
+    """Copies the records of `batches.paired` to every device.
 
     Returns:
         `ecg` int16 [P, T * leads], flat because TPUs pad a last axis of 12 to 128; `lead_mask` bool [P, leads];
@@ -166,7 +167,7 @@ def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
 
     write = jax.jit(lambda ecg, piece, start: jax.lax.dynamic_update_slice(ecg, piece, (start, 0)), donate_argnums=0)
     ecg = jnp.zeros((len(rows), split.shards.signal_bytes // 2), jnp.int16, device=everywhere)
-    starts = (min(start, len(rows) - size) for start in range(0, len(rows), size))  # the last piece is a whole one too
+    starts = (min(start, len(rows) - size) for start in range(0, len(rows), size))  # the last piece has full size too
     for start, piece in prefetch(starts, load):
         ecg = jax.block_until_ready(write(ecg, piece, start))
     table = {"lead_mask": split.columns.lead_mask[rows], "report": batches.reports.number[rows]}

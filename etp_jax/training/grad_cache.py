@@ -1,8 +1,8 @@
 """Gradient caching (Gao et al. 2021, arXiv 2101.06983): encode in micro-batches, compare in one global batch.
 
-A contrastive loss does not split into losses of parts of its batch, so gradients are not accumulated over losses. The
-batch is encoded part by part and only the embeddings are kept; when their gradients are known, each part is encoded
-once more, to take its gradient back to the parameters. The price is one more forward pass.
+A contrastive loss is no sum of losses over parts of its batch, so plain gradient accumulation would be wrong. Here the
+batch is encoded part by part, and only the embeddings are kept. When their gradients are known, each part is encoded
+again to propagate its gradient to the parameters. The price is one more forward pass.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def value_and_grad(
     batch: Tree,
     micro_batches: int,
 ) -> tuple[tuple[jax.Array, tuple[Tree, Tree]], Tree]:
-    """Loss of a batch and its gradient, with the activations of one micro-batch at a time.
+    """Computes the loss of a batch and its gradient, with the activations of one micro-batch at a time.
 
     Args:
-        encode: from parameters and rows to the rows' embeddings and a tree of statistics. Called twice, it must give
-            the same.
-        loss_of: from parameters and all embeddings to the loss and metrics.
-        params: what to differentiate by.
+        encode: function from parameters and rows to the embeddings of the rows and a tree of statistics. It is called
+            twice per row and must be deterministic.
+        loss_of: function from parameters and all embeddings to the loss and metrics.
+        params: parameters to differentiate with respect to.
         batch: arrays [b, ...], this device's rows.
-        micro_batches: how many; each takes neighbouring rows. 1 encodes the batch as a whole, once.
+        micro_batches: number of micro-batches, each of consecutive rows. 1 encodes the batch as a whole, once.
 
     Returns:
         (loss, (metrics, statistics averaged over the micro-batches)) and the gradient.
 
     Raises:
-        EtpError: the micro-batches would not be of one size.
+        EtpError: the micro-batches do not have equal sizes.
     """
 
     def whole(params: Tree) -> tuple[jax.Array, tuple[Tree, Tree]]:
@@ -78,10 +78,10 @@ def value_and_grad(
 
 
 def _loop(f: Callable[[Tree, Any], tuple[Tree, Tree]], carry: Tree, length: int) -> tuple[Tree, Tree]:
-    """`lax.scan` over the numbers below `length`; unrolled on a CPU, where convolutions in loops are many times slower.
+    """Runs `lax.scan` over range(length); unrolled on a CPU, where convolutions in loops are many times slower.
 
-    XLA's compiler for CPUs drops `optimization_barrier` and would merge the second encoding with the first, and keep
-    the activations of all parts for it. So the number of each part is made to depend on what came before.
+    XLA's CPU compiler drops `optimization_barrier`. It would merge the second encoding with the first, and keep the
+    activations of all parts. To prevent this, the number of each part depends on the preceding carry.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.scan(f, carry, jnp.arange(length))

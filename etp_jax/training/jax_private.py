@@ -1,7 +1,7 @@
-"""The only place that imports private names of jax, for what has no public equivalent.
+"""Private names of jax that have no public equivalent. No other module imports private names of jax.
 
-`backends_are_initialized`: whether jax has started its devices, after which XLA flags and `jax.distributed` come too
-late. `global_state`: the client of the key-value store that all processes of a run share.
+`backends_are_initialized` returns whether jax has initialised its devices; XLA flags and `jax.distributed` have no
+effect after that. `global_state` holds the client of the key-value store that all processes of a run share.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from etp_jax.errors import EtpError
 
 SEEN_WITH = ("0.10", "0.11", "0.12")
-"""Releases of jax with which tests/training/test_jax_private.py passed."""
+"""Releases of jax that passed tests/training/test_jax_private.py."""
 
 try:
     from jax._src.distributed import global_state

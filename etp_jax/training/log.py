@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.jsonl`, and the same on TensorBoard and Weights & Biases if asked for."""
+"""Metrics logging of a run to `metrics.jsonl` and, optionally, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from etp_jax.files import write_text
 
 FILE = "metrics.jsonl"
 WANDB_FILE = "wandb.json"
-"""Keeps the id of the run on Weights & Biases."""
+"""File in the run folder with the id of the run on Weights & Biases."""
 
 
 class Board(Protocol):
-    """Where metrics are shown beside `metrics.jsonl`."""
+    """A service that shows metrics, besides `metrics.jsonl`."""
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Shows the values of a line."""
+        """Sends the values of a line to the service."""
         ...
 
     def close(self) -> None:
-        """Ends it; all is written when this returns."""
+        """Closes the board; all values are written when this returns."""
         ...
 
 
 class MetricsLog:
-    """Writes a run's metrics, a JSON line each, and to the boards.
+    """Writes the metrics of a run as lines of JSON, and to the boards.
 
     A line holds `kind` (`train` or `validation`), `step` (updates made) and numbers.
     """
 
     def __init__(self, run_dir: Path, step: int, boards: Sequence[Board] = ()):
-        """Opens the log of a run that goes on at `step`: lines of later steps, and one cut short, are removed."""
+        """Opens the log of a run that continues at `step`; drops lines of later steps and an incomplete last line."""
         path = run_dir / FILE
         write_text(path, "".join(json.dumps(line) + "\n" for line in read_metrics(run_dir) if line["step"] <= step))
         self._file: TextIO = path.open("a", encoding="utf-8")
         self._boards = boards
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Adds a line, which is on disk when this returns."""
+        """Appends a line, which is passed to the operating system when this returns."""
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for board in self._boards:
@@ -59,11 +59,11 @@ class MetricsLog:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, none if there is no file; one that a killed run cut short is left out."""
+    """Reads a run's `metrics.jsonl`; without a file the list is empty. An incomplete last line is left out."""
     path = run_dir / FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is cut short
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # text after the last newline is an incomplete line
     try:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
@@ -71,14 +71,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def check_boards(config: RunConfig) -> None:
-    """Raises EtpError if the package of a board that is asked for is missing."""
+    """Raises EtpError if the package of a requested board is missing."""
     for option, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
         if getattr(config, option) and importlib.util.find_spec(package) is None:
             raise EtpError(f"run.{option}: {package} is missing; `pip install 'etp-jax[{option}]'`")
 
 
 def boards(config: TrainConfig, run_dir: Path, step: int) -> list[Board]:
-    """Opens the boards that a run asks for, to go on at `step`; see `check_boards`."""
+    """Opens the boards that the config requests, to continue at `step`; call `check_boards` first."""
     opened: list[Board] = []
     if config.run.tensorboard:
         opened.append(TensorBoard(run_dir / "tensorboard", step))
@@ -88,10 +88,10 @@ def boards(config: TrainConfig, run_dir: Path, step: int) -> list[Board]:
 
 
 class TensorBoard:
-    """Event files for TensorBoard."""
+    """Board that writes event files for TensorBoard."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Opens the files; later steps of an earlier process are hidden."""
+        """Opens the files; TensorBoard hides steps after `step` that an earlier process wrote."""
         import tensorboardX
 
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1)
@@ -107,18 +107,18 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run on Weights & Biases, which goes on as the same run when training does."""
+    """Board that logs to a run on Weights & Biases; resumed training continues the same run."""
 
     def __init__(self, config: TrainConfig, run_dir: Path) -> None:
-        """Starts the run, or goes on with the one whose id the run folder keeps.
+        """Starts a run, or resumes the one whose id is in the run folder.
 
         Raises:
-          EtpError: nobody is logged in, or the service refuses.
+          EtpError: the user is not logged in, or the service refuses the run.
         """
         import wandb
 
-        # Training that goes on repeats the steps since its last checkpoint. W&B drops repeated steps of its own count,
-        # so ours is a metric, and the axis of all others.
+        # Resumed training repeats the steps since its last checkpoint. W&B drops repeated values of its own step
+        # counter, so our step is a metric, and the axis of all other metrics.
         try:
             self._run = wandb.init(
                 project=config.run.wandb,
@@ -139,12 +139,12 @@ class WeightsAndBiases:
         self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in values.items()}})
 
     def close(self) -> None:
-        """Waits until all is sent, or written if offline."""
+        """Waits until all values are sent or, offline, written."""
         self._run.finish()
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The id that the run folder keeps; a new one if it keeps none."""
+    """Reads the run id from the run folder, or creates and saves a new one."""
     path = run_dir / WANDB_FILE
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])

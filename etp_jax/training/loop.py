@@ -1,4 +1,4 @@
-"""The training run: what it will do, the steps, validation, checkpoints, metrics, and stopping in good order."""
+"""The training run: its plan, steps, validation, checkpoints, metrics, and a clean stop on a signal."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from etp_jax.training.validation import Validation
 
 
 def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
-    """Trains a recipe, or goes on with the run that `workdir` holds.
+    """Trains a recipe, or resumes the run in `workdir`.
 
-    On SIGTERM or Ctrl-C the steps dispatched are finished and saved, then the process ends with status 128 + signal
-    number (143 or 130), as if the signal had killed it. The same command goes on from there. Killed at any other
-    moment, the run goes on from its last checkpoint; on the same devices it ends with the same bits either way.
+    On SIGTERM or Ctrl-C the dispatched steps are finished and saved. The process then exits with status 128 + signal
+    number (143 or 130), as if the signal had killed it. The same command resumes the run. A run killed at any other
+    moment resumes from its last checkpoint. On the same devices the result is the same in all cases, bit for bit.
 
     Args:
       config: the recipe.
-      workdir: run folder; made if it is not there. Several hosts must share it.
+      workdir: run folder; created if missing. Several hosts must share it.
       extend: allow more `optim.epochs`, or a larger `optim.max_steps`, than the run was started with.
 
     Raises:
-      EtpError: bad data or options, a run of other options, a folder or disk that cannot be written, too little memory,
-        a loss that is not finite.
-      SystemExit: stopped by a signal.
+      EtpError: bad data or options, a run with other options, a folder or disk that cannot be written, too little
+        memory, or a loss that is not finite.
+      SystemExit: a signal stopped the run.
     """
     if config.run.deterministic:
         build.make_deterministic()
@@ -64,7 +64,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
 
 @dataclass
 class _Run:
-    """Everything that the loop needs."""
+    """State and functions that the training loop needs."""
 
     config: TrainConfig
     workdir: Path
@@ -78,9 +78,9 @@ class _Run:
     compatibility: dict[str, Any]
     state: TrainState
     start: int
-    """Updates that `state` already contains."""
+    """Number of updates already in `state`."""
     total: int
-    """Updates of the whole run."""
+    """Number of updates of the whole run."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class _Data:
 
 
 def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
-    """Builds everything, restores the newest checkpoint, and prints the plan; None if the run is finished."""
+    """Builds all parts of the run, restores the newest checkpoint, and prints the plan; None if the run is finished."""
     _check_options(config)
     dtype = build.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
@@ -109,7 +109,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if start:
         resume.check_same(workdir, checkpoints.meta(start), compatibility, extend)
     if start >= total:
-        _say(f"{workdir}: this run is finished ({start} steps); --extend with more --optim.epochs goes on")
+        _say(f"{workdir}: this run is finished ({start} steps); to continue it, add --extend and more --optim.epochs")
         return None
 
     model = build.build_model(config, text.bert_config, dtype)
@@ -120,7 +120,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     if start:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
 
-    _say(f"{workdir}: {'training' if start == 0 else f'going on at step {start}'}")
+    _say(f"{workdir}: {'training' if start == 0 else f'resuming at step {start}'}")
     _say(_plan(config, data, parallel, dtype.name, total))
     _say(_size(config, state.params, text.params))
 
@@ -150,7 +150,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
 
 
 def _check_options(config: TrainConfig) -> None:
-    """Raises EtpError for options that are wrong whatever the data are."""
+    """Raises EtpError for options that are wrong for any data."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
     for name in ("log_every", "validate_every", "checkpoint_every"):
@@ -163,7 +163,7 @@ def _check_options(config: TrainConfig) -> None:
 
 
 def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
-    """Opens both splits, and lays out this host's training batches."""
+    """Opens both splits, and sets up this host's training batches."""
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
     split, reports = shards.split(TRAIN), shards.reports(TRAIN)
     held_out, held_out_reports = shards.split(VALIDATION), shards.reports(VALIDATION)
@@ -177,7 +177,7 @@ def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
 def _initial_variables(
     config: TrainConfig, model: DualEncoder, shards: Shards, text: TextTower, resumed: bool
 ) -> dict[str, Any]:
-    """Parameters and statistics before the first step: drawn, or those of the run that this one starts from."""
+    """Returns the initial parameters and statistics: random, or from the run named by `start_from`."""
     key = jax.random.key(config.seed, impl="threefry2x32")
     text_params = None if config.model.text.frozen else text.params
     variables = init_variables(model, key, shards.samples, len(shards.leads), text_params)
@@ -187,7 +187,7 @@ def _initial_variables(
 
 
 def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, total: int) -> str:
-    """What the run will do: records, steps, devices."""
+    """Describes the run to the user: records, steps, devices."""
     batches, held_out = data.batches, len(data.held_out_reports.paired)
     planned = round(config.optim.epochs * batches.steps_per_epoch)
     capped = f", cut from {planned} by --max-steps" if total < planned else ""
@@ -202,7 +202,7 @@ def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, tota
 
 
 def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, Any] | None) -> str:
-    """Parameters of each part, and how many of them are learned."""
+    """Describes the number of parameters of each part, and how many of them are trained."""
 
     def count(tree: Any) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -214,11 +214,11 @@ def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, An
 
 
 def _run(run: _Run) -> int | None:
-    """Trains to the end, or until a signal, whose number is returned.
+    """Trains to the end, or until a signal, and returns the number of the signal.
 
-    The order must stay: validate, save, next batch, dispatch, then the metrics of the dispatch before. A state is saved
-    only after the loss and gradient that made it have been seen to be finite; reading them one dispatch late keeps the
-    devices busy, and virtual CPU devices from a deadlock.
+    The order must not change: validate, save, next batch, dispatch, then read the metrics of the previous dispatch. A
+    state is saved only after its loss and gradient have been checked to be finite. Reading them one dispatch late keeps
+    the devices busy; not later, because virtual CPU devices could deadlock.
     """
     config, state, checkpoints = run.config, run.state, run.checkpoints
     validate_every = max(1, round(config.run.validate_every * run.steps_per_epoch))
@@ -231,7 +231,7 @@ def _run(run: _Run) -> int | None:
         while done < run.total and not stopped_by:
             with progress.waiting():
                 steps, batch = next(batches)
-                jax.block_until_ready(batch)  # its way to the devices counts as waiting too
+                jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)
             done = steps.stop
@@ -259,10 +259,10 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _user_errors(workdir: Path) -> Iterator[None]:
-    """Turns a disk that cannot be written and a device whose memory is too small into one line."""
+    """Turns errors of writing to disk and of too little device memory into an EtpError of one line."""
     try:
         yield
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # the reader of our output is gone
         raise
     except OSError as error:
         path = Path(error.filename or workdir)

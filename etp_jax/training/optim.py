@@ -1,4 +1,4 @@
-"""The optimiser, its schedule, and which parameters it touches."""
+"""The optimiser, its learning-rate schedule, and the selection of trained parameters."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Schedule = Callable[[Any], jax.Array]
 
 
 def path_names(path: tuple[Any, ...]) -> list[str]:
-    """The keys of a parameter's path."""
+    """Returns the keys of a parameter's path."""
     return [str(key.key) for key in path]
 
 
 def trainable(params: Any, config: TrainConfig) -> Any:
-    """Which parameters are learned.
+    """Selects the parameters that are trained.
 
-    Fixed are the text tower's parameters whose path (`encoder/layer/5/attention/self/query/kernel`) does not match
-    `model.text.trainable` as a whole, and the logit scale unless `loss.learn_temperature`.
+    A parameter of the text tower is fixed unless `model.text.trainable` matches its whole path
+    (`encoder/layer/5/attention/self/query/kernel`). The logit scale is fixed unless `loss.learn_temperature`.
 
     Args:
         params: the model's parameters.
-        config: of the run.
+        config: config of the run.
 
     Returns:
         Tree of bool like `params`.
 
     Raises:
-        EtpError: the regular expression is wrong, or matches no parameter of a text tower that is there.
+        EtpError: the regular expression is invalid, or matches no parameter of the model's text tower.
     """
     wanted = config.model.text.trainable
     try:
@@ -60,28 +60,28 @@ def trainable(params: Any, config: TrainConfig) -> Any:
 
 
 def take(params: Any, mask: Any, learned: bool = True) -> Any:
-    """The parameters where `mask` equals `learned`; None elsewhere, which JAX does not count as a leaf."""
+    """Selects the parameters where `mask` equals `learned`; others become None, which JAX does not count as a leaf."""
     return jax.tree.map(lambda p, m: p if m is learned else None, params, mask)
 
 
 def merge(learned: Any, fixed: Any) -> Any:
-    """Puts together what `take` took apart."""
+    """Combines the learned and the fixed parameters that `take` separated."""
     return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)
 
 
 def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
-    """Steps of the whole run: those of its epochs, at most `max_steps`."""
+    """Returns the number of steps of the whole run: the steps of its epochs, but at most `max_steps`."""
     steps = round(config.epochs * steps_per_epoch)
     return min(steps, config.max_steps) if config.max_steps > 0 else steps
 
 
 def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
-    """Learning rate as a function of the step (from 0): linear warm-up, then constant or a half cosine to zero.
+    """Builds the learning-rate schedule over steps (from 0): linear warm-up, then constant or half a cosine to zero.
 
     `max_steps` shortens the whole schedule: the warm-up keeps its share of the run.
 
     Raises:
-        EtpError: the run has no step, or the warm-up is longer than the run.
+        EtpError: the run has no step, or the warm-up is not shorter than the run.
     """
     if config.max_steps < 0:
         raise EtpError(f"optim.max_steps is {config.max_steps}; it must not be negative (0: no maximum)")
@@ -95,7 +95,7 @@ def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
     warmup = round(warmup * total / planned)
 
     def schedule(step: Any) -> jax.Array:
-        step = jnp.asarray(step, float)  # or an int32 step would make float32 of it, even in 64 bits
+        step = jnp.asarray(step, float)  # with an int32 step the result would be float32, even in 64-bit mode
         rate = config.learning_rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
         if config.schedule == "cosine":
             done = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
@@ -106,29 +106,29 @@ def make_schedule(config: OptimConfig, steps_per_epoch: int) -> Schedule:
 
 
 def decayed(params: Any) -> Any:
-    """Which parameters weight decay shrinks: matrices and kernels, not biases, norms, logit scale and bias."""
+    """Selects the parameters with weight decay: matrices and kernels, not biases, norms, logit scale and logit bias."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def in_text_tower(params: Any) -> Any:
-    """Which parameters belong to the text tower."""
+    """Selects the parameters of the text tower."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_names(path)[0] == "text_tower", params)
 
 
 def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
-    """Adam (Kingma & Ba 2015; weight decay added to the gradient, as in PyTorch) or AdamW (arXiv 1711.05101).
+    """Builds Adam (Kingma & Ba 2015; weight decay added to the gradient, as in PyTorch) or AdamW (arXiv 1711.05101).
 
-    It is given the learned parameters only (`take`), so fixed ones cost no moments and enter no norm.
+    Pass it the learned parameters only (`take`): fixed ones then have no moments and do not count in the gradient norm.
 
     Args:
-        config: of the optimiser.
-        steps_per_epoch: to turn epochs into steps.
+        config: optimiser options.
+        steps_per_epoch: steps per epoch, to convert epochs to steps.
 
     Returns:
         The optimiser and its schedule.
 
     Raises:
-        EtpError: the schedule is impossible, or an option lies out of its bounds.
+        EtpError: the schedule is impossible, or an option is out of range.
     """
     text_rate = config.learning_rate if config.text_learning_rate is None else config.text_learning_rate
     if config.learning_rate <= 0 or text_rate <= 0:

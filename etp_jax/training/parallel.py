@@ -1,9 +1,9 @@
 """Runs a per-device step on all devices: `pmap` (default) or `shard_map`, on one host or several.
 
-The step sees its device's rows and knows only the axis name `AXIS`; everything about layout stands here.
+The step sees only its device's rows and the axis name `AXIS`; all code for the device layout is in this module.
 
-On virtual CPU devices a loop that runs ahead of the computation can deadlock in XLA's rendezvous. Whoever drives the
-steps there reads the metrics of step i before it starts step i + 2, or blocks on every step.
+On virtual CPU devices a loop that runs ahead of the computation can deadlock in XLA's rendezvous. A caller must
+therefore read the metrics of step i before it starts step i + 2, or block on every step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
 class Parallel:
-    """One way to spread steps over devices.
+    """Runs steps on all devices of a mesh.
 
     Attributes:
         mode: `pmap` or `shard_map`; both give the same bits.
@@ -30,7 +30,7 @@ class Parallel:
     """
 
     def __init__(self, mode: Literal["pmap", "shard_map"], devices: Sequence[Any] | None = None) -> None:
-        """Takes the devices of all hosts, in the same order everywhere; None is all there are."""
+        """Makes the mesh from the devices of all hosts, in the same order on each; None: all available devices."""
         self.mode = mode
         self.mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
@@ -61,10 +61,11 @@ class Parallel:
         return jax.jit(spread, donate_argnums=donate)
 
     def put_batch(self, batch: Any) -> Any:
-        """Takes this host's rows of a global batch to its devices.
+        """Copies this host's rows of a global batch to its devices.
 
         Returns:
-            The batch as the wrapped step wants it: [local devices, n, ...] for pmap, [global rows, ...] for shard_map.
+            The batch in the layout of the wrapped step: [local devices, n, ...] for pmap, [global rows, ...] for
+            shard_map.
         """
         if self.mode == "shard_map":
             sharding = NamedSharding(self.mesh, SPLIT)
@@ -74,20 +75,20 @@ class Parallel:
         return jax.tree.map(lambda x: jax.device_put(x.reshape(count, -1, *x.shape[1:]), local), batch)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts a tree on every device: a fresh state, a restored one, or the report table.
+        """Copies a tree to every device: a new state, a restored one, or the report table.
 
-        The result may own the given arrays: once it is donated to a step, they are gone.
+        The result may share memory with the given arrays; donating it to a step then deletes them.
         """
 
         def copy(x: Any) -> jax.Array:
             if isinstance(x, jax.Array) and not x.is_fully_addressable:
                 x = x.addressable_data(0)  # restored as a global array: every device holds the whole
-            # On several hosts pmap would copy anything laid out otherwise, and donation would delete the original.
+            # On several hosts pmap would copy arrays with any other layout, and donation would delete the original.
             return jax.device_put(x, NamedSharding(self.mesh.local_mesh, REPLICATED))
 
         tree = jax.tree.map(copy, tree)
         return tree if self.mode == "pmap" else self.to_global(tree)
 
     def to_global(self, tree: Any) -> Any:
-        """A replicated tree as arrays over the devices of all hosts, the only form that Orbax saves from several."""
+        """Converts a replicated tree to arrays over the devices of all hosts, as Orbax requires with several hosts."""
         return multihost_utils.host_local_array_to_global_array(tree, self.mesh, REPLICATED)

@@ -1,4 +1,4 @@
-"""What a run shows and logs while it goes: progress line, `metrics.jsonl`, and a check that losses are finite."""
+"""Progress line and metrics of a running training, and a check that losses are finite."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from etp_jax.training.log import MetricsLog, boards
 
 
 class Progress:
-    """Progress line and metrics log; measures the time of training alone, without validation, saving and compiling."""
+    """Progress line and metrics log; speeds are of training alone, without validation, saving and compilation."""
 
     def __init__(self, config: TrainConfig, run_dir: Path, start: int, total: int, steps_per_epoch: int):
-        """Begins at `start` of `total` updates. Only the first host shows and logs; the others check their losses."""
+        """Starts at update `start` of `total`. Only process 0 shows and logs; all processes check their losses."""
         chief = jax.process_index() == 0
         self._run_dir, self._log_every = run_dir, config.run.log_every
         self._steps_per_epoch, self._batch_size = steps_per_epoch, config.data.batch_size
@@ -33,7 +33,7 @@ class Progress:
         self._steps, self._waited = 0, 0.0
 
     def __enter__(self) -> Progress:
-        """Closes on leaving."""
+        """Returns the progress; it is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,31 +44,31 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent here is the input's fault."""
+        """Counts the time of its block as waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent here does not count."""
+        """Leaves the time of its block out of the training time."""
         start = time.perf_counter()
         yield
         if self._started is not None:
             self._started += time.perf_counter() - start
 
     def step(self, steps: range, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of steps just dispatched, and reads and reports those of the dispatch before.
+        """Stores the metrics of the steps just dispatched, and reads and reports those of the previous dispatch.
 
         Args:
-          steps: their numbers, from 0; the log counts updates made, from 1.
-          metrics: of one step numbers, or of several [n], n at least as many as there are steps.
+          steps: step numbers, from 0; the log counts updates made, from 1.
+          metrics: scalars for one step, or arrays [n] for several, where n is at least the number of steps.
         """
         self.flush()
         self._pending = steps, metrics
 
     def flush(self) -> None:
-        """Reads and reports what is pending; raises EtpError when it is not finite."""
+        """Reads and reports the pending metrics; raises EtpError when loss or gradient norm is not finite."""
         if self._pending is None:
             return
         steps, metrics = self._pending[0], {name: np.atleast_1d(values) for name, values in self._pending[1].items()}
@@ -93,7 +93,7 @@ class Progress:
             self._bar.update(len(steps))
 
     def _speed(self) -> dict[str, float]:
-        """Speed since it was last asked for, by all steps read since."""
+        """Returns the speed since the previous call, over all steps read since then."""
         assert self._started is not None
         now = time.perf_counter()
         seconds = now - self._started

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: what decides the result must be the same."""
+"""Check whether a run may resume from a checkpoint: every option that affects the result must be the same."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from etp_jax.old_options import check_trainable
 from etp_jax.shards.reader import Shards
 
 MAY_DIFFER = (
-    "data.shards",  # the fingerprint decides, wherever the folder lies
+    "data.shards",  # compared by fingerprint, wherever the folder is
     "data.stage_dir",
-    "data.resident",  # where the records are kept, not which they are
-    "model.text.pretrained",  # the checksum of the weights decides
+    "data.resident",  # decides where the records are kept, not which records
+    "model.text.pretrained",  # compared by the checksum of the weights
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
     "loss.block",  # likewise
-    "optim.epochs",  # has its own rule, as the next one
+    "optim.epochs",  # has its own rule, and so has the next one
     "optim.max_steps",
-    "run.",  # how, not what: devices, precision, logging, intervals, which checkpoint counts as best
+    "run.",  # how the run is carried out: devices, precision, logging, intervals, which checkpoint counts as best
 )
-"""Options, or beginnings of options, that need not be the same; all others must."""
+"""Options, or prefixes of options, that may differ on resume; all others must be the same."""
 
 
 def compatibility(config: TrainConfig, shards: Shards, text: TextTower) -> dict[str, Any]:
@@ -39,17 +39,17 @@ def compatibility(config: TrainConfig, shards: Shards, text: TextTower) -> dict[
 
 
 def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], extend: bool) -> None:
-    """Raises EtpError naming the first option that differs, with both values.
+    """Raises EtpError that names the first option that differs, with both values.
 
     Args:
-      run_dir: for the message.
+      run_dir: run folder, for the message.
       saved: `compatibility` of the checkpoint.
       current: `compatibility` of the requested run.
-      extend: allows more epochs, or a larger maximum of steps.
+      extend: allow more epochs, or a larger maximum of steps.
     """
     before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
     for name in now:
-        if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # another tower has other options
+        if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # get: another tower has other options
             raise EtpError(_differs(run_dir, f"--{name.replace('_', '-')}", before.get(name), now[name]))
     if saved["fingerprint"] != current["fingerprint"]:
         shards = f"the fingerprint of --data.shards {now['data.shards']}"
@@ -57,7 +57,7 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     if saved["text_sha256"] != current["text_sha256"]:
         tower = f"the SHA-256 of --model.text.pretrained {now['model.text.pretrained']}"
         raise EtpError(_differs(run_dir, tower, saved["text_sha256"][:12], current["text_sha256"][:12]))
-    # Checkpoints of earlier versions say nothing of the tokenizer.
+    # Checkpoints of earlier versions have no checksum of the tokenizer.
     pieces = [data.get("tokenizer_sha256", current.get("tokenizer_sha256", "")) for data in (saved, current)]
     if pieces[0] != pieces[1]:
         raise EtpError(_differs(run_dir, "the tokenizer of the text tower", pieces[0][:12], pieces[1][:12]))
@@ -74,7 +74,7 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
+    """Flattens nested options to a dictionary by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -82,7 +82,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
-    """An older version's config, options that it did not have at their defaults."""
+    """Reads a config that any version saved; options that it lacks take their defaults."""
     check_trainable(config, f"{run_dir}: the checkpoint's config")
     return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
 

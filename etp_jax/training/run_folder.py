@@ -1,4 +1,4 @@
-"""The run folder: what a checkpoint needs beside it to be opened again."""
+"""The run folder: the files that are needed, besides a checkpoint, to load a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SHARDS_FILE = "shards.json"
 
 
 def text_cache(shards: Shards, run_dir: Path) -> Path:
-    """Where a frozen tower's outputs are kept: beside the shards, for all runs, or else in the run folder."""
+    """Returns the folder for a frozen tower's outputs: beside the shards, shared by all runs, or in the run folder."""
     writable = os.access(shards.folder, os.W_OK)
     return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
 
 
 def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: TextTower) -> None:
-    """Writes what a checkpoint needs beside it: recipe, tokenizer, text tower, shape of the data."""
+    """Writes the files needed to load a checkpoint: recipe, tokenizer, text tower, description of the shards."""
     config_module.save(config, run_dir / CONFIG_FILE)
     text.tokenizer.save(run_dir / TOKENIZER_FILE)
     about_text = {
@@ -53,21 +53,21 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
 
 
 def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
-    """Name and fingerprint of the shards of the runs that this one started from, the first one first."""
+    """Lists name and fingerprint of the shards of all runs that this one started from, the earliest first."""
     if not config.start_from:
         return []
     base, own = Path(config.start_from) / SHARDS_FILE, run_dir / SHARDS_FILE
-    if own.exists() and not base.exists():  # goes on, and the run before is gone
+    if own.exists() and not base.exists():  # this run is resumed, and the run it started from has been deleted
         return read_about(own).get("earlier", [])
     before = read_about(base)
     return [*before.get("earlier", []), {key: before[key] for key in ("name", "fingerprint")}]
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `write_run_folder` wrote beside the checkpoints; raises EtpError if it cannot be read."""
+    """Reads a JSON file of `write_run_folder`; raises EtpError if it cannot be read."""
     return read_json(path, "name a run folder made by `etp train`")
 
 
 def same_tokenizer(about: dict[str, Any], text: TextTower) -> bool:
-    """Whether a run's `text.json` names this one; true of earlier runs, which name none."""
+    """Whether a run's `text.json` names the tokenizer of `text`; True for runs of earlier versions, which name none."""
     return about.get("tokenizer_sha256", text.tokenizer.sha256) == text.tokenizer.sha256

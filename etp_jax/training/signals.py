@@ -1,4 +1,4 @@
-"""Stopping in good order: SIGTERM and Ctrl-C end a run after a step, not within it."""
+"""Clean stop on signals: SIGTERM and Ctrl-C end a run after a step, not within it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from jax.experimental import multihost_utils
 
 
 class StopSignals:
-    """Notices SIGTERM and Ctrl-C, so that the step can be finished and saved.
+    """Context manager that catches SIGTERM and Ctrl-C, so that the current step can be finished and saved.
 
-    On several hosts JAX's preemption service catches SIGTERM on any of them and names a step at which all of them stop.
+    With several hosts, JAX's preemption service catches SIGTERM on any host and chooses a step at which all hosts stop.
     """
 
     def __init__(self) -> None:
-        """Nothing changes before the `with` block."""
+        """Prepares the handlers, which are installed by the `with` block."""
         self._received: int | None = None
         self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        """Takes the signals over."""
+        """Installs the signal handlers."""
         if jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives them back."""
+        """Restores the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -43,8 +43,8 @@ class StopSignals:
         print(f"\n{signal.Signals(number).name}: {message}", file=sys.stderr, flush=True)
 
     def reached(self) -> int | None:
-        """The signal because of which to stop now, or None; the same on all hosts. Asked once after every dispatch."""
+        """Returns the signal to stop for, or None; the same on all hosts. Must be called once after every dispatch."""
         if jax.process_count() > 1:
-            self._asked += 1  # not the number of steps: the service names the next number as the one to stop at
+            self._asked += 1  # counts calls, not steps: the service chooses the next number as the one to stop at
             return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self._asked) else None
         return self._received

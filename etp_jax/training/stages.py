@@ -1,4 +1,4 @@
-"""A run that begins with the parameters of another one: the stages of a recipe."""
+"""Stages of a recipe: runs that start with the parameters of another run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from etp_jax.training import checkpoint, resume
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE, read_about, same_tokenizer
 
 FREE_IN_STAGES = ("projection_dropout", "ecg.drop_path")
-"""Of `model`, besides the options of the text tower: what a run that starts from another may choose anew."""
+"""Options of `model` in which a run may differ from the one it starts from, besides most options of the text tower."""
 
 
 def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, shards: Shards) -> dict[str, Any]:
-    """Parameters and batch statistics of the best checkpoint of `config.start_from`, in place of the initial ones.
+    """Replaces the initial parameters and batch statistics by those of the best checkpoint of `config.start_from`.
 
     Raises:
-      EtpError: no such run, another text tower, model, sampling rate or leads than this run's, or a text tower from
-        scratch, whose vocabulary comes from the reports it was trained with.
+      EtpError: there is no such run; its text tower, model, sampling rate or leads differ from this run's; or its text
+        tower is from scratch, with a vocabulary that depends on the reports it was trained with.
     """
     run_dir = Path(config.start_from)
     theirs = config_module.load(run_dir / CONFIG_FILE)
     about = read_about(run_dir / TEXT_FILE)
     if text.params is None or about["sha256"] != text.sha256 or not same_tokenizer(about, text):
         raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")
-    # Parameters of equal shapes mean something else in these.
+    # The check of shapes is not enough: with a difference in these options, equal shapes have different meanings.
     there, here = (resume.flatten(config_module.to_dict(each.model)) for each in (theirs, config))
     named = {name for name in here if not name.startswith("text.")} - set(FREE_IN_STAGES) | {"text.pool", "text.unit"}
     there, here = ({f"model.{name}": each.get(name) for name in sorted(named)} for each in (there, here))

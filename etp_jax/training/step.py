@@ -1,4 +1,4 @@
-"""One training step of one device. It is pure and knows nothing of the layout but the axis name."""
+"""One training step of one device. It is a pure function that depends on the device layout only by the axis name."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ Metrics = dict[str, jax.Array]
 
 @struct.dataclass
 class TrainState:
-    """Everything that changes in training; keys and order follow from the seed and `step`."""
+    """Everything that changes in training; random keys and order follow from the seed and `step`."""
 
     step: jax.Array
     """int32, number of steps done."""
     params: Tree
     batch_stats: Tree
     opt_state: Tree
-    """Of the learned parameters only."""
+    """State of the optimiser, for the learned parameters only."""
     ema: Tree
     """Moving average of `params`, or None."""
 
 
 def compute_dtype(precision: str) -> jnp.dtype:
-    """`run.precision` as a type; `auto` is bfloat16 on TPU and GPU and float32 on CPU."""
+    """Returns the type of `run.precision`; `auto` is bfloat16 on TPU and GPU and float32 on CPU."""
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(precision)
 
 
 def init_state(variables: Tree, optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainState:
-    """The state before the first step, from the model's {"params", "batch_stats"}."""
+    """Builds the state before the first step from the model's {"params", "batch_stats"}."""
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -58,15 +58,15 @@ def init_state(variables: Tree, optimizer: optax.GradientTransformation, config:
 
 
 def text_input(texts: dict[str, jax.Array], report_b: jax.Array) -> Any:
-    """What the model's `encode_text` takes, for reports by number: cached outputs, or tokens."""
+    """Selects the input of the model's `encode_text` for reports by number: cached outputs, or tokens."""
     if "embeddings" in texts:
         return texts["embeddings"][report_b]
     return {name: texts[name][report_b] for name in ("input_ids", "attention_mask")}
 
 
 def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys [b] for augmentation and for dropout: functions of seed, step and row of the global batch alone."""
-    # Named, because under other generators (JAX_DEFAULT_PRNG_IMPL) vmapped draws depend on the neighbours.
+    """Derives keys [b] for augmentation and for dropout from the seed, the step and the row of the global batch."""
+    # The generator is named, because with others (JAX_DEFAULT_PRNG_IMPL) vmapped draws depend on the other rows.
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     keys_b2 = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(position_b)
     return keys_b2[:, 0], keys_b2[:, 1]
@@ -79,24 +79,25 @@ def make_train_step(
     config: TrainConfig,
     fs: int,
 ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """Builds the step.
+    """Builds the training step.
 
     Args:
         model: both towers.
-        optimizer: from `optim.make_optimizer`.
+        optimizer: optimiser from `optim.make_optimizer`.
         schedule: learning-rate schedule from the same call.
-        config: of the run.
+        config: config of the run.
         fs: sampling rate of the ECGs, Hz.
 
     Returns:
-        `train_step(state, batch, texts)`, to be run under the axis `AXIS`. `batch` is a device's part of what
-        `input.Batches` gives; `texts` the whole report table: {"embeddings" [R, D]} of a frozen tower, or {"input_ids",
-        "attention_mask"} [R, S], with "semantic" [R, D] for `semantic` pairs. It returns the next state and scalars:
-        loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
+        `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
+        of `batches.Batches`. `texts` is the whole report table: {"embeddings" [R, D]} of a frozen tower, or
+        {"input_ids", "attention_mask"} [R, S], with "semantic" [R, D] for `semantic` pairs. The step returns the next
+        state and scalars: loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping),
+        learning_rate.
 
     Raises:
-        EtpError: no such pairs or score, or less than one micro-batch. The step itself raises it when its
-            batch does not split into micro-batches.
+        EtpError: pairs or score are unknown, or there is less than one micro-batch. The step itself raises it when
+            micro-batches do not divide its batch.
     """
     loss_config = config.loss
     check_loss(loss_config)
@@ -133,7 +134,7 @@ def make_train_step(
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, learned)
         params = optim.merge(optax.apply_updates(learned, updates), fixed)
-        # Clamped here and not on use: a clamp inside the loss would also stop the gradient that leads back.
+        # Clamped here, not inside the loss: there the clamp would also stop the gradient back below the limit.
         limit = jnp.log(loss_config.max_logit_scale).astype(params["logit_scale"].dtype)
         params["logit_scale"] = jnp.minimum(params["logit_scale"], limit)
         metrics |= {
@@ -149,18 +150,18 @@ def make_train_step(
 
 
 def semantic_table(texts: Mapping[str, Any]) -> Any:
-    """The text tower's outputs before training [R, D], which of a frozen one are what the model reads."""
+    """Returns the text tower's outputs before training [R, D]; for a frozen tower they are the model's input."""
     return texts["semantic"] if "semantic" in texts else texts["embeddings"]
 
 
 def average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
-    """Exponential moving average; the decay starts lower, or the random initial weights would linger."""
+    """Updates the exponential moving average. The decay starts lower, so that the initial weights fade quickly."""
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda e, p: e + ((1 - decay_now) * (p - e)).astype(e.dtype), ema, params)
 
 
 def make_eval_step(model: DualEncoder) -> Callable[..., dict[str, jax.Array]]:
-    """Builds `eval_step(params, batch_stats, batch, texts)`, which returns unit embeddings `ecg` and `text` [b, E]."""
+    """Builds `eval_step(params, batch_stats, batch, texts)`, which computes unit embeddings `ecg` and `text` [b, E]."""
 
     def eval_step(
         params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], texts: dict[str, jax.Array]

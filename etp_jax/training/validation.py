@@ -22,7 +22,7 @@ from etp_jax.training.step import TrainState, make_eval_step, semantic_table
 
 
 class Validation:
-    """Measures a state on all records of the validation split that have a report."""
+    """Evaluates a state on all records of the validation split that have a report."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class Validation:
         texts: dict[str, NDArray],
         parallel: Parallel,
     ):
-        """Lays out the batches; `texts` is `setup.text_inputs` of the split's reports."""
+        """Sets up the batches; `texts` is `build.text_inputs` of the split's reports."""
         self._split, self._parallel, self._loss = split, parallel, config.loss
         self._batch = config.data.batch_size
-        # Mixed once: neighbours in the file are often of one patient. The same batches at every validation.
+        # Shuffled once, because neighbours in the file are often of one patient; all validations use the same batches.
         self._records = reports.paired[epoch_order(len(reports.paired), 0, 0)]
         if len(self._records) == 0:
             raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
@@ -47,25 +47,25 @@ class Validation:
         self._loss_of = jax.jit(self._batch_loss)
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Returns the number of records."""
         return len(self._records)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Loss and `metrics.retrieval` of the parameters, or of their moving average if there is one."""
+        """Computes loss and `metrics.retrieval` of the parameters, or of their moving average if there is one."""
         params = state.params if state.ema is None else state.ema
         ecg_NE, text_NE = self._embed(params, state.batch_stats)
         report_N = self._report[self._records]
         score = {name: np.asarray(params[name]) for name in ("logit_scale", "logit_bias") if name in params}
         size = min(self._batch, len(report_N))
         losses = []
-        for start in range(0, len(report_N) - size + 1, size):  # the loss depends on the size, so the rest is left out
+        for start in range(0, len(report_N) - size + 1, size):  # whole batches only: the loss depends on their size
             rows = slice(start, start + size)
             semantic = None if self._semantic is None else self._semantic[report_N[rows]]
             losses.append(self._loss_of(score, ecg_NE[rows], text_NE[rows], report_N[rows], semantic))
         return {"loss": float(np.mean(losses)), **retrieval(ecg_NE, text_NE, report_N)}
 
     def _embed(self, params: Any, batch_stats: Any) -> tuple[NDArray, NDArray]:
-        """Unit embeddings of the ECGs and of their reports, [N, E] each, on every host."""
+        """Computes unit embeddings of the ECGs and of their reports, [N, E] each, on every host."""
         share = self._batch // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
         ecg, text = [], []

@@ -1,4 +1,4 @@
-"""Counted FLOPs against XLA's own count, and peaks against utilisation."""
+"""Tests of the counted FLOPs against XLA's count, and of utilisation against peaks."""
 
 from __future__ import annotations
 

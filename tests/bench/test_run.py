@@ -1,4 +1,4 @@
-"""`etp bench` on a small recipe: what it measures, what it writes, and that PyTorch's model has the same layers."""
+"""Tests of `etp bench` on a small recipe: its measurements, its files, and the layers of the PyTorch model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How columns are visited, and what that saves. That the losses are right is test_contrastive.py's.
+"""Tests of the order in which columns are visited, and of the memory saved; test_contrastive.py checks the losses.
 
-Run as a script on eight virtual devices, this file prints the order of visits, and XLA's figures of memory.
+Run as a script on eight virtual devices, this file prints the order of visits and XLA's memory figures.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Run as a script on eight virtual devices, this file prints the loss and its gradients for every layout."""
+"""Tests of the contrastive loss. Run as a script on eight virtual devices, this file prints it for every layout."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A small BERT in a Hugging Face folder."""
+"""Fixtures: a small BERT in a Hugging Face folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes golden_bert.npz and golden_minilm.npz: what transformers' own BERT (in PyTorch) computes.
+"""Makes golden_bert.npz and golden_minilm.npz, outputs of the BERT of transformers (in PyTorch).
 
     python tests/models/make_golden.py
 

@@ -1,4 +1,4 @@
-"""BERT against what transformers computed (committed), and against transformers itself where it and torch are there."""
+"""BERT against committed outputs of transformers, and against transformers itself where it and torch are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaling, projections, embeddings and the parameter tree."""
+"""Tests of scaling, projections, embeddings and the parameter tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights files: every form gives the same tree; every defect is one line that names it."""
+"""Tests of weight files: all formats give the same tree, and every defect raises one line that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout by one key an example; batch normalisation against Flax's own."""
+"""Tests of dropout with one key per example, and of batch normalisation against that of Flax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ECG encoder against PyTorch, against NumPy, and its own promises."""
+"""Tests of the ResNet ECG encoder against PyTorch, against NumPy, and of its documented properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers, token tables and the frozen tower's table."""
+"""Tests of tokenizers, token tables and the outputs of a frozen tower."""
 
 from __future__ import annotations
 

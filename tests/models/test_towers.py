@@ -1,4 +1,4 @@
-"""A tower is one module and one line: a toy one is registered as docs/extending.md tells, and trained."""
+"""Test that one module and one line add a tower: a toy tower, registered as in docs/extending.md, is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transformer over patches of single leads."""
+"""Tests of the transformer over patches of single leads."""
 
 from __future__ import annotations
 

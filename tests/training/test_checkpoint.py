@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is restored, and what is said of damaged or foreign ones."""
+"""Tests of checkpoints: which are kept, what is restored, and the errors for damaged or incompatible ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Resident records and dispatches of several steps give what the host's path gives, a step at a time.
+"""Tests that resident records and dispatches of several steps give the result of the host path with single steps.
 
-Run as a script on eight virtual devices, this file trains on several layouts and prints the outcome. Whole runs,
-stopped and resumed, are test_resume.py's; several hosts, test_multihost.py's.
+Run as a script on eight virtual devices, this file trains on several layouts and prints the outcome. test_resume.py
+tests whole runs, stopped and resumed; test_multihost.py tests several hosts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Micro-batches give the undivided step.
+"""Tests that a step in micro-batches equals the undivided step.
 
 Run as a script on four virtual devices, this file trains two steps in each layout and prints the deviations.
 """

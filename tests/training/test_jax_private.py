@@ -1,4 +1,4 @@
-"""The private names of jax that the project uses, with the versions they were seen to work with."""
+"""Tests of the private names of jax that the project uses, and of the releases of jax they are known to work with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`: by a stand-in of its package, and by itself if installed."""
+"""Tests of Weights & Biases logging: always with a fake package; if it is installed, with the real one, offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run as a user sees it: its folder, its metrics, and one line for what goes wrong."""
+"""Tests of the run from the user's side: its folder, its metrics, and one line for each error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Several processes give the result of one; if one is lost the others stop at once, and fewer go on.
+"""Tests that several processes give the result of one; if one is lost, the others stop and fewer can resume.
 
-The same order, the same augmentation, the same parameters to rounding in float64. Run as a script, this file is
-`etp train --distributed`, disturbed.
+Order and augmentation are the same, and parameters are the same up to rounding in float64. Run as a script, this file
+runs `etp train --distributed` with injected faults.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def assert_all_stop(processes: list[subprocess.Popen[str]], lost: int) -> None:
     """All but the lost one end within ten seconds; they write one line, process 0 below its progress."""
     start = time.monotonic()
     line = (
-        f"etp: process {lost} of {len(processes)} was lost (they count from 0); the same command goes on from the last "
+        f"etp: process {lost} of {len(processes)} was lost (numbered from 0); the same command resumes from the last "
         "checkpoint"
     )
     for number, process in enumerate(processes):

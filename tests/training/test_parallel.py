@@ -1,6 +1,6 @@
-"""Layouts. That training gives the same on all of them is test_step.py's; on several processes, test_multihost.py's.
+"""Tests of the device layouts; test_step.py and test_multihost.py check that training gives the same on all of them.
 
-Run as a script on four virtual devices, this file prints what the two modes make of a batch.
+Run as a script on four virtual devices, this file prints the results of both modes for a batch.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or extended ends as one that was not; a run of other options is refused."""
+"""Tests that a killed, stopped or extended run ends like an uninterrupted one, and that other options are refused."""
 
 from __future__ import annotations
 

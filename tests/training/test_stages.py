@@ -1,4 +1,4 @@
-"""Recipes of several stages, and runs that begin with the parameters of another."""
+"""Tests of recipes with several stages, and of runs that start with the parameters of another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run as a script on eight virtual devices, this file trains a few steps on several layouts and prints the outcome."""
+"""Tests of the training step. Run as a script on eight virtual devices, this file trains on several layouts."""
 
 import math
 from typing import Any
