@@ -108,7 +108,7 @@ def write_run(run: Path, shards: Path) -> Path:
     """A run that stopped before its first step, whose metrics are made up."""
     run.mkdir()
     text = TextTowerConfig(vocabulary=80, layers=1, hidden=8, heads=2, max_tokens=16)
-    model_config = ModelConfig(ecg=ResNetConfig(width=2), text=text, embedding_dim=8)
+    model_config = ModelConfig(ecg=ResNetConfig(width=2, blocks=(1, 1)), text=text, embedding_dim=8)
     config = TrainConfig(data=DataConfig(shards=str(shards), batch_size=8), model=model_config)
     data = Shards(shards)
     tower = build_text(text, data.reports("train").reports)
