@@ -158,7 +158,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
     classes = tuple(replace(c, labels=given.labels.get(c.code, c.labels)) for c in given.classes)
     entries = [entry | {"labels": list(c.labels)} for entry, c in zip(content["classes"], classes, strict=True)]
     content = {n: v for n, v in content.items() if n not in ("of", "labels")} | {"classes": entries}
-    found = TaskFile(**vars(given) | {"classes": classes}, path=path, content=content)
+    found = TaskFile(**vars(replace(given, classes=classes)), path=path, content=content)
     _check(found)
     _check_classes(found)
     return found

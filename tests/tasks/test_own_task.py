@@ -47,7 +47,13 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("walk")
     table, shards, task, run = write_records(folder / "own"), folder / "shards", folder / "my.json", folder / "run"
     columns = ["--signal-column", "file", "--report-column", "report", "--label-column", "labels"]
-    columns += ["--patient-column", "patient", "--fs", str(FS), "--seconds", str(SECONDS), "--workers", "1"]
+    columns += ["--patient-column", "patient", "--fs", str(FS), "--workers", "1"]
+    columns += [
+        "--seconds",
+        str(SECONDS),
+        "--rate",
+        "32",
+    ]
     main.main(["prep", "table", "--csv", str(table), "--out", str(shards), "--name", "own", *columns])
     main.main(["shards", "check", str(shards)])
     main.main(["tasks", "new", "--shards", str(shards), "--out", str(task)])
@@ -58,7 +64,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["zero-shot", "probe", "finetune"])
+@pytest.mark.parametrize("kind", ["zero-shot", "probe", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_evaluation_on_ones_own_labels(kind: str, walk: Path, capsys: pytest.CaptureFixture[str]):
     argv = ["--run", str(walk / "run"), "--shards", str(walk / "shards"), "--task", str(walk / "my.json")]
     main.main(["evaluate", kind, *argv])
