@@ -1,4 +1,4 @@
-"""Encoders to and from the Hugging Face Hub, whose HTTP interface a local server has."""
+"""Tests upload to and download from the Hugging Face Hub; a local server provides its HTTP interface."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_mistakes_are_one_line(
         "hf://lab/none": "hf://lab/none: no such repository, or a private one; .* `hf auth login`",
         "hf://lab/other@v9": "hf://lab/other@v9: the repository has no such branch, tag or commit",
         "hf://lab/other": r"holds no encoder of `etp export` \(text.json is missing\)",
-        "hf://lab": "hf://lab: is no name on the Hugging Face Hub",
-        "hf://../..": r"hf://../..: is no name on the Hugging Face Hub",
+        "hf://lab": "hf://lab: is not a name on the Hugging Face Hub",
+        "hf://../..": r"hf://../..: is not a name on the Hugging Face Hub",
     }.items():
         with pytest.raises(EtpError, match=message) as error:
             etp_jax.load(name)
@@ -83,7 +83,7 @@ def test_mistakes_are_one_line(
     model = etp_jax.load(exported)
     with pytest.raises(EtpError, match="others/ecg: the hub refuses"):
         model.push_to_hub("others/ecg")
-    with pytest.raises(EtpError, match="leave @v1 away"):
+    with pytest.raises(EtpError, match="omit @v1"):
         model.push_to_hub("lab/ecg@v1")
     monkeypatch.setattr(hub_module, "get_token", lambda: None)
     with pytest.raises(EtpError, match="lab/ecg: not logged in to the Hugging Face Hub; run `hf auth login`"):
