@@ -230,12 +230,12 @@ def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: 
 
 def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ReportTable, "paired", np.arange(0))
-    with pytest.raises(EtpError, match="no record of split 'validation' has a report to be found"):
+    with pytest.raises(EtpError, match="no record of split 'validation' has a report"):
         measure("retrieval", run_dir, shards)
 
 
 def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
-    """Labels that say the opposite of the records' codes turn the ranking round."""
+    """Labels that are the opposite of the records' codes reverse the ranking."""
     target = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("test")
     chosen = [name for name in target.record_ids if int(name.split("-")[1]) % 2]
     y = target.y_nC[np.isin(target.record_ids, chosen)]

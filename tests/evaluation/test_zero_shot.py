@@ -10,7 +10,7 @@ from etp_jax.tasks import Task, TaskClass
 
 
 def fake_encoder() -> tuple[Any, dict[tuple[str, bool], np.ndarray]]:
-    """Gives every sentence a random unit vector; says how it was asked."""
+    """Gives every sentence a random unit vector, and records how it was called."""
     rng = np.random.default_rng(0)
     known: dict[tuple[str, bool], np.ndarray] = {}
 
