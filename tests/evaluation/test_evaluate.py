@@ -194,10 +194,10 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
 
     said(r"was trained on 192 of the 280 records .* in 'all' of small", "zero-shot", split="all")
     said(
-        "mets-super-200 draws its records from all splits; ask for them with --split all", "zero-shot", "mets-super-200"
+        "mets-super-200 draws its records from all splits; add --split all", "zero-shot", "mets-super-200"
     )
     said("too small to fit probes", "probe", "mets-super", split="test")
-    said("cannot take published", "zero-shot", "mets-super", split="test", published=tmp_path)
+    said("cannot use published", "zero-shot", "mets-super", split="test", published=tmp_path)
     said("fitted on split 'train'; score another", "probe", split="all")
     said("reads one split of the shards", "retrieval", split="all")
     said("bootstrap is 0", "retrieval", bootstrap=0)

@@ -13,7 +13,7 @@ from tests.helpers.evaluations import measure
 
 
 def reference(layer: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """PyTorch's Adam with L2 in the gradient, in double precision; returns weights with the bias as last row, by epoch."""
+    """PyTorch's Adam with L2 in the gradient, in double precision; returns weights by epoch, the bias as last row."""
     w = np.vstack([layer["kernel"], layer["bias"]]).astype(np.float64)
     x = np.hstack([x, np.ones((len(x), 1))]).astype(np.float64)
     first, second, step, found = np.zeros_like(w), np.zeros_like(w), 0, []

@@ -1,4 +1,4 @@
-"""`etp predict`: what is told of a record, and that it is what the Python interface gives for the same signal."""
+"""Tests the output of `etp predict`, and that the Python interface gives the same for the same signal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLATT = {"MI": (3.0, -0.5), "NORM": (2.0, 0.1)}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> Path:
-    """A run on band-passed shards, with probabilities of two classes."""
+    """A run on band-passed shards, with probabilities for two classes."""
     folder = tmp_path_factory.mktemp("predict")
     filters = {"bandpass": [1.0, 30.0], "notch": None}
     shards, run = write_shards(folder / "shards", preparation={"filters": filters}), folder / "run"
@@ -54,7 +54,7 @@ def model(run: Path) -> EcgModel:
 
 @pytest.fixture(scope="module")
 def signal() -> np.ndarray:
-    """Millivolt [T, 12], 4 s at 100 Hz."""
+    """Signal [T, 12] in millivolt, 4 s at 100 Hz."""
     time = np.arange(400) / FS
     return np.sin(2 * np.pi * np.outer(time, np.linspace(2, 9, 12))) + np.random.default_rng(0).normal(
         0, 0.1, (400, 12)
@@ -62,7 +62,7 @@ def signal() -> np.ndarray:
 
 
 class Words(HTMLParser):
-    """The text of a page, and what its drawing marks."""
+    """Collects the text of a page, and the marks in its drawing."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pages in a real browser, on a phone and on a desk, without a network.
+"""Tests the pages in a real browser, at phone and desktop size, without a network.
 
 Needs the extra `browser`, and in ETP_CHROMIUM the path of a Chromium (`.ci/browser FOLDER` fetches FOLDER/chromium).
 """
