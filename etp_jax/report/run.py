@@ -52,7 +52,7 @@ def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
 
     Raises:
       EtpError: `run` is not a run folder or is an exported encoder; `shards` is not a shard folder; a file in one of
-        them is damaged; the encoder cannot read the shards; or the run was trained on others and `other_shards` is false.
+        them is damaged; the encoder cannot read the shards; or the run was trained on others, without `other_shards`.
     """
     config = config_module.load(run / run_folder.CONFIG_FILE)
     if (run / ENCODER_FILE).exists():

@@ -193,9 +193,7 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
             measure(args[0], run_dir, shards, *args[1:], **{"bootstrap": 2, **kwargs})
 
     said(r"was trained on 192 of the 280 records .* in 'all' of small", "zero-shot", split="all")
-    said(
-        "mets-super-200 draws its records from all splits; add --split all", "zero-shot", "mets-super-200"
-    )
+    said("mets-super-200 draws its records from all splits; add --split all", "zero-shot", "mets-super-200")
     said("too small to fit probes", "probe", "mets-super", split="test")
     said("cannot use published", "zero-shot", "mets-super", split="test", published=tmp_path)
     said("fitted on split 'train'; score another", "probe", split="all")

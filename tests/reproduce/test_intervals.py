@@ -1,4 +1,4 @@
-"""Intervals and significance against numpy and SciPy used in other ways."""
+"""Compares intervals and p values with independent computations in NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_p_over_patients() -> None:
 
 
 def test_p_over_patients_agrees_with_the_normal_one() -> None:
-    """For the mean of many patients the bootstrap must find what a z test finds."""
+    """For the mean over many patients, the bootstrap must agree with a z test."""
     rng = np.random.default_rng(1)
     x = rng.normal(0.12, 1, 400)
     replicates = np.array([rng.choice(x, len(x)).mean() for _ in range(4000)])
