@@ -134,7 +134,7 @@ def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> N
         model.encode_ecg([np.ones((SAMPLES, 12)).cumsum(0), np.zeros((12, SAMPLES))])
     with pytest.raises(EtpError, match="signals is empty"):
         model.features([])
-    with pytest.raises(EtpError, match="signal is no array of numbers"):
+    with pytest.raises(EtpError, match="signal is not numeric"):
         model.encode_ecg("record.csv")
     with pytest.raises(EtpError, match="leads is one string, 'II'"):
         model.encode_ecg(np.zeros((SAMPLES, 1)), leads="II")

@@ -194,9 +194,9 @@ def _csv(figures: dict[str, Any]) -> str:
     """Formats the tidy table, with a line for each value.
 
     If there are several seeds, each has a line, and the line `mean` has the interval over patients. The line of a
-    single seed has the interval itself. Differences have the encoder `difference` and both runs in `run`; their p values
-    are separate metrics (`macro_auroc_p_patients`). So is `classes_fitted`, if classes lack an outcome in the fitted
-    labels.
+    single seed has the interval itself. Differences have the encoder `difference` and both runs in `run`. Their p
+    values are separate metrics (`macro_auroc_p_patients`). So is `classes_fitted`, if classes lack an outcome in the
+    fitted labels.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV, restval="", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What the card of the shipped encoder says, measured again on PTB-XL's fold 9."""
+"""Recomputes the figures of the shipped encoder's model card on PTB-XL's fold 9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The glossary on PTB-XL's real reports: where its entries come from and how far it reaches."""
+"""Tests the glossary on PTB-XL's real reports: the source of its entries and its coverage."""
 
 from __future__ import annotations
 

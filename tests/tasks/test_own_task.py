@@ -1,4 +1,4 @@
-"""A task of one's own, as docs/own-task.md walks it: from .npy files and a table to findings on one's own labels."""
+"""Tests the walkthrough of docs/own-task.md: from .npy files and a table to findings for a user's own labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = {
 
 
 def write_records(folder: Path, count: int = 100) -> Path:
-    """ECGs as .npy files, and the table that names them; the labels show in rhythm and width of the beats."""
+    """Writes ECGs as .npy files with their table; rhythm and width of the beats depend on the labels."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     rows = []

@@ -12,7 +12,7 @@ from etp_jax.tasks.task_file import table
 
 
 def columns(*records: tuple[str, ...], dataset: str = "") -> Any:
-    """The only columns that a task reads."""
+    """Creates the columns that a task reads."""
     return SimpleNamespace(labels=list(records), dataset=[dataset] * len(records))
 
 
