@@ -38,7 +38,7 @@ def test_an_encoder_goes_there_and_comes_back(exported: Path, hub: Hub) -> None:
     back = etp_jax.load("hf://lab/ecg")
     np.testing.assert_array_equal(back.encode_ecg(signal), model.encode_ecg(signal))
     assert repr(back).startswith("EcgModel('hf://lab/ecg', step=3")
-    assert run_folder(Path("hf://lab/ecg")) == run_folder("hf://lab/ecg")  # a path keeps one slash only
+    assert run_folder(Path("hf://lab/ecg")) == run_folder("hf://lab/ecg")  # Path() collapses the two slashes into one
 
     hub.tags["v1"] = first
     newer = dict(hub.repositories["lab/ecg"][-1][1]) | {"README.md": b"newer"}
@@ -54,7 +54,7 @@ def test_only_known_files_are_fetched_and_sent(exported: Path, hub: Hub) -> None
     folder = run_folder("hf://lab/ecg")
     assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == set(files)
     assert not set(strange) & set(hub.fetched)
-    # What is sent replaces all that was sent before, and leaves the rest.
+    # An upload replaces all files of the previous upload, and keeps the other files.
     stale = {"calibration.json": b"{}", "encoder.onnx": b"x", "notes.txt": b"of the owner"}
     hub.commit("lab/own", stale)
     hub_module.upload(exported, "lab/own", FILES, private=False)
@@ -90,7 +90,7 @@ def test_mistakes_are_one_line(
         model.push_to_hub("lab/ecg")
     with pytest.raises(SystemExit):
         main.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "out"), "--push", "lab/ecg"])
-    assert not (tmp_path / "out").exists()  # found before the work
+    assert not (tmp_path / "out").exists()  # the error is raised before the export
 
 
 def test_without_a_network_the_copy_serves(exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_probe_rows(probe: dict[str, Any], run_dir: Path):
     mean = np.mean([row["macro_auroc"] for row in probe["rows"][:2]])
     assert trained["0.1"]["macro_auroc"]["mean"] == pytest.approx(mean, abs=1e-6)
     assert trained["1.0"]["macro_auroc"]["mean"] == probe["rows"][2]["macro_auroc"]
-    # The level of a record tells its labels, and any encoder sees it.
+    # The signal level of a record depends on its labels, and any encoder detects it.
     assert trained["1.0"]["macro_auroc"]["mean"] > 0.7
 
 
@@ -129,7 +129,7 @@ def test_zero_shot_reads_prompts_from_a_file(run_dir: Path, shards: Path, tmp_pa
     command = ["evaluate", "zero-shot", "--run", str(run_dir), "--shards", str(shards), "--prompts", str(file)]
     main.main([*command, "--bootstrap", "5"])
     assert "mine.json: class NORM: 'Let me know about" in capsys.readouterr().err
-    assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not what another file of that name gave
+    assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not the result for another file of that name
 
 
 def test_retrieval(run_dir: Path, shards: Path):

@@ -126,7 +126,7 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
     about = {"fs": FS, "units": ["mV"] * 6, "sig_name": list(LEADS[6:]), "fmt": ["16"] * 6}
     wfdb.wrsamp("w", p_signal=signal[:, 6:], write_dir=str(folder / "deep"), **about)
     argv = ["predict", str(folder), "--run", str(run), "--fs", "100", "--out", str(folder)]
-    for _ in range(2):  # the second time its own table lies in the folder
+    for _ in range(2):  # in the second run the folder contains the command's own table
         main.main([*argv, "--prompt", "pacemaker"])
         assert "3 records, 1 of them could not be used" in capsys.readouterr().out
     rows = {row["record"]: row for row in csv.DictReader((folder / "predictions.csv").open())}
@@ -171,7 +171,7 @@ def test_occlusion_finds_what_a_score_reads():
     ecg_NTL, mask_NL = hidden(ecg, mask, FS)
     assert ecg_NTL.shape == (1 + 3 + 3, 250, 3) and not mask_NL[2, 1] and not ecg_NTL[2, :, 1].any()
     np.testing.assert_array_equal(ecg_NTL[0], ecg)
-    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])  # the last, half second is cut off by itself
+    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])  # the last half second is cut off separately
     found = occlusion(ecg_NTL[:, 100:200, 1].mean(axis=1), mask, ("I", "II", "V1"))
     assert found.highlight == Highlight(("II",), (1,)) and set(found.by_lead) == {"I", "II"}
     assert found.by_lead["I"] == found.by_second[0] == 0

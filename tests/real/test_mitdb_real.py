@@ -34,7 +34,7 @@ def beats(path: Path) -> dict[int, set[str]]:
         if code == 59:  # a long step, in the next two words, the upper half first
             time += (words[position] << 16) + words[position + 1]
             position += 2
-        elif code == 63:  # a text of so many bytes
+        elif code == 63:  # a string of that many bytes
             position += (step + 1) // 2
         elif code < 59:
             time += step

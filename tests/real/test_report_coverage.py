@@ -59,7 +59,7 @@ def test_only_reports_that_say_nothing_become_empty(table: pd.DataFrame) -> None
         (r"\b(?:kein|keine|ohne|inga|inget)\b", r"\b(?:no|without|absent)\b"),
         (r"\bmoegl|\bmoejligen\b|\boevervaeg", r"\b(?:possibl|should be considered)"),
         (r"\bverdacht auf\b|\bmisstaenkt\b", r"\bsuspected\b"),
-        # Three reports go on with the physician's own word: "wahrscheinlich kammerhypertrophie lvh moeglich".
+        # Three reports continue with the physician's own words: "wahrscheinlich kammerhypertrophie lvh moeglich".
         (r"\bwahrscheinlich\b(?! +(?:kammerhypertrophie|infarkt posterior))|\bsannolikt\b", r"\bprobabl"),
     ],
 )

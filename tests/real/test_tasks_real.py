@@ -260,4 +260,4 @@ def test_flaws_of_the_benchmarks_prompts_are_found():
         "class CR: 'counterclockwise rotation' contradicts 'clockwise rotation'",
     } <= set(flaws)
     assert any(flaw.startswith("class BIGU: ") and "talks to somebody" in flaw for flaw in flaws)
-    assert len(flaws) < 40  # of 131 classes: most are left in peace
+    assert len(flaws) < 40  # of 131 classes: most have no flaw

@@ -94,7 +94,7 @@ def test_normal_ecgs_have_normal_intervals(shards):
 
 
 def test_rate_agrees_with_neurokit2(shards):
-    # Not among the tests' packages: it wants older pandas and setuptools than they do.
+    # Not among the tests' packages: it requires older pandas and setuptools than they do.
     neurokit2 = pytest.importorskip("neurokit2")
     split = shards.split("validation")
     pairs = []

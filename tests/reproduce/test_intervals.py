@@ -31,7 +31,7 @@ def test_a_single_seed_has_no_interval_over_seeds() -> None:
 def test_interval_over_patients_is_of_the_mean_over_seeds() -> None:
     replicates_SR = np.random.default_rng(0).normal(size=(3, 400))
     means = sorted(sum(column) / 3 for column in replicates_SR.T)
-    # the 2.5th percentile of 400 lies between the 10th and 11th smallest, 9.975 steps from the least
+    # the 2.5th percentile of 400 is between the 10th and 11th smallest, 9.975 steps from the smallest
     low = means[9] + 0.975 * (means[10] - means[9])
     high = means[389] + 0.025 * (means[390] - means[389])
     assert over_patients(replicates_SR) == pytest.approx({"low": low, "high": high})

@@ -108,7 +108,7 @@ def out(study: Path) -> Path:
         nonlocal calls
         original(self, *args)
         calls += 1
-        if calls == 7:  # of 5 steps a run
+        if calls == 7:  # each run has 5 steps
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +116,7 @@ def out(study: Path) -> Path:
         with pytest.raises(SystemExit) as stop:
             reproduce(study, out)
     assert stop.value.code == 143
-    # the first was trained and measured four times
+    # the first was trained and evaluated four times
     assert [line["run"] for line in plan.read_log(out)] == ["first"] * 5 + ["older"] * 3
     seeds = {(row["run"], row["status"], tuple(row["seeds"])) for row in rows(out, encoder="trained")}
     assert seeds == {("first", "measured", (0,)), ("broken", "failed", ()), ("older", "measured", (0,))}
@@ -295,7 +295,7 @@ def test_the_files_that_people_read(out: Path) -> None:
     ]
     assert float(line["value"]) == cell["values"]["macro_f1"]["mean"] and line["revision"] == str(REVISION)
     assert float(line["low"]) == cell["values"]["macro_f1"]["patients"]["low"] and line["protocol"] == "honest"
-    assert not [line for line in lines if line["run"] == "broken"]  # only what has a value
+    assert not [line for line in lines if line["run"] == "broken"]  # only rows with a value
     (p,) = [
         line
         for line in lines

@@ -52,7 +52,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main.main(["shards", "check", str(shards)])
     main.main(["tasks", "new", "--shards", str(shards), "--out", str(task)])
     main.main(["tasks", "lint", str(task), "--shards", str(shards)])
-    write_run(run, small_config(shards))  # in place of `etp train`, which tests/test_end_to_end.py walks
+    write_run(run, small_config(shards))  # replaces `etp train`, which tests/test_end_to_end.py covers
     argv = ["--run", str(run), "--out", str(folder / "exported"), "--shards", str(shards), "--task", str(task)]
     main.main(["export", *argv])
     return folder

@@ -67,7 +67,7 @@ def test_own_file(tmp_path: Path):
     path = write(tmp_path / "my.json", mine(title="Another title"))
     everything = get_task(path)
     assert everything.digest != task.digest and everything.classes[1].prompts == ("normal ECG",)
-    assert get_task(write(tmp_path / "my.json", mine())).digest == everything.digest  # a title changes no result
+    assert get_task(write(tmp_path / "my.json", mine())).digest == everything.digest  # a title does not affect results
 
 
 def test_prompt_sets_of_an_own_file(tmp_path: Path):
