@@ -278,7 +278,7 @@ def sensitivity(results: Mapping[str, Result], metric: str) -> str:
     means = [
         (figure and figure.mean) or 0.0 for result in results.values() for figure in [result.main("trained", metric)]
     ]
-    return "\n".join([*_align(lines), f"least to greatest: {max(means) - min(means):.3f}"])
+    return "\n".join([*_align(lines), f"range of the means: {max(means) - min(means):.3f}"])
 
 
 def number(value: float) -> float | None:
