@@ -1,11 +1,11 @@
-"""etp-jax: ECG representations from ECGs and their reports, in JAX.
+"""etp-jax: learns ECG representations from ECGs and their reports, in JAX.
 
-`etp_jax.load()` gives the encoder that ships, `etp_jax.load(run)` that of a run, both as an `EcgModel`:
+`etp_jax.load()` returns the shipped encoder, `etp_jax.load(run)` that of a run, both as an `EcgModel`:
 
     model = etp_jax.load()
     model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
 
-Both names are resolved when they are first used: `import etp_jax` alone loads no jax.
+Both names are imported on first use: `import etp_jax` alone does not load jax.
 """
 
 from __future__ import annotations

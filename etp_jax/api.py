@@ -1,4 +1,4 @@
-"""The Python interface: a trained encoder as a model of ECGs and sentences in memory."""
+"""The Python interface: a trained encoder for ECGs and sentences in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Signals = ArrayLike | Sequence[ArrayLike]
 
 
 class EcgModel:
-    """A trained ECG encoder with its text side. Make it with `etp_jax.load`.
+    """A trained ECG encoder with its text encoder; create it with `etp_jax.load`.
 
         model = etp_jax.load()
         model.encode_ecg(signal, fs=500)  # [E]
@@ -35,14 +35,14 @@ class EcgModel:
         model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
 
     Attributes:
-      fs: sampling rate that the encoder reads, in Hz; signals of other rates are resampled.
-      samples: length that it reads, at that rate; longer signals keep their beginning, shorter ones get zeros.
-      leads: leads that it reads; absent ones are masked.
-      filters: what its training data went through, and so every signal does.
+      fs: sampling rate of the encoder's input, in Hz; signals at other rates are resampled.
+      samples: length of the input in samples; longer signals are cut at the end, shorter ones are padded with zeros.
+      leads: leads of the input; absent ones are masked.
+      filters: filters of the training data; they are applied to every signal.
     """
 
     def __init__(self, encoder: Encoder, source: str | None = None) -> None:
-        """Takes the encoder of a run, and the name that it was loaded by."""
+        """Wraps the encoder of a run; `source` is the name that it was loaded by."""
         self.encoder = encoder
         self.source = source or str(encoder.run_dir)
         self.fs: int = encoder.trained_on["fs"]
@@ -53,7 +53,7 @@ class EcgModel:
         self.filters = Filters(bandpass and tuple(bandpass), filters.get("notch"))
 
     def __repr__(self) -> str:
-        """Recipe, what it reads and gives, and where it is from."""
+        """Source, step, recipe, input format and embedding size."""
         return (
             f"EcgModel({self.source!r}, step={self.encoder.step}, recipe={recipe_of(self.encoder.config)!r}, "
             f"fs={self.fs}, samples={self.samples}, leads='{' '.join(self.leads)}', "
@@ -63,15 +63,15 @@ class EcgModel:
     def prepare(
         self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
     ) -> Prepared:
-        """An ECG as the encoder reads it: int16 [samples, leads] in microvolt, and which leads are usable.
+        """Prepares an ECG for the encoder: int16 [samples, leads] in microvolt, and a mask of the usable leads.
 
             model.prepare(signal, fs=250, leads=["I", "II", "V2"], unit="uV").lead_mask
 
         Args:
           signal: [time, leads]; NaN where samples are missing.
-          fs: its sampling rate, in Hz; None: the encoder's.
-          leads: its leads, in order, by any usual name.
-          unit: mV, uV or V.
+          fs: sampling rate of the signal, in Hz; None: the encoder's.
+          leads: leads of the signal, in order, by any usual name.
+          unit: unit of the signal: mV, uV or V.
 
         Raises:
           EtpError: the array does not fit the leads, the unit is unknown, or the signal cannot be used.
@@ -83,52 +83,52 @@ class EcgModel:
         try:
             array = np.asarray(signal, np.float64)
         except (ValueError, TypeError) as error:
-            raise EtpError(f"signal is no array of numbers ({error}); it must be [time, {len(leads)} leads]") from None
+            raise EtpError(f"signal is not numeric ({error}); it must be [time, {len(leads)} leads]") from None
         if array.ndim != 2 or array.shape[1] != len(leads):
             raise EtpError(f"signal has shape {array.shape}; it must be [time, {len(leads)} leads]")
         rate = self.fs if fs is None else float(fs)
         return self.prepare_recording(Recording(array * MICROVOLT[unit], rate, tuple(leads)))
 
     def prepare_recording(self, recording: Recording) -> Prepared:
-        """The same for a signal as `data_prep`'s readers give it; raises EtpError if it cannot be used."""
+        """Prepares a recording from one of `data_prep`'s readers; raises EtpError if it cannot be used."""
         return prepare(recording, self.fs, self.samples, self.leads, self.filters)
 
     def encode_ecg(
         self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
     ) -> NDArray[np.float32]:
-        """Unit embeddings of ECGs: [E] of one, [n, E] of several.
+        """Computes unit embeddings of ECGs: [E] for one, [n, E] for several.
 
             embeddings = model.encode_ecg(batch, fs=500)  # batch: [n, 5000, 12] in millivolt
 
         Args:
           signals: one ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length.
-          fs: their sampling rate, in Hz; None: the encoder's.
-          leads: their leads, in order, by any usual name.
-          unit: mV, uV or V.
+          fs: sampling rate of the signals, in Hz; None: the encoder's.
+          leads: leads of the signals, in order, by any usual name.
+          unit: unit of the signals: mV, uV or V.
 
         Raises:
-          EtpError: as `prepare`; of several ECGs it names the first that cannot be used.
+          EtpError: as for `prepare`; for several ECGs the message names the first that cannot be used.
         """
         return self._encode(signals, fs, leads, unit)[1]
 
     def features(
         self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
     ) -> NDArray[np.float32]:
-        """Pooled features of ECGs before the projection: [F] of one, [n, F] of several; what probes are fitted on.
+        """Computes pooled features before the projection, for fitting probes: [F] for one ECG, [n, F] for several.
 
             LogisticRegression().fit(model.features(batch, fs=500), labels)
 
-        Arguments and errors as `encode_ecg`.
+        Arguments and errors are those of `encode_ecg`.
         """
         return self._encode(signals, fs, leads, unit)[0]
 
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Unit embeddings [n, E] of reports or findings, read as the run's reports were.
+        """Computes unit embeddings [n, E] of reports or findings, processed like the run's reports.
 
             model.encode_text(["sinus rhythm"]) @ model.encode_ecg(signal, fs=500)  # [1], cosine
 
         Raises:
-          EtpError: the text tower cannot be had; an exported encoder needs it for all but the tasks' own prompts.
+          EtpError: the text tower is not available; an exported encoder needs it for all but the tasks' own prompts.
         """
         if isinstance(sentences, str) or not len(sentences):
             raise EtpError(f"sentences is {sentences!r}; give a list of at least one string")
@@ -142,23 +142,23 @@ class EcgModel:
         leads: Sequence[str] = LEADS,
         unit: str = "mV",
     ) -> Any:
-        """Cosine of ECGs and each finding, the most alike first. Similarities, no probabilities.
+        """Computes the cosine similarity of ECGs and findings, highest first; these are not probabilities.
 
             model.zero_shot(signal, ["sinus rhythm", "atrial fibrillation"], fs=500)
             # {"sinus rhythm": 0.41, "atrial fibrillation": 0.13}
 
         Args:
           signals: as for `encode_ecg`.
-          findings: sentences, as a report would put them.
+          findings: sentences in the style of a report.
           fs: as for `encode_ecg`.
           leads: as for `encode_ecg`.
           unit: as for `encode_ecg`.
 
         Returns:
-          A dictionary of one ECG, a list of them of several.
+          A dictionary for one ECG, a list of dictionaries for several.
 
         Raises:
-          EtpError: as `encode_ecg` and `encode_text`.
+          EtpError: as for `encode_ecg` and `encode_text`.
         """
         findings_FE, ecg = self.encode_text(findings), self.encode_ecg(signals, fs, leads, unit)
         found = []
@@ -169,7 +169,7 @@ class EcgModel:
 
     @property
     def module(self) -> EcgEncoder:
-        """The ECG encoder as a Flax module, for one's own `jit` and `grad`; see `variables`.
+        """The ECG encoder as a Flax module, for your own `jit` and `grad`; see `variables`.
 
             prepared = [model.prepare(signal, fs=500) for signal in signals]
             ecg_BTL, lead_mask_BL = (np.stack(x) for x in zip(*((p.ecg, p.lead_mask) for p in prepared)))
@@ -177,8 +177,8 @@ class EcgModel:
                 variables, ecg_BTL, lead_mask_BL, train=True, mutable=["batch_stats"]
             )
 
-        It computes in float32. Batch statistics are those of the batch at hand, for `jit`; under `pmap` or `shard_map`
-        take `model.module.clone(axis_name=...)`. Drop-path and dropout need `keys=jax.random.split(key, B)`.
+        It computes in float32. Under `jit`, batch statistics are those of the current batch; under `pmap` or
+        `shard_map` use `model.module.clone(axis_name=...)`. Drop-path and dropout need `keys=jax.random.split(key, B)`.
         """
         return EcgEncoder(self.encoder.config.model, jnp.float32)
 
@@ -201,15 +201,15 @@ class EcgModel:
             model = etp_jax.load("my-encoder")
 
         Args:
-          folder: where to; an earlier export there is replaced.
-          dtype: of the weights. An encoder that was loaded from an export is copied as it is.
-          shards: for an encoder of a run: shard folder on which the probabilities of `etp predict` are calibrated.
+          folder: folder to write; an earlier export there is replaced.
+          dtype: data type of the weights. An encoder that was loaded from an export is copied unchanged.
+          shards: shard folder on which the probabilities of `etp predict` are calibrated; only for an encoder of a run.
 
         Returns:
           The folder.
 
         Raises:
-          EtpError: the folder holds something else, or is what would be saved; or the shards do not fit.
+          EtpError: the folder holds something else or is the source itself; or the shards do not fit.
         """
         source, out = self.encoder.run_dir, Path(folder)
         if (source / ENCODER_FILE).exists():
@@ -221,15 +221,15 @@ class EcgModel:
         return out
 
     def push_to_hub(self, name: str, private: bool = True, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> str:
-        """Sends what `save` writes to the Hugging Face Hub, where `etp_jax.load("hf://org/name")` finds it.
+        """Uploads what `save` writes to the Hugging Face Hub; load it with `etp_jax.load("hf://org/name")`.
 
             model.push_to_hub("my-lab/ecg-encoder")
 
         Args:
-          name: `org/name`; the repository is made if it is not there.
-          private: whether a repository that is made is visible to its owners only. See the terms of the training data
-            before you change that.
-          dtype: of the weights.
+          name: `org/name`; the repository is created if it does not exist.
+          private: whether a newly created repository is visible to its owners only. Read the terms of the training data
+            before you change this.
+          dtype: data type of the weights.
 
         Returns:
           The URL of the commit.
@@ -244,7 +244,7 @@ class EcgModel:
     def _encode(
         self, signals: Signals, fs: float | None, leads: Sequence[str], unit: str
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features and embeddings, with the axis n if there are several signals."""
+        """Computes features and embeddings, with the axis n if there are several signals."""
         several = _several(signals)
         if several is None:
             prepared = self.prepare(signals, fs, leads, unit)  # pyright: ignore[reportArgumentType]
@@ -262,7 +262,7 @@ class EcgModel:
 
 
 def _several(signals: Signals) -> Sequence[ArrayLike] | NDArray | None:
-    """The ECGs one by one if there are several; None of a single one."""
+    """Returns the list or array of ECGs if there are several; None for a single ECG."""
     if isinstance(signals, (list, tuple)):
         return None if signals and all(map(_is_sample, signals)) else signals
     array = np.asarray(signals)
@@ -270,7 +270,7 @@ def _several(signals: Signals) -> Sequence[ArrayLike] | NDArray | None:
 
 
 def _is_sample(item: ArrayLike) -> bool:
-    """Whether an item of a list is one moment of an ECG that is given as lists of numbers."""
+    """Whether a list item is one time step of an ECG that is given as lists of numbers."""
     try:
         return np.ndim(item) == 1
     except ValueError:  # lists of different lengths
@@ -278,19 +278,19 @@ def _is_sample(item: ArrayLike) -> bool:
 
 
 def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> EcgModel:
-    """The model of a run folder, of an exported encoder, of one on the Hugging Face Hub, or the one that ships.
+    """Loads the model of a run folder, an exported encoder, a Hugging Face Hub repository, or the shipped encoder.
 
         etp_jax.load()
         etp_jax.load("runs/ptbxl", checkpoint="latest")
         etp_jax.load("hf://org/name@v1")
 
     Args:
-      run: folder made by `etp train` or `etp export`; or `hf://org/name[@revision]`; or `shipped` or None, the encoder
-        that comes with the package, see its `MODEL_CARD.md`.
-      checkpoint: of a run: `best` by pre-training validation, or `latest`.
+      run: folder made by `etp train` or `etp export`; or `hf://org/name[@revision]`; or `shipped` or None for
+        the package's own encoder, see its `MODEL_CARD.md`.
+      checkpoint: checkpoint of a run: `best` by pre-training validation, or `latest`.
 
     Raises:
-      EtpError: no such run, checkpoint or repository.
+      EtpError: there is no such run, checkpoint or repository.
     """
     if checkpoint not in ("best", "latest"):
         raise EtpError(f"checkpoint {checkpoint!r} is neither best nor latest")

@@ -105,9 +105,9 @@ def test_saved_and_loaded(run_dir: Path, model: EcgModel, tmp_path: Path) -> Non
         assert (copy / name).read_bytes() == (folder / name).read_bytes()
     card = (copy / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n") and "\n---\n# my encoder\n" in card
-    assert "small (SHA-256" in card and "step 3" in card and "not evaluated" in card and "no medical device" in card
+    assert "small (SHA-256" in card and "step 3" in card and "not evaluated" in card and "not a medical device" in card
     assert "Apache License" in (copy / "LICENSE").read_text(encoding="utf-8")
-    with pytest.raises(EtpError, match="is what would be copied"):
+    with pytest.raises(EtpError, match="is the folder to be copied"):
         saved.save(folder)
     with pytest.raises(EtpError, match="holds something other than an exported encoder"):
         saved.save(run_dir)
@@ -134,7 +134,7 @@ def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> N
         model.encode_ecg([np.ones((SAMPLES, 12)).cumsum(0), np.zeros((12, SAMPLES))])
     with pytest.raises(EtpError, match="signals is empty"):
         model.features([])
-    with pytest.raises(EtpError, match="signal is no array of numbers"):
+    with pytest.raises(EtpError, match="signal is not numeric"):
         model.encode_ecg("record.csv")
     with pytest.raises(EtpError, match="leads is one string, 'II'"):
         model.encode_ecg(np.zeros((SAMPLES, 1)), leads="II")

@@ -1,4 +1,4 @@
-"""`etp evaluate ...`: measures what an encoder learned, one command for each kind."""
+"""`etp evaluate ...`: evaluates an encoder, with one command for each kind of evaluation."""
 
 from __future__ import annotations
 

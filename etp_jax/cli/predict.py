@@ -1,4 +1,4 @@
-"""`etp predict` and `etp export`: a trained encoder in use."""
+"""`etp predict` and `etp export`: use a trained encoder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etp_jax.ecg.leads import Layout
 
 @dataclass(frozen=True)
 class Predict:
-    """Findings of one ECG, with page and picture, or of a folder of ECGs, as a table. No medical device."""
+    """Computes findings: page and picture for one ECG, or a table for a folder of ECGs. Not a medical device."""
 
     record: tyro.conf.Positional[Path]
-    """WFDB, EDF, .mat, .npy or .csv file, of any leads; or a folder of such files."""
+    """WFDB, EDF, .mat, .npy or .csv file with any leads; or a folder of such files."""
     run: Path = Path("shipped")
-    """Run folder, folder of `etp export`, or the word `shipped`: the encoder that comes with the package."""
+    """Run folder, folder made by `etp export`, or the word `shipped` for the package's own encoder."""
     task: tuple[str, ...] = ()
-    """Tasks by name, or .json files of your own; the first one is explained. By default all tasks that the encoder has
-    probabilities for."""
+    """Tasks by name, or .json files of your own; the top finding of the first task is explained. Default: all tasks for
+    which the encoder has probabilities."""
     prompt: tuple[str, ...] = ()
-    """Sentences of your own: similarity and rank only. They need the text tower."""
+    """Sentences of your own, scored by similarity only, without probabilities. They need the text tower."""
     shards: Path | None = None
-    """Shard folder whose training reports are compared; needs the text tower."""
+    """Shard folder whose training reports are compared with the ECG; needs the text tower."""
     out: Path = Path("predictions")
     """Folder to write into."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
@@ -34,23 +34,24 @@ class Predict:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes the encoder of a run as safetensors, with the embeddings of all prompts, into a folder of its own."""
+    """Writes the encoder of a run as safetensors, with the embeddings of all prompts, to a new folder."""
 
     run: Path
     """Run folder made by `etp train`, or the word `shipped`."""
     out: Path
-    """Folder to write; `etp evaluate` and `etp predict` take it for a run."""
+    """Folder to write; `etp evaluate` and `etp predict` accept it as --run."""
     checkpoint: Literal["best", "latest"] = "best"
+    """Checkpoint to export."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the weights."""
+    """Data type of the weights."""
     shards: Path | None = None
-    """Shard folder on whose validation split the probabilities of `etp predict` are calibrated."""
+    """Shard folder; the probabilities of `etp predict` are calibrated on its validation split."""
     task: tuple[str, ...] = ()
-    """Task files of your own (.json), whose prompts are embedded and calibrated too."""
+    """Task files of your own (.json); their prompts are embedded and calibrated too."""
     onnx: bool = False
     """Also write the ECG encoder as ONNX: millivolt in, features and unit embedding out. Needs the extra `onnx`."""
     push: str = ""
-    """Also send the folder to this repository on the Hugging Face Hub, `org/name`; a new one is private."""
+    """Also upload the folder to this Hugging Face Hub repository, `org/name`; a new repository is private."""
 
 
 def predict(args: Predict) -> None:

@@ -1,4 +1,4 @@
-"""`etp report`: the page of a run."""
+"""`etp report`: writes the page of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from etp_jax.cli.command import Command
 
 @dataclass(frozen=True)
 class Report:
-    """Writes RUN/report.html: curves, per-class figures, example ECGs."""
+    """Writes RUN/report.html with training curves, figures by class and example ECGs."""
 
     run: Path
     """Run folder made by `etp train`."""
     shards: Path
     """Shard folder that the run was trained on."""
     other_shards: bool = False
-    """Take other shards; the headings then name them."""
+    """Accept shards that the run was not trained on; the headings then name them."""
 
 
 def report(args: Report) -> None:

@@ -1,4 +1,4 @@
-"""`etp reproduce`: a study of several runs."""
+"""`etp reproduce`: executes a study of several runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from etp_jax.cli.command import Command
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Trains and evaluates what a study names and is not there yet, and writes one table."""
+    """Trains and evaluates the missing runs of a study, and writes one table."""
 
     file: tyro.conf.Positional[Path]
-    """The study, TOML; `studies/` has some, etp_jax/reproduce/study.py describes the form."""
+    """Study file, TOML; `studies/` has examples, etp_jax/reproduce/study.py describes the format."""
     out: Path
     """Folder for the runs and for table.json, .csv, .md and .html."""
     shards: Path | None = None
-    """Shard folder in place of the study's."""
+    """Shard folder that replaces the study's."""
     train: bool = True
-    """--no-train: train nothing; evaluate the runs that are finished and write the table of these."""
+    """--no-train: do not train; evaluate the finished runs and write their table."""
     dry_run: bool = False
-    """Only print what would be done and how long it would take."""
+    """Only print the plan and the estimated time."""
 
 
 def reproduce(args: Reproduce) -> None:

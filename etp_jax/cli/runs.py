@@ -1,4 +1,4 @@
-"""`etp runs`: runs side by side."""
+"""`etp runs`: compares runs in one table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Runs:
     folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Folders to search for run folders, at any depth."""
     csv: Path | None = None
-    """File for the same table with all digits."""
+    """CSV file for the same table with all digits."""
 
 
 def runs(args: Runs) -> None:
@@ -43,7 +43,7 @@ def runs(args: Runs) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A cell with few digits; a dash for what a run does not have."""
+    """Formats a cell with few digits; a dash for a missing value."""
     if value is None or value == "":
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

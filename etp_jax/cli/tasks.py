@@ -1,4 +1,4 @@
-"""`etp tasks`: lists the downstream tasks, checks them, and writes a first one of your own."""
+"""`etp tasks`: lists and checks the downstream tasks, and drafts one of your own."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from etp_jax.errors import EtpError
 
 @dataclass(frozen=True)
 class TasksList:
-    """Lists the downstream tasks: classes, data set, which records, prompt sets."""
+    """Lists the downstream tasks with their classes, data set, records and prompt sets."""
 
 
 @dataclass(frozen=True)
 class TasksLint:
-    """Checks the codes and prompts of all tasks, of a task of your own, or prompts of your own."""
+    """Checks the codes and prompts of all tasks, a task of your own, or prompts of your own."""
 
     file: tyro.conf.Positional[Path | None] = None
     """Task file of your own (.json); by default all shipped tasks are checked."""
     shards: Path | None = None
     """Shard folder whose label vocabulary the codes of your task are checked against."""
     prompts: Path | None = None
-    """Prompts of your own instead: JSON, {class code: text or list of texts}."""
+    """File of prompts to check instead of a task: JSON, {class code: text or list of texts}."""
     task: str | None = None
     """Task of the classes in --prompts, by name or file; by default any shipped task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TasksNew:
-    """Writes a first task of your own from the labels of a shard folder."""
+    """Drafts a task of your own from the labels of a shard folder."""
 
     shards: Path
     """Shard folder made by `etp prep`, with labels."""
@@ -50,12 +50,12 @@ def tasks_list(args: TasksList) -> None:
 
 
 def tasks_lint(args: TasksLint) -> None:
-    """Runs `etp tasks lint`; raises EtpError when something is wrong."""
+    """Runs `etp tasks lint`; raises EtpError if there are flaws."""
     from etp_jax.shards.reader import Shards
     from etp_jax.tasks import lint
 
     if args.prompts and (args.file or args.shards):
-        raise EtpError("--prompts checks prompts for --task; leave out the task file and --shards")
+        raise EtpError("--prompts checks prompts for --task; omit the task file and --shards")
     if args.task and not args.prompts:
         raise EtpError(f"--task belongs to --prompts; to check a task of your own: etp tasks lint {args.task}")
     if args.shards and not args.file:
@@ -66,7 +66,7 @@ def tasks_lint(args: TasksLint) -> None:
         flaws = lint.lint_task(str(args.file), Shards(args.shards).label_vocabulary if args.shards else None)
     else:
         flaws = lint.lint_tasks()
-    print("\n".join(flaws) or "nothing is wrong")
+    print("\n".join(flaws) or "no flaws")
     if flaws:
         raise EtpError(f"{args.prompts or args.file or 'the shipped tasks'}: flaws: {len(flaws)}")
 

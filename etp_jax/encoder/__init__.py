@@ -1,1 +1,1 @@
-"""A trained encoder by itself: loading, scoring, calibrating, exporting."""
+"""Loads, scores, calibrates and exports a trained encoder."""

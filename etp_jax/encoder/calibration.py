@@ -27,13 +27,13 @@ class Calibration:
     """Parameters that turn zero-shot scores into probabilities."""
 
     prompts: str
-    """Prompt set of the scores."""
+    """Prompt set that the scores were computed with."""
     fitted_on: str
-    """Records that the parameters were fitted on, in words."""
+    """Description of the records that the parameters were fitted on."""
     tasks: dict[str, dict[str, tuple[float, float]]]
-    """By task and class: a and b, the probability is 1 / (1 + exp(-(a x score + b)))."""
+    """Parameters (a, b) by task and class; the probability is 1 / (1 + exp(-(a x score + b)))."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Digest of each task that is a user's own file, by name."""
+    """Digest of each task that comes from a user's own file, by task name."""
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
@@ -42,7 +42,7 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def load_calibration(folder: Path) -> Calibration | None:
-    """Reads the calibration of a folder; None if it holds none."""
+    """Reads the calibration in a folder; returns None if there is none."""
     file = folder / CALIBRATION_FILE
     if not file.exists():
         return None
@@ -53,16 +53,18 @@ def load_calibration(folder: Path) -> Calibration | None:
 
 
 MINIMUM = 10
-"""Least number of positive and of negative records for a class to get a probability."""
+"""Minimum number of positive and of negative records that a class needs to be calibrated."""
 
 
 def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str] = ()) -> Calibration:
-    """Fits Platt scaling for each class with enough records in the validation split, on all records of the split.
+    """Fits Platt scaling for each class that has enough records in the validation split.
+
+    Each fit uses all records of the split.
 
     Args:
-      encoder: the encoder of the scores.
+      encoder: encoder that computes the scores.
       shards: shard folder with the validation split. Shipped tasks without a label code in it are skipped.
-      prompts: prompt set of the scores.
+      prompts: prompt set that the scores are computed with.
       own: paths of a user's own tasks, calibrated before the shipped ones.
     """
     split = shards.split(VALIDATION)
@@ -86,10 +88,10 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
 
 
 def platt(scores_N: NDArray[np.float32], y_N: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of the logit of a class's probability, by its score.
+    """Fits the logit of a class's probability as a linear function of its score; returns slope and intercept.
 
-    Maximum likelihood with the targets that Platt (1999) gives in place of 0 and 1, so that a perfectly separated class
-    keeps finite parameters.
+    The fit is by maximum likelihood. Platt's (1999) targets replace 0 and 1, so that the parameters of a perfectly
+    separated class stay finite.
     """
     positives, negatives = y_N.sum(), (~y_N).sum()
     target_N = np.where(y_N, (positives + 1) / (positives + 2), 1 / (negatives + 2))

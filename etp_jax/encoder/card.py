@@ -1,4 +1,4 @@
-"""The model card of an exported encoder, with the licence beside it."""
+"""The model card and the licence files of an exported encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ tags:
 - flax
 ---
 """
-"""What the Hugging Face Hub reads of a card."""
+"""Metadata block that the Hugging Face Hub reads from a model card."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,21 @@ class Figure:
 
     kind: str
     task: str | None
-    """None for retrieval, which has none."""
+    """Name of the task; None for retrieval, which has no task."""
     split: str
     metric: str
     mean: float
     low: float | None
-    """Lower end of the 95 % interval, None where there is none."""
+    """Lower end of the 95 % interval; None where there is no interval."""
     high: float | None
+    """Upper end of the 95 % interval; None where there is no interval."""
 
 
 def read_figure(path: Path) -> Figure:
-    """Reads the trained encoder's main figure, of the most labels, from a file of `RUN/evaluation/`.
+    """Reads the trained encoder's main figure, at the largest label fraction, from a file of `RUN/evaluation/`.
 
     Raises:
-      EtpError: not a file that `etp evaluate` writes.
+      EtpError: the file was not written by `etp evaluate`.
     """
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def read_figure(path: Path) -> Figure:
 
 
 def write_card(folder: Path, encoder: Encoder) -> None:
-    """Writes README.md with what is known of an encoder, LICENSE and NOTICE into the folder that it is exported to."""
+    """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder."""
     shipped = PRETRAINED / "MODEL_CARD.md"
     text = shipped.read_text(encoding="utf-8") if is_shipped(encoder.run_dir) else _text(folder, encoder)
     write_text(folder / CARD_FILE, FRONT_MATTER + text)
@@ -82,7 +83,7 @@ def _text(folder: Path, encoder: Encoder) -> str:
 An ECG encoder of [etp-jax](https://pypi.org/project/etp-jax/) {__version__}: it maps an ECG to a unit vector of
 {config.model.embedding_dim} numbers, near the vectors of the sentences that describe it.
 
-**It is no medical device and not for clinical use.** It is made for research on representations of ECGs.
+**It is not a medical device and not for clinical use.** It is made for research on representations of ECGs.
 
 ## Use
 
@@ -96,7 +97,7 @@ model.encode_ecg(signal, fs=500)  # [time, 12 leads] in millivolt
 ## Data
 
 Trained on the shards {_seen(encoder)}: {fs} Hz, {seconds:g} s, leads {leads}.
-The terms of these data hold for the weights too: read them before you publish the weights.
+The terms of use of these data also apply to the weights: read them before you publish the weights.
 
 ## Recipe
 
@@ -110,17 +111,17 @@ The terms of these data hold for the weights too: read them before you publish t
 
 ## Limits
 
-- Where it was measured, it was on the data named above; figures on other people, machines and labels may be lower.
-- It reads the first {seconds:g} seconds, at {fs} Hz. It answers for any ECG, however unlike its training data.
-- Similarity to a sentence is no measurement: intervals, axis and rate are not computed.
+- If it was evaluated, it was on the data named above; figures for other people, machines and labels may be lower.
+- It reads the first {seconds:g} seconds, at {fs} Hz. It gives an answer for any ECG, even one unlike its training data.
+- Similarity to a sentence is not a measurement: intervals, axis and rate are not computed.
 """
 
 
 def _recipe(encoder: Encoder) -> str:
-    """A table of the choices that matter most."""
+    """Formats the main choices of the recipe as a table."""
     config, text, optim = encoder.config, encoder.text_about, encoder.config.optim
     rows = {
-        "recipe": recipe_of(config) or "none of those that ship",
+        "recipe": recipe_of(config) or "not a shipped one",
         "ECG tower": config.model.ecg.kind,
         "text tower": f"{text['source'] or 'from scratch'}, {'frozen' if text['frozen'] else 'trained'}",
         "pairs and score": f"{config.loss.pairs}, {config.loss.score}",
@@ -136,10 +137,10 @@ def _seen(encoder: Encoder) -> str:
 
 
 def _figures(run: Path) -> str:
-    """A table of the run's evaluations."""
+    """Formats the main figures of the run's evaluations as a table."""
     figures = []
     for path in sorted((run / "evaluation").glob("*.json")):
-        with suppress(EtpError):  # a file of another kind is no reason not to export
+        with suppress(EtpError):  # an unrelated file must not prevent the export
             figures.append(read_figure(path))
     if not figures:
         return "The run was not evaluated before it was exported."

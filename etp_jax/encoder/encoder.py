@@ -1,4 +1,4 @@
-"""Embeddings of ECGs and reports by a trained run, or by the same architecture drawn afresh."""
+"""Embeddings of ECGs and reports by a trained encoder, or by the same architecture with random weights."""
 
 from __future__ import annotations
 
@@ -34,42 +34,42 @@ from etp_jax.training import build, checkpoint, run_folder
 from etp_jax.training.run_folder import read_about
 
 BATCH = 64
-"""Records a device and call."""
+"""Number of records per device and call."""
 SIGNALS = 32
-"""Single signals of a call."""
+"""Batch size for several ECGs that are given to `Encoder.signals`."""
 CACHE_FOLDER = ".cache"
-"""Keeps embeddings inside a run folder; may be deleted."""
+"""Subfolder of a run folder that caches embeddings; it may be deleted."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Both towers in evaluation mode, in float32 whatever the precision of the training."""
+    """Both towers in evaluation mode, in float32 regardless of the training precision."""
 
     run_dir: Path
     config: TrainConfig
     trained_on: dict[str, Any]
-    """What the run's `shards.json` says of its training data."""
+    """Content of the run's `shards.json`, which describes its training data."""
     model: DualEncoder
     variables: dict[str, Any]
-    """{"params", "batch_stats"}, float32."""
+    """Flax variables, {"params", "batch_stats"}, in float32."""
     text_about: dict[str, Any]
-    """What the run's `text.json` says of its text tower."""
+    """Content of the run's `text.json`, which describes its text tower."""
     step: int
-    """Updates that made it; 0 if drawn afresh."""
+    """Number of training steps; 0 for random weights."""
     train_seed: int
-    """Seed of the training, or of the draw."""
+    """Seed of the training, or of the random weights."""
 
     @classmethod
     def from_run(cls, run_dir: Path, which: Literal["best", "latest"] | int = "best") -> Encoder:
-        """A checkpoint of a run, or the encoder in a folder that `etp export` wrote.
+        """Loads a checkpoint of a run, or the encoder in a folder written by `etp export`.
 
         Raises:
-          EtpError: there is none.
+          EtpError: the folder has no such checkpoint, or its files were not written by `etp train`.
         """
         config = config_module.load(run_dir / run_folder.CONFIG_FILE)
         if (run_dir / ENCODER_FILE).exists():
             if which != "best":
-                raise EtpError(f"{run_dir}: an exported encoder is of one checkpoint; leave --checkpoint away")
+                raise EtpError(f"{run_dir}: an exported encoder has a single checkpoint; omit --checkpoint")
             variables, step = load_encoder(run_dir)
         else:
             params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
@@ -86,33 +86,33 @@ class Encoder:
 
     @property
     def seen(self) -> list[dict[str, Any]]:
-        """Name and fingerprint of all shards whose training split it learned from, in order."""
+        """Name and fingerprint of each shard folder whose training split the encoder was trained on, in order."""
         return [*self.trained_on.get("earlier", []), self.trained_on]
 
     @property
     def tower(self) -> TextTower:
-        """The text tower; weights of a frozen one are read from where the run had them.
+        """The text tower. A frozen tower is loaded from the source that the run used.
 
         Raises:
-          EtpError: they cannot be had, or are not those that the run was trained with; or a trained tower stayed
-            behind in the run when the encoder was exported.
+          EtpError: the weights are not available, or differ from those that the run was trained with; or the tower was
+            trained, and an exported encoder does not contain it.
         """
         if not self.text_about["frozen"] and not (self.run_dir / run_folder.TOKENIZER_FILE).exists():
             raise EtpError(
-                f"{self.run_dir}: holds no text tower, so only the trained encoder reads prompts, and the tasks' own "
-                "only; use the run"
+                f"{self.run_dir}: holds no text tower, so only the trained encoder has prompt embeddings, and only for "
+                "the tasks' own prompts; use the run folder"
             )
         return _tower(self.run_dir, self.config)
 
     def random(self, seed: int) -> Encoder:
-        """The same with ECG tower and both projections drawn afresh; the text tower stays as it is."""
+        """Returns a copy whose ECG tower and projections have random weights; the text tower is unchanged."""
         shape = self.trained_on["samples"], len(self.trained_on["leads"])
         text_params = self.variables["params"].get("text_tower")
         variables = init_variables(self.model, jax.random.key(seed), *shape, text_params)
         return dataclasses.replace(self, variables=_float32(variables), step=0, train_seed=seed)
 
     def ecg(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encodes all ECGs of a split on all local devices; the run folder keeps the result.
+        """Encodes all ECGs of a split on all local devices; the result is cached.
 
         Args:
           split: N records with the sampling rate, leads and length of the training data.
@@ -121,7 +121,7 @@ class Encoder:
           Pooled features before the projection [N, F] and unit embeddings [N, E].
 
         Raises:
-          EtpError: the records differ in one of these.
+          EtpError: the records have another sampling rate, other leads or another length.
         """
         self.check_signals(split.shards)
         model = self.config.model
@@ -132,14 +132,16 @@ class Encoder:
     def signals(
         self, ecg_NTL: NDArray[np.int16], lead_mask_NL: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encodes prepared ECGs that lie in no shards, one by itself or several in batches of one shape; keeps nothing.
+        """Encodes prepared ECGs that are not stored in shards; nothing is cached.
+
+        A single ECG is encoded alone, several in batches of one fixed shape.
 
         Args:
           ecg_NTL: int16 [N, samples, leads] in microvolt, N at least 1.
           lead_mask_NL: bool [N, leads].
 
         Returns:
-          As `ecg`.
+          Pooled features [N, F] and unit embeddings [N, E], as `ecg` does.
         """
         count = len(ecg_NTL)
         size = 1 if count == 1 else SIGNALS
@@ -155,13 +157,13 @@ class Encoder:
 
         Args:
           texts: R sentences.
-          whole: they are what the tower reads; otherwise the recipe's template is put around each.
+          whole: the text tower reads the texts unchanged; otherwise the recipe's template is applied to each.
 
         Returns:
           Unit embeddings [R, E].
 
         Raises:
-          EtpError: the text tower is needed and cannot be had, see `tower`.
+          EtpError: the text tower is needed and not available, see `tower`.
         """
         file = self.run_dir / PROMPTS_FILE
         stored = _stored_prompts(self.run_dir, file.stat().st_mtime_ns) if file.exists() else {}
@@ -192,7 +194,7 @@ class Encoder:
         return {"features": features_NF, "embeddings": embeddings_NE}
 
     def _read(self, texts: Sequence[str], config: TextTowerConfig) -> dict[str, NDArray[np.float32]]:
-        """Outputs [R, H] of the text tower."""
+        """Computes the outputs [R, H] of the text tower."""
         with jax.default_matmul_precision("highest"):
             if config.frozen:
                 return {"hidden": frozen_outputs(self.tower, config, texts)}
@@ -203,7 +205,7 @@ class Encoder:
     def kept(
         self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
     ) -> dict[str, NDArray]:
-        """What `compute` gives, or gave before for the same parameters and `about`; `_cache` keeps it."""
+        """Returns what `compute` gives; cached (see `_cache`) by the parameters and `about`."""
         digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
         for leaf in jax.tree.leaves(params):
             digest.update(leaf.tobytes())
@@ -217,25 +219,28 @@ class Encoder:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
-        except OSError as error:  # the work is done all the same
-            print(f"etp: not kept for the next time: {error}", file=sys.stderr)
+        except OSError as error:  # the result is valid without the cache
+            print(f"etp: the result was not cached: {error}", file=sys.stderr)
         return arrays
 
     def check_signals(self, shards: Shards) -> None:
-        """Raises EtpError if the records are not of the sampling rate, leads and length of the training data."""
+        """Raises EtpError if the records differ from the training data in sampling rate, leads or length."""
         here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
         for name, value in here.items():
             if value != self.trained_on[name]:
                 raise EtpError(
                     f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
-                    "prepare the shards alike"
+                    "prepare the shards with the same settings"
                 )
 
 
 def encode_ecg(
     model: DualEncoder, variables: dict[str, Any], ecg_BTL: ArrayLike, lead_mask_BL: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Pooled features [B, F] and unit embeddings [B, E] in full precision; compiled once for all encoders of a run."""
+    """Computes pooled features [B, F] and unit embeddings [B, E] in full precision.
+
+    It is compiled once for all encoders of a run.
+    """
     with jax.default_matmul_precision("highest"):
         return _encode_ecg(model, variables, jnp.asarray(ecg_BTL), jnp.asarray(lead_mask_BL))
 
@@ -249,18 +254,18 @@ def _encode_ecg(
 
 @lru_cache(maxsize=2)
 def _tower(run_dir: Path, config: TrainConfig) -> TextTower:
-    """Once for a run and the random encoders beside it."""
+    """Loads the text tower once for a run and its random encoders."""
     return build.load_text(run_dir, config)
 
 
 @lru_cache(maxsize=2)
 def _stored_prompts(run_dir: Path, _: int) -> dict[tuple[str, bool], NDArray[np.float32]]:
-    """Once for a folder and the time when its file was written."""
+    """Reads the prompt embeddings once for each folder and modification time of its file."""
     return load_prompts(run_dir)
 
 
 def _cache(run_dir: Path) -> Path:
-    """The run folder's cache; the user's for an exported encoder, and for a folder that cannot be written."""
+    """The cache in the run folder; for an exported encoder or a read-only folder, the user's cache."""
     if not (run_dir / ENCODER_FILE).exists() and os.access(run_dir, os.W_OK):
         return run_dir / CACHE_FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etp-jax"

@@ -1,4 +1,4 @@
-"""`etp export`: the encoder of a run in a small folder, ready for prediction without training data or text tower."""
+"""`etp export`: writes the encoder of a run to a small folder; prediction needs no training data or text tower."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from etp_jax.tasks.task_file import task_text
 from etp_jax.training import run_folder
 
 PROMPTS = "contrast"
-"""Prompt set of the probabilities: the one that was chosen on fold 9."""
+"""Prompt set used for calibrated probabilities; it was chosen on fold 9."""
 TASKS_FOLDER = "tasks"
-"""Folder of the exported encoder with the user's own tasks."""
+"""Subfolder of an exported encoder that holds the user's own tasks."""
 
 
 def export(
@@ -39,24 +39,24 @@ def export(
     onnx: bool = False,
     tasks: Sequence[str] = (),
 ) -> str:
-    """Writes the folder that `etp_jax.encoder.folder` describes; returns the summary.
+    """Exports an encoder to the folder format of `etp_jax.encoder.folder`; returns a summary.
 
     Args:
       run: run folder.
-      out: where to; an earlier export there is replaced.
-      checkpoint: which one; a number is its step.
-      dtype: of the weights.
+      out: folder to write; an earlier export there is replaced.
+      checkpoint: checkpoint to export; a number is its step.
+      dtype: data type of the weights.
       shards: if given, probabilities are calibrated on their validation split.
-      prompts: the prompt set that is calibrated.
+      prompts: prompt set whose scores are calibrated.
       onnx: also write the ECG encoder, with the same weights, as `encoder.onnx`.
       tasks: paths of a user's own task files. Their prompts are embedded and calibrated too; the files are copied.
 
     Raises:
-      EtpError: no run, `out` is it or holds something else, shards that do not fit the encoder or hold no label of a
-        user's task, a task that is wrong or without prompts, or see `save_onnx`.
+      EtpError: there is no run; `out` is the run folder or holds something else; the shards do not fit the encoder or
+        have no label of a user's task; a task is invalid or has no prompts; or see `save_onnx`.
     """
     if out.resolve() == run.resolve():
-        raise EtpError(f"{out}: is what would be exported; name another folder as --out")
+        raise EtpError(f"{out}: is the folder to be exported; name another folder as --out")
     own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
     encoder = Encoder.from_run(run, checkpoint)
     check_free(out)
@@ -66,7 +66,7 @@ def export(
     shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)
     for name in (run_folder.TEXT_FILE, run_folder.SHARDS_FILE):
         shutil.copyfile(run / name, out / name)
-    # Folders of the machine that trained it mean nothing elsewhere.
+    # Paths of the training machine are not valid on another one.
     bare = replace(encoder.config, data=replace(encoder.config.data, shards=""), start_from="")
     config_module.save(bare, out / run_folder.CONFIG_FILE)
     save_encoder(out, encoder.variables, encoder.step, dtype)
@@ -94,10 +94,10 @@ def export(
 
 
 def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:
-    """The prompts to embed, each once, with whether the text tower reads it as is; these come last.
+    """Lists the prompts to embed, each once, with a flag: the text tower reads it as is. These come last.
 
     Args:
-      own: paths of a user's own tasks, beside the shipped ones.
+      own: paths of a user's own tasks, in addition to the shipped ones.
     """
     tasks = [get_task(name, prompts) for name in (*task_names(), *own) for prompts in prompt_sets(name)]
     pairs = {(text, t.whole_prompts) for t in tasks for c in t.classes for text in (*c.prompts, *t.against)}
@@ -105,13 +105,13 @@ def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:
 
 
 def exported_task(folder: Path, name: str) -> str:
-    """The path of a user's own task that was exported with an encoder; other names are returned as they are."""
+    """Returns the path of a user's own task that was exported with an encoder; other names are returned unchanged."""
     file = folder / TASKS_FOLDER / f"{name}.json"
     return str(file) if file.exists() else name
 
 
 def _own_tasks(names: Sequence[str], prompts: str, shards: Shards | None) -> list[Task]:
-    """The user's own among some tasks, checked."""
+    """Selects the user's own tasks from some names, and checks them."""
     own = [task for task in (get_task(name, prompts) for name in dict.fromkeys(names)) if task.file]
     for task in own:
         check_prompts(task)

@@ -1,14 +1,15 @@
-"""An encoder without its text tower, in a folder of its own: what ships with the package, and `etp export` writes.
+"""The folder of an exported encoder, without its text tower; one ships with the package, `etp export` writes others.
 
-The folder looks like a run folder (`config.json`, `text.json`, `shards.json`), so whatever evaluates or predicts with a
-run reads it too. In place of checkpoints it holds
+The folder has the files of a run folder (`config.json`, `text.json`, `shards.json`), so evaluation and prediction
+accept it as a run. Instead of checkpoints it holds
 
 - `encoder.safetensors`: ECG tower, batch statistics, both projections and logit scale, by the names of the Flax tree;
-- `prompts.safetensors`: unit embeddings of all prompts of all tasks, which the text tower is not needed for then;
-- `calibration.json`: how scores become probabilities;
-- `README.md`, `LICENSE`, `NOTICE`: its model card, and what the software's licence asks for.
+- `prompts.safetensors`: unit embeddings of all prompts of all tasks, so that these need no text tower;
+- `calibration.json`: parameters that turn scores into probabilities;
+- `encoder.onnx`, `tasks/*.json`: if the export included them;
+- `README.md`, `LICENSE`, `NOTICE`: its model card, and the files that the software's licence requires.
 
-Nothing else is read of such a folder, wherever it comes from.
+No other file of such a folder is read, whatever its source.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from etp_jax.files import whole_file
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-"""The encoder that ships, see its `MODEL_CARD.md`."""
+"""Folder of the shipped encoder, see its `MODEL_CARD.md`."""
 SHIPPED = "shipped"
-"""Name of the shipped encoder wherever a run folder is asked for."""
+"""Name of the shipped encoder, accepted wherever a run folder is expected."""
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
 CALIBRATION_FILE = "calibration.json"
@@ -44,13 +45,13 @@ CARD_FILE = "README.md"
 LEGAL_FILES = ("LICENSE", "NOTICE")
 REQUIRED_FILES = (CONFIG_FILE, TEXT_FILE, SHARDS_FILE, ENCODER_FILE)
 FILES = (*REQUIRED_FILES, PROMPTS_FILE, CALIBRATION_FILE, ONNX_FILE, "tasks/*.json", CARD_FILE, *LEGAL_FILES)
-"""All that an exported encoder may hold; the only files that are copied, sent to a hub or taken from one."""
+"""Files of an exported encoder; no others are copied, uploaded to a hub or downloaded from one."""
 FORMAT = "1"
 TEXT_TOWER = "text_tower"
 
 
 def run_folder(name: str | Path) -> Path:
-    """The folder that a user names.
+    """Resolves the name of an encoder to its folder.
 
     Args:
       name: a path; the word `shipped` for the encoder that comes with the package; or `hf://org/name[@revision]` for an
@@ -71,7 +72,7 @@ def run_folder(name: str | Path) -> Path:
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether a folder is the shipped encoder's, into which nothing is written."""
+    """Whether a folder is that of the shipped encoder, which is never written to."""
     return folder.resolve() == PRETRAINED.resolve()
 
 
@@ -82,13 +83,13 @@ def check_free(folder: Path) -> None:
 
 
 def copy_encoder(source: Path, folder: Path) -> None:
-    """Copies an exported encoder, without what evaluations and caches have put beside it.
+    """Copies an exported encoder, without the files that evaluations and caches added.
 
     Raises:
       EtpError: `folder` is `source`, or holds something other than an exported encoder.
     """
     if folder.resolve() == source.resolve():
-        raise EtpError(f"{folder}: is what would be copied; name another folder")
+        raise EtpError(f"{folder}: is the folder to be copied; name another folder")
     check_free(folder)
     for file in (file for pattern in FILES for file in folder.glob(pattern)):
         file.unlink()
@@ -101,13 +102,13 @@ def copy_encoder(source: Path, folder: Path) -> None:
 def save_encoder(
     folder: Path, variables: dict[str, Any], step: int, dtype: Literal["bfloat16", "float32"] = "bfloat16"
 ) -> None:
-    """Writes parameters (but the text tower's) and batch statistics.
+    """Writes batch statistics and all parameters except those of the text tower.
 
     Args:
-      folder: where to.
+      folder: folder to write into.
       variables: {"params", "batch_stats"}.
-      step: updates that made them.
-      dtype: of the arrays.
+      step: training step of the variables.
+      dtype: data type of the stored arrays.
     """
     flat = flatten_dict(variables, sep="/")
     arrays = {
@@ -117,7 +118,11 @@ def save_encoder(
 
 
 def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
-    """{"params", "batch_stats"} as float32 numpy trees, and the step; raises EtpError if the file cannot be read."""
+    """Reads {"params", "batch_stats"} as float32 NumPy trees, and the step.
+
+    Raises:
+      EtpError: the file cannot be read, or has another format.
+    """
     file = folder / ENCODER_FILE
     arrays, metadata = _open(file)
     if metadata.get("format") != FORMAT:
@@ -127,12 +132,12 @@ def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_PE: NDArray[np.float32]) -> None:
-    """Writes the unit embeddings [P, E] of prompts, each with whether it is all that the text tower reads."""
+    """Writes the unit embeddings [P, E] of prompts; each prompt has a flag, see `Encoder.text`'s `whole`."""
     _write(folder / PROMPTS_FILE, {"embeddings": jnp.asarray(embeddings_PE)}, {"prompts": json.dumps(prompts)})
 
 
 def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
-    """Prompt, and whether it is whole → unit embedding [E]."""
+    """Reads the unit embeddings [E] by prompt and its flag `whole`."""
     arrays, metadata = _open(folder / PROMPTS_FILE)
     keys = [(text, whole) for text, whole in json.loads(metadata["prompts"])]
     return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))

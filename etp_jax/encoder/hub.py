@@ -19,27 +19,27 @@ from huggingface_hub.errors import (
 
 from etp_jax.errors import EtpError
 
-# A path made of the name has one slash only.
+# Path() collapses the two slashes of "hf://" into one.
 _NAME = re.compile(r"(?:hf:/{1,2})?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-# The hub's client lets the errors of its HTTP library pass, which one that is depends on its version; they are what its
-# own error is derived from.
+# The hub's client passes on the errors of its HTTP library; which library that is depends on the client's version.
+# These errors are the base classes of the client's own error.
 _HTTP_ERRORS = (OSError, *HfHubHTTPError.__bases__)
 
 
 def is_hub(name: str | Path) -> bool:
-    """Whether a name is that of an encoder on the hub."""
+    """Whether a name denotes an encoder on the hub."""
     return str(name).startswith("hf:/")
 
 
 def download(name: str, files: Sequence[str]) -> Path:
-    """Brings an encoder into the hub's cache on this machine, or finds it there.
+    """Downloads an encoder into this machine's hub cache, unless it is there already.
 
     Args:
-      name: `hf://org/name`, with `@` and a branch, tag or commit if it is not to be the newest.
-      files: patterns of the files to bring; all others stay there.
+      name: `hf://org/name`, with `@` and a branch, tag or commit; by default the newest state.
+      files: patterns of the files to download; no others are.
 
     Returns:
-      The folder that holds them.
+      The folder with the downloaded files.
 
     Raises:
       EtpError: no such repository or revision, no access to it, or no connection.
@@ -50,13 +50,13 @@ def download(name: str, files: Sequence[str]) -> Path:
 
 
 def upload(folder: Path, name: str, files: Sequence[str], private: bool) -> str:
-    """Sends an encoder to the hub, in place of what the repository held of the same files.
+    """Uploads an encoder to the hub; files of the same patterns in the repository are replaced.
 
     Args:
       folder: the exported encoder.
-      name: `org/name`; the repository is made if it is not there.
-      files: patterns of the files to send.
-      private: whether a repository that is made is visible to its owners only.
+      name: `org/name`; the repository is created if it does not exist.
+      files: patterns of the files to upload.
+      private: whether a newly created repository is visible to its owners only.
 
     Returns:
       The URL of the commit.
@@ -79,26 +79,26 @@ def upload(folder: Path, name: str, files: Sequence[str], private: bool) -> str:
 
 
 def check_login(name: str) -> str:
-    """The repository to send to; raises EtpError if that is no name, or nobody is logged in."""
+    """Returns the repository to upload to; raises EtpError if the name is invalid or the user is not logged in."""
     repository, revision = _parse(name)
     if revision:
-        raise EtpError(f"{name}: an encoder is sent to the newest state of a repository; leave @{revision} away")
+        raise EtpError(f"{name}: an encoder is uploaded to the newest state of a repository; omit @{revision}")
     if not get_token():
         raise EtpError(f"{name}: not logged in to the Hugging Face Hub; run `hf auth login`, or set HF_TOKEN")
     return repository
 
 
 def _parse(name: str) -> tuple[str, str | None]:
-    """Repository and revision."""
+    """Splits a name into repository and revision."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise EtpError(f"{name}: is no name on the Hugging Face Hub; write hf://org/name or hf://org/name@revision")
+        raise EtpError(f"{name}: is not a name on the Hugging Face Hub; write hf://org/name or hf://org/name@revision")
     return found["repository"], found["revision"]
 
 
 @contextmanager
 def _one_line(name: str) -> Iterator[None]:
-    """Turns what the hub's client raises into one line."""
+    """Turns errors of the hub's client into EtpErrors of one line."""
     try:
         yield
     except GatedRepoError:
@@ -108,7 +108,7 @@ def _one_line(name: str) -> Iterator[None]:
     except RevisionNotFoundError:
         raise EtpError(f"{name}: the repository has no such branch, tag or commit") from None
     except HFValidationError as error:
-        raise EtpError(f"{name}: is no name on the Hugging Face Hub ({_first_line(error)})") from None
+        raise EtpError(f"{name}: is not a name on the Hugging Face Hub ({_first_line(error)})") from None
     except LocalEntryNotFoundError:
         raise EtpError(f"{name}: the hub cannot be reached, and no copy is on this machine; try again online") from None
     except HfHubHTTPError as error:

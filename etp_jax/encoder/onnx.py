@@ -1,7 +1,7 @@
-"""The ECG encoder as ONNX: a graph of convolutions that any runtime computes, built node by node.
+"""The ECG encoder as an ONNX graph of convolutions, built node by node, for any ONNX runtime.
 
-The graph takes millivolt, scales them as the tower does, and holds batch normalisation inside the convolutions. Its
-metadata name the leads, in order, and the sampling rate of the input.
+The input is in millivolt; the graph scales it as the tower does. Batch normalisation is folded into the convolutions.
+The metadata give the leads, in order, and the sampling rate of the input.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV
 from etp_jax.models.resnet1d import EXPANSION, stage_blocks
 
 OPSET, IR_VERSION = 21, 10
-"""The oldest that have all operators used: group normalisation by channel is of opset 21."""
+"""Oldest versions with all operators used: group normalisation by channel was introduced in opset 21."""
 EPSILON = 1e-5
-"""Of both kinds of normalisation."""
+"""Epsilon of batch and group normalisation."""
 
 
 def save_onnx(folder: Path, encoder: Encoder) -> None:
@@ -33,10 +33,10 @@ def save_onnx(folder: Path, encoder: Encoder) -> None:
 
     Inputs: `ecg` float32 [batch, time, leads], millivolt, and `lead_mask` bool [batch, leads], false where a lead was
     not recorded. Outputs, float32: `features` [batch, F], pooled, before the projection; `embedding` [batch, E], unit
-    length. Batch and time are free.
+    length. The sizes of batch and time are free.
 
     Raises:
-      EtpError: the package onnx is not installed, or the tower is no ResNet.
+      EtpError: the package onnx is not installed, or the tower is not a ResNet.
     """
     try:
         from onnx import TensorProto, helper
@@ -44,7 +44,7 @@ def save_onnx(folder: Path, encoder: Encoder) -> None:
         raise EtpError("--onnx needs the package onnx: pip install 'etp-jax[onnx]'") from None
     config, trained_on = encoder.config.model, encoder.trained_on
     if not isinstance(config.ecg, ResNetConfig):
-        raise EtpError(f"{encoder.run_dir}: its ECG tower is a {config.ecg.kind}; ONNX is written of ResNets only")
+        raise EtpError(f"{encoder.run_dir}: its ECG tower is a {config.ecg.kind}; only ResNets can be written as ONNX")
     graph = _Graph()
     params, stats = encoder.variables["params"], encoder.variables["batch_stats"].get("ecg_tower", {})
     x_BTL = _scale(graph, config.ecg.scale)
@@ -73,7 +73,7 @@ def save_onnx(folder: Path, encoder: Encoder) -> None:
 
 
 class _Graph:
-    """Nodes and weights as they are added; a tensor is known by its name."""
+    """Collects nodes and weights; tensors are identified by name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -98,7 +98,7 @@ class _Graph:
 
 
 def _scale(graph: _Graph, scale: str) -> str:
-    """What `dual_encoder.scale_ecg` does to millivolt."""
+    """Adds the scaling of `dual_encoder.scale_ecg`, for input in millivolt."""
     zero = graph.constant(0)
     live_B1L = graph.add("Unsqueeze", "lead_mask", graph.constant([1], np.int64))
     x_BTL = graph.add("Where", live_B1L, "ecg", zero)
@@ -115,7 +115,7 @@ def _scale(graph: _Graph, scale: str) -> str:
 
 
 class _Tower:
-    """`ResNet1D`, channels before time, in evaluation mode."""
+    """Builds `ResNet1D` in evaluation mode, with channels before time."""
 
     def __init__(self, graph: _Graph, config: ResNetConfig, params: dict[str, Any], stats: dict[str, Any]) -> None:
         self.graph, self.config, self.params, self.stats = graph, config, params, stats
@@ -146,7 +146,7 @@ class _Tower:
     def conv(
         self, params: dict[str, Any], stats: dict[str, Any], name: str, norm_name: str, x_BCT: str, stride: int
     ) -> str:
-        """A convolution and its normalisation; that of a batch is folded into the weights, in float64."""
+        """Adds a convolution and its normalisation; batch normalisation is folded into the weights, in float64."""
         kernel_OIK, norm = np.transpose(params[name]["kernel"], (2, 1, 0)).astype(np.float64), params[norm_name]
         width = kernel_OIK.shape[2]
         layout = {"strides": [stride], "pads": [width // 2, width // 2]}
@@ -172,7 +172,7 @@ class _Tower:
 
 
 def _project(graph: _Graph, params: dict[str, Any], x_BF: str) -> str:
-    """`Projection`, into the output `embedding`."""
+    """Adds `Projection`, whose output is `embedding`."""
 
     def linear(name: str, x: str) -> str:
         layer = params[name]

@@ -1,4 +1,4 @@
-"""What an encoder learned: zero-shot classification, probes, neighbours, fine-tuning, retrieval."""
+"""Evaluates an encoder: zero-shot classification, probes, nearest neighbours, fine-tuning, retrieval."""
 
 from etp_jax.evaluation.evaluate import evaluate
 from etp_jax.evaluation.kinds import KINDS, Kind

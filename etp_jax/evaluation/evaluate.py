@@ -1,4 +1,4 @@
-"""Measures a run by one kind of evaluation, beside other encoders, and writes the result."""
+"""Evaluates a run and its baseline encoders by one kind of evaluation, and writes the result."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
 
 REVISION = 2
-"""Raised with every change of what a figure means, so that studies measure again instead of mixing."""
+"""Incremented whenever the meaning of a figure changes, so that studies re-evaluate instead of mixing figures."""
 
 
 def evaluate(request: Request) -> Result:
-    """Measures a run and writes the result to `request.path`.
+    """Evaluates a run and writes the result to `request.path`.
 
     Args:
-      request: of one of the kinds in `KINDS`. One that names several prompts is given part by part, `Request.parts`.
+      request: a request of one of the kinds in `KINDS`. For several prompt sets, pass its `Request.parts` one by one.
 
     Raises:
-      EtpError: no run folder, no shard folder; unknown task, prompt set or split; options that do not go together;
-        shards of another shape or without the task's labels; a run that was trained on what it is measured on.
+      EtpError: there is no run folder or shard folder; the task, prompt set or split is unknown; options contradict
+        each other; the shards have another shape or lack the task's labels; the run was trained on the scored records.
     """
     from etp_jax.encoder.encoder import Encoder  # here, so that the command line can read KINDS without jax
 
     request.check()
     if len(request.parts()) > 1:
-        raise EtpError(f"one evaluation reads one value of --{request.choice}; evaluate the request's parts")
+        raise EtpError(f"one evaluation takes one value of --{request.choice}; evaluate the request's parts")
     kind, shards = KINDS[request.kind], Shards(request.shards)
     records = request.records(shards)
     if request.split != ALL and (records is None or records.published is None):
@@ -76,12 +76,12 @@ def evaluate(request: Request) -> Result:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute the figures."""
+    """Returns the versions of Python and of the packages that compute the figures."""
     return {"python": platform.python_version()} | {name: version(name) for name in ("etp-jax", "jax", "flax", "numpy")}
 
 
 def _check_unseen(trained: Encoder, records: TaskRecords, split: str) -> None:
-    """Raises EtpError when records to be scored are among those that the run was trained on."""
+    """Raises EtpError if the run was trained on records that are to be scored."""
     shards = records.shards
     if split == TRAIN or shards.name not in (seen["name"] for seen in trained.seen) or TRAIN not in shards.splits:
         return

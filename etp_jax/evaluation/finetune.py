@@ -1,9 +1,9 @@
-"""Full fine-tuning: the ECG tower and a linear layer trained on labels; from a run's weights, or from scratch.
+"""Full fine-tuning: trains the ECG tower and a linear layer on labels, from a run's weights or from scratch.
 
-One network learns all label codes of the shards at once (for PTB-XL the 71 SCP statements, each by its exact name,
-present or not), so that one training serves every task: a class scores by how probable it is that any of its codes is
-present, were they independent, 1 - prod(1 - p). Drawn afresh instead of taken from the run, the same network on the
-same schedule is the supervised baseline: what the labels alone teach.
+One network learns all label codes of the shards at once: for PTB-XL the 71 SCP statements, each by its exact name,
+present or not. So one training serves every task. The score of a class is the probability that any of its codes is
+present, as if they were independent: 1 - prod(1 - p). The supervised baseline is the same network on the same schedule,
+with random weights instead of the run's; it shows what labels alone achieve.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ class Finetune(TaskRequest):
     etp_jax/evaluation/merl.py describes it."""
 
     def check(self) -> None:
-        """Raises EtpError for options that do not go together."""
+        """Raises EtpError for options that contradict each other."""
         check_protocol(self.kind, self.protocol)
         check_fitted(self)
         super().check()
 
     def label_fractions(self) -> tuple[float, ...]:
-        """Shares of the training labels: as published only the smallest, whose 100 epochs a CPU can train."""
+        """Shares of the training labels; as published only the smallest, because a CPU can train its 100 epochs."""
         return (1.0,) if self.protocol == HONEST else (0.01,)
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name; another protocol than `honest` comes last."""
+        """Parts of the result file's default name; a protocol other than `honest` comes last."""
         return super().file_name() + [self.protocol] * (self.protocol != HONEST)
 
 
 def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
-    """Fine-tunes the encoders, and one drawn afresh, on all training records; scores the task's records of a split.
+    """Fine-tunes the encoders, and a random one, on all training records; scores the task's records of a split.
 
-    Nothing is chosen but the thresholds of F1: on the validation split, or between the halves of its patients where
-    that is scored.
+    Only the thresholds of F1 are chosen: on the validation split. If that split is scored, each half of its patients
+    takes its thresholds from the other half.
 
     Args:
       request: names the task and the split.
-      encoders: each under its name in the result; the first is the trained one.
-      shards: with that split, `train` and `validation`.
+      encoders: each with its name in the result; the first is the trained one.
+      shards: shard folder with that split, `train` and `validation`.
     """
-    from etp_jax.evaluation import merl, tuning  # they load jax
+    from etp_jax.evaluation import merl, tuning  # both load jax
 
     trained = encoders[0][1]
     encoders = [*encoders, ("supervised", trained.random(trained.train_seed))]

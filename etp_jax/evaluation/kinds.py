@@ -1,7 +1,7 @@
-"""The kinds of evaluation. Adding one takes a file in this folder and a line in `KINDS`. No jax.
+"""The kinds of evaluation. To add one, add a file in this folder and a line in `KINDS`. No jax.
 
-A kind's file defines its options, a subclass of `Request`, and a function `evaluate`. The command line imports all of
-them to build `etp evaluate ...`, so what needs jax is imported inside the function.
+A kind's file defines its options, a subclass of `Request`, and a function `evaluate`. The command line imports all
+these files to build `etp evaluate ...`, so modules that need jax are imported inside the function.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Kind:
     title: str
     """Heading in reports and tables."""
     options: type[Request]
-    """The kind's request: its options, its name, and the rules of what goes together."""
+    """Request class of the kind: its options, its name, and the rules for combining options."""
     evaluate: Callable[[Any, Sequence[tuple[str, Encoder]], Shards], Outcome]
     """Scores the encoders, each given with its name in the result; the first is the trained one."""
     random_encoders: int = 1
-    """Number of randomly drawn encoders beside the trained one. Without training, scores vary much with the draw."""
+    """Number of random encoders evaluated as a baseline. Without training, scores vary much with the random weights."""
     compared: tuple[str, ...] = ("macro_auroc",)
-    """Metrics that runs are compared by; the first is the main figure."""
+    """Metrics for comparing runs; the first is the main figure."""
     note: str = "Macro-AUROC."
-    """Sentence above the kind's table in a study."""
+    """Note above the kind's table in a study."""
 
     @property
     def name(self) -> str:
@@ -56,5 +56,5 @@ KINDS = {
 
 
 def kind_title(name: str) -> str:
-    """The heading of a kind; its name if this version does not know it."""
+    """Returns the heading of a kind, or its name if this version does not know it."""
     return KINDS[name].title if name in KINDS else name

@@ -1,4 +1,4 @@
-"""k nearest neighbours on frozen features: what the most similar training records have."""
+"""k nearest neighbours on frozen features: scores by the classes of the most similar training records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
 
 NEIGHBOURS = (1, 3, 10, 30, 100, 300)
-"""Numbers of them among which validation chooses."""
+"""Candidate numbers of neighbours; the best is chosen on validation records."""
 BLOCK = 512
-"""Records compared at a time."""
+"""Number of records compared at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,31 +31,31 @@ class Knn(FrozenFeatures):
 
 
 def evaluate(request: Knn, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
-    """Scores by nearest neighbours, whose number other records choose; see `fit_and_score`."""
+    """Scores by nearest neighbours; their number is chosen on other records, see `fit_and_score`."""
     return fit_and_score(request, encoders, shards, Neighbours.fit)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Records to compare with, for every number of neighbours at once."""
+    """Reference records for nearest neighbours, for all candidate numbers of neighbours at once."""
 
     mean_F: NDArray[np.float32]
     scale_F: NDArray[np.float32]
-    """Standardisation, from these records."""
+    """Scale [F] of the standardisation; like `mean_F`, computed from these records."""
     units_NF: NDArray[np.float32]
     y_NC: NDArray[np.bool_]
 
     @classmethod
     def fit(cls, features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Neighbours:
-        """Keeps the records: features [N, F] and classes, bool [N, C]."""
+        """Stores the reference records: features [N, F] and classes, bool [N, C]."""
         mean_F, std_F = features_NF.mean(axis=0), features_NF.std(axis=0)
         scale_F = np.where(std_F > 0, std_F, 1)
         return cls(mean_F, scale_F, unit((features_NF - mean_F) / scale_F), y_NC)
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores [L, N, C]: the share of each class among the L numbers of nearest records, by cosine.
+        """Scores [L, N, C]: for each of L numbers of neighbours, the share of each class among the nearest by cosine.
 
-        Each neighbour counts by 1 + its cosine, which breaks most ties. Where there are fewer records, all count.
+        Each neighbour has the weight 1 + cosine, which breaks most ties. If there are fewer records, all are used.
         """
         units_NF = unit((features_NF - self.mean_F) / self.scale_F)
         most = min(max(NEIGHBOURS), len(self.y_NC))
@@ -73,5 +73,5 @@ class Neighbours:
         return np.concatenate(blocks).swapaxes(0, 1).astype(np.float32, copy=False)
 
     def details(self, number: int) -> dict[str, Any]:
-        """How many neighbours."""
+        """Number of neighbours of a setting, for the result's rows."""
         return {"neighbours": NEIGHBOURS[number]}

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from etp_jax.metrics.classification import has_both
 
 L2 = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-"""Strengths among which validation chooses: the weight of half the squared norm beside the mean loss."""
+"""Candidate regularisation strengths: the factor of half the squared norm, added to the mean loss."""
 STEPS = 50
-"""Most Newton steps of a fit."""
+"""Maximum number of Newton steps of a fit."""
 INNER_STEPS = 100
-"""Most products with the Hessian for one of them."""
+"""Maximum number of products with the Hessian for one Newton step."""
 INNER_REDUCTION = 0.1
-"""A Newton step is solved until its residual is this share of the gradient."""
+"""Relative residual, to the gradient, at which the solution of a Newton step stops."""
 TOLERANCE = 2e-5
-"""A fit has converged when its gradient, measured in the metric of the curvature bound and divided by the loss's
-flatness, is below this: about the error of a logit at the typical record."""
+"""Convergence threshold of a fit: its gradient, measured in the metric of the curvature bound and divided by the loss's
+flatness, must be below this. It is about the error of a logit at the typical record."""
 LEAST_FLATNESS = 0.05
-"""float32 resolves no flatter a loss."""
+"""Lower bound of the flatness; float32 does not resolve a flatter loss."""
 LEAST_STEP = 1e-3
-"""Shortest share of a Newton step that is tried."""
+"""Smallest share of a Newton step that the line search tries."""
 
 
 class Probes(NamedTuple):
@@ -33,42 +33,43 @@ class Probes(NamedTuple):
 
     mean_F: NDArray[np.float32]
     scale_F: NDArray[np.float32]
-    """Standardisation, from the fitted records."""
+    """Scale [F] of the standardisation; like `mean_F`, computed from the fitted records."""
     weights_LFC: NDArray[np.float32]
     bias_LC: NDArray[np.float32]
     steps_L: NDArray[np.int32]
-    """Iterations taken; `STEPS` where a class had not converged by then."""
+    """Number of Newton steps by strength; `STEPS` if a class did not converge."""
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [L, N, C] of all strengths."""
+        """Logits [L, N, C] for all strengths."""
         x_NF = (features_NF - self.mean_F) / self.scale_F
         return (x_NF @ self.weights_LFC + self.bias_LC[:, None]).astype(np.float32, copy=False)
 
     def details(self, number: int) -> dict[str, Any]:
-        """Strength, and whether the fit converged."""
+        """Regularisation strength of a setting, and whether the fit converged."""
         return {"l2": L2[number], "converged": bool(self.steps_L[number] < STEPS)}
 
 
 def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[float, ...] = L2) -> Probes:
     """Minimises, for every class c and strength l, mean_n logloss(y_nc, x_n w + b) + l / 2 |w|² (b is free).
 
-    Newton's method, each step solved by conjugate gradients, for all classes at once: one product with X serves them
-    all. The Hessian never exceeds X'X / 4N + l (Böhning, Ann. Inst. Stat. Math. 44, 1992), which is the same for all
-    classes, so one eigendecomposition preconditions every problem. Each strength starts where the next greater one
-    ended. This equals scikit-learn's C = 1 / (l N).
+    Newton's method, each step solved by conjugate gradients, for all classes at once, so they share each product
+    with X. The Hessian never exceeds X'X / 4N + l (Böhning, Ann. Inst. Stat. Math. 44, 1992), which is the same for all
+    classes, so one eigendecomposition preconditions every problem. Each strength starts from the solution of the
+    next greater one. l corresponds to scikit-learn's C = 1 / (l N).
 
     Args:
-      features_NF: [N, F]; standardised here.
-      y_NC: bool [N, C]. A class with one outcome only gets zero weights: all its scores are equal.
-      l2: L strengths, all greater than 0, in rising order.
+      features_NF: features [N, F]; they are standardised here.
+      y_NC: classes, bool [N, C]. A class with only one outcome gets zero weights: all its scores are equal.
+      l2: L strengths, all greater than 0, in ascending order.
     """
     x_NF = features_NF.astype(np.float64)
     mean_F, std_F = x_NF.mean(axis=0), x_NF.std(axis=0)
     scale_F = np.where(std_F > 0, std_F, 1)
     x_NF = (x_NF - mean_F) / scale_F
-    # The bound is diagonal in the eigenbasis of X'X / N. In double precision: an eigenvalue that comes out too small
-    # would make steps too long. Directions without data, as there are with fewer records than features, keep zero
-    # weights and are left out. X is centred, so the bias, a last column of ones, is a direction of its own.
+    # The bound is diagonal in the eigenbasis of X'X / N. It is computed in double precision: an underestimated
+    # eigenvalue would make steps too long. Directions without data, which exist if there are fewer records than
+    # features, keep zero weights and are left out. X is centred, so the bias, a last column of ones, is a separate
+    # direction.
     spectrum, basis = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
     basis_FD, spectrum_D = (array[..., spectrum > 1e-12 * spectrum[-1]] for array in (basis, spectrum))
     z_NG = np.concatenate([x_NF @ basis_FD, np.ones((len(x_NF), 1))], axis=1)
@@ -81,13 +82,13 @@ def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[flo
 
 
 class _Point(NamedTuple):
-    """Where the minimisation of all classes stands."""
+    """State of the minimisation for all classes."""
 
     w_GC: jax.Array
     logits_NC: jax.Array
     gradient_GC: jax.Array
     curvature_NC: jax.Array
-    """Second derivative of each record's loss by its logit."""
+    """Second derivative of each record's loss with respect to its logit."""
     error_C: jax.Array
 
 
@@ -101,7 +102,10 @@ def _minimise(
     penalised_G: jax.Array,
     l2_L: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weights [L, G, C], the bias last, and numbers of steps [L]; z comes both ways, as thin products want it."""
+    """Computes weights [L, G, C], the bias last, and numbers of steps [L].
+
+    z is also given transposed, the layout that thin products need.
+    """
     records = len(z_NG)
 
     def solve(start: tuple[jax.Array, jax.Array], l2: jax.Array):
@@ -112,7 +116,8 @@ def _minimise(
             return data_C + jnp.sum(ridge_G1 * w_GC**2, axis=0) / 2
 
         def flatness_C(curvature_NC: jax.Array) -> jax.Array:
-            # Where most records are certain, the loss is flatter than the bound: the same gradient is further from 0.
+            # Where most records have confident predictions, the loss is flatter than the bound: the same gradient is
+            # then further from the minimum.
             return jnp.maximum(4 * jnp.mean(curvature_NC, axis=0), LEAST_FLATNESS)
 
         def point(w_GC: jax.Array, logits_NC: jax.Array) -> _Point:
@@ -171,12 +176,12 @@ def _minimise(
         count, at = jax.lax.while_loop(going, newton_step, (jnp.int32(0), point(*start)))
         return (at.w_GC, z_NG @ at.w_GC), (at.w_GC, count)
 
-    # The bias starts at the logit of the class's share.
+    # The bias starts at the logit of the class's prevalence.
     share_C = jnp.clip(y_NC.mean(axis=0), 0.5 / records, 1 - 0.5 / records)
     start_GC = jnp.zeros((z_NG.shape[1], y_NC.shape[1])).at[-1].set(jnp.log(share_C / (1 - share_C)))
     return jax.lax.scan(solve, (start_GC, z_NG @ start_GC), l2_L, reverse=True)[1]
 
 
 def _ratio(a_C: jax.Array, b_C: jax.Array) -> jax.Array:
-    """The quotient a / b, and 0 where b is not positive: classes that are solved exactly already."""
+    """The quotient a / b; 0 where b is not positive, which occurs for classes that are solved exactly."""
     return jnp.where(b_C > 0, a_C / jnp.where(b_C > 0, b_C, 1), 0)

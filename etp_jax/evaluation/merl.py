@@ -1,19 +1,19 @@
-"""The linear probe as MERL's code fits and reports it, to show beside the honest one what its quirks are worth.
+"""The linear probe as MERL's code fits and reports it; beside the honest probe it shows the effect of its quirks.
 
-Read in `finetune/main_single.py` of cheliu-computation/MERL-ICML2024, which later benchmarks copy:
-  - Selection on test: the scored split is measured after each of 100 epochs, and the greatest AUROC is reported; the
-    validation split decides nothing. F1's thresholds maximise F1 on the scored records themselves, epoch by epoch.
+These are the quirks of `finetune/main_single.py` in cheliu-computation/MERL-ICML2024, which later benchmarks copy:
+  - Selection on test: the scored split is evaluated after each of 100 epochs, and the highest AUROC is reported; the
+    validation split is not used. F1's thresholds maximise F1 on the scored records themselves, epoch by epoch.
   - 1 % and 10 % are one unstratified draw of the records (seed 42): no spread, and classes may be left without a
     positive record.
-  - The rate is divided by 10 after 40 batches, not epochs: the scheduler steps with every batch.
-  - Columns by position: in `ptbxl_sub_class_train.csv` the columns AVB, RAO/RAE, ISC stand where the files of the other
-    splits have ISC, AVB, RAO/RAE, so that these three of 23 classes are trained on one another's labels.
+  - The learning rate is divided by 10 after 40 batches, not epochs: the scheduler steps with every batch.
+  - Columns by position: `ptbxl_sub_class_train.csv` has the columns AVB, RAO/RAE, ISC where the files of the other
+    splits have ISC, AVB, RAO/RAE, so these three of 23 classes are trained on one another's labels.
   - Features are not standardised; Adam, learning rate 1e-3, L2 1e-4 on weights and bias, batches of 16.
 
-What is not repeated here, since the features are frozen and cached: the documented command names no "linear" run, so it
-trains the whole network (`etp evaluate finetune --protocol merl-as-published` does that), and batch statistics move
-even where the weights are frozen. Labels of Chapman-Shaoxing-Ningbo by substring, 5,125 of them wrong, are in its CSV
-files: `--published FOLDER` reads those.
+Two quirks are not reproduced here, because the features are frozen and cached. The documented command names no "linear"
+run, so it trains the whole network (`etp evaluate finetune --protocol merl-as-published` does that). Batch statistics
+change even where the weights are frozen. MERL's CSV files label Chapman-Shaoxing-Ningbo by substring; 5,125 labels
+are wrong. `--published FOLDER` reads those files.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from etp_jax.tasks import Task
 SEED, EPOCHS, BATCH = 42, 100, 16
 RATE, DECAY, MILESTONE = 1e-3, 1e-4, 40
 SHIFTED = {"ptbxl-sub": {"ISC_": "_AVB", "_AVB": "RAO/RAE", "RAO/RAE": "ISC_"}}
-"""By task: the class whose training labels a class gets."""
+"""For each task with shifted columns: class code → code of the class whose training labels it gets."""
 Scores = Iterator[NDArray[np.float32]]
-"""Of the scored records, [n, C], after each epoch."""
+"""Yields, after each epoch, the scores [n, C] of the evaluated records."""
 
 
 def evaluate(
@@ -55,12 +55,12 @@ def evaluate(
     """Fits on fractions of the training records and reports the best epoch of the scored split.
 
     Args:
-      request: names the task, and the split whose records are scored and chosen by. The intervals do not cover the
-        choice.
-      encoders: each under its name in the result.
-      shards: with that split and `train`.
-      fractions: sizes of the one draw.
-      fit: from encoder, training records, their labels and the records to be scored to scores after each epoch.
+      request: names the task, and the split that is scored and on which the epoch is chosen. The intervals do not cover
+        this choice.
+      encoders: each with its name in the result.
+      shards: shard folder with that split and `train`.
+      fractions: shares of the training records; all are taken from one random draw.
+      fit: function of encoder, training records, their labels and the scored records; yields scores after each epoch.
     """
     records, split = request.records(shards), request.split
     task, fitted, target = records.task, records.of(TRAIN), records.of(split)
@@ -90,24 +90,24 @@ def evaluate(
 
 
 def training_labels(task: Task, y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The labels that training sees: some classes have another's."""
+    """Returns the labels used in training; some classes get those of another class, see `SHIFTED`."""
     codes = [c.code for c in task.classes]
     shifted = SHIFTED.get(task.name, {})
     return y_NC[:, [codes.index(shifted.get(code, code)) for code in codes]]
 
 
 def rate(step: Any) -> Any:
-    """Learning rate at a step, from 0."""
+    """Learning rate at a step; steps count from 0."""
     return jnp.where(step < MILESTONE, RATE, RATE / 10)
 
 
 def optimizer() -> optax.GradientTransformation:
-    """PyTorch's Adam with weight decay: L2 is added to the gradient, also of biases."""
+    """PyTorch's Adam with weight decay: L2 is added to the gradient, including that of biases."""
     return optax.chain(optax.add_decayed_weights(DECAY), optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
 
 
 def batches(records: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """By epoch: numbers of the records of each batch [S, 16], and whether they count; the last batch may be short."""
+    """Yields for each epoch the record numbers of its batches [S, 16], and a mask: 0 pads a short last batch."""
     rng, steps = np.random.default_rng(SEED), -(-records // BATCH)
     for _ in range(EPOCHS):
         rows = np.resize(rng.permutation(records), steps * BATCH).astype(np.int32)
@@ -122,7 +122,7 @@ def initial_layer(features: int, classes: int) -> dict[str, NDArray[np.float32]]
 
 
 def fit_linear(encoder: Encoder, fitted: Labelled, y_nC: NDArray[np.bool_], target: Labelled) -> Scores:
-    """A linear layer on cached features; yields the scores of the target after each epoch."""
+    """Trains a linear layer on cached features; yields the scores of the target after each epoch."""
     (x_NF, _), (target_nF, _) = fitted.encode(encoder), target.encode(encoder)
     layer: Any = initial_layer(x_NF.shape[1], y_nC.shape[1])
     state = optimizer().init(layer)
@@ -151,6 +151,6 @@ def _epoch(layer: Any, state: Any, x_NF: jax.Array, y_NC: jax.Array, rows_SB: An
 
 
 def weighted_loss(logits_BC: jax.Array, y_BC: jax.Array, counts_B: jax.Array) -> jax.Array:
-    """Mean binary cross-entropy over the records that count."""
+    """Mean binary cross-entropy over the records that are not padding."""
     losses_B = optax.sigmoid_binary_cross_entropy(logits_BC, y_BC).mean(axis=1)
     return (losses_B * counts_B).sum() / counts_B.sum()

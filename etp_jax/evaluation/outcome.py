@@ -1,4 +1,4 @@
-"""What a kind of evaluation hands over: rows with bootstrap replicates, scores, and how they were measured. No jax."""
+"""The outcome of one evaluation: rows with bootstrap replicates, scores, and a description of the method. No jax."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Outcome:
     records: int
     """Number of records scored."""
     thresholds_from: str | None
-    """Records that the thresholds of F1 were chosen on, in words; None where there are no thresholds."""
+    """Description of the records that F1's thresholds were chosen on; None if there are no thresholds."""
     protocol: dict[str, Any]
-    """How it was measured, in words."""
+    """Description of the evaluation method, by topic."""
     rows: list[Row] = field(default_factory=list)
-    """One for each encoder, fraction and subset."""
+    """Rows of figures, one for each encoder, fraction and subset."""
     arrays: dict[str, NDArray] = field(default_factory=dict)
-    """Arrays for the `.npz` beside the replicates, see `Result.arrays`."""
+    """Arrays that the `.npz` holds in addition to the replicates, see `Result.arrays`."""
 
     @classmethod
     def of_task(
         cls, records: TaskRecords, split: str, target: Labelled, thresholds_from: str | None, **protocol: Any
     ) -> Outcome:
-        """An outcome without rows yet, for scoring `target`, the task's records of a split."""
+        """Creates an outcome without rows for scoring `target`, the task's records of a split."""
         codes = np.array([c.code for c in records.task.classes])
         arrays = {"record_id": target.record_ids, "classes": codes, "y": target.y_nC}
         return cls(len(target), thresholds_from, {**protocol, **records.protocol(split)}, arrays=arrays)
@@ -49,7 +49,7 @@ def make_row(
     details: Mapping[str, Any] | None = None,
     per_class: Mapping[str, ClassFigures] | None = None,
 ) -> Row:
-    """A row whose values are the first of the replicates [1 + R] of each metric."""
+    """Creates a row; the value of each metric is the first of its replicates [1 + R]."""
     values = {name: number(values_R[0]) for name, values_R in replicates.items()}
     about = dict(details or {}), dict(per_class or {})
     return Row(encoder, fraction, train_seed, subset_seed, values, *about, dict(replicates))
@@ -65,7 +65,7 @@ def classification_row(
     also: Mapping[str, NDArray[np.float64]] | None = None,
     **details: Any,
 ) -> Row:
-    """The row of a classification: macro metrics, those in `also`, and the figures of each class."""
+    """Creates the row of a classification: macro metrics, the metrics in `also`, and the figures of each class."""
     per_class = {}
     for c, values_MR, positives in zip(task.classes, scored.values, scored.positives, strict=True):
         values = {name: number(value) for name, value in zip(METRICS, values_MR[:, 0], strict=True)}
@@ -78,10 +78,10 @@ def classification_row(
 
 
 def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[float, dict[str, Figure]]]:
-    """Mean and 95 % interval of every metric, by encoder and fraction.
+    """Computes mean and 95 % interval of every metric, by encoder and fraction.
 
-    All rows of a replicate share one draw of patients. Where a group has several rows (subset seeds, random encoders),
-    the replicate also draws among them with replacement: the interval covers both.
+    All rows of a replicate share one draw of patients. If a group has several rows (subset seeds, random encoders),
+    each replicate also draws among them with replacement, so the interval covers both sources of variation.
     """
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:

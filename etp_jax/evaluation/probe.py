@@ -1,4 +1,4 @@
-"""Frozen features under a classifier whose setting other records choose; the linear probe is one."""
+"""Classifiers on frozen features, such as the linear probe; their setting is chosen on other records."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class FrozenFeatures(PublishedRequest):
     """An evaluation that fits classifiers on frozen features."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the subsets of training records; the whole is fitted once."""
+    """Seeds of the subsets of training records; the whole set is fitted once."""
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
-    """Shares of the training records to fit on, each above 0 and at most 1."""
+    """Shares of the training records to fit on, each greater than 0 and at most 1."""
 
     def check(self) -> None:
         """Raises EtpError for options that do not go together."""
@@ -39,7 +39,7 @@ class FrozenFeatures(PublishedRequest):
             raise EtpError(f"--fractions is {self.fractions}; name shares above 0 and at most 1")
 
     def label_fractions(self) -> tuple[float, ...]:
-        """Shares of the training labels that the result has rows for."""
+        """Shares of the training labels for which the result has rows."""
         return self.fractions
 
 
@@ -52,7 +52,7 @@ class Probe(FrozenFeatures):
 
     protocol: Literal["honest", "merl-as-published"] = HONEST
     """`merl-as-published` repeats what MERL's code does; among other things it chooses the epoch on the scored split.
-    etp_jax/evaluation/merl.py names all of it."""
+    etp_jax/evaluation/merl.py lists all differences."""
 
     def check(self) -> None:
         """Raises EtpError for options that do not go together."""
@@ -60,14 +60,14 @@ class Probe(FrozenFeatures):
         super().check()
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name; another protocol than `honest` comes after the split."""
+        """Parts of the result file's default name; a protocol other than `honest` comes after the split."""
         task, kind, split, *published = super().file_name()
         return [task, kind, split, *[self.protocol] * (self.protocol != HONEST), *published]
 
 
 def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Fits linear probes by the request's protocol, see `fit_and_score` and `merl.evaluate`."""
-    from etp_jax.evaluation import logistic, merl  # they load jax
+    from etp_jax.evaluation import logistic, merl  # both load jax
 
     if request.protocol != HONEST:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
@@ -75,14 +75,14 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
 
 
 class Classifier(Protocol):
-    """Fitted on some records with L settings, among which others choose."""
+    """A classifier fitted with L settings; the best setting is chosen on other records."""
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores [L, N, C] of other records."""
+        """Scores [L, N, C] of some records, for each setting."""
         ...
 
     def details(self, number: int) -> dict[str, Any]:
-        """What a setting is, for the result's rows."""
+        """Description of a setting, for the result's rows."""
         ...
 
 
@@ -92,20 +92,20 @@ def fit_and_score(
     shards: Shards,
     fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
 ) -> Outcome:
-    """Fits classifiers on fractions of the training records, chooses their setting elsewhere, scores a split once.
+    """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
 
-    Setting (by macro AUROC) and thresholds are chosen on the validation split. If that is what is scored, they are
-    chosen on training patients (`Labelled.calibration_patients`), and the classifiers are fitted on the others.
+    Setting (by macro AUROC) and thresholds are chosen on the validation split. If that split is scored, they are chosen
+    on a part of the training patients (`Labelled.calibration_patients`); the classifiers are fitted on the other part.
 
     Args:
-      request: names the task, the split, and the subsets, which are stratified (`draw`); each is a part of the next
-        greater one of the same seed.
-      encoders: each under its name in the result.
-      shards: with that split, `train` and `validation`.
-      fit: from features [N, F] and classes [N, C] to a classifier.
+      request: names the task, the split and the subsets. Subsets are stratified (`draw`); each is contained in the next
+        larger one of the same seed.
+      encoders: each with its name in the result.
+      shards: shard folder with that split, `train` and `validation`.
+      fit: function of features [N, F] and classes [N, C] that returns a classifier.
 
     Raises:
-      EtpError: there are too few records to choose by.
+      EtpError: there are too few records to choose a setting on.
     """
     records, split, fractions = request.records(shards), request.split, request.fractions
     task, target = records.task, records.of(split)
@@ -140,7 +140,11 @@ def fit_and_score(
 
 
 def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labelled]:
-    """Records to fit on and records to choose by, when `split` is scored; raises EtpError if these are too few."""
+    """Returns the records to fit on and those to choose a setting on, when `split` is scored.
+
+    Raises:
+      EtpError: there are too few records to choose a setting on.
+    """
     fitted = records.of(TRAIN)
     if split == VALIDATION:
         tenth_n = fitted.calibration_patients()
@@ -149,16 +153,16 @@ def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labe
         chooser = records.of(VALIDATION)
     if not has_both(chooser.y_nC).any():
         folder = records.shards.folder
-        raise EtpError(f"{folder}: too few records to choose a probe's strength by: no class has both outcomes")
+        raise EtpError(f"{folder}: too few records to choose a probe's strength on: no class has both outcomes")
     return fitted, chooser
 
 
 def draw(y_NC: NDArray[np.bool_], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Numbers of a random share of some records, at least one, stratified by the rarest class of each record.
+    """Draws a random share of some records, at least one, stratified by the rarest class of each record.
 
     Every stratum is shuffled and spread evenly over the whole order, from a random start; the share is the beginning of
-    that order. So a stratum has its share, but for one record, and a smaller share is part of a greater one. Very rare
-    classes can still be without a record.
+    that order. So each stratum contributes its share to within one record, and smaller shares are nested in larger
+    ones. Very rare classes may still have no record. Returns the numbers of the drawn records.
     """
     rng = np.random.default_rng(seed)
     counts_C = y_NC.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The records that a task has in a shard folder, with their classes."""
+"""The records of a task in a shard folder, with their classes."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Some n records with their classes."""
+    """A selection of n records with their classes."""
 
     splits: tuple[Split, ...]
-    """Those that they may be in."""
+    """Splits the records were drawn from."""
     rows: NDArray[np.int64]
-    """[n] positions in rising order, counted through all these splits one after another."""
+    """Positions [n] in ascending order, counted through the concatenated splits."""
     record_ids: NDArray[np.str_]
-    """[n]"""
+    """Record identifiers [n]."""
     patients: NDArray[np.str_]
-    """[n]"""
+    """Patient identifiers [n]."""
     y_nC: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """Their number."""
+        """Number of records."""
         return len(self.rows)
 
     def where(self, chosen: NDArray) -> Labelled:
-        """Some of them, by mask or by number."""
+        """Returns a subset, by boolean mask or index array."""
         return Labelled(
             self.splits, self.rows[chosen], self.record_ids[chosen], self.patients[chosen], self.y_nC[chosen]
         )
 
     def calibration_patients(self) -> NDArray[np.bool_]:
-        """[n] the records of a tenth of all patients: by a hash of the patient, so the same ones for every task.
+        """Mask [n] of the records of a tenth of all patients, chosen by a hash, so they are the same for every task.
 
-        Of the training patients an eighth where the same hash splits the archive, as it does those without splits.
+        Archives without published splits are split by the same hash; there it is an eighth of the training patients.
         """
         parts = {patient: patient_hash(patient) % 10 for patient in set(self.patients)}
         return np.array([parts[patient] == 0 for patient in self.patients], bool)
 
     def read(self, chosen: NDArray[np.integer]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-        """Signals int16 [b, T, leads] and lead masks [b, leads] of some of them, by number."""
+        """Reads signals int16 [b, T, leads] and lead masks [b, leads] of the records with the given numbers."""
         rows, start = self.rows[chosen], 0
         shards = self.splits[0].shards
         ecg_bTL = np.empty((len(rows), shards.samples, len(shards.leads)), np.int16)
@@ -65,7 +65,7 @@ class Labelled:
         return ecg_bTL, lead_mask_bL
 
     def encode(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Pooled features [n, F] and unit embeddings [n, E]."""
+        """Computes pooled features [n, F] and unit embeddings [n, E]."""
         parts, start = [], 0
         for split in self.splits:
             own = self.rows[(self.rows >= start) & (self.rows < start + len(split))] - start
@@ -78,20 +78,22 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TaskRecords:
-    """Where a task's records come from: the shards' own splits, or published ones."""
+    """Source of a task's records: the shards' own splits, or published ones."""
 
     shards: Shards
     task: Task
     published: Mapping[str, PublishedSplit] | None = None
-    """Records and labels by split; the shards may hold these records in any split."""
+    """Published records and labels by split; the shards may hold these records in any split."""
 
     def of(self, split: str) -> Labelled:
-        """The records of a split that the task has.
+        """Selects the task's records of a split.
 
-        A balanced task draws as many of each class as the rarest has, at most `task.max_per_class`, by a fixed seed.
+        A balanced task draws equal numbers of each class with a fixed seed: the rarest class's number, at most
+        `task.max_per_class`.
 
         Raises:
-          EtpError: no such split, none of its records has a label of the task, or (balanced) a class has no record.
+          EtpError: there is no such split, no record of it has a label of the task, or a class of a balanced task has
+            no record.
         """
         if self.published is not None:
             return self._published(split)[0]
@@ -105,11 +107,11 @@ class TaskRecords:
             return eligible
         for c, count in zip(self.task.classes, eligible.y_nC.sum(axis=0), strict=True):
             if count == 0:
-                raise EtpError(f"{where} {c.code} as its only label; {self.task.name} wants some of each class")
+                raise EtpError(f"{where} {c.code} as its only label; {self.task.name} needs records of every class")
         return eligible.where(balanced(eligible, self.task.max_per_class))
 
     def protocol(self, split: str) -> dict[str, str]:
-        """How the records of a split were chosen, for the result."""
+        """Describes how the records of a split were chosen, for the result."""
         if self.published is not None:
             found, coverage = self._published(split)
             everyone, _ = self._everyone(ALL)
@@ -120,7 +122,7 @@ class TaskRecords:
         return {"records": self.task.rule}
 
     def _everyone(self, split: str) -> tuple[Labelled, NDArray[np.bool_]]:
-        """All records of a split, and which of them the task may have."""
+        """Returns all records of a split, and a mask of those that are eligible for the task."""
         check_vocabulary(self.task, self.shards.label_vocabulary, str(self.shards.folder))
         splits = tuple(self.shards.split(name) for name in (self.shards.splits if split == ALL else [split]))
         keeps, ys = zip(*(labels(self.task, part.columns) for part in splits), strict=True)
@@ -130,7 +132,7 @@ class TaskRecords:
         return everyone, np.concatenate(keeps)
 
     def _published(self, split: str) -> tuple[Labelled, str]:
-        """The published records that the shards hold, and how many these are."""
+        """Returns the published records that the shards hold, and a description of how many there are."""
         assert self.published is not None
         if split not in self.published:
             raise EtpError(f"no published split {split!r}; there are {', '.join(self.published)}")
@@ -149,14 +151,17 @@ class TaskRecords:
 
 
 def balanced(records: Labelled, most: int, seed: int = 0) -> NDArray[np.int64]:
-    """Numbers of as many records of each class as the rarest has, at most `most`.
+    """Draws equal numbers of records of each class: the rarest class's number, at most `most`.
 
-    Records are drawn in the order of their ids, so the set does not depend on how the shards are cut.
+    Records are drawn in the order of their ids, so the set does not depend on their distribution over shard files.
 
     Args:
       records: each has exactly one class.
-      most: of a class.
-      seed: of the draw.
+      most: maximum number of records per class.
+      seed: seed of the draw.
+
+    Returns:
+      Numbers of the drawn records, in ascending order.
     """
     count = min(most, int(records.y_nC.sum(axis=0).min()))
     order = np.argsort(records.record_ids)

@@ -1,6 +1,6 @@
-"""What an evaluation is asked for: the options that all kinds share. No jax.
+"""The request for an evaluation: the options that all kinds share. No jax.
 
-Each kind has a subclass with its own options. tyro reads it for `etp evaluate`, and `evaluate` takes the same object.
+Each kind has a subclass with its own options. tyro parses it for `etp evaluate`, and `evaluate` takes the same object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from etp_jax.tasks.published import read_published
 HONEST, MERL = "honest", "merl-as-published"
 PROTOCOLS = (HONEST, MERL)
 BOOTSTRAP = 1000
-"""Replicates of the intervals, unless a request says otherwise."""
+"""Default number of bootstrap replicates for intervals."""
 FOLDER = "evaluation"
 """Subfolder of a run folder that holds its results."""
 
@@ -32,53 +32,53 @@ class Request:
     kind: ClassVar[str]
     """Name of the kind in commands, file names and JSON."""
     choice: ClassVar[Literal["", "prompts", "protocol"]] = ""
-    """Option by which measurements of this kind differ within a study; empty if there is none."""
+    """Option that distinguishes measurements of this kind within a study; empty if there is none."""
 
     run: Path
     """Run folder made by `etp train`, folder made by `etp export`, or the word `shipped`: the package's own encoder."""
     shards: Path
     """Shard folder to evaluate on."""
     split: str = VALIDATION
-    """Split whose records are scored; name `test` for final tables only."""
+    """Split whose records are scored; use `test` for final tables only."""
     checkpoint: Literal["best", "latest"] = "best"
     bootstrap: int = BOOTSTRAP
-    """Number of bootstrap draws of patients behind the 95 % intervals."""
+    """Number of bootstrap draws of patients for the 95 % intervals."""
     json: Path | None = None
     """File for the result; by default one in RUN/evaluation/, or ./evaluation/ for the shipped encoder."""
 
     def check(self) -> None:
-        """Raises EtpError for options that do not go together; reads neither run nor shards."""
+        """Raises EtpError for options that contradict each other; reads neither run nor shards."""
         if self.bootstrap < 1:
             raise EtpError(f"--bootstrap is {self.bootstrap}; it must be at least 1")
 
     def parts(self) -> Sequence[Self]:
-        """The requests that `evaluate` takes one by one: several where this one names several prompts."""
+        """Splits the request into those that `evaluate` takes one by one, if it names several prompts."""
         return (self,)
 
     def chosen(self, value: str) -> Self:
-        """The same request with another value of the option `choice`."""
+        """Returns the same request with another value of the option `choice`."""
         current = getattr(self, self.choice)
         return replace(self, **{self.choice: (value,) if isinstance(current, tuple) else value})
 
     def warnings(self) -> list[str]:
-        """What a user should know before the evaluation, a line each."""
+        """Warnings to show before the evaluation, one line each."""
         return []
 
     def label_fractions(self) -> tuple[float, ...]:
-        """Shares of the training labels that the result has rows for; 0 where labels are not learned from."""
+        """Shares of the training labels for which the result has rows; 0 for kinds that do not train on labels."""
         return (0.0,)
 
     def records(self, shards: Shards) -> TaskRecords | None:
-        """The records that are scored by a task; None for a kind without tasks."""
+        """The task's records; None for a kind without tasks."""
         return None
 
     def answered_by(self, protocol: dict[str, str]) -> bool:
-        """Whether a stored result, found at `path`, was made with what this request names."""
+        """Whether a stored result at `path` was computed with the options of this request."""
         return True
 
     @property
     def how(self) -> str | None:
-        """The value of the option `choice`; None if there is none."""
+        """Value of the option `choice`; None for a kind without that option."""
         value = getattr(self, self.choice) if self.choice else None
         return value[0] if isinstance(value, tuple) else value
 
@@ -89,14 +89,14 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """The run folder, with the word `shipped` resolved."""
+        """Run folder, with the word `shipped` resolved."""
         from etp_jax.encoder.folder import run_folder  # loads jax
 
         return run_folder(self.run)
 
     @property
     def path(self) -> Path:
-        """The result's file."""
+        """Path of the result file."""
         from etp_jax.encoder.folder import is_shipped  # loads jax
 
         if self.json is not None:
@@ -117,14 +117,14 @@ class TaskRequest(Request):
     """Downstream task: a name that `etp tasks list` shows, or the .json file of your own task."""
 
     def check(self) -> None:
-        """Raises EtpError for an unknown task, or options that do not go together."""
+        """Raises EtpError for an unknown task, or for options that contradict each other."""
         super().check()
         task = self.definition()
         if task.all_splits and self.split != ALL:
-            raise EtpError(f"{task.name} draws its records from all splits; ask for them with --split {ALL}")
+            raise EtpError(f"{task.name} draws its records from all splits; add --split {ALL}")
 
     def definition(self) -> Task:
-        """The task, with the request's prompts; raises EtpError for an unknown one."""
+        """Returns the task with the request's prompts; raises EtpError for an unknown task."""
         return get_task(self.task)
 
     def records(self, shards: Shards) -> TaskRecords:
@@ -137,25 +137,25 @@ class TaskRequest(Request):
         return self.definition().name
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name, the task first."""
+        """Parts of the result file's default name; the task comes first."""
         return [self.task_name, *super().file_name()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRequest(TaskRequest):
-    """An evaluation that may take records and labels as others published them."""
+    """An evaluation that can use published records and labels."""
 
     published: Path | None = None
-    """Folder of published CSV files: their records, labels and splits count instead of the shards' own."""
+    """Folder of published CSV files whose records, labels and splits replace those of the shards."""
 
     def check(self) -> None:
-        """Raises EtpError for options that do not go together."""
+        """Raises EtpError for options that contradict each other."""
         super().check()
         if self.published is not None and self.definition().max_per_class is not None:
-            raise EtpError(f"{self.task_name} draws its own records; it cannot take published ones")
+            raise EtpError(f"{self.task_name} draws its own records; it cannot use published ones")
 
     def records(self, shards: Shards) -> TaskRecords:
-        """The task's records, by the shards' labels or the published ones."""
+        """The task's records, with the shards' labels or the published ones."""
         task = self.definition()
         return TaskRecords(shards, task, read_published(self.published, task) if self.published else None)
 
@@ -165,14 +165,14 @@ class PublishedRequest(TaskRequest):
 
 
 def check_fitted(request: TaskRequest) -> None:
-    """Raises EtpError where a classifier cannot be fitted on the training split of the request's task."""
+    """Raises EtpError if no classifier can be fitted on the training split of the request's task."""
     if request.definition().max_per_class is not None:
         raise EtpError(f"{request.task_name} is too small to fit probes on; probe a ptbxl task")
     if request.split in (TRAIN, ALL):
-        raise EtpError(f"a {request.kind} is fitted on split 'train'; score another one")
+        raise EtpError(f"a {request.kind} is fitted on split 'train'; score another split")
 
 
 def check_protocol(kind: str, protocol: str, known: Sequence[str] = PROTOCOLS) -> None:
-    """Raises EtpError for a protocol that a kind does not have."""
+    """Raises EtpError for a protocol that is unknown to a kind."""
     if protocol not in known:
         raise EtpError(f"{kind} has no protocol {protocol!r}; there is {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The result of an evaluation: its figures with intervals, as JSON, as an `.npz` beside it, and as a printed table."""
+"""The result of an evaluation: figures with intervals, as JSON with an `.npz` file, and as a printed table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from etp_jax.files import read_json, whole_file, write_text
 from etp_jax.metrics.classification import METRICS
 
 SCHEMA = 1
-"""Version of the JSON's form. Files without this entry, as version 0.1 wrote them, have the same form."""
+"""Version of the JSON schema. Files without this entry, as written by version 0.1, have the same schema."""
 REPLICATES = "replicates_"
-"""Prefix of the names of bootstrap replicates in the `.npz`."""
+"""Prefix of the arrays of bootstrap replicates in the `.npz`."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean with its 95 % interval; None where a number is not defined."""
+    """A mean with its 95 % interval; None where a value is undefined."""
 
     mean: float | None
     low: float | None
@@ -35,7 +35,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """The figures of one class; None where only one outcome occurs."""
+    """Figures of one class; None where only one outcome occurs."""
 
     auroc: float | None
     auprc: float | None
@@ -58,29 +58,29 @@ class Row:
     encoder: str
     """`trained`, `random` or `supervised`."""
     fraction: float
-    """Share of the training records whose labels were used; 0 where none were."""
+    """Share of the training records whose labels were used; 0 if none were."""
     train_seed: int
-    """Seed of the training, or of the draw of a random encoder."""
+    """Seed of the training, or of a random encoder's weights."""
     subset_seed: int | None
-    """Seed of the subset of training records; None where nothing is drawn."""
+    """Seed of the subset of training records; None if no subset is drawn."""
     values: dict[str, float | None]
-    """Value on the sample, by metric."""
+    """Values on the sample, by metric."""
     details: dict[str, Any] = field(default_factory=dict)
     """Further JSON-serialisable fields, such as the number of training records."""
     per_class: dict[str, ClassFigures] = field(default_factory=dict)
     """Figures by class code; empty for kinds without classes."""
     replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
-    """[1 + R] by metric: on the sample and on its bootstrap replicates; from the `.npz`, empty without one."""
+    """Values [1 + R] by metric, on the sample and its R bootstrap replicates; empty if there is no `.npz`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The row in JSON."""
+        """Converts the row to its JSON form."""
         head = {name: getattr(self, name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         classes = {code: asdict(figures) for code, figures in self.per_class.items()}
         return {**head, **self.values, **self.details} | ({"per_class": classes} if classes else {})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], metrics: list[str], replicates: dict[str, NDArray]) -> Row:
-        """The row that `to_dict` gave."""
+        """Restores a row from its JSON form."""
         rest = dict(content)
         head = {name: rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         values = {name: rest.pop(name) for name in metrics}
@@ -90,7 +90,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What one evaluation of one run found. The fields are those of the JSON, in its order."""
+    """The result of one evaluation of one run. The fields are those of the JSON, in its order."""
 
     run: str
     """Name of the run folder."""
@@ -99,7 +99,7 @@ class Result:
     kind: str
     """Name of the kind of evaluation."""
     protocol: dict[str, Any]
-    """How it was measured, in words, under `name` the protocol."""
+    """Description of the evaluation method, by topic; `name` is the protocol."""
     split: str
     """Split whose records were scored."""
     records: int
@@ -107,27 +107,27 @@ class Result:
     pretrained_on: str
     """Names of the data sets that the encoder was trained on."""
     checkpoint: dict[str, Any]
-    """`which` checkpoint was asked for, and its `step`."""
+    """Requested checkpoint (`which`: best or latest), and its `step`."""
     shards: dict[str, Any]
-    """`name`, `fs` and `fingerprint` of the shards."""
+    """Name, sampling rate (`fs`, Hz) and `fingerprint` of the shards."""
     thresholds_from: str | None
-    """Records that the thresholds of F1 were chosen on; None where there are no thresholds."""
+    """Description of the records that F1's thresholds were chosen on; None if there are no thresholds."""
     revision: int | None
-    """Raised with every change of what a figure means; None in files older than it."""
+    """Incremented whenever the meaning of a figure changes; None in files older than this field."""
     versions: dict[str, str]
     """Versions of Python and of the packages that computed the figures."""
     rows: list[Row]
-    """One for each encoder, fraction and subset."""
+    """Rows of figures, one for each encoder, fraction and subset."""
     summary: dict[str, dict[float, dict[str, Figure]]]
-    """Figures by encoder, fraction and metric, over all its rows."""
+    """Figures by encoder, fraction and metric, each over all rows of that encoder and fraction."""
     schema: int = SCHEMA
-    """Version of the JSON's form."""
+    """Version of the JSON schema."""
     arrays: dict[str, NDArray] = field(default_factory=dict, compare=False, repr=False)
     """Scores of a classification: `record_id` [n], `classes` [C], `y` bool [n, C], and scores [n, C] by encoder."""
 
     @property
     def prompts(self) -> str | None:
-        """Name and version of the prompts; None for a kind that reads none."""
+        """Name and version of the prompt set; None for a kind without prompts."""
         return self.protocol.get("prompts")
 
     @property
@@ -136,17 +136,17 @@ class Result:
         return self.checkpoint["step"]
 
     def first_row(self, encoder: str) -> Row | None:
-        """The first row of an encoder at its greatest fraction: the one whose scores are kept."""
+        """Returns the first row of an encoder at its largest fraction, the row whose scores are stored."""
         rows = [row for row in self.rows if row.encoder == encoder]
         return max(rows, key=lambda row: row.fraction) if rows else None
 
     def main(self, encoder: str, metric: str) -> Figure | None:
-        """An encoder's figure at its greatest fraction; None for an encoder that was not measured."""
+        """Returns an encoder's figure at its largest fraction; None for an encoder that was not evaluated."""
         fractions = self.summary.get(encoder)
         return fractions[max(fractions)][metric] if fractions else None
 
     def to_dict(self) -> dict[str, Any]:
-        """What the JSON holds."""
+        """Converts the result to its JSON form."""
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
         summary = {
             encoder: {
@@ -159,7 +159,7 @@ class Result:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Result:
-        """The result in a JSON and in the `.npz` beside it; raises KeyError or TypeError where this is none."""
+        """Restores a result from its JSON form and the arrays of its `.npz`; raises KeyError or TypeError otherwise."""
         known = {f.name for f in fields(cls)} - {"arrays", "rows", "summary"}
         values = {name: value for name, value in content.items() if name in known}
         values = {"run": "", "shards": {}, "revision": None, "versions": {}} | values
@@ -185,10 +185,10 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Reads a result and, if it is there, the `.npz` beside it.
+        """Reads a result and, if it exists, the `.npz` beside it.
 
         Raises:
-          EtpError: there is no such file, or it is none that `etp evaluate` of this version or an earlier one wrote.
+          EtpError: there is no such file, or it was not written by `etp evaluate` of this version or an earlier one.
         """
         advice = "not written by `etp evaluate`; move it away"
         content = read_json(path, advice)
@@ -204,11 +204,11 @@ class Result:
             raise EtpError(f"{path}: {type(error).__name__}: {one_line(error)}; {advice}") from None
 
     def save(self, path: Path) -> None:
-        """Writes the JSON, and beside it an `.npz` with what the JSON has no room for.
+        """Writes the JSON, and beside it an `.npz` with the large arrays.
 
-        The `.npz` has, for each metric M, `replicates_M` float32 [rows, 1 + R]: its value on the sample and on its
+        For each metric M, the `.npz` holds `replicates_M` float32 [rows, 1 + R]: the values on the sample and on its
         replicates, in the order of the rows. The draws of patients depend on the records alone, so replicate r is the
-        same draw for every encoder that is measured on the same records. The other arrays are those of `arrays`.
+        same draw for every encoder evaluated on the same records. The other arrays are those of `arrays`.
 
         Raises:
           EtpError: one of the files cannot be written.
@@ -218,14 +218,14 @@ class Result:
             for name in self.rows[0].replicates
         }
         beside = path.with_suffix(".npz")
-        # The JSON comes last: where it is there and fits, what lies beside it does.
+        # The JSON is written last: if it exists and is valid, so is the `.npz`.
         with _writing(beside), whole_file(beside) as file:
             np.savez_compressed(file, allow_pickle=False, **replicates, **self.arrays)
         with _writing(path):
             write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def table(self) -> str:
-        """The result as aligned plain text: a line for each encoder and fraction, then one for each class."""
+        """Formats the result as aligned plain text: a line for each encoder and fraction, then one for each class."""
         names = list(next(iter(self.summary["trained"].values())))
         lines = [["encoder", "labels", *map(_title, names)]]
         for encoder, fractions in self.summary.items():
@@ -255,7 +255,7 @@ class Result:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Makes the folder of a result that is about to be written; what prevents that becomes an EtpError."""
+    """Creates the folder of a result file before it is written; turns an OSError into an EtpError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -264,11 +264,11 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def sensitivity(results: Mapping[str, Result], metric: str) -> str:
-    """A figure of the same task by what differs between the results, as aligned plain text.
+    """Formats one metric of results that differ in one option, as aligned plain text.
 
     Args:
-      results: by the value that differs, such as the prompts.
-      metric: the figure.
+      results: results of one task by the value of the option, such as the prompt set.
+      metric: name of the metric.
     """
     lines = [["prompts", _title(metric), "random encoders", "classes"]]
     for name, result in results.items():
@@ -278,16 +278,16 @@ def sensitivity(results: Mapping[str, Result], metric: str) -> str:
     means = [
         (figure and figure.mean) or 0.0 for result in results.values() for figure in [result.main("trained", metric)]
     ]
-    return "\n".join([*_align(lines), f"least to greatest: {max(means) - min(means):.3f}"])
+    return "\n".join([*_align(lines), f"range of the means: {max(means) - min(means):.3f}"])
 
 
 def number(value: float) -> float | None:
-    """Six decimals; None for NaN, which JSON does not know."""
+    """Rounds to six decimals; returns None for NaN, which JSON does not support."""
     return None if math.isnan(value) else round(float(value), 6)
 
 
 def _title(metric: str) -> str:
-    """Such as "macro AUROC" or "ecg to text recall 1"."""
+    """Formats the name of a metric, such as "macro AUROC" or "ecg to text recall 1"."""
     return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
 
 

@@ -1,4 +1,4 @@
-"""Retrieval over a split: the report of each ECG among all, and an ECG of each report."""
+"""Retrieval over a split: finds the report of each ECG among all reports, and an ECG of each report."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
 
 COMPARED = ("ecg_to_text_recall_10", "text_to_ecg_recall_10")
-"""Metrics that runs are compared by."""
+"""Metrics for comparing runs."""
 NOTE = "Among all reports of the split; equal reports count as hits."
-"""Sentence above the table of a study."""
+"""Note above the kind's table in a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,29 +33,29 @@ class Retrieval(Request):
     kind: ClassVar[str] = "retrieval"
 
     def check(self) -> None:
-        """Raises EtpError for options that do not go together."""
+        """Raises EtpError for options that contradict each other."""
         super().check()
         if self.split == ALL:
             raise EtpError(f"retrieval reads one split of the shards; it does not take `{ALL}`")
 
 
 def evaluate(request: Retrieval, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
-    """Recall at 1, 5 and 10 and the median rank, both ways; equal reports count as hits.
+    """Computes recall at 1, 5 and 10 and the median rank, in both directions; equal reports count as hits.
 
-    Intervals come from draws of the queries by patient; what is searched stays the whole split.
+    Intervals come from draws of the queries by patient; the searched set is always the whole split.
 
     Args:
       request: names the split, whose records with a report are searched.
-      encoders: each under its name in the result.
-      shards: with that split.
+      encoders: each with its name in the result.
+      shards: shard folder with that split.
 
     Raises:
-      EtpError: none of its records has a report.
+      EtpError: no record of the split has a report.
     """
     records, table = shards.split(request.split), shards.reports(request.split)
     paired = table.paired
     if len(paired) == 0:
-        raise EtpError(f"{shards.folder}: no record of split {request.split!r} has a report to be found")
+        raise EtpError(f"{shards.folder}: no record of split {request.split!r} has a report")
     weights_NR = bootstrap_weights(np.array(records.columns.patient_id)[paired], request.bootstrap)
     outcome = Outcome(
         records=len(paired),
@@ -74,12 +74,12 @@ def evaluate(request: Retrieval, encoders: Sequence[tuple[str, Encoder]], shards
 
 
 def weighted_mean(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
-    """Mean [R] under each weighting."""
+    """Means [R], one for each of R weightings."""
     return values_N @ weights_NR / weights_NR.sum(axis=0)
 
 
 def weighted_median(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
-    """Median [R] under each weighting by whole numbers: of an even count, the mean of the two in the middle."""
+    """Medians [R] for R weightings by whole numbers; for an even count, the mean of the two middle values."""
     order = np.argsort(values_N, kind="stable")
     ranked_N, sums_NR = values_N[order], np.cumsum(weights_NR[order], axis=0)
     half_R = sums_NR[-1] / 2

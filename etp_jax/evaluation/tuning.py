@@ -33,7 +33,7 @@ BATCH = 128
 OPTIM = OptimConfig(
     name="adamw", learning_rate=2e-3, weight_decay=0.05, epochs=10.0, warmup_epochs=0.5, clip_norm=5.0, ema=0.995
 )
-"""The schedule of the shipped recipe for PTB-XL, chosen on fold 9, at 10 epochs; the last is taken as it is."""
+"""Schedule of the shipped recipe for PTB-XL, chosen on fold 9, with 10 epochs; the last epoch's weights are used."""
 AUGMENT = AugmentConfig(time_shift_s=1.0, lead_dropout=0.05)
 
 
@@ -49,7 +49,7 @@ class Tuned:
 
     @classmethod
     def of(cls, encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tuned:
-        """Fine-tunes on the training split, or takes what the run folder keeps of the same before."""
+        """Fine-tunes on the training split, or loads the cached result of the same fine-tuning."""
         about = [shards.fingerprint, encoder.train_seed, encoder.step, *map(dataclasses.asdict, (optim, AUGMENT))]
         kept = encoder.kept("tuned", [*about, BATCH], encoder.variables, lambda: _flat(tune(encoder, shards, optim)))
         tree = traverse_util.unflatten_dict(kept, sep="/")
@@ -58,7 +58,7 @@ class Tuned:
         return cls(tuned, layer["kernel"], layer["bias"], shards.label_vocabulary)
 
     def scores(self, records: Labelled, task: Task) -> NDArray[np.float32]:
-        """Log-odds [n, C] of the classes."""
+        """Computes the log-odds [n, C] of the classes."""
         logits_nK = records.encode(self.encoder)[0] @ self.kernel_FK + self.bias_K
         none_nK = -np.logaddexp(0, logits_nK)  # log probability that a code is absent
         member_KC = np.array([[code in c.codes for c in task.classes] for code in self.codes], np.float32)
@@ -67,7 +67,7 @@ class Tuned:
 
 
 def _variables(encoder: Encoder, tree: Tree) -> Tree:
-    """The encoder's variables with a trained ECG tower."""
+    """Returns the encoder's variables with the fine-tuned ECG tower."""
     params = encoder.variables["params"] | {"ecg_tower": tree["params"]["ecg_tower"]}
     return {"params": params, "batch_stats": tree["batch_stats"]}
 
@@ -77,7 +77,7 @@ def _flat(tree: Tree) -> dict[str, NDArray]:
 
 
 def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
-    """{"params": {"ecg_tower", "layer"}, "batch_stats"} after training on all codes of the training split."""
+    """Trains on all label codes of the training split; returns {"params": {"ecg_tower", "layer"}, "batch_stats"}."""
     split = shards.split(TRAIN)
     y_NK = np.array([[code in codes for code in shards.label_vocabulary] for codes in split.columns.labels], np.float32)
     names, patients = map(np.array, (split.columns.record_id, split.columns.patient_id))
@@ -86,7 +86,7 @@ def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
     size -= size % jax.device_count()
     steps = len(split) // size
     optimizer, _ = make_optimizer(optim, steps)
-    # The bias starts at the logit of the code's share, or the first steps would do nothing but find it.
+    # The bias starts at the logit of the code's prevalence; otherwise the first steps would only learn that value.
     share_K = np.clip(y_NK.mean(axis=0), 0.5 / len(split), 1 - 0.5 / len(split))
     kernel_FK = np.zeros((_width(encoder, everyone), len(share_K)), np.float32)
     layer = {"kernel": kernel_FK, "bias": np.log(share_K / (1 - share_K)).astype(np.float32)}
@@ -106,7 +106,7 @@ def tune(encoder: Encoder, shards: Shards, optim: OptimConfig) -> Tree:
 
 
 def _width(encoder: Encoder, records: Labelled) -> int:
-    """Of the encoder's features."""
+    """Width F of the encoder's features."""
     batch = records.read(np.arange(1))
     return jax.eval_shape(
         lambda *batch: encoder.model.apply(encoder.variables, *batch, method="encode_ecg")[0], *batch
@@ -126,7 +126,7 @@ class Training:
         ema: float,
         devices: Sequence[Any],
     ) -> None:
-        """Starts from the encoder's weights and the given layer; each batch is shared out among the devices."""
+        """Starts from the encoder's weights and the given layer; each batch is divided among the devices."""
         self._parallel, self._run_dir = Parallel("pmap", devices), encoder.run_dir
         params = {"ecg_tower": encoder.variables["params"]["ecg_tower"], "layer": layer}
         params, batch_stats = jax.tree.map(jnp.array, (params, encoder.variables["batch_stats"]))
@@ -139,20 +139,20 @@ class Training:
         self._loss: Any = None
 
     def __call__(self, batch: dict[str, NDArray]) -> None:
-        """One step; `batch`: "ecg", "lead_mask" and "y" [b, K]."""
+        """Makes one training step; `batch` holds "ecg", "lead_mask" and "y" [b, K]."""
         batch["position"] = np.arange(len(batch["y"]), dtype=np.int32)
         before = self._loss
         self._state, self._loss = self._step(self._state, self._parallel.put_batch(batch), {})
-        jax.block_until_ready(before)  # see `parallel`: virtual devices may not be a step ahead
+        jax.block_until_ready(before)  # see `parallel`: virtual devices must not run a step ahead
 
     def result(self) -> Tree:
-        """{"params" (their moving average), "batch_stats"} as NumPy arrays.
+        """Returns {"params" (their moving average), "batch_stats"} as NumPy arrays.
 
         Raises:
           EtpError: the loss of the last step is not finite.
         """
         if not np.isfinite(np.asarray(self._loss)).all():
-            raise EtpError(f"{self._run_dir}: the loss of fine-tuning is not finite; look at the run and the records")
+            raise EtpError(f"{self._run_dir}: the loss of fine-tuning is not finite; check the run and the records")
         state = jax.device_get(self._state)
         return {"params": state.ema, "batch_stats": state.batch_stats}
 
@@ -160,8 +160,8 @@ class Training:
 def _make_step(
     encoder: Encoder, optimizer: optax.GradientTransformation, augmentation: AugmentConfig, fs: int, ema: float
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """A step for `Parallel.wrap_train_step`."""
-    # A trained text tower stays out of the compiled program, which would hold it as a constant.
+    """Creates a training step for `Parallel.wrap_train_step`."""
+    # A trained text tower is excluded; otherwise the compiled program would contain it as a constant.
     fixed = {name: tree for name, tree in encoder.variables["params"].items() if name != "text_tower"}
     model = encoder.model.clone(bert=None)
 
@@ -188,10 +188,10 @@ def _make_step(
 
 
 def fit_as_published(encoder: Encoder, fitted: Labelled, y_nC: NDArray[np.bool_], target: Labelled) -> merl.Scores:
-    """The whole network trained as MERL's documented command does; yields the scores of the target after each epoch."""
+    """Trains the whole network like MERL's documented command; yields the scores of the target after each epoch."""
     layer = merl.initial_layer(_width(encoder, fitted), y_nC.shape[1])
     fs = fitted.splits[0].shards.fs
-    # One device, as published: batch statistics are of 16 records, and the last batch may be short.
+    # One device, as published: batch statistics are over 16 records, and the last batch may be short.
     train = Training(encoder, layer, merl.optimizer(), AugmentConfig(), fs, 0.0, jax.local_devices()[:1])
     for rows_SB, counts_SB in merl.batches(len(y_nC)):
         for rows, counts in zip(rows_SB, counts_SB, strict=True):

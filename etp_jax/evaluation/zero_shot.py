@@ -1,4 +1,4 @@
-"""Zero-shot classification: how alike is an ECG to the sentences that describe a class?"""
+"""Zero-shot classification: scores by the similarity of an ECG to the sentences that describe a class."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ class ZeroShot(PublishedRequest):
     choice: ClassVar[Literal["", "prompts", "protocol"]] = "prompts"
 
     prompts: tuple[str, ...] = (DEFAULT,)
-    """Prompt sets, or .json files {class code: text or list of texts}. With several, a table compares them."""
+    """Prompt sets, or .json files {class code: text or list of texts}. If there are several, a table compares them."""
 
     def check(self) -> None:
-        """Raises EtpError for unknown or unreadable prompts, or options that do not go together."""
+        """Raises EtpError for unknown or unreadable prompts, or for options that contradict each other."""
         if not self.prompts:
             raise EtpError("--prompts is empty; name a prompt set or a .json file")
         if len(self.prompts) > 1 and self.json is not None:
-            raise EtpError("--json names one file; leave it out where there are several --prompts")
+            raise EtpError("--json names one file; omit it if there are several --prompts")
         super().check()
         for source in map(PromptSource.parse, self.prompts):
             check_prompts(source.task(self.task))
 
     def parts(self) -> Sequence[Self]:
-        """A request for each prompt set."""
+        """Returns one request for each prompt set."""
         return [self.chosen(prompts) for prompts in self.prompts]
 
     def warnings(self) -> list[str]:
-        """What the linter finds in the prompts of files, a line each."""
+        """Findings of the linter in the prompt files, one line each."""
         return [flaw for source in map(PromptSource.parse, self.prompts) for flaw in source.flaws(self.task)]
 
     def definition(self) -> Task:
-        """The task with the first of the prompts."""
+        """Returns the task with the first prompt set."""
         return PromptSource.parse(self.prompts[0]).task(self.task)
 
     def answered_by(self, protocol: dict[str, str]) -> bool:
-        """Whether a stored result was made with these prompts: a set's version, or a file's content, may change."""
+        """Whether a stored result used these prompts; a set's version or a file's content may have changed."""
         return protocol.get("prompts") == self.definition().prompt_set
 
     def file_name(self) -> list[str]:
@@ -67,14 +67,14 @@ class ZeroShot(PublishedRequest):
 def evaluate(request: ZeroShot, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Scores each encoder on the task's records of a split.
 
-    Thresholds for F1 come from the validation split; if that is (among) what is scored, each half of its patients takes
-    them from the other half. A balanced task has one class a record and needs none: the class that scores highest is
-    called, and the row also has the metrics of these decisions.
+    Thresholds for F1 come from the validation split. If the scored records include that split, each half of the
+    patients takes its thresholds from the other half. A balanced task has one class per record and needs no thresholds:
+    the class with the highest score is predicted, and the row also has the metrics of these predictions.
 
     Args:
       request: names the task, its prompts and the split, which may be `all`.
-      encoders: each under its name in the result.
-      shards: with that split, and `validation`.
+      encoders: each with its name in the result.
+      shards: shard folder with that split and `validation`.
     """
     from etp_jax.encoder.scores import class_scores  # loads jax
 
@@ -117,7 +117,7 @@ def _thresholds_from(task: Task, split: str) -> str | None:
 def called_by_halves(
     scores_NC: NDArray, y_NC: NDArray[np.bool_], patients: NDArray[np.str_], seed: int = 0
 ) -> NDArray[np.bool_]:
-    """What is called positive [N, C] when each half of the patients takes its thresholds from the other half."""
+    """Positive predictions [N, C]; each half of the patients takes its thresholds from the other half."""
     distinct, patient_N = np.unique(patients, return_inverse=True)
     first_N = np.random.default_rng(seed).permutation(np.arange(len(distinct)) % 2 == 0)[patient_N]
     called_NC = np.zeros(y_NC.shape, bool)

@@ -1,1 +1,1 @@
-"""`etp predict`: findings of single ECGs."""
+"""`etp predict`: computes findings for single ECGs."""

@@ -1,4 +1,4 @@
-"""What a score rests on: how far does it fall when a lead or a second of the ECG is hidden?"""
+"""Occlusion map: the decrease of a score when a lead or a second of the ECG is hidden."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from numpy.typing import NDArray
 from etp_jax.ecg.leads import Highlight
 
 MOST = 3
-"""Leads, and seconds, that are marked at most."""
+"""Maximum number of leads, and of seconds, that are marked."""
 SHARE = 0.5
-"""Of the greatest fall; what falls less is not marked."""
+"""Minimum decrease of the score to be marked, as a share of the greatest decrease."""
 
 
 @dataclass(frozen=True)
 class Occlusion:
-    """Falls of a score; negative where it rises."""
+    """Decreases of a score; negative where it increases."""
 
     by_lead: dict[str, float]
-    """Usable leads only; empty if there is but one."""
+    """Decrease when a lead is masked, by usable lead; empty if there is only one."""
     by_second: tuple[float, ...]
+    """Decrease when a second is made flat, by second."""
 
     @property
     def highlight(self) -> Highlight:
-        """Leads and seconds whose loss lowers the score most."""
+        """Leads and seconds whose removal decreases the score most."""
         seconds = sorted(map(int, _greatest(dict(enumerate(self.by_second)))))
         return Highlight(tuple(map(str, _greatest(self.by_lead))), tuple(seconds))
 
 
 def _greatest(falls: dict[str, float] | dict[int, float]) -> list[str | int]:
-    """Names of the greatest falls."""
+    """Returns the names of the greatest decreases, see `MOST` and `SHARE`."""
     ranked = sorted(falls.items(), key=lambda item: -item[1])[:MOST]
     return [name for name, fall in ranked if fall > 0 and fall >= SHARE * ranked[0][1]]
 
@@ -40,10 +41,10 @@ def _greatest(falls: dict[str, float] | dict[int, float]) -> list[str | int]:
 def hidden(
     ecg_TL: NDArray[np.int16], lead_mask_L: NDArray[np.bool_], fs: int
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """An ECG as it is, without each of its leads, and with each of its seconds flat at the median of its lead.
+    """Creates variants of an ECG: unchanged, with each lead masked, and with each second flat at its lead's median.
 
     Returns:
-      Signals [1 + L + S, T, L] and lead masks [1 + L + S, L], S seconds, the last one perhaps not whole.
+      Signals [1 + L + S, T, L] and lead masks [1 + L + S, L], for L leads and S seconds; the last may be shorter.
     """
     samples, leads = ecg_TL.shape
     seconds = -(-samples // fs)
@@ -59,7 +60,7 @@ def hidden(
 
 
 def occlusion(score_N: NDArray[np.floating], lead_mask_L: NDArray[np.bool_], leads: Sequence[str]) -> Occlusion:
-    """From the scores of what `hidden` gave."""
+    """Computes the occlusion map from the scores of the ECGs made by `hidden`."""
     falls = (score_N[0] - score_N[1:]).tolist()
     usable = [(lead, falls[place]) for place, lead in enumerate(leads) if lead_mask_L[place]]
     return Occlusion(dict(usable) if len(usable) > 1 else {}, tuple(falls[len(leads) :]))

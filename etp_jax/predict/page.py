@@ -1,4 +1,4 @@
-"""The page and the picture that `etp predict` writes of one record."""
+"""The page and the picture that `etp predict` writes for one record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etp_jax.report.html import page, table
 
 
 def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]:
-    """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both."""
+    """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both paths."""
     model, ecg, highlight = predictor.model, prediction.ecg, prediction.occlusion.highlight
     drawn = ecg.prepared.ecg[: round(ecg.seconds * model.fs)], ecg.prepared.lead_mask, model.leads, model.fs
     html, png = out / f"{ecg.name}.html", out / f"{ecg.name}.png"
@@ -38,10 +38,10 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
 
 
 def _findings(task: str, findings: list[Finding], predictor: Predictor) -> str:
-    """A table, the likeliest first."""
+    """Formats the findings of a task as a table, the most probable first."""
     caption = f"Probabilities by Platt scaling, fitted on the {predictor.fitted_on}"
     if all(finding.probability is None for finding in findings):
-        caption = "Similarities; there are no probabilities for these"
+        caption = "Similarities; no probabilities are available"
     rows = [
         [str(rank), escape(finding.code), escape(finding.name) if task else "", figure(finding)]
         for rank, finding in enumerate(findings, 1)
@@ -51,14 +51,14 @@ def _findings(task: str, findings: list[Finding], predictor: Predictor) -> str:
 
 
 def _falls(prediction: Prediction) -> str:
-    """How far the score falls without each lead and each second."""
+    """Formats how far the score falls without each lead and each second."""
     name, score = escape(prediction.explained.name), prediction.explained.score
     leads = [[lead, f"{fall:+.3f}"] for lead, fall in prediction.occlusion.by_lead.items()]
     seconds = [[f"{s}-{s + 1}", f"{fall:+.3f}"] for s, fall in enumerate(prediction.occlusion.by_second)]
     text = (
-        f"<p>The score of {name} is {score:.3f}. The tables say how far it falls when a lead is masked or a second is "
-        "made flat; where the figure is negative, it rises. They tell what the encoder looks at, not where the disease "
-        "is.</p>"
+        f"<p>The score of {name} is {score:.3f}. The tables show how far it falls when a lead is masked or a second "
+        "is made flat; a negative figure means that it rises. They show what the encoder depends on, not where the "
+        "disease is.</p>"
     )
     if leads:
         text += table([("without lead", ""), ("fall", "number")], leads)

@@ -39,11 +39,11 @@ class Finding:
     task: str
     """Name of the task; empty for a prompt."""
     code: str
-    """Code of the class, or the prompt itself."""
+    """Code of the class, or the text of the prompt."""
     name: str
-    """Name of the class in plain English, or the prompt itself."""
+    """Name of the class in plain English, or the text of the prompt."""
     score: float
-    """Cosine similarity, less the contrast of the prompt set."""
+    """Cosine similarity, minus the contrast of the prompt set."""
     probability: float | None
     """Calibrated probability; None if the encoder has no calibration for the class."""
 
@@ -72,9 +72,9 @@ class Prediction:
     """Everything `etp predict` reports about one record."""
 
     ecg: Ecg
-    """The record."""
+    """The record as the encoder reads it."""
     findings: dict[str, list[Finding]]
-    """Findings by task (an empty name: the user's prompts), the most probable first."""
+    """Findings by task name, the most probable first; an empty name is for the user's prompts."""
     occlusion: Occlusion
     """Occlusion map of the top-ranked finding."""
     reports: list[tuple[float, str]]
@@ -100,15 +100,15 @@ class Predictor:
           prompts: sentences of the user.
 
         Raises:
-          EtpError: no such task, a task without prompts or changed since the export, or a sentence that needs a text
-            tower that is not available.
+          EtpError: a task is unknown, has no prompts or has changed since the export; or a sentence needs a text tower
+            that is not available.
         """
         self.model = model
         run = model.encoder.run_dir
         calibration = load_calibration(run) or Calibration(PROMPTS, "", {})
         self.fitted_on = calibration.fitted_on
         self.classes: list[tuple[str, str, str, tuple[float, float] | None]] = []
-        """Task, code, name, Platt's slope and intercept; in the order of the directions."""
+        """Task, code, name, and Platt's slope and intercept of each class, in the order of the directions."""
         directions = []
         for name in tasks or tuple(calibration.tasks) or (UNCALIBRATED,):
             task = get_task(exported_task(run, name), calibration.prompts)
@@ -148,7 +148,7 @@ class Predictor:
         return np.concatenate(parts)[: len(ecg_NTL)]
 
     def findings(self, embedding_E: NDArray[np.float32]) -> list[Finding]:
-        """The score of every class and prompt, in the order of `classes`."""
+        """Computes the score of every class and prompt, in the order of `classes`."""
         found = []
         for (task, code, name, platt), score in zip(
             self.classes, (self.directions_CE @ embedding_E).tolist(), strict=True
@@ -160,7 +160,7 @@ class Predictor:
     def predict(
         self, ecg: Ecg, reports: Sequence[str] = (), reports_RE: NDArray[np.float32] | None = None
     ) -> Prediction:
-        """Findings of a record, the occlusion map of the first of them, and the nearest of the reports."""
+        """Computes findings of a record, the occlusion map of the top-ranked one, and the nearest reports."""
         read = ecg.prepared.ecg[: round(ecg.seconds * self.model.fs)]
         ecg_NTL, mask_NL = hidden(read, ecg.prepared.lead_mask, self.model.fs)
         padding = ((0, 0), (0, self.model.samples - len(read)), (0, 0))
@@ -181,14 +181,14 @@ class Predictor:
 
 
 def figure(finding: Finding) -> str:
-    """The probability in percent, or the similarity if there is none."""
+    """Formats the probability in percent, or the similarity if there is no probability."""
     if finding.probability is None:
         return f"similarity {finding.score:.3f}"
     return f"{finding.probability:.1%}"
 
 
 def rests_on(prediction: Prediction) -> str:
-    """A sentence on the leads and seconds that the explained finding depends on."""
+    """Describes the leads and seconds that the explained finding depends on."""
     highlight = prediction.occlusion.highlight
     parts = [f"leads {', '.join(highlight.leads)}"] * bool(highlight.leads)
     parts += [f"seconds {', '.join(f'{s}-{s + 1}' for s in highlight.seconds)}"] * bool(highlight.seconds)

@@ -1,4 +1,4 @@
-"""`etp predict`: page and picture of one record, or a table of a folder of records."""
+"""`etp predict`: writes page and picture of one record, or a table for a folder of records."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def predict(
     Args:
       record: a file that `read_signal` reads, or a folder that holds such files at any depth.
       out: folder to write into.
-      layout: of files of bare numbers.
-      run: folder of the encoder; None: the encoder that ships.
+      layout: layout of files that contain only numbers.
+      run: folder of the encoder; None: the shipped encoder.
       tasks: see `Predictor`.
       prompts: see `Predictor`.
       shards: shard folder whose training reports are compared with a single record.
 
     Raises:
-      EtpError: the record, or every record of the folder, cannot be used; else as `Predictor`.
+      EtpError: the record, or every record of the folder, cannot be used; also as for `Predictor`.
     """
     if shards is not None and record.is_dir():
         raise EtpError(f"{record}: --shards finds the nearest reports of one record, not of a folder")
@@ -58,7 +58,7 @@ def predict(
     if shards is not None:
         reports = tuple(filter(None, Shards(shards).reports(TRAIN).reports))
         if not reports:
-            raise EtpError(f"{shards}: no record of split {TRAIN!r} has a report to be compared with")
+            raise EtpError(f"{shards}: no record of split {TRAIN!r} has a report to compare with")
         reports_RE = predictor.model.encode_text(reports)
     prediction = predictor.predict(ecg, reports, reports_RE)
     out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def predict(
 
 
 def summary_lines(prediction: Prediction) -> list[str]:
-    """The printed summary of a prediction: findings of each task, explanation, nearest reports."""
+    """Formats the printed summary: findings of each task, explanation, nearest reports."""
     lines = [f"{prediction.ecg.name}, {prediction.ecg.seconds:g} s", *(f"  {note}" for note in prediction.ecg.notes)]
     for task, findings in prediction.findings.items():
         lines.append(task or "your prompts, by similarity (no probabilities)")
@@ -82,7 +82,7 @@ def summary_lines(prediction: Prediction) -> list[str]:
 
 
 def records_in(folder: Path, besides: Path) -> list[Path]:
-    """Every record of a folder, at any depth, once, without the file `besides`."""
+    """Lists the records of a folder, at any depth, each once, without the file `besides`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [path for path in files if path.resolve() != besides.resolve()]
     headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
@@ -93,7 +93,7 @@ def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layou
     """Writes the table of a folder, one row for each record."""
     paths = records_in(folder, out / TABLE)
     if not paths:
-        raise EtpError(f"{folder}: holds no record; read are {', '.join(SUFFIXES)}")
+        raise EtpError(f"{folder}: contains no record; supported files are {', '.join(SUFFIXES)}")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [

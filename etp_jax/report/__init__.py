@@ -1,1 +1,1 @@
-"""Drawings and pages: charts, ECG paper, and the report of a run."""
+"""Draws charts and ECGs, and writes the report of a run."""

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 POINTS = 400
-"""Most points of a drawn curve; more are averaged in equal groups."""
+"""Maximum number of points of a drawn curve; longer curves are averaged in equal groups."""
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 46
-"""Margins of a chart, which hold the axes."""
+"""Margins of a chart, in units of the drawing; they contain the axes."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: its name, its class in the style sheet, and its points; y may hold NaN, which leaves a gap."""
+    """A curve with its name, its class in the style sheet, and its points; NaN in y leaves a gap."""
 
     name: str
     style: str
@@ -32,14 +32,14 @@ class Series:
 
 
 def line_chart(label: str, series: Sequence[Series], x_name: str, y_name: str, from_zero: bool) -> str:
-    """Curves over a common x axis that starts at 0, without their legend.
+    """Draws curves over a common x axis that starts at 0, without a legend.
 
     Args:
       label: What the chart shows, read out by screen readers.
-      series: Curves with at least one finite point between them.
+      series: Curves, of which at least one has a finite point.
       x_name: Name of the x axis.
       y_name: Name of the y axis.
-      from_zero: The y axis starts at 0 too.
+      from_zero: Whether the y axis starts at 0 too.
     """
     x_ticks = ticks(0.0, max(s.x.max() for s in series))
     finite = np.concatenate([s.y[np.isfinite(s.y)] for s in series])
@@ -70,7 +70,7 @@ def line_chart(label: str, series: Sequence[Series], x_name: str, y_name: str, f
 
 
 def roc_chart(label: str, curves: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64]]]) -> str:
-    """ROC curves of one class, each given as (style, false positive rate, true positive rate), in a square."""
+    """Draws ROC curves of one class in a square, each given as (style, false positive rate, true positive rate)."""
     side, low, high = 200, 30, 192
 
     def spot(x: float, y: float) -> tuple[float, float]:
@@ -90,9 +90,9 @@ def roc_chart(label: str, curves: Sequence[tuple[str, NDArray[np.float64], NDArr
 
 
 def bar(style: str, value: float, low: float, high: float, start: float) -> str:
-    """A horizontal bar from 0.5 (chance) to `value` with its interval, on an axis from `start` to 1.
+    """Draws a horizontal bar from 0.5 (chance) to `value` with its interval, on an axis from `start` to 1.
 
-    The bar stretches to the width of its table cell, so it holds no text; NaN bounds draw no interval.
+    The bar stretches to the width of its table cell, so it contains no text. No interval is drawn for NaN bounds.
     """
 
     def across(x: float) -> float:
@@ -108,12 +108,12 @@ def bar(style: str, value: float, low: float, high: float, start: float) -> str:
 
 
 def roc_curve(y: ArrayLike, score: ArrayLike, points: int = 120) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rate at every threshold, of which at most about `points` are kept for drawing.
+    """Computes false and true positive rate at every threshold; keeps at most about `points` of them for drawing.
 
     Args:
       y: [N] bool, with both outcomes.
       score: [N] float, higher means more likely.
-      points: Kept points, evenly spaced along the curve's length.
+      points: Number of points to keep, evenly spaced along the curve's length.
     """
     outcome, value = np.asarray(y, bool), np.asarray(score, np.float64)
     order = np.argsort(-value, kind="stable")
@@ -128,7 +128,7 @@ def roc_curve(y: ArrayLike, score: ArrayLike, points: int = 120) -> tuple[NDArra
 
 
 def legend(entries: Sequence[tuple[str, str]], swatch: bool = False) -> str:
-    """A list of (class in the style sheet, name), each with a piece of its line, or of its bar."""
+    """Draws a legend for entries (class in the style sheet, name), each with a sample of its line or bar."""
     drawn = '<rect class="{}" width="32" height="8"/>' if swatch else '<path class="curve {}" d="M0 4H32"/>'
     line = f'<svg aria-hidden="true" viewBox="0 0 32 8">{drawn}</svg>'
     items = "".join(f"<li>{line.format(style)}{escape(name)}</li>" for style, name in entries)
@@ -136,7 +136,7 @@ def legend(entries: Sequence[tuple[str, str]], swatch: bool = False) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, from below `low` to above `high`."""
+    """Chooses axis ticks that cover `low` to `high`; their distance is 1, 2 or 5 times a power of ten."""
     if high - low < 1e-9 * max(1.0, abs(high)):
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / 5
@@ -147,13 +147,13 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def thin(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """Means of equal groups, so that at most `points` are left; a group that holds a NaN is NaN."""
+    """Averages equal groups, so that at most `points` values are left; a group that contains a NaN is NaN."""
     groups = min(points, len(values))
     return np.array([group.mean() for group in np.array_split(values, groups)]) if groups else values
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """The points joined by lines, interrupted where one is not finite."""
+    """Joins points by lines; the path is interrupted at points that are not finite."""
     commands, joined = [], False
     for x, y in points:
         finite = math.isfinite(x) and math.isfinite(y)

@@ -1,4 +1,4 @@
-"""The drawing of `ecg_paper` as PNG, by matplotlib."""
+"""Draws the ECG of `ecg_svg` as PNG, with matplotlib."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from etp_jax.report.ecg_svg import LEFT, MARGIN, MM, ROW, ROWS, SECOND, drawn_sa
 
 DPI = 150
 INCH = 2540
-"""Units an inch."""
+"""Number of drawing units per inch."""
 FOOT = 12 * MM
-"""Room for the text below the leads."""
+"""Height of the text below the leads."""
 
 
 def write_png(
@@ -33,13 +33,13 @@ def write_png(
     """Draws an ECG at its true size, 25 mm/s and 10 mm/mV.
 
     Args:
-      file: where to.
+      file: file to write.
       ecg_TL: [T, leads] int16, µV.
       lead_mask_L: [leads] bool.
       leads: names of the columns.
       fs: sampling rate, Hz.
       caption: lines below the drawing.
-      highlight: what is marked.
+      highlight: leads and seconds to mark.
     """
     width = LEFT + max(round(drawn_samples(ecg_TL, fs) / fs * SECOND), 10 * MM) + MARGIN
     height = 2 * MARGIN + ROW * (len(ROWS) + 1)

@@ -1,7 +1,7 @@
 """A 12-lead ECG drawn on ECG paper, as SVG: 25 mm/s, 10 mm/mV, 3 rows of 4 leads and a rhythm strip.
 
-The drawing's unit is 0.01 mm. So a microvolt is one unit upwards, a sample at 100 Hz is 25 units to the right, and the
-stored integers reach the page as they are. Colours come from the page's style sheet.
+The drawing's unit is 0.01 mm. So one microvolt is one unit upwards, one sample at 100 Hz is 25 units to the right, and
+the stored integers are written to the page unchanged. Colours come from the page's style sheet.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from etp_jax.ecg.leads import Highlight
 ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 RHYTHM = "II"
 SECONDS = 10.0
-"""Longest stretch that is drawn; a longer record shows its beginning."""
+"""Maximum duration that is drawn, in seconds; of a longer record, the beginning."""
 MM = 100
-"""Units a millimetre."""
+"""Number of drawing units per millimetre."""
 SECOND = 25 * MM
-"""Units a second: 25 mm/s."""
+"""Number of drawing units per second, at 25 mm/s."""
 MILLIVOLT = 10 * MM
-"""Units a millivolt: 10 mm/mV, so a microvolt is one unit."""
+"""Number of drawing units per millivolt, at 10 mm/mV; one microvolt is one unit."""
 ROW = 30 * MM
 """Distance between the baselines of two rows."""
 LEFT = 15 * MM
-"""Room for the calibration pulse left of the leads."""
+"""Width left of the leads, for the calibration pulse."""
 MARGIN = 5 * MM
 NO_HIGHLIGHT = Highlight()
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """What the paper shows of a lead in one place."""
+    """The part of a lead that is drawn in one place."""
 
     lead: str
     row: int
     start: int
-    """Sample at which it begins."""
+    """Index of the first sample of this part."""
     microvolt: NDArray[np.int64] | None
-    """About the lead's median, as a recorder's high-pass filter would centre it; None: not recorded."""
+    """Signal minus the lead's median, µV, as a recorder's high-pass filter would centre it; None: not recorded."""
 
 
 def draw_ecg(
@@ -53,7 +53,7 @@ def draw_ecg(
     name: str,
     highlight: Highlight = NO_HIGHLIGHT,
 ) -> str:
-    """One ECG on paper.
+    """Draws one ECG on ECG paper.
 
     Args:
       ecg_TL: [T, leads] int16, µV.
@@ -61,7 +61,7 @@ def draw_ecg(
       leads: Lead names, in the order of the columns.
       fs: Sampling rate in Hz.
       name: What the drawing shows, read out by screen readers.
-      highlight: What is marked.
+      highlight: Leads and seconds to mark.
 
     Returns:
       An `<svg>` element whose viewBox is in units of 0.01 mm.
@@ -83,12 +83,12 @@ def draw_ecg(
 
 
 def drawn_samples(ecg_TL: NDArray[np.int16], fs: int) -> int:
-    """How many of the samples find room."""
+    """Number of samples that fit on the paper."""
     return min(len(ecg_TL), round(SECONDS * fs))
 
 
 def strips(ecg_TL: NDArray[np.int16], lead_mask_L: NDArray[np.bool_], leads: Sequence[str], fs: int) -> list[Strip]:
-    """What stands where on the paper; arguments as `draw_ecg`."""
+    """Places the leads on the paper; arguments as for `draw_ecg`."""
     samples = drawn_samples(ecg_TL, fs)
     recorded = {lead: ecg_TL[:samples, column] for column, lead in enumerate(leads) if lead_mask_L[column]}
     found = []
@@ -107,7 +107,7 @@ def _baseline(row: int) -> int:
 
 
 def _grid(width: int, height: int) -> str:
-    """Fine lines every millimetre, strong ones every five."""
+    """Draws fine lines every millimetre, and strong lines every five."""
 
     def lines(step: int) -> str:
         across = "".join(f"M0 {y}h{width}" for y in range(0, height + 1, step))
@@ -117,13 +117,13 @@ def _grid(width: int, height: int) -> str:
 
 
 def _calibration_pulse(baseline: int) -> str:
-    """1 mV for 200 ms."""
+    """Draws a pulse of 1 mV for 200 ms."""
     width = SECOND // 5
     return f'<path class="pulse" d="M{5 * MM} {baseline}h200v-{MILLIVOLT}h{width}v{MILLIVOLT}h200"/>'
 
 
 def _lead(strip: Strip, fs: int, highlight: bool) -> str:
-    """The lead's name and its trace, placed by the time at which it was recorded."""
+    """Draws the lead's name and its trace at the position of its recording time."""
     left, baseline = LEFT + round(strip.start / fs * SECOND), _baseline(strip.row)
     mark = " highlight" if highlight else ""
     title = _text(left + MM, baseline - 10 * MM, strip.lead, mark)

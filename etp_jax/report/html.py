@@ -1,4 +1,4 @@
-"""Pieces of HTML that `report.html` and `etp reproduce` use."""
+"""HTML building blocks of the project's pages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib import resources
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], caption: str = "", style: str = "") -> str:
-    """A table that scrolls sideways where the screen is too narrow for it.
+    """Formats a table; it scrolls sideways on screens that are too narrow.
 
     Args:
-      heads: For each column its name and its cells' class in the style sheet, either may be empty.
-      rows: Cells as HTML; the first one names its row.
+      heads: For each column its name and the style sheet class of its cells; either may be empty.
+      rows: Cells as HTML; the first cell is the heading of its row.
       caption: Text above the table.
       style: The table's class.
     """
@@ -29,12 +29,12 @@ def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], capti
 
 
 def missing(text: str) -> str:
-    """Says in place of a part why it isn't there."""
+    """Formats a note that replaces a missing part and explains why it is missing."""
     return f'<p class="missing">{escape(text)}</p>'
 
 
 def page(name: str, summary: str, sections: dict[str, str]) -> str:
-    """A whole page in one file, without anything to load: title, a line below it (HTML), sections (HTML) by title."""
+    """Formats a self-contained page: title, a summary line below it (HTML), and sections (HTML) by title."""
     style = resources.files("etp_jax.report").joinpath("page.css").read_text(encoding="utf-8")
     ids = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
     links = "".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections)

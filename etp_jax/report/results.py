@@ -16,7 +16,7 @@ from etp_jax.report.html import missing, table
 from etp_jax.tasks import get_task, task_names
 
 ENCODERS = {"trained": "trained encoder", "random": "random encoder"}
-"""Encoders drawn side by side: {name in the JSON and class in the style sheet: name on the page}."""
+"""Encoders shown side by side: {name in the JSON and class in the style sheet: name on the page}."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Evaluation:
     """One file of `RUN/evaluation/`."""
 
     name: str
-    """The file's name without its ending; distinct on the page."""
+    """File name without its suffix; unique on the page."""
     result: Result
-    """What the file holds."""
+    """Content of the file."""
 
     @property
     def title(self) -> str:
-        """Such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
+        """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
         result, protocol = self.result, self.result.protocol["name"]
         how = [f"prompts {result.prompts}"] if result.prompts else []
         how += [protocol] if protocol != HONEST else []
@@ -45,26 +45,26 @@ class Evaluation:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """All evaluations of a run, by task and kind; raises EtpError for a file that is none."""
+    """Reads all evaluations of a run, sorted by task and kind; raises EtpError for a file of another content."""
     found = [Evaluation(path.stem, Result.load(path)) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda e: (_place(e.result.task, task_names()), _place(e.result.kind, KINDS)))
 
 
 def _place(name: str | None, order: Iterable[str]) -> tuple[int, str]:
-    """Sorts names as in `order`, unknown ones behind."""
+    """Sort key: names in the order of `order`, unknown names last."""
     names = list(order)
     return (names.index(name) if name in names else len(names)), name or ""
 
 
 def results_section(evaluations: Sequence[Evaluation]) -> str:
-    """An overview of all evaluations, then each with its classes."""
+    """Formats an overview of all evaluations, then each evaluation with its classes."""
     if not evaluations:
-        return missing(f"No evaluation yet; `etp evaluate KIND` makes one; KIND is one of {', '.join(KINDS)}.")
+        return missing(f"No evaluation yet; run `etp evaluate KIND`; KIND is one of {', '.join(KINDS)}.")
     return _overview(evaluations) + "".join(map(_section, evaluations))
 
 
 def _overview(evaluations: Sequence[Evaluation]) -> str:
-    """The main figure of each evaluation, trained beside random."""
+    """Formats the main figure of each evaluation, for the trained and the random encoder."""
     rows = []
     for evaluation in evaluations:
         title = f'<a href="#{escape(evaluation.name)}">{escape(evaluation.title)}</a>'
@@ -92,7 +92,7 @@ def _section(evaluation: Evaluation) -> str:
 
 
 def _summary(result: Result) -> str:
-    """Every metric by encoder and share of the labels."""
+    """Formats every metric, by encoder and share of the labels."""
     rows = [
         [escape(encoder), f"{fraction:.0%}", *map(_with_interval, metrics.values())]
         for encoder, fractions in result.summary.items()
@@ -103,7 +103,7 @@ def _summary(result: Result) -> str:
 
 
 def _classes(evaluation: Evaluation) -> str:
-    """A bar a class and encoder, with its figure beside it."""
+    """Draws a bar for each class and encoder, with its figure beside it."""
     by_encoder = {name: row.per_class for name in ENCODERS if (row := evaluation.result.first_row(name))}
     lows = [v.auroc_low for classes in by_encoder.values() for v in classes.values() if v.auroc_low is not None]
     start = min(0.4, math.floor(10 * min(lows, default=0.4)) / 10)
@@ -131,7 +131,7 @@ def _bar(encoder: str, values: ClassFigures, start: float) -> str:
 
 
 def _rocs(evaluation: Evaluation) -> str:
-    """A small ROC chart a class, for those with both outcomes."""
+    """Draws a small ROC chart for each class that has both outcomes."""
     scores, names = evaluation.result.arrays, _class_names(evaluation.result)
     if not scores:
         return missing(f"No ROC curves: {evaluation.name}.npz, which `etp evaluate` writes, is missing.")
@@ -150,14 +150,14 @@ def _rocs(evaluation: Evaluation) -> str:
 
 
 def _class_names(result: Result) -> dict[str, str]:
-    """Plain English by code; the classes of a task that this version doesn't know keep their codes."""
+    """Names of classes in plain English, by code; for tasks unknown to this version, the codes."""
     names = {c.code: c.name for c in get_task(result.task).classes} if result.task in task_names() else {}
     row = result.first_row("trained")
     return {code: names.get(code, code) for code in (row.per_class if row else ())}
 
 
 def metric_name(name: str) -> str:
-    """Such as "macro AUROC" or "ECG to report, recall@10"."""
+    """Formats the name of a metric, such as "macro AUROC" or "ECG to report, recall@10"."""
     for key, words in (
         ("ecg_to_text_", "ECG to report, "),
         ("text_to_ecg_", "report to ECG, "),
@@ -174,6 +174,6 @@ def _with_interval(figure: Figure) -> str:
     mean, low, high = figure.mean, figure.low, figure.high
     if mean is None:
         return "–"
-    digits = 3 if mean <= 1 else 1  # ranks are above 1, all else is a share
+    digits = 3 if mean <= 1 else 1  # ranks are above 1, all other metrics are shares
     interval = "" if low is None or high is None else f"{low:.{digits}f}–{high:.{digits}f}"
     return f'{mean:.{digits}f} <span class="interval-text">{interval}</span>'

@@ -1,7 +1,7 @@
-"""`report.html`: what a run learned, on one page that opens from disk without a network.
+"""`report.html`: training, evaluations and examples of a run, on one page that opens from disk without a network.
 
-The page holds everything in itself: its style sheet, charts and ECGs as inline SVG, no script. What a run does not
-have yet (an evaluation, a checkpoint) is said where it would stand.
+The page is self-contained: style sheet, charts and ECGs are inline, and there is no script. A note replaces each part
+that a run does not have yet, such as an evaluation or a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from etp_jax.training.resume import flatten
 FILE = "report.html"
 EXAMPLES = 6
 NEAREST = 5
-"""Reports listed under each example."""
+"""Number of reports listed under each example."""
 
 
 def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
     """Writes `report.html` into a run folder.
 
     Args:
-      run: Run folder made by `etp train`; its evaluations and checkpoints are shown as far as they exist.
-      shards: Shard folder whose validation split gives the examples; sampling rate and leads as in training.
-      other_shards: Take shards that the run was not trained on; the headings then name them.
+      run: Run folder made by `etp train`; evaluations and checkpoints are shown if they exist.
+      shards: Shard folder; the examples are from its validation split. Sampling rate and leads must be as in training.
+      other_shards: Accept shards that the run was not trained on; the headings then name them.
 
     Returns:
       The page's path.
 
     Raises:
-      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, shards that
-        the run's encoder cannot read, or without `other_shards` shards that are not the run's.
+      EtpError: `run` is not a run folder or is an exported encoder; `shards` is not a shard folder; a file in one of
+        them is damaged; the encoder cannot read the shards; or the run was trained on others, without `other_shards`.
     """
     config = config_module.load(run / run_folder.CONFIG_FILE)
     if (run / ENCODER_FILE).exists():
@@ -93,7 +93,7 @@ def _summary(config: TrainConfig, data: Shards) -> str:
 
 
 def _training(lines: list[dict[str, Any]], config: TrainConfig) -> str:
-    """Loss, and retrieval in both directions, over epochs."""
+    """Draws the loss, and retrieval in both directions, over epochs."""
     if not lines:
         return missing("No metrics yet: metrics.jsonl is missing or empty.")
     batch = config.data.batch_size
@@ -120,7 +120,7 @@ def _recalls(direction: str) -> list[tuple[str, str, str]]:
 
 
 def _chart(lines: list[dict[str, Any]], title: str, y_name: str, curves: list[tuple[str, str, str]]) -> str:
-    """A figure of up to three curves, each given as (kind and key in metrics.jsonl, name in the legend)."""
+    """Draws up to three curves, each given as (kind, key in metrics.jsonl, name in the legend)."""
     series = []
     for style, (kind, key, name) in zip(("first", "second", "third"), curves, strict=False):
         rows = [line for line in lines if line["kind"] == kind and key in line]
@@ -136,7 +136,7 @@ def _chart(lines: list[dict[str, Any]], title: str, y_name: str, curves: list[tu
 
 
 def _gaps(lines: list[dict[str, Any]]) -> str:
-    """Says how many lines hold NaN or infinity, if any do."""
+    """Notes how many lines of the log contain NaN or infinity, if any do."""
     count = sum(any(isinstance(v, float) and not math.isfinite(v) for v in line.values()) for line in lines)
     if not count:
         return ""
@@ -144,7 +144,7 @@ def _gaps(lines: list[dict[str, Any]]) -> str:
 
 
 def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
-    """ECGs of the validation split, each with the reports that the encoder finds nearest."""
+    """Draws ECGs of the validation split, each with the reports whose embeddings are nearest."""
     split, table = data.split(VALIDATION), data.reports(VALIDATION)
     if len(table.paired) == 0:
         return missing(f"The {VALIDATION} split has no reports.")
@@ -153,7 +153,7 @@ def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
     text_RE = encoder.text(reports)
     drawn = np.random.default_rng(0).permutation(len(reports))[:EXAMPLES]
     parts = [
-        f"<p>{len(drawn)} ECGs of the {VALIDATION} split, which the encoder was not trained on, drawn by chance: "
+        f"<p>{len(drawn)} ECGs of the {VALIDATION} split, which the encoder was not trained on, drawn at random: "
         f"each of its {len(reports)} distinct reports was equally likely. Under each, the {min(NEAREST, len(reports))} "
         "reports whose embeddings are nearest to the ECG's; the ECG's own report is marked.</p>"
     ]
@@ -165,7 +165,7 @@ def _examples(encoder: Encoder, data: Shards, config: TrainConfig) -> str:
 
 
 def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_R: NDArray[np.float32]) -> str:
-    """One ECG and its nearest reports; the own one comes last if it is not among them."""
+    """Draws one ECG and its nearest reports; its own report comes last if it is not among them."""
     order = np.argsort(-cosine_R, kind="stable").tolist()
     ranks = {number: rank for rank, number in enumerate(order, 1)}
     rows = []
@@ -176,7 +176,7 @@ def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_
     age = "" if math.isnan(record.age) else f"{record.age:.0f} years"
     person = ", ".join(filter(None, [record.sex, age])) or "age and sex unknown"
     ecg = draw_ecg(record.ecg, record.lead_mask, data.leads, data.fs, f"12-lead ECG, {title}: {record.report}")
-    caption = f"Nearest of {len(reports)} reports; the own one is at rank {ranks[own]}"
+    caption = f"Nearest of {len(reports)} reports; the ECG's own report has rank {ranks[own]}"
     return (
         f'<article class="example"><h3>{escape(title)}</h3>'
         f'<p class="quiet">{escape(person)}; labels {escape(", ".join(record.labels) or "none")}</p>'
@@ -186,7 +186,7 @@ def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_
 
 
 def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards) -> str:
-    """Recipe, data, towers and versions."""
+    """Formats recipe, data, towers and versions as a table."""
     optim, loss = config.optim, config.loss
     facts = {
         "Checkpoint": _checkpoint(config, encoder),
@@ -220,7 +220,7 @@ def _checkpoint(config: TrainConfig, encoder: Encoder | None) -> str:
 
 
 def _parameters(encoder: Encoder) -> str:
-    """Number of parameters of each part."""
+    """Formats the number of parameters of each part of the model."""
     parts = dict(encoder.variables["params"])
     counts = {name.replace("_", " "): _count(tree) for name, tree in parts.items() if not name.startswith("logit")}
     if encoder.config.model.text.frozen:
@@ -242,7 +242,7 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
 
 
 def _others(run: Path, data: Shards) -> str:
-    """States that a run was trained on other shards than these, and on which; empty if on these or unknown ones."""
+    """Names the shards that a run was trained on, if they are others; empty if they are the same or unknown."""
     path = run / run_folder.SHARDS_FILE
     own = run_folder.read_about(path) if path.exists() else {"fingerprint": data.fingerprint}
     if own["fingerprint"] == data.fingerprint:

@@ -1,4 +1,4 @@
-"""`etp runs`: what several runs have in common, in which options they differ, and how they ended."""
+"""`etp runs`: compares runs by the options in which they differ and by their results."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ Cell = str | float | int | bool | None
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run folder or exported encoder."""
+    """Summary of one run folder or exported encoder."""
 
     folder: Path
     config: TrainConfig | None
-    """None where it cannot be read."""
+    """Options of the run; None if they cannot be read."""
     train_loss: float | None = None
-    """The last one logged."""
+    """Last logged training loss."""
     validation_loss: float | None = None
-    """The last one logged."""
+    """Last logged validation loss."""
     best_step: int | None = None
-    """Step of the best checkpoint, by what the run chose it by."""
+    """Step of the best checkpoint, by the run's own criterion."""
     ecg_per_s: float | None = None
-    """Median speed of training."""
+    """Median training speed, in ECGs per second."""
     figures: dict[str, Figure] = field(default_factory=dict)
-    """Main figure of each evaluation, by the name of its file."""
+    """Main figure of each evaluation, by file name without suffix."""
     trouble: str = ""
-    """Why the run is incomplete or cannot be read; empty if it is sound and finished."""
+    """Reason why the run is incomplete or cannot be read; empty if it is valid and finished."""
 
 
 def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
-    """Compares all runs at and below some folders.
+    """Compares all runs in some folders, at any depth.
 
     Args:
       folders: folders to search, at any depth.
 
     Returns:
-      A row a run, all with the same keys: run, recipe, each option in which the runs differ by its dotted name, train
-      loss, validation loss, best step, ECG/s, the main figure of each evaluation by its name, and trouble. None: the
-      run has none.
+      One row per run, all with the same keys: run, recipe, each option in which the runs differ (by its dotted name),
+      train loss, validation loss, best step, ECG/s, the main figure of each evaluation (by its name), and trouble. A
+      value is None if the run does not have it.
 
     Raises:
-      EtpError: no such folder, or no run in any of them.
+      EtpError: a folder does not exist, or none of them contains a run.
     """
     runs = [summarise(folder) for folder in find_runs(folders)]
     if not runs:
@@ -68,7 +68,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
     evaluations = sorted({(name, figure.metric) for run in runs for name, figure in run.figures.items()})
 
     def figures(run: RunSummary) -> dict[str, Cell]:
-        """Of every evaluation, None for those that the run does not have."""
+        """Main figures of all evaluations; None for those that the run does not have."""
         found = run.figures
         return {f"{name} {metric}": found[name].mean if name in found else None for name, metric in evaluations}
 
@@ -89,7 +89,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Run folders and exported encoders at and below some folders, each once; raises EtpError for what is no folder."""
+    """Finds run folders and exported encoders in some folders, at any depth; raises EtpError if a folder is missing."""
     found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -108,11 +108,11 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def summarise(folder: Path) -> RunSummary:
-    """What a run's files say; what cannot be read is named in `trouble`."""
+    """Summarises a run from its files; `trouble` names the files that cannot be read."""
     troubles: list[str] = []
 
     def attempt(read: Any, *args: Any) -> Any:
-        """None, and a trouble, where a file is damaged."""
+        """Returns None and records the error if a file is damaged."""
         try:
             return read(*args)
         except EtpError as error:
@@ -148,7 +148,7 @@ def _best_step(folder: Path, config: TrainConfig) -> int | None:
 
 
 def _unfinished(config: TrainConfig, lines: Sequence[dict[str, Any]], step: int | None) -> str:
-    """How far a run came that did not end; a run that ends validates at its last step."""
+    """Describes the progress of an unfinished run; a finished run has validated at its last step."""
     if step is None:
         return "no checkpoint yet"
     epoch = _last(lines, "validation", "epoch") or 0.0

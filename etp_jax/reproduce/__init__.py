@@ -1,4 +1,4 @@
-"""`etp reproduce`: a study's runs trained or reused, evaluated, and put into one table with intervals."""
+"""`etp reproduce`: trains or reuses the runs of a study, evaluates them, and writes one table with intervals."""
 
 from etp_jax.reproduce.run import reproduce
 

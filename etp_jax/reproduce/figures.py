@@ -1,4 +1,4 @@
-"""The figures of a study: every cell's mean over seeds with both intervals, and the pairs that are compared."""
+"""The figures of a study: means over seeds with both intervals, and comparisons of pairs of runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from etp_jax.shards.record import TRAIN
 from etp_jax.training import run_folder
 
 Failures = dict[str, str]
-"""What went wrong, by the name of a training or a measurement."""
+"""Error message by name of a failed training or evaluation."""
 FROM_NOTHING = ("random", "supervised")
-"""Encoders that saw no report."""
+"""Encoders that were not trained on reports."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,21 @@ class Cell:
     """An encoder's figures for one measurement and share of the labels."""
 
     records: int
+    """Number of records scored."""
     replicates: dict[str, dict[int, Floats]]
-    """[1 + R] by metric and seed of the training (of a random encoder: of the draw); means over subset seeds."""
+    """Values [1 + R] by metric and training seed (random encoder: seed of its weights); means over subset seeds."""
     classes: int | None
+    """Number of classes; None if no classifier was fitted."""
     classes_fitted: float | None
-    """Mean number of classes with both outcomes in what was fitted; None where nothing was."""
+    """Mean number of classes with both outcomes in the fitted records; None if no classifier was fitted."""
 
 
 Cells = dict[tuple[str, Measurement, float], Cell]
-"""Of trained encoders, by run."""
+"""Cells of trained encoders, by run, measurement and fraction of the labels."""
 
 
 def figures(study: Study, trainings: Sequence[PlannedTraining], failures: Failures) -> dict[str, Any]:
-    """What `table.json` holds: `rows` and `comparisons`, with what they rest on."""
+    """Computes the content of `table.json`: `rows`, `comparisons`, and a description of the data and versions."""
     found: dict[PlannedEvaluation, Result] = {}
     for training in trainings:
         found |= plan.measured(study, training)
@@ -68,7 +70,7 @@ def figures(study: Study, trainings: Sequence[PlannedTraining], failures: Failur
 def _run_rows(
     study: Study, trainings: Sequence[PlannedTraining], found: dict[PlannedEvaluation, Result], failures: Failures
 ) -> tuple[list[dict[str, Any]], Cells]:
-    """Rows of all but the random encoders, and the cells of the trained ones."""
+    """Creates the rows of all encoders except the random ones, and the cells of the trained encoders."""
     rows, cells = [], Cells()
     for run in study.runs:
         own = [training for training in trainings if training.run is run]
@@ -92,7 +94,7 @@ def _run_rows(
 
 
 def _random_rows(trainings: Sequence[PlannedTraining], found: dict[PlannedEvaluation, Result]) -> list[dict[str, Any]]:
-    """Rows of the random encoders: one for each model, whichever of its runs was measured first."""
+    """Creates the rows of the random encoders: one per model, from the first of its runs that was evaluated."""
     models: dict[ModelConfig, tuple[str, dict[tuple[Measurement, float], Cell]]] = {}
     for evaluation, result in found.items():
         training = next(t for t in trainings if t.folder == evaluation.folder)
@@ -110,7 +112,7 @@ def _random_rows(trainings: Sequence[PlannedTraining], found: dict[PlannedEvalua
 
 
 def _published_rows(study: Study) -> list[dict[str, Any]]:
-    """Rows of what others say, as the study quotes it."""
+    """Creates the rows of published figures, as the study quotes them."""
     rows = []
     for entry in study.published:
         for task, value in entry["macro_auroc"].items():
@@ -123,7 +125,7 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def _pretrained_on(training: PlannedTraining) -> str:
-    """Such as "ptbxl train (33 % of the patients), after coarse"."""
+    """Describes the training data, such as "ptbxl train (33 % of the patients), after coarse"."""
     about, data, base = training.folder / run_folder.SHARDS_FILE, training.config.data, training.run.start_from
     if about.exists():
         name = run_folder.read_about(about)["name"]
@@ -134,7 +136,7 @@ def _pretrained_on(training: PlannedTraining) -> str:
 
 
 def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | None:
-    """The figures of an encoder in some evaluations of one run; None if there are none."""
+    """Collects the figures of an encoder from evaluations of one run; None if there are none."""
     found: dict[str, dict[int, list[Floats]]] = {}
     classes, fitted = None, []
     for row in (row for result in results for row in result.rows):
@@ -154,7 +156,7 @@ def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | No
 
 
 def _status(wanted: Sequence[PlannedEvaluation], failures: Failures) -> str:
-    """Status of what was not measured: `failed` or `not run`."""
+    """Status of an evaluation without a result: `failed` or `not run`."""
     names = {name for evaluation in wanted for name in (str(evaluation), f"{evaluation.run}-{evaluation.seed}")}
     return "failed" if names & failures.keys() else "not run"
 
@@ -169,7 +171,7 @@ def _row(
     planned_seeds: Sequence[int],
     status: str,
 ) -> dict[str, Any]:
-    """A row of the JSON."""
+    """Creates a row of the JSON."""
     replicates = cell.replicates if cell else {}
     return {
         "run": run,
@@ -188,14 +190,14 @@ def _row(
 
 
 def _figure(values_SR: Floats) -> dict[str, Any]:
-    """Mean over seeds, what each gave, and both intervals."""
+    """Computes the mean over seeds, the value of each seed, and both intervals."""
     sample_S = values_SR[:, 0]
     figure = {"mean": sample_S.mean(), "patients": over_patients(values_SR[:, 1:]), "seeds": over_seeds(sample_S)}
     return _rounded(figure | {"by_seed": sample_S.tolist()})
 
 
 def _compare(pair: tuple[str, str], study: Study, cells: Cells) -> Iterator[dict[str, Any]]:
-    """The first less the second wherever both have figures of a common seed."""
+    """Yields the first run minus the second, wherever both have figures with a common seed."""
     first, second = pair
     for measurement in study.measurements[first]:
         for fraction in measurement.request.label_fractions():
@@ -213,7 +215,7 @@ def _compare(pair: tuple[str, str], study: Study, cells: Cells) -> Iterator[dict
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers of a tree to six decimals, NaN as None."""
+    """Rounds the numbers of a tree to six decimals; NaN becomes None."""
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Intervals over training seeds and over patients, and whether two rows differ. No jax.
+"""Intervals over training seeds and over patients, and significance tests of differences. No jax.
 
-The bootstrap holds the seeds fixed and asks about other patients; Student's t holds the patients fixed and asks about
-other seeds. Neither covers both.
+The bootstrap holds the seeds fixed and estimates the variation over patients; Student's t holds the patients fixed and
+estimates the variation over seeds. Neither covers both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def over_patients(replicates_SR: Floats) -> dict[str, float]:
 
 
 def over_seeds(values_S: Floats) -> dict[str, float] | None:
-    """95 % interval of the mean by Student's t; None of a single seed."""
+    """95 % interval of the mean by Student's t; None for a single seed."""
     count = len(values_S)
     if count < 2:
         return None
@@ -33,10 +33,10 @@ def over_seeds(values_S: Floats) -> dict[str, float] | None:
 
 
 def patients_p(differences_R: Floats) -> float:
-    """Two-sided p of a difference of zero, from its replicates [R] over patients.
+    """Two-sided p value for a difference of zero, from its replicates [R] over patients.
 
-    Twice the share of replicates on the rarer side of zero (zero itself counts for both), with one more counted there,
-    so that R replicates give no p below 2 / (R + 1). NaN without replicates.
+    It is twice the share of replicates on the rarer side of zero; zero itself counts for both sides. One replicate is
+    added on that side, so that R replicates give no p below 2 / (R + 1). NaN without replicates.
     """
     found_R = differences_R[~np.isnan(differences_R)]
     if len(found_R) == 0:
@@ -46,7 +46,7 @@ def patients_p(differences_R: Floats) -> float:
 
 
 def seeds_p(differences_S: Floats) -> float | None:
-    """Two-sided p of Student's t test on differences by seed; None of a single seed."""
+    """Two-sided p value of Student's t test on differences by seed; None for a single seed."""
     count = len(differences_S)
     if count < 2:
         return None

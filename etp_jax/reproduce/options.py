@@ -1,4 +1,4 @@
-"""Options of `etp train` as a study writes them, such as `--optim.epochs 4`, set on a recipe."""
+"""Sets options of `etp train`, written as in a study (`--optim.epochs 4`), on a recipe."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TRUTH = {True: ("True", "true", "1"), False: ("False", "false", "0")}
 
 
 def set_options(options: Options, words: Sequence[str]) -> Options:
-    """Nested dataclasses with other values, given as on a command line.
+    """Replaces values of nested dataclasses, given as on a command line.
 
     Args:
-      options: the dataclass. Where a field may hold several dataclasses, the present one's fields are those that exist.
-      words: `--path.to.field value` or `--path.to.field=value`; hyphens count as underscores. A truth value is
+      options: the dataclass. Where a field may hold one of several dataclasses, the current one defines the options.
+      words: `--path.to.field value` or `--path.to.field=value`; hyphens count as underscores. A Boolean is
         `--path.field` or `--path.no-field`; a tuple takes all the words up to the next option.
 
     Raises:
-      EtpError: an option that does not exist, or a value that its type does not allow.
+      EtpError: an option does not exist, or its type does not allow the value.
     """
     types_of = dict(_leaves(options))
     for option, values in _split(words):
@@ -41,9 +41,9 @@ def set_options(options: Options, words: Sequence[str]) -> Options:
 
 
 def _split(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option without its hyphens, with the words that follow it."""
+    """Yields each option without its leading hyphens, with the words that follow it."""
     if words and not words[0].startswith("--"):
-        raise EtpError(f"{words[0]!r} is no option; options begin with --")
+        raise EtpError(f"{words[0]!r} is not an option; options begin with --")
     starts = [number for number, word in enumerate(words) if word.startswith("--")]
     for start, end in pairwise([*starts, len(words)]):
         option, equals, value = words[start].removeprefix("--").partition("=")
@@ -51,7 +51,7 @@ def _split(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _leaves(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Type of every option by its path."""
+    """Yields the path and type of every option."""
     hints = get_type_hints(type(options))
     for field in fields(options):
         value = getattr(options, field.name)
@@ -67,7 +67,7 @@ def _replaced(options: Any, path: list[str], value: Any) -> Any:
 
 
 def _value(kind: Any, words: list[str], option: str) -> Any:
-    """The words as a value of a type."""
+    """Converts words to a value of a type; raises EtpError if they do not fit."""
     if kind is bool and not words:
         return True
     found = _read(kind, words)
@@ -78,10 +78,10 @@ def _value(kind: Any, words: list[str], option: str) -> Any:
 
 
 def _read(kind: Any, words: list[str]) -> tuple[Any] | None:
-    """The value in a tuple of its own, since it may be None; None where the words are no value of the type."""
+    """Returns the value in a tuple of one, since it may be None; returns None if the words do not fit the type."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        # None first: the word is no text where both are allowed, as in `etp train`.
+        # None comes first: where a string is allowed too, the word "None" means None, as in `etp train`.
         ordered = sorted(args, key=lambda each: each is not types.NoneType)
         return next((found for each in ordered if (found := _read(each, words)) is not None), None)
     if origin is tuple:
@@ -109,7 +109,7 @@ def _scalar(kind: Any, word: str) -> tuple[Any] | None:
 
 
 def _named(kind: Any) -> str:
-    """A type in words, for a message."""
+    """Describes a type in words, for messages."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(map(_named, args))
@@ -117,7 +117,7 @@ def _named(kind: Any) -> str:
         return f"one of {', '.join(map(str, args))}"
     if origin is tuple:
         return f"a list of {_named(args[0])}"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
+    words = {int: "a whole number", float: "a number", str: "a string", bool: "True or False", types.NoneType: "None"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
 

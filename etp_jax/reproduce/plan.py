@@ -1,4 +1,4 @@
-"""What of a study is there already, what is left to do, and how long that will take."""
+"""The plan of a study: finished work, remaining work, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from etp_jax.training.batches import Batches
 from etp_jax.training.log import read_metrics
 
 RUNS = "runs"
-"""Subfolder of the study's folder that holds what it trains, as `<name>-<seed>`."""
+"""Subfolder of the study's folder for its run folders `<name>-<seed>`."""
 LOG = "log.jsonl"
-"""What was done, when, and how long it took."""
+"""Log file of trainings and evaluations, with times and durations."""
 TRIAL_S = 5.0
-"""Length of a timed trial."""
+"""Duration of a timed trial, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class PlannedTraining:
     folder: Path
     config: TrainConfig
     done: int
-    """Step of the newest checkpoint."""
+    """Step of the latest checkpoint; 0 if there is none."""
     total: int
-    """Steps of the whole run; 0 if it cannot be trained."""
+    """Number of steps of the whole run; 0 if it cannot be trained."""
     problem: str = ""
-    """Why it cannot be trained."""
+    """Reason why the run cannot be trained; empty if it can."""
 
     def __str__(self) -> str:
-        """Such as `fine-0`."""
+        """Name and seed, such as `fine-0`."""
         return f"{self.run.name}-{self.seed}"
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether the run is completely trained."""
         return 0 < self.total <= self.done
 
 
@@ -73,16 +73,16 @@ class PlannedEvaluation:
 
     @property
     def request(self) -> Request:
-        """What `evaluate` takes."""
+        """Request for `evaluate`, with the run folder filled in."""
         return replace(self.measurement.request, run=self.folder)
 
     def __str__(self) -> str:
-        """Such as `fine-0: zero-shot ptbxl-super, contrast`."""
+        """Run, seed and measurement, such as `fine-0: zero-shot ptbxl-super, contrast`."""
         return f"{self.run}-{self.seed}: {self.measurement}"
 
 
 def check_shards(study: Study) -> None:
-    """Raises EtpError, before hours are spent, if the shards lack the split or labels that are to be measured on."""
+    """Raises EtpError, before any long work, if the shards lack the split or the labels of an evaluation."""
     shards = Shards(study.shards)
     for measurement in dict.fromkeys(m for own in study.measurements.values() for m in own):
         try:
@@ -96,11 +96,11 @@ def check_shards(study: Study) -> None:
 
 
 def trainings(study: Study, out: Path) -> list[PlannedTraining]:
-    """All runs, those of the first seed first, each after the one that it starts from.
+    """Lists all runs by seed; each run comes after the one that it starts from.
 
     Raises:
-      EtpError: a run folder holds a run of other options, naming the first that differs; or one that the study takes as
-        finished is not there, or of another seed.
+      EtpError: a run folder holds a run with other options (the message names the first that differs); or an existing
+        run of the study is missing or has another seed.
     """
     seeds = sorted({seed for run in study.runs for seed in run.seeds})
     found: dict[tuple[str, int], PlannedTraining] = {}
@@ -116,7 +116,7 @@ def trainings(study: Study, out: Path) -> list[PlannedTraining]:
 
 
 def evaluations(study: Study, training: PlannedTraining) -> list[PlannedEvaluation]:
-    """All that the study measures of a run."""
+    """Lists all evaluations of a run that the study defines."""
     name, seed = training.run.name, training.seed
     return [
         PlannedEvaluation(name, seed, training.folder, measurement)
@@ -126,7 +126,7 @@ def evaluations(study: Study, training: PlannedTraining) -> list[PlannedEvaluati
 
 
 def measured(study: Study, training: PlannedTraining) -> dict[PlannedEvaluation, Result]:
-    """A finished run's evaluations whose files are whole and of this checkpoint, these shards, prompts and draws."""
+    """Returns the valid results of a finished run: same checkpoint, shards, prompts and number of draws."""
     if (_step(training.folder, "latest") or 0) < training.total:
         return {}
     step, fingerprint = _step(training.folder, study.checkpoint), Shards(study.shards).fingerprint
@@ -153,7 +153,7 @@ def _fits(result: Result, request: Request, step: int | None, fingerprint: str) 
 
 
 def _step(folder: Path, which: Any) -> int | None:
-    """Step of a checkpoint; None if there is none, also where training did not come to its first step."""
+    """Step of a checkpoint; None if there is none, or if training stopped before its first step."""
     if (folder / ENCODER_FILE).exists():
         return load_encoder(folder)[1]
     if not (folder / checkpoint.FOLDER).is_dir() or not (folder / run_folder.CONFIG_FILE).exists():
@@ -182,7 +182,7 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTrain
     try:
         shards = Shards(config.data.shards)
         total = optim.total_steps(config.optim, _steps_per_epoch(config))
-    except EtpError as error:  # such as shards that are still to be made; the other runs need not wait for them
+    except EtpError as error:  # for example shards that do not exist yet; the other runs can proceed
         return PlannedTraining(run, seed, folder, config, done, 0, str(error))
     if done:
         config = _same_as(folder, config, shards)
@@ -190,7 +190,7 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTrain
 
 
 def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
-    """The config with which the run in a folder goes on; raises EtpError naming the first option that differs."""
+    """Returns the config to resume a run with; raises EtpError that names the first option that differs."""
     there = config_module.load(folder / run_folder.CONFIG_FILE)
     if Path(there.start_from).name == Path(config.start_from).name:  # runs of a study may be moved together
         config = replace(config, start_from=there.start_from)
@@ -218,14 +218,15 @@ def _steps(shards: str, batch_size: int, share: float) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long something will take."""
+    """Estimated time of some work."""
 
     seconds: float
     source: str
+    """Basis of the estimate, in words."""
 
 
 def training_time(training: PlannedTraining, others: list[PlannedTraining]) -> Estimate:
-    """Time of the steps that are left: by runs of the same model and batch where there are any, else by a trial."""
+    """Estimates the time of the remaining steps, from runs of the same model and batch size or else from a trial."""
     ecgs = (training.total - training.done) * training.config.data.batch_size
     shape = _shape(training.config, Shards(training.config.data.shards).samples)
     for other in others:
@@ -237,7 +238,7 @@ def training_time(training: PlannedTraining, others: list[PlannedTraining]) -> E
 
 
 def evaluation_times(out: Path) -> dict[str, float]:
-    """Median seconds of the evaluations so far, by kind."""
+    """Median time of the logged evaluations in seconds, by kind."""
     seconds: dict[str, list[float]] = {}
     for line in read_log(out):
         if line["what"] == "evaluate" and not line["error"]:
@@ -246,14 +247,14 @@ def evaluation_times(out: Path) -> dict[str, float]:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """The lines of the study's log; one that was cut short is left out."""
+    """Reads the lines of the study's log; a truncated last line is skipped."""
     path = out / LOG
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def _shape(config: TrainConfig, samples: int) -> tuple[TrainConfig, int]:
-    """What decides the time of a step, as a recipe with all else at its default, and the samples of an ECG."""
+    """Returns the options that determine the time of a step, others at their defaults, and the samples of an ECG."""
     shape = TrainConfig(
         data=DataConfig(batch_size=config.data.batch_size),
         model=config.model,
@@ -264,14 +265,14 @@ def _shape(config: TrainConfig, samples: int) -> tuple[TrainConfig, int]:
 
 
 def _logged_rate(folder: Path) -> float | None:
-    """Median ECG/s of a run's log."""
+    """Median training speed in a run's log, in ECG/s; None if there is none."""
     rates = [line["ecg_per_s"] for line in read_metrics(folder) if line.get("ecg_per_s")]
     return statistics.median(rates) if rates else None
 
 
 @cache
 def _trial_rate(config: TrainConfig, samples: int) -> float:
-    """ECG/s of the training step on made-up ECGs."""
+    """Measures the speed of the training step on synthetic ECGs, in ECG/s."""
     step = steps.ours(config, samples, jax.devices())[0][0].steps
     step(1)
     started, made = time.perf_counter(), 0

@@ -1,4 +1,4 @@
-"""Carries out a study: says what is to be done, trains and evaluates what is missing, and writes the table."""
+"""Executes a study: reports the plan, trains and evaluates what is missing, and writes the table."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ def reproduce(
     dry_run: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """Carries out a study; stopped at any point, the same call goes on, and finished work is never repeated.
+    """Executes a study. After an interruption the same call resumes it; finished work is not repeated.
 
     Args:
       file: the study; `study.py` describes it.
       out: folder for `runs/`, `log.jsonl` and the table.
       shards: shard folder in place of the study's.
-      train: also train; otherwise runs that are not finished stay out of the table.
-      dry_run: only report what would be done.
+      train: also train; otherwise unfinished runs are left out of the table.
+      dry_run: only report the plan.
       progress: receives the plan, and then a line for each step.
 
     Returns:
-      The files of the table; none of a dry run.
+      The files of the table; none for a dry run.
 
     Raises:
-      EtpError: a mistake in the study; a run folder that holds something else; another process at work in `out`; or,
-        when all else is done, a run or an evaluation failed.
+      EtpError: the study has a mistake; a run folder holds something else; another process uses `out`; or a run or an
+        evaluation failed, which is raised after all other work.
       SystemExit: training was stopped by a signal.
     """
     study = read(file, shards)
     plan.check_shards(study)
     if train and any(run.config and run.config.run.deterministic for run in study.runs):
-        build.make_deterministic()  # before the first timed trial starts the devices
+        build.make_deterministic()  # must precede the first timed trial, which initialises the devices
     return _Execution(study, out, plan.trainings(study, out), progress).run(train, dry_run)
 
 
 @dataclass
 class _Execution:
-    """A study that is being carried out."""
+    """Execution of a study."""
 
     study: Study
     out: Path
@@ -65,7 +65,7 @@ class _Execution:
     failures: Failures = field(default_factory=dict)
 
     def run(self, train: bool, dry_run: bool) -> list[Path]:
-        """Carries out the whole study; returns the files of the table."""
+        """Executes the whole study; returns the files of the table."""
         missing = {str(training): self._missing(training) for training in self.trainings}
         self._announce(missing, train)
         if dry_run:
@@ -73,7 +73,7 @@ class _Execution:
         with contextlib.ExitStack() as stack:
             try:
                 self.out.mkdir(parents=True, exist_ok=True)
-                taken = f"{self.out}: another process carries out a study here; name another --out"
+                taken = f"{self.out}: another process runs a study in this folder; name another --out"
                 stack.enter_context(alone_in(self.out, taken))
             except OSError as error:
                 raise EtpError(f"{self.out}: {error.strerror}; name an --out that can be written") from None
@@ -104,7 +104,7 @@ class _Execution:
         return [each for each in plan.evaluations(self.study, training) if each not in found]
 
     def _announce(self, missing: dict[str, list[PlannedEvaluation]], train: bool) -> None:
-        """Reports the plan, with the time that each part will take and where that is known from."""
+        """Reports the plan, with the estimated time of each part and the basis of the estimate."""
         study, times = self.study, plan.evaluation_times(self.out)
         finished = sum(training.finished for training in self.trainings)
         count = f"{len(study.runs)} runs, {len(self.trainings)} with their seeds"
@@ -118,30 +118,30 @@ class _Execution:
                 continue
             try:
                 needed = plan.training_time(training, self.trainings)
-            except EtpError as problem:  # the training will fail of it too, by itself
+            except EtpError as problem:  # the training itself will fail with the same error
                 self.progress(f"  {training}: cannot be trained: {problem}")
                 continue
             total += needed.seconds
-            going_on = f"go on at step {training.done} of" if training.done else "train"
+            going_on = f"resume at step {training.done} of" if training.done else "train"
             time_needed = f"{_hours(needed.seconds)} ({needed.source})"
             self.progress(f"  {training}: {going_on} {training.total} steps: {time_needed}")
         todo = [each for t in self.trainings if t.finished or (train and not t.problem) for each in missing[str(t)]]
         kinds = [each.measurement.kind.name for each in todo]
         known = [times[kind] for kind in kinds if kind in times]
         total += sum(known)
-        unknown = f"; the time of {len(todo) - len(known)} is not known before one of them was made"
+        unknown = f"; the time of {len(todo) - len(known)} is unknown until one of their kind has run"
         every = sum(len(plan.evaluations(study, training)) for training in self.trainings)
         self.progress(
-            f"  {len(todo)} of {every} evaluations to make: {_hours(sum(known))} (median of those before)"
+            f"  {len(todo)} of {every} evaluations to run: {_hours(sum(known))} (median of earlier ones)"
             f"{unknown if len(known) < len(todo) else ''}\n"
-            f"  estimated: {_hours(total)} in all, beside compiling and encoding reports"
+            f"  estimated: {_hours(total)} in all, without compiling and encoding reports"
         )
 
     def _train(self, training: PlannedTraining) -> bool:
-        """Whether the run is finished now."""
+        """Trains a run; returns whether it is finished now."""
         base = training.run.start_from
         if base is not None and f"{base}-{training.seed}" in self.failures:
-            self.failures[str(training)] = f"{base}-{training.seed}, from which it starts, failed"
+            self.failures[str(training)] = f"{base}-{training.seed}, the run that it starts from, failed"
             return False
         if training.problem:
             self.failures[str(training)] = training.problem
@@ -155,7 +155,7 @@ class _Execution:
             self.progress(f"  measured {evaluation}")
 
     def _attempt(self, name: str, about: dict[str, object], work: Callable[[], object]) -> bool:
-        """Does something, keeps what went wrong, and logs both."""
+        """Executes some work; records a failure and writes a line to the log."""
         started, error = time.time(), None
         try:
             work()

@@ -1,40 +1,40 @@
-"""The file that `etp reproduce` reads, in TOML.
+"""The study file of `etp reproduce`, in TOML.
 
 title = "Which pairs?"                 # heading of the table; by default the file's name
-shards = "shards/ptbxl-100"            # trained and measured on; paths count from where the command is run
-split = "validation"                   # or "test", asked for by name
+shards = "shards/ptbxl-100"            # for training and evaluation; paths are relative to the working directory
+split = "validation"                   # or "test", which must be named
 checkpoint = "best"                    # or "latest"
 tasks = ["ptbxl-super"]
-recipe = "ptbxl"                       # `recipe`, `stage`, `seeds` and `options` of the runs that name none;
+recipe = "ptbxl"                       # `recipe`, `stage`, `seeds` and `options` are defaults of all runs;
 seeds = [0, 1, 2]                      # common options come before a run's own
-options = "--optim.epochs 4"           # of `etp train`, one text or a list
+options = "--optim.epochs 4"           # options of `etp train`, a string or a list
 
 [[run]]
 name = "coarse"
 
 [[run]]
 name = "fine"
-start_from = "coarse"                  # a run above; of the same seed
-shards = "shards/ptbxl-fine"           # trained on these instead
-pretrained_on = "PTB-XL folds 1-8"     # column of the table; by default made of the run's shards and split
+start_from = "coarse"                  # a run above, with the same seed
+shards = "shards/ptbxl-fine"           # replaces the study's shards for training
+pretrained_on = "PTB-XL folds 1-8"     # column of the table; by default the run's shards and split
 
 [[run]]
 name = "older"
-folder = "runs/older-{seed}"           # a run that exists, or "shipped"; it is only measured
+folder = "runs/older-{seed}"           # an existing run, or "shipped"; it is only evaluated
 seeds = [0]
 
 [[evaluate]]
-kind = "zero-shot"                     # or another of `etp evaluate`
-prompts = ["default", "contrast"]      # of zero-shot, sets or .json files
-protocols = ["honest"]                 # of the other kinds, where there are several
-tasks = ["mets-super"]                 # by default the study's
-runs = ["fine"]                        # by default all
-seeds = [0]                            # by default all of the run's
+kind = "zero-shot"                     # or another kind of `etp evaluate`
+prompts = ["default", "contrast"]      # for zero-shot: prompt sets or .json files
+protocols = ["honest"]                 # for other kinds that have several protocols
+tasks = ["mets-super"]                 # default: the study's tasks
+runs = ["fine"]                        # default: all runs
+seeds = [0]                            # default: all seeds of the run
 
 [[compare]]
-pair = ["fine", "coarse"]              # the first less the second
+pair = ["fine", "coarse"]              # the first minus the second
 
-[[published]]                          # figures of others, for comparison
+[[published]]                          # published figures, for comparison
 name = "MERL"
 pretrained_on = "MIMIC-IV-ECG"
 source = "its table 2"
@@ -65,10 +65,10 @@ from etp_jax.reproduce.options import set_options
 from etp_jax.shards.record import VALIDATION
 
 TEXT, TEXTS, NUMBERS, OPTIONS, TABLES, SHARE, BY_TASK = (
-    "a text",
-    "a list of texts",
-    "a list of whole numbers, none of them twice",
-    "a text or a list of texts",
+    "a string",
+    "a list of strings",
+    "a list of distinct whole numbers",
+    "a string or a list of strings",
     "tables in double brackets",
     "a number from 0 to 1",
     "a table of numbers from 0 to 1",
@@ -81,7 +81,7 @@ EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, 
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
-"""Options of `etp train` that a study sets by keys of its own."""
+"""Options of `etp train` that have a key of their own in a study."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,21 @@ class Run:
     name: str
     seeds: tuple[int, ...]
     config: TrainConfig | None
-    """What is trained; seed and `start_from` differ by seed. None for a run that exists."""
+    """Training options, except seed and `start_from`, which depend on the seed; None for an existing run."""
     start_from: str | None = None
+    """Name of the run to start from."""
     folder: str | None = None
-    """Of a run that exists, with `{seed}` in it."""
+    """Folder of an existing run, with the placeholder `{seed}`; None for a run to be trained."""
     pretrained_on: str | None = None
+    """Description of the training data for the table; None: derived from the shards."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way in which runs of the study are measured: kind, task, and prompts or protocol."""
+    """One way to evaluate runs of the study: kind, task, and prompts or protocol."""
 
     request: Request
-    """The evaluation's options; its `run` is put in for each run folder."""
+    """Options of the evaluation; `run` is filled in for each run folder."""
 
     @property
     def kind(self) -> Kind:
@@ -111,11 +113,11 @@ class Measurement:
         return KINDS[self.request.kind]
 
     def columns(self) -> dict[str, str | None]:
-        """`kind`, `how` (prompts or protocol, None where there is no choice) and `task`, as in tables and logs."""
+        """Columns of tables and logs: `kind`, `how` (prompts or protocol; None where there is no choice) and `task`."""
         return {"kind": self.kind.name, "how": self.request.how, "task": self.request.task_name}
 
     def __str__(self) -> str:
-        """Such as `zero-shot ptbxl-super, contrast`."""
+        """Kind, task and choice, such as `zero-shot ptbxl-super, contrast`."""
         kind, how, task = self.columns().values()
         return " ".join(filter(None, (kind, task))) + (f", {how}" if how else "")
 
@@ -131,19 +133,19 @@ class Study:
     checkpoint: Literal["best", "latest"]
     runs: tuple[Run, ...]
     measurements: dict[str, dict[Measurement, tuple[int, ...]]]
-    """By run: what is measured of it, with the seeds."""
+    """Measurements of each run, each with the seeds to evaluate."""
     pairs: tuple[tuple[str, str], ...]
-    """Names of runs to compare."""
+    """Pairs of names of runs to compare."""
     published: tuple[dict[str, Any], ...]
-    """Published figures, as in the file."""
+    """Published figures, as given in the file."""
 
 
 def read(file: Path, shards: Path | None = None) -> Study:
-    """Reads a study; `shards` stands in for the file's own.
+    """Reads and checks a study; `shards`, if given, replaces the file's own.
 
     Raises:
-      EtpError: naming the file and the part of it: not TOML, unknown key, run, recipe, option, task or prompts, or
-        what does not go together.
+      EtpError: the file is not TOML; a key, run, recipe, option, task or prompt set is unknown; or entries contradict
+        each other. The message names the file and its part.
     """
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -187,16 +189,16 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     _check(entry, RUN, needed=("name",))
     name, label = entry["name"], entry.get("pretrained_on")
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise EtpError("a name is made of letters, digits and _ . + -")
+        raise EtpError("a name must consist of letters, digits and _ . + -")
     if name in (run.name for run in above):
-        raise EtpError("is there twice")
+        raise EtpError("is defined twice")
     seeds = tuple(entry.get("seeds", table.get("seeds", [0])))
     if "folder" in entry:
         clash = sorted(set(entry) - {"name", "seeds", "folder", "pretrained_on"})
         if clash:
-            raise EtpError(f"a run that exists (`folder`) is not trained, so it takes no `{clash[0]}`")
+            raise EtpError(f"an existing run (`folder`) is not trained, so it takes no `{clash[0]}`")
         if len(seeds) > 1 and "{seed}" not in entry["folder"]:
-            raise EtpError("`folder` of several seeds has `{seed}` in it")
+            raise EtpError("`folder` must contain `{seed}` if there are several seeds")
         return Run(name, seeds, None, folder=entry["folder"], pretrained_on=label)
     recipe = entry.get("recipe", table.get("recipe"))
     if recipe is None:
@@ -204,7 +206,7 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     base = entry.get("start_from")
     if base is not None:
         if base not in (run.name for run in above):
-            raise EtpError(f"start_from {base!r} is no run above this one")
+            raise EtpError(f"start_from {base!r} is not a run above this one")
         missing = set(seeds) - set(next(run for run in above if run.name == base).seeds)
         if missing:
             raise EtpError(f"start_from {base!r} has no seed {min(missing)}")
@@ -217,7 +219,7 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
         config = set_options(with_named_tower(config, options), options)
     check_loss(config.loss)
     if config.start_from and base is None:
-        raise EtpError("its recipe starts from another run; name that one as `start_from`")
+        raise EtpError("its recipe starts from another run; name that run as `start_from`")
     config = replace(config, data=replace(config.data, shards=entry.get("shards", str(shards))))
     return Run(name, seeds, config, base, pretrained_on=label)
 
@@ -227,7 +229,7 @@ def _words(options: str | list[str]) -> list[str]:
 
 
 def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[str, Any]) -> list[Measurement]:
-    """For each set of prompts or protocol, and each task."""
+    """Creates a measurement for each prompt set or protocol, and each task."""
     _check(entry, EVALUATE, needed=("kind",))
     options = _kind(entry["kind"]).options
     if "prompts" in entry and options.choice != "prompts":
@@ -257,7 +259,7 @@ def _kind(name: str) -> Kind:
 
 
 def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:
-    """These names; raises EtpError for one that no run has."""
+    """Returns the names unchanged; raises EtpError if one is not the name of a run."""
     known = [run.name for run in runs]
     for name in names:
         if name not in known:
@@ -266,7 +268,7 @@ def _run_names(names: list[str], runs: Sequence[Run]) -> list[str]:
 
 
 def _seeds(entry: dict[str, Any], run: Run) -> tuple[int, ...]:
-    """Those of the run that are measured."""
+    """Returns the seeds of a run to evaluate."""
     seeds = tuple(seed for seed in run.seeds if seed in entry.get("seeds", run.seeds))
     if not seeds:
         raise EtpError(f"run {run.name} has none of the `seeds`")
@@ -284,7 +286,7 @@ def _pair(entry: dict[str, Any], runs: Sequence[Run]) -> tuple[str, str]:
 
 
 def _check(table: dict[str, Any], known: Mapping[str, str], needed: Sequence[str]) -> None:
-    """Raises EtpError for an unknown key, a value of another type, or a key that is missing."""
+    """Raises EtpError for an unknown key, a value of a wrong type, or a missing key."""
     for key, value in table.items():
         if key not in known:
             raise EtpError(f"unknown key {key!r}; there are {', '.join(known)}")
@@ -315,7 +317,7 @@ def _is(value: Any, what: str) -> bool:
 
 @contextmanager
 def _in(place: str) -> Iterator[None]:
-    """Prefixes the message of an EtpError with the part of the study that it is about."""
+    """Prefixes the message of an EtpError with the part of the study that it refers to."""
     try:
         yield
     except EtpError as error:

@@ -1,15 +1,15 @@
 """The table of a study as JSON, CSV, Markdown and HTML.
 
-The JSON holds all that the others show:
+The JSON contains everything that the other files show:
     title, study, split, checkpoint, shards, bootstrap, versions
     rows: run, encoder ("trained", "random", "supervised", "published"), pretrained_on, kind, how (prompts, or the
         protocol), task, fraction (of the training labels), status ("measured", "failed", "not run", "published"),
-        records, classes, classes_fitted (of them, with both outcomes in what was fitted, a mean), seeds, planned_seeds,
-        values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed}, of published rows also
-        source
-    comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same four of the difference,
-        p: {patients, seeds}
-    failed: what went wrong, by its name
+        records, classes, classes_fitted (mean number of them with both outcomes in the fitted labels), seeds,
+        planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed}; published
+        rows also have source
+    comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same four values of the
+        difference, p: {patients, seeds}
+    failed: error messages by name of the training or evaluation
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from etp_jax.report.results import metric_name
 ENDINGS = ("json", "csv", "md", "html")
 LEGEND = (
     "Means over training seeds. In brackets: 95 % bootstrap over patients, seeds held fixed. After ±: half of the 95 % "
-    "interval over seeds (Student's t), patients held fixed; none of a single seed. In parentheses: how many of the "
-    "classes have both outcomes in the labels that were fitted, mean over subsets, where not all; a class without is "
-    "scored by chance. Published figures are quoted from where the row says; the data they were "
-    "pre-trained on, records and protocols differ."
+    "interval over seeds (Student's t), patients held fixed; none for a single seed. In parentheses: number of "
+    "classes with both outcomes in the fitted labels, mean over subsets, if not all have both; the other classes are "
+    "scored at chance. Published figures are quoted from the source in their row; their pre-training data, "
+    "records and protocols differ."
 )
 CSV: tuple[str, ...] = ("study", "run", "seed", "encoder", "task", "kind", "protocol", "prompts", "fraction", "metric")
 CSV += ("value", "low", "high", "revision")
 """Columns of the tidy table, see `_csv`."""
 
 Text = tuple[str, str]
-"""A cell: what it says, and what stands behind that in small letters."""
+"""A table cell: main text and small annotation."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be read by people."""
+    """A table for readers, used for Markdown and HTML."""
 
     title: str
     note: str
@@ -57,7 +57,7 @@ class Grid:
 
 
 def write(figures: dict[str, Any], out: Path) -> list[Path]:
-    """Writes `table.json`, `.csv`, `.md` and `.html` of what `figures.figures` gives."""
+    """Writes `table.json`, `.csv`, `.md` and `.html` from the result of `figures.figures`."""
     grids = [*_kinds(figures), *_comparisons(figures), *_failed(figures)]
     texts = (
         json.dumps(figures, indent=1, allow_nan=False) + "\n",
@@ -72,7 +72,7 @@ def write(figures: dict[str, Any], out: Path) -> list[Path]:
 
 
 def _kinds(figures: dict[str, Any]) -> list[Grid]:
-    """A grid for each way of measuring."""
+    """Creates a grid for each kind of evaluation."""
     grids = []
     for name in dict.fromkeys(row["kind"] for row in figures["rows"]):
         rows = [row for row in figures["rows"] if row["kind"] == name]
@@ -82,7 +82,7 @@ def _kinds(figures: dict[str, Any]) -> list[Grid]:
 
 
 def _by_task(kind: Kind, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> Grid:
-    """A line for each encoder, prompts or protocol, and fraction; a column for each task."""
+    """Creates a grid with a line for each encoder, prompts or protocol, and fraction; a column for each task."""
     lines: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault((*_who(row), _how(row)), {})[row["task"]] = row
@@ -95,7 +95,7 @@ def _by_task(kind: Kind, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -
 
 
 def _by_metric(kind: Kind, rows: Sequence[dict[str, Any]]) -> Grid:
-    """A line for each encoder, a column for each metric."""
+    """Creates a grid with a line for each encoder and a column for each metric."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["values"]))
     found = [
         [
@@ -129,9 +129,9 @@ def _comparisons(figures: dict[str, Any]) -> list[Grid]:
             ]
         )
     note = (
-        "Differences (first less second) of the means over the seeds that both have, with 95 % intervals and "
+        "Differences (first minus second) of the means over the seeds that both have, with 95 % intervals and "
         "two-sided p. Over patients: paired bootstrap, the same draws for both. Over seeds: paired t test. The p "
-        f"values are not corrected for there being {len(rows)} rows."
+        f"values are not corrected for the number of rows ({len(rows)})."
     )
     heads = ["pair", "measured by", "prompts or labels", "over patients", "over seeds", "seeds"]
     return [Grid("Differences", note, heads, rows)]
@@ -143,19 +143,19 @@ def _failed(figures: dict[str, Any]) -> list[Grid]:
 
 
 def _who(row: dict[str, Any]) -> tuple[Text, Text]:
-    """Whose figures a line has, and what that was pre-trained on."""
+    """Cells for the encoder of a line and its pre-training data."""
     detail = {"supervised": "from scratch, supervised", "published": row.get("source", "")}.get(row["encoder"], "")
     return (row["run"], detail), (row["pretrained_on"], "")
 
 
 def _how(row: dict[str, Any]) -> str:
-    """Prompts, or the share of the labels and the protocol, that a figure was made with."""
+    """Prompts, or share of the labels and protocol, of a figure."""
     share = f"{row['fraction']:.0%}" if row["fraction"] else ""
     return ", ".join(filter(None, (share, row["how"] if row["how"] != HONEST else None)))
 
 
 def _seeds(rows: Any) -> Text:
-    """How many seeds the figures of a line have, of how many."""
+    """Cell for the number of seeds that the figures of a line have, and the planned number."""
     counts = sorted({len(row["seeds"]) for row in rows})
     planned = max(len(row["planned_seeds"]) for row in rows)
     if planned == 0:
@@ -180,22 +180,23 @@ def _cell(row: dict[str, Any] | None, metric: str) -> Text:
 
 
 def _with(mean: float | None, interval: dict[str, float | None], p: float | None = None) -> Text:
-    """A figure with its interval, and p where there is one."""
+    """Formats a figure with its interval, and its p value if there is one."""
     detail = f"[{_short(interval['low'])}, {_short(interval['high'])}]"
     return _short(mean), detail if p is None else f"{detail} p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def _short(value: float | None) -> str:
-    """Three decimals; ranks, which are above 1, one."""
+    """Formats a value with three decimals; ranks, which are above 1, with one."""
     return "–" if value is None else f"{value:.{3 if abs(value) <= 1 else 1}f}"
 
 
 def _csv(figures: dict[str, Any]) -> str:
-    """The tidy table: a line for each value.
+    """Formats the tidy table, with a line for each value.
 
-    Of several seeds, each has a line, and `mean` has one with the interval over patients; a single seed's line has the
-    interval itself. Differences have the encoder `difference` and both runs in `run`; their p values are metrics of
-    their own (`macro_auroc_p_patients`). So is `classes_fitted`, where classes lack an outcome in the fitted labels.
+    If there are several seeds, each has a line, and the line `mean` has the interval over patients. The line of a
+    single seed has the interval itself. Differences have the encoder `difference` and both runs in `run`. Their p
+    values are separate metrics (`macro_auroc_p_patients`). So is `classes_fitted`, if classes lack an outcome in the
+    fitted labels.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV, restval="", lineterminator="\n")
@@ -219,13 +220,13 @@ def _csv(figures: dict[str, Any]) -> str:
 
 
 def _choice(row: dict[str, Any]) -> dict[str, Any]:
-    """The columns `protocol` and `prompts`."""
+    """Values of the columns `protocol` and `prompts`."""
     choice = KINDS[row["kind"]].options.choice
     return {"protocol": HONEST} | ({choice: row["how"]} if choice and row["how"] else {})
 
 
 def _lines(figure: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The figure of each seed and, of several, their mean; what is published has no seed."""
+    """Lines of a figure: one for each seed and, if there are several, their mean; published figures have no seed."""
     ends = figure["patients"] or {}
     if len(seeds) < 2:
         return [{"seed": seeds[0] if seeds else "", "value": figure["mean"], **ends}]

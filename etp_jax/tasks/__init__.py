@@ -1,4 +1,4 @@
-"""Downstream tasks: classes, the label codes of each, records and prompts; each task is a JSON file. No jax."""
+"""Downstream tasks: classes with their label codes, records and prompts; each task is a JSON file. No jax."""
 
 from etp_jax.tasks.catalog import get_task, load_task_file, prompt_sets, task_names, vocabulary
 from etp_jax.tasks.task import Task, TaskClass, check_prompts, check_vocabulary, labels

@@ -1,7 +1,7 @@
-"""Tasks by name or file, with the prompts of one set. No jax.
+"""Loads tasks by name or file, with the prompts of one set. No jax.
 
-Shipped tasks are the files in `data/`. The prompt sets `waveform` and `contrast` follow from each task's own prompts
-by the tables in `tables/`.
+Shipped tasks are the files in `data/`. The prompt sets `waveform` and `contrast` are derived from each task's own
+prompts with the tables in `tables/`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from etp_jax.tasks.task import Task, TaskClass
 from etp_jax.tasks.task_file import SHIPPED, ClassEntry, Contrast, TaskFile, read_task_file, table
 
 DEFAULT = "default"
-"""Prompt set of every task that has prompts."""
+"""Name of the prompt set that every task with prompts has."""
 WAVEFORM = "waveform"
-"""Prompt set: the default prompts, each followed by the waveform features that textbooks name for it."""
+"""Name of the prompt set of default prompts, each followed by its waveform features from textbooks."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def task_names() -> tuple[str, ...]:
 
 
 def prompt_sets(name: str | None = None) -> tuple[str, ...]:
-    """The prompt sets of every shipped task; with those of its own file if a task is named."""
+    """Prompt sets of every shipped task; if a task is named, also those of its file."""
     sets = dict.fromkeys(table("prompt_sets.json")["written"])
     if name is not None:
         file = load_task_file(name)
@@ -34,13 +34,13 @@ def prompt_sets(name: str | None = None) -> tuple[str, ...]:
 
 
 def load_task_file(name: str) -> TaskFile:
-    """The file of a task.
+    """Loads the file of a task.
 
     Args:
       name: name of a shipped task, or the path of a .json file.
 
     Raises:
-      EtpError: there is no such task, or the file is wrong.
+      EtpError: there is no such task, or its file is invalid.
     """
     if name.endswith(".json"):
         return read_task_file(Path(name))
@@ -50,14 +50,14 @@ def load_task_file(name: str) -> TaskFile:
 
 
 def get_task(name: str, prompts: str = DEFAULT) -> Task:
-    """A task with the prompts of one set.
+    """Loads a task with the prompts of one set.
 
     Args:
       name: name of a shipped task, or the path of a .json file.
       prompts: name of a prompt set. Classes without such prompts have none; `check_prompts` reports them.
 
     Raises:
-      EtpError: there is no such task or prompt set, or the file is wrong.
+      EtpError: there is no such task or prompt set, or the file is invalid.
     """
     file = load_task_file(name)
     if prompts not in prompt_sets(name):
@@ -88,7 +88,7 @@ def get_task(name: str, prompts: str = DEFAULT) -> Task:
 
 
 def vocabulary(dataset: str) -> dict[str, str]:
-    """The label codes of a data set with their meaning, from the table that ships."""
+    """Label codes of a data set with their meaning, from the shipped table."""
     return table("vocabularies.json")["vocabularies"][dataset]
 
 
@@ -101,13 +101,13 @@ def _prompts(file: TaskFile, entry: ClassEntry, wording: str) -> tuple[str, ...]
 
 
 def _with_features(prompt: str) -> str:
-    """A prompt in the form of a report with restored features."""
+    """Formats a prompt like a report with restored waveform features."""
     return ". ".join((prompt, *table("waveform.json")["features"].get(prompt, ())))
 
 
 @cache
 def _shipped(folder: Path) -> dict[str, TaskFile]:
-    """The tasks of a folder by name."""
+    """Reads the tasks of a folder, by name."""
     files = [read_task_file(path) for path in folder.glob("*.json")]
     ranked = sorted(files, key=lambda file: (file.order is None, file.order or 0, file.name))
     return {file.name: file for file in ranked}
@@ -115,6 +115,6 @@ def _shipped(folder: Path) -> dict[str, TaskFile]:
 
 @cache
 def _contrasts() -> dict[str, Contrast]:
-    """The contrast sets that every task has."""
+    """Contrast sets that every task has, by name."""
     contrasts = table("prompt_sets.json")["contrasts"]
     return {name: Contrast(c["of"], tuple(c["against"]), c["weight"]) for name, c in contrasts.items()}

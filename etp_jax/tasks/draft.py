@@ -1,4 +1,4 @@
-"""A first task from the labels of a shard folder: `etp tasks new`. No jax."""
+"""`etp tasks new`: drafts a task from the labels of a shard folder. No jax."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OWN_WORDS = "the code's own words"
 
 @dataclass(frozen=True)
 class Wording:
-    """How a label is put into words."""
+    """Name and prompts of a label."""
 
     name: str
-    """The label in plain English."""
+    """Name of the label in plain English."""
     prompts: tuple[str, ...]
     """Sentences for zero-shot classification."""
     source: str
-    """Where the words come from."""
+    """Source of name and prompts."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Draft:
     """A task made from the labels of a shard folder."""
 
     content: dict[str, Any]
-    """JSON object of the task file."""
+    """Content of the task file, a JSON object."""
     counts: dict[str, Counter[str]]
     """Number of records with each label, by split."""
     sources: dict[str, str]
-    """Where the words of each label come from."""
+    """Source of each label's name and prompts."""
 
     @property
     def left_out(self) -> list[str]:
@@ -48,7 +48,7 @@ class Draft:
         return [c["code"] for c in self.content["classes"] if c["code"] not in self.content["scored"]]
 
     def summary(self) -> str:
-        """A table of the labels: their counts by split, and the source of their words."""
+        """Formats a table of the labels: counts by split, and the source of their names and prompts."""
         lines = [("label", *self.counts, "words from")]
         lines += [(label, *(str(n[label]) for n in self.counts.values()), s) for label, s in self.sources.items()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -62,12 +62,12 @@ class Draft:
 
 
 def draft_task(shards: Shards, name: str) -> Draft:
-    """A task with one class for each label of a shard folder.
+    """Drafts a task with one class for each label of a shard folder.
 
     Classes are scored if both the training and the validation split have a record with the label.
 
     Raises:
-      EtpError: the shards have no labels, or none that is in both splits.
+      EtpError: the shards have no labels, or no label that is in both splits.
     """
     if not shards.label_vocabulary:
         raise EtpError(f"{shards.folder}: its records have no labels; name the label column when you prepare them")
@@ -95,7 +95,7 @@ def draft_task(shards: Shards, name: str) -> Draft:
 
 
 def write_draft(draft: Draft, out: Path) -> None:
-    """Writes the task file; raises EtpError if there is a file already, or the task's name cannot be used."""
+    """Writes the task file; raises EtpError if the file exists, or the task's name is not allowed."""
     if out.suffix != ".json":
         raise EtpError(f"{out}: the file of a task ends in .json")
     if out.exists():
@@ -110,11 +110,11 @@ def write_draft(draft: Draft, out: Path) -> None:
 
 
 def word_labels(labels: Iterable[str]) -> dict[str, Wording]:
-    """Name and prompts of each label.
+    """Chooses name and prompts for each label.
 
-    The words are those of a shipped task with a class of this label alone, else of a vocabulary that ships, else the
-    label itself. A label matches by its code, or by its words if they are a class's name. Where several labels have a
-    prompt in common, the first keeps it, unless another would have none left.
+    They come from a shipped task that has a class with only this label, else from a shipped vocabulary, else from the
+    label itself. A label matches by its code, or by its words if they are the name of a class. If several labels share
+    a prompt, the first keeps it, unless another label would have no prompt left.
     """
     known = _known()
     found: dict[str, Wording] = {}
@@ -129,7 +129,7 @@ def word_labels(labels: Iterable[str]) -> dict[str, Wording]:
 
 
 def _known() -> dict[str, Wording]:
-    """The words that ship, by label code and by class name in lower case."""
+    """Names and prompts that ship, by label code and by class name in lower case."""
     known: dict[str, Wording] = {}
     for task in task_names():
         for c in load_task_file(task).classes:

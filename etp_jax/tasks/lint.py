@@ -1,4 +1,4 @@
-"""Lists the tasks; finds flaws in the codes and prompts of shipped tasks and of a user's own. No jax."""
+"""Lists the tasks, and finds flaws in the codes and prompts of shipped and user-defined tasks. No jax."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEFTOVERS = {
     "begins within a sentence": r"(^|, ?)(in|of|and|or) ",
     "is empty": r"^$",
 }
-"""Patterns that do not belong in a prompt, ignoring case."""
+"""Patterns that must not occur in a prompt, ignoring case, by description of the flaw."""
 
 OPPOSITES = (
     ("tachycardi", "bradycardi"),
@@ -35,18 +35,18 @@ OPPOSITES = (
     ("prolong|extension|extended", "shorten"),
     ("first[- ]degree", "(second|third)[- ]degree"),
 )
-"""Pairs of opposites: a class named by one must not have a statement with only the other."""
+"""Pairs of opposites: if a class name contains one, no statement of its prompts may contain only the other."""
 
 NORMAL = r"^(normal ECG|sinus rhythm|normal beat)$"
 FINDING = (
     r"tachycardi|bradycardi|infarct|isch?em|\bblock|fibrillation|flutter|hypertroph|premature|ectopic|prolong|elevat"
     r"|depress|inver(sion|ted)|abnormal|deviation"
 )
-"""Findings, which no statement of a normal class contains."""
+"""Pattern of findings; no statement of a normal class may contain one."""
 
 
 def overview() -> str:
-    """All shipped tasks as an aligned table, and the prompt sets."""
+    """Formats all shipped tasks as an aligned table, with the prompt sets below."""
     tasks = [get_task(name) for name in task_names()]
     lines = [("task", "classes", "data set", "records")]
     lines += [(task.name, str(len(task.classes)), task.dataset, task.rule) for task in tasks]
@@ -56,24 +56,24 @@ def overview() -> str:
 
 
 def lint_tasks() -> list[str]:
-    """Flaws of all shipped tasks and prompt sets, a line each."""
+    """Returns the flaws of all shipped tasks and prompt sets, one line each."""
     try:
         names = task_names()
-    except EtpError:  # one file is broken, which hides the names of all
+    except EtpError:  # one invalid file prevents listing the names of all
         return [flaw for path in sorted(SHIPPED.glob("*.json")) for flaw in lint_task(str(path))]
     return [flaw for name in names for flaw in lint_task(name)]
 
 
 def lint_task(name: str, codes: Iterable[str] | None = None) -> list[str]:
-    """Flaws of one task, a line each.
+    """Returns the flaws of one task, one line each.
 
     Args:
       name: name of a shipped task, or the path of a .json file.
-      codes: label vocabulary of shards that the task is for; by default that of the task's data set, if known.
+      codes: label vocabulary of the shards to use the task with; by default that of the task's data set, if known.
     """
     try:
         file = load_task_file(name)
-        # A user's own task needs no more than the sets that its file has.
+        # A user's own task needs only the prompt sets in its file.
         sets = prompt_sets() if file.shipped else _own_sets(file)
         tasks = {prompts: get_task(name, prompts) for prompts in sets}
     except EtpError as error:
@@ -87,19 +87,19 @@ def lint_task(name: str, codes: Iterable[str] | None = None) -> list[str]:
 
 
 def _own_sets(file: TaskFile) -> tuple[str, ...]:
-    """The prompt sets that a file gives sentences for, the default one among them."""
+    """Prompt sets for which a file has sentences, and always the default set."""
     return tuple(dict.fromkeys((DEFAULT, *(s for c in file.classes for s in c.prompts), *file.templates)))
 
 
 def lint_file(path: Path, task: str | None = None) -> list[str]:
-    """Flaws of a user's own prompts, a line each.
+    """Returns the flaws of a user's own prompts, one line each.
 
     Args:
       path: JSON, {class code: text or list of texts}. PTB-XL's codes may lack their underscores (`NST` for `NST_`).
-      task: task of the classes, by name or path; by default a code has its meaning in any shipped task.
+      task: task of the classes, by name or path; by default a code may be that of any shipped task.
 
     Raises:
-      EtpError: the file cannot be read as such, or there is no such task.
+      EtpError: the file cannot be read as prompts, or there is no such task.
     """
     given = read_prompts(path)
     names: dict[str, set[str]] = {}
@@ -114,7 +114,7 @@ def lint_file(path: Path, task: str | None = None) -> list[str]:
 
 
 def code_flaws(task: Task, known: Iterable[str]) -> list[str]:
-    """Codes that the data set does not have, and codes of two classes in a task without overlapping classes.
+    """Returns codes that the data set lacks, and codes of two classes in a task without overlapping classes.
 
     Args:
       task: the task.
@@ -135,10 +135,10 @@ def code_flaws(task: Task, known: Iterable[str]) -> list[str]:
 def prompt_flaws(
     texts: Iterable[tuple[str, Iterable[str], Iterable[str]]], shared: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Flaws of the prompts of some classes.
+    """Returns the flaws of the prompts of some classes.
 
     Args:
-      texts: code, names and prompts of each class. Of several names one must fit; without any, nothing contradicts.
+      texts: code, names and prompts of each class. A prompt must fit at least one of the names, if there are any.
       shared: prompts that several classes may have.
     """
     flaws: list[str] = []

@@ -1,4 +1,4 @@
-"""A user's own prompts, or other people's: JSON, {class code: text or list of texts}. No jax."""
+"""Prompt files: JSON, {class code: text or list of texts}. No jax."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from etp_jax.tasks.task import Task
 
 
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
-    """The prompts of each class; raises EtpError if the file cannot be read as such."""
+    """Reads the prompts of each class; raises EtpError if the file is not a prompt file."""
     prompts = {}
-    for code, value in read_json(path, "it is JSON, {class code: text}").items():
+    for code, value in read_json(path, "it must be JSON, {class code: text}").items():
         texts = [value] if isinstance(value, str) else value
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise EtpError(f"{path}: class {code!r} has neither a text nor a list of texts")
@@ -23,15 +23,15 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def spellings(code: str) -> tuple[str, str]:
-    """How a file may write a class code: PTB-XL's `NST_` may lack its underscore."""
+    """Spellings of a class code that a file may use: PTB-XL's `NST_` may lack its underscore."""
     return code, code.strip("_")
 
 
 def with_prompts(name: str, path: Path) -> Task:
-    """A task, by name or path, with the prompts of a file, each read as a report is.
+    """Loads a task, by name or path, with the prompts of a file; each prompt is read like a report.
 
     Raises:
-      EtpError: the file cannot be read, or lacks prompts of a class of the task; no such task.
+      EtpError: the file cannot be read or lacks prompts for a class of the task; or there is no such task.
     """
     task, prompts = get_task(name), read_prompts(path)
     found = {
@@ -40,7 +40,7 @@ def with_prompts(name: str, path: Path) -> Task:
     }
     missing = [c.code for c in task.classes if not found[c.code]]
     if missing:
-        raise EtpError(f"{path}: has no prompt of class {', '.join(missing)} of {name}; name them all")
+        raise EtpError(f"{path}: has no prompt for class {', '.join(missing)} of {name}; add prompts for all classes")
     return replace(
         task,
         classes=tuple(replace(c, prompts=found[c.code]) for c in task.classes),

@@ -1,4 +1,4 @@
-"""Where the prompts of a zero-shot evaluation come from: a shipped set, or a user's file. No jax."""
+"""Source of the prompts of a zero-shot evaluation: a shipped set, or a user's file. No jax."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from etp_jax.tasks.prompt_file import with_prompts
 from etp_jax.tasks.task import Task
 
 DEFAULT = "default"
-"""The prompt set where none is named."""
+"""Name of the prompt set that is used by default."""
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """A prompt set by its name, or a JSON file of one's own prompts."""
+    """A prompt set by its name, or a JSON file of a user's own prompts."""
 
     name: str
-    """As the user wrote it."""
+    """Name of the set or path of the file, as given by the user."""
     file: Path | None
-    """None for a shipped set."""
+    """Path of the user's file; None for a shipped set."""
 
     @classmethod
     def parse(cls, text: str) -> PromptSource:
-        """A text that ends in `.json` is a file; any other is the name of a set."""
+        """Interprets a text: a file if it ends in `.json`, otherwise the name of a set."""
         return cls(text, Path(text) if text.endswith(".json") else None)
 
     def task(self, name: str) -> Task:
-        """The task `name` with these prompts; raises EtpError if there is no such task, set or readable file."""
+        """Loads the task `name` with these prompts; raises EtpError if there is no such task, set or readable file."""
         return get_task(name, self.name) if self.file is None else with_prompts(name, self.file)
 
     def flaws(self, task: str) -> list[str]:
-        """What the linter finds in the prompts of a file, a line each; nothing for a shipped set."""
+        """Findings of the linter in the prompts of a file, one line each; empty for a shipped set."""
         return [] if self.file is None else [f"{self.name}: {flaw}" for flaw in lint_file(self.file, task)]
 
     @property
     def suffixes(self) -> list[str]:
-        """What these prompts add to the name of a result file; files of one name differ by their digest."""
+        """Suffixes of a result file's name for these prompts; files of the same name differ by their digest."""
         if self.file is not None:
             return [f"{self.file.stem}-{sha256(self.file)[:8]}"]
         return [] if self.name == DEFAULT else [self.name]

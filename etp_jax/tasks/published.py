@@ -1,7 +1,7 @@
-"""Splits as others published them: records and labels from CSV files, by the names of records and columns. No jax.
+"""Published splits: records and labels from CSV files, matched by the names of records and columns. No jax.
 
 A folder holds `*_train.csv`, `*_val.csv` and `*_test.csv`, as the MERL benchmark publishes them for PTB-XL, CPSC2018
-and Chapman-Shaoxing-Ningbo. The order of columns differs between its files; names decide.
+and Chapman-Shaoxing-Ningbo. The order of columns differs between its files, so columns are matched by name.
 """
 
 from __future__ import annotations
@@ -19,36 +19,38 @@ from etp_jax.errors import EtpError
 from etp_jax.tasks.task import Task
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-"""Our name of a split by the end of a file's name."""
+"""Name of a split in this package, by the end of the file name."""
 RECORD: dict[str, Callable[[str], str]] = {
     "ecg_path": lambda path: PurePosixPath(path).stem,
     "filename": str,
     "ecg_id": lambda number: number.removesuffix(".0"),
 }
-"""Columns that may name the record, the first that a file has, and how to read it."""
+"""Columns that may identify the record, with a function that extracts its identifier; the first match is used."""
 
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """Records of a split with their labels."""
+    """Records of one split with their labels."""
 
     record_ids: tuple[str, ...]
+    """Identifiers of N records."""
     y_NC: NDArray[np.bool_]
+    """Labels [N, C] of the task's C classes."""
 
 
 def read_published(folder: Path, task: Task) -> dict[str, PublishedSplit]:
     """Reads the published splits of a task.
 
     Args:
-      folder: with one CSV file a split.
-      task: its classes name the columns. PTB-XL's codes may have lost their underscores (`NST` for `NST_`).
+      folder: folder with one CSV file per split.
+      task: its class codes name the columns. PTB-XL's codes may lack their underscores (`NST` for `NST_`).
 
     Returns:
-      `train`, `validation` and `test`, those of which there is a file.
+      The splits by name, `train`, `validation` and `test`, as far as there are files.
 
     Raises:
-      EtpError: no or several files for a split, no column for a class, a label that is neither 0 nor 1, or a record
-        twice.
+      EtpError: there is no file at all, or a split has several; a class has no column; a label is neither 0 nor 1; or a
+        record occurs twice.
     """
     found: dict[str, PublishedSplit] = {}
     for end, split in SPLITS.items():
@@ -68,11 +70,11 @@ def _read_split(path: Path, task: Task) -> PublishedSplit:
         rows, columns = list(reader), list(reader.fieldnames or ())
     record = next((column for column in RECORD if column in columns), None)
     if record is None:
-        raise EtpError(f"{path}: no column names the record; it is one of {', '.join(RECORD)}")
+        raise EtpError(f"{path}: no column names the record; expected one of {', '.join(RECORD)}")
     record_ids = tuple(RECORD[record](row[record]) for row in rows)
     twice = next((name for name, count in Counter(record_ids).items() if count > 1), None)
     if twice is not None:
-        raise EtpError(f"{path}: record {twice} stands there twice")
+        raise EtpError(f"{path}: record {twice} occurs twice")
     y_NC = np.zeros((len(rows), len(task.classes)), bool)
     for c, code in enumerate(c.code for c in task.classes):
         column = code if code in columns else code.strip("_")
@@ -84,5 +86,5 @@ def _read_split(path: Path, task: Task) -> PublishedSplit:
 
 def _label(value: str | None, path: Path, column: str) -> bool:
     if value not in ("0", "1", "0.0", "1.0"):
-        raise EtpError(f"{path}: column {column} holds {value!r}, a label is 0 or 1")
+        raise EtpError(f"{path}: column {column} contains {value!r}; a label must be 0 or 1")
     return value.startswith("1")

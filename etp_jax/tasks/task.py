@@ -1,4 +1,4 @@
-"""A downstream task: its classes, the label codes of each, its records and its prompts. No jax.
+"""A downstream task: classes with their label codes, records and prompts. No jax.
 
 Codes are matched by exact name. A code counts at any likelihood, 0 included (in PTB-XL: present, likelihood unknown).
 The records of a task are those with at least one of its codes, unless it draws a balanced set.
@@ -21,13 +21,13 @@ class TaskClass:
     """One class of a task."""
 
     code: str
-    """Short name of the class in tables and JSON, as the data set writes it."""
+    """Short name of the class in tables and JSON, in the data set's spelling."""
     name: str
     """Name of the class in plain English."""
     codes: frozenset[str]
-    """Label codes that make a record positive."""
+    """Label codes of the class; a record with any of them is positive."""
     prompts: tuple[str, ...]
-    """Sentences for zero-shot classification; empty where the task has none of the prompt set."""
+    """Sentences for zero-shot classification; empty if the class has none in the prompt set."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,31 @@ class Task:
     """A multi-label classification task, or one with a single label where `max_per_class` is set."""
 
     name: str
+    """Name of the task."""
     classes: tuple[TaskClass, ...]
     """Classes that are scored."""
     prompt_set: str
-    """Name of the prompt set, then after a comma its version or the task file."""
+    """Name of the prompt set, a comma, and its version or the task file."""
     whole_prompts: bool
-    """Prompts are complete texts for the text tower; otherwise they are read as reports, in the recipe's template."""
+    """Whether prompts are complete texts for the text tower; otherwise the recipe's report template is applied."""
     against: tuple[str, ...] = ()
-    """Sentences whose score is subtracted from every class score, times `against_weight`."""
+    """Sentences whose score, times `against_weight`, is subtracted from every class score."""
     against_weight: float = 0.0
+    """Factor of the subtracted score."""
     dataset: str = ""
     """Data set whose label codes the task uses."""
     archive: str | None = None
-    """If given, only records with this `dataset` field count, for codes that several data sets use."""
+    """If given, only records with this `dataset` field are used; needed for codes shared by several data sets."""
     max_per_class: int | None = None
-    """If given, records form a balanced single-label set: per class the rarest class's number, at most this."""
+    """If given, records form a balanced single-label set; each class has the rarest class's number, at most this."""
     unscored: tuple[TaskClass, ...] = ()
     """Classes excluded from scoring. A record that carries one is not counted as single-label."""
     all_splits: bool = False
-    """Records come from all splits of the shards."""
+    """Whether records come from all splits of the shards."""
     known_codes: frozenset[str] | None = None
-    """If given, records with a code that is not among these are left out."""
+    """If given, records with any other code are left out."""
     overlapping: bool = False
-    """One code may make a record positive for several classes."""
+    """Whether one code may make a record positive for several classes."""
     shared_prompts: frozenset[str] = frozenset()
     """Prompts that several classes may have; lint accepts them."""
     file: str = ""
@@ -72,7 +74,7 @@ class Task:
 
     @property
     def rule(self) -> str:
-        """The rule that selects its records, in words."""
+        """Description of the rule that selects the records."""
         if self.max_per_class is None:
             return "any label" if self.known_codes is None else "any label, all codes known"
         source = "all splits" if self.all_splits else "the split"
@@ -80,16 +82,17 @@ class Task:
 
 
 def labels(task: Task, columns: SplitColumns) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which records may belong to a task, and their classes.
+    """Determines which records are eligible for a task, and their classes.
 
     Args:
       task: the task.
       columns: the records, `Split.columns`.
 
     Returns:
-      keep: bool [N], the record has at least one of the task's codes; for a balanced task, which draws among these,
-        exactly one of its classes and none of the unscored. It is of the task's archive.
-      y: bool [N, C], for all N records.
+      keep: bool [N], true if the record is of the task's archive and has at least one of the task's codes. For a
+        balanced task, which draws among these records, it must have exactly one of the scored classes and none of the
+        unscored.
+      y: bool [N, C], the classes of all N records.
     """
     sets = [frozenset(codes) for codes in columns.labels]
     classes = (*task.classes, *task.unscored)
@@ -107,7 +110,7 @@ def labels(task: Task, columns: SplitColumns) -> tuple[NDArray[np.bool_], NDArra
 
 
 def check_vocabulary(task: Task, vocabulary: Iterable[str], where: str) -> None:
-    """Raises EtpError when none of the task's codes is in a label vocabulary, as in shards of another data set."""
+    """Raises EtpError if a label vocabulary has none of the task's codes, as in shards of another data set."""
     known = frozenset(vocabulary)
     if task.codes.isdisjoint(known):
         some = ", ".join(sorted(known)[:5]) or "none"
@@ -115,7 +118,7 @@ def check_vocabulary(task: Task, vocabulary: Iterable[str], where: str) -> None:
 
 
 def check_prompts(task: Task) -> None:
-    """Raises EtpError when a scored class has no prompt, which zero-shot scores need."""
+    """Raises EtpError if a scored class has no prompt; zero-shot scores need one."""
     missing = [c.code for c in task.classes if not c.prompts]
     if missing:
         classes = f"class {missing[0]}" if len(missing) == 1 else f"classes {', '.join(missing)}"

@@ -1,7 +1,7 @@
 """The file of a task: one JSON object, checked field by field. No jax.
 
-`TaskFields` is the schema, version 1: its attributes are the fields of the JSON object, `ClassEntry` has those of a
-class. Shipped tasks are the files in `data/`, found by glob; a user's own file has the same fields.
+`TaskFields` is the schema, version 1: its attributes are the fields of the JSON object. `ClassEntry` has the fields of
+a class. Shipped tasks are the files in `data/`, found by glob; a user's own file has the same fields.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from etp_jax.errors import EtpError
 FORMAT = 1
 """Version of the schema."""
 SHIPPED = Path(__file__).parent / "data"
-"""Folder of the tasks that ship."""
+"""Folder of the shipped tasks."""
 TABLES = Path(__file__).parent / "tables"
 """Folder of the tables that tasks share: vocabularies, prompt sets, waveform features."""
 KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
@@ -37,7 +37,7 @@ class ClassEntry:
     name: str
     """Name of the class in plain English."""
     labels: tuple[str, ...]
-    """Label codes of the shards; a record with any of them is positive."""
+    """Label codes of the class; a record with any of them is positive."""
     prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Sentences for zero-shot classification, by prompt set; most tasks have the set `default`."""
 
@@ -53,7 +53,7 @@ class Contrast:
     weight: float
     """Factor of the subtracted score."""
     written: str = ""
-    """Note on how the set was made."""
+    """Note on how the prompt set was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,65 +69,65 @@ class TaskFields:
     classes: tuple[ClassEntry, ...]
     """All classes of the task, in the order of its tables."""
     source: str = ""
-    """Where classes and codes come from."""
+    """Source of classes and codes."""
     of: str | None = None
-    """Task to take all fields from that are not given here: a shipped task's name, or a .json file from this folder."""
+    """Task that supplies all fields not given here: a shipped task's name, or a .json path relative to this folder."""
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """With `of` only: label codes by class, in place of those of the other task."""
+    """With `of` only: label codes by class, which replace those of the other task."""
     order: int | None = None
     """Position among the shipped tasks in lists and reports; files without one follow by name."""
     dataset: str = ""
     """Data set whose label codes the task uses."""
     archive: str | None = None
-    """If given, only records with this `dataset` field count, for codes that several data sets use."""
+    """If given, only records with this `dataset` field are used; needed for codes shared by several data sets."""
     vocabulary: dict[str, str] = field(default_factory=dict)
-    """Meaning of each label code; by default the table that ships for `dataset`, if there is one."""
+    """Meaning of each label code; by default the shipped table for `dataset`, if there is one."""
     scored: tuple[str, ...] | None = None
-    """Codes of the classes that are scored; by default all. Beside another class a label is not single."""
+    """Codes of the scored classes; by default all. A record with another class is not counted as single-label."""
     max_per_class: int | None = None
-    """If given, the task is a balanced set of records with a single label, at most this many of each class."""
+    """If given, records form a balanced single-label set with at most this many records of each class."""
     all_splits: bool = False
-    """Records come from all splits of the shards."""
+    """Whether records come from all splits of the shards."""
     known_codes: dict[str, str] | None = None
-    """If given, records with a label code that is not among these are left out. The values are names."""
+    """If given, records with any other label code are left out. The values are names."""
     overlapping: bool = False
-    """One label code may make a record positive for several classes."""
+    """Whether one label code may make a record positive for several classes."""
     templates: dict[str, str] = field(default_factory=dict)
-    """Prompt sets of one sentence for every class, with `{name}` for its name; the text tower reads them as is."""
+    """Prompt sets with one sentence for every class; `{name}` is its name. The text tower reads them unchanged."""
     contrasts: dict[str, Contrast] = field(default_factory=dict)
-    """Contrast sets of this task, beside or instead of the one that ships."""
+    """Contrast sets of this task, in addition to or instead of the shipped one."""
     shared_prompts: tuple[str, ...] = ()
     """Prompts that several classes may have; lint accepts them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFile(TaskFields):
-    """A task file that was read and checked; what `of` names is filled in."""
+    """A task file, read and checked, with the fields of the task in `of` filled in."""
 
     path: Path
-    """The file."""
+    """Path of the file."""
     content: dict[str, Any]
-    """The JSON object, without `of` and `labels`: what these name is filled in."""
+    """JSON object without `of` and `labels`, which have been resolved."""
 
     @property
     def shipped(self) -> bool:
-        """Whether it is one of the tasks that ship."""
+        """Whether the task is a shipped one."""
         return self.path.parent == SHIPPED
 
     @property
     def label_vocabulary(self) -> dict[str, str]:
-        """The label codes of the data set with their meaning; empty if neither the file nor a table has them."""
+        """Label codes of the data set with their meaning; empty if neither the file nor a table has them."""
         return self.vocabulary or table("vocabularies.json")["vocabularies"].get(self.dataset, {})
 
     @property
     def digest(self) -> str:
-        """Identifies everything in the file that changes results."""
+        """Hash of everything in the file that affects results."""
         facts = {name: value for name, value in self.content.items() if name not in DESCRIPTIVE}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 DESCRIPTIVE = ("title", "source", "order")
-"""Fields that do not change any result, and that a file with `of` does not take over."""
+"""Fields that do not affect results; a file with `of` does not inherit them."""
 
 
 def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
@@ -138,7 +138,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
       above: files that are derived from this one.
 
     Raises:
-      EtpError: it cannot be read, has an unknown field or a wrong value, lacks classes, or has a code twice.
+      EtpError: the file cannot be read, has an unknown field or a wrong value, lacks classes, or has a code twice.
     """
     if path.resolve() in above:
         raise EtpError(f"{path}: is derived from itself; correct its `of`")
@@ -165,7 +165,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
 
 
 def task_text(content: dict[str, Any]) -> str:
-    """A task's JSON object as text: a line for each field, and inside objects and lists of objects for each entry."""
+    """Formats a task's JSON object: one line per field, and per entry of objects and of lists of objects."""
     lines = []
     for name, value in content.items():
         text = _inline(value)
@@ -180,7 +180,7 @@ def task_text(content: dict[str, Any]) -> str:
 
 @cache
 def table(file: str) -> dict[str, Any]:
-    """One of the tables that tasks share."""
+    """Reads one of the tables that tasks share."""
     return json.loads((TABLES / file).read_text(encoding="utf-8"))
 
 
@@ -201,7 +201,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; json itself keeps the last of several values without a word."""
+    """Builds a JSON object from unique names; the json module would silently keep the last of several values."""
     twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"field {twice!r} is given twice")
@@ -209,7 +209,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _convert(value: Any, kind: Any, file: str, place: str) -> Any:
-    """A JSON value as a Python value of the type `kind`; raises EtpError, naming the place, if it is of another."""
+    """Converts a JSON value to the Python type `kind`; raises EtpError, naming the place, if the type differs."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return _convert(value, args[0], file, place)
@@ -240,7 +240,7 @@ def _convert_object(value: dict[str, Any], kind: Any, file: str, place: str) -> 
 
 
 def _expect(value: Any, kind: Any, words: str, file: str, place: str) -> None:
-    """Raises EtpError if a JSON value is not of a Python type; Python counts true and false as numbers."""
+    """Raises EtpError if a JSON value is not of a Python type. In Python, true and false are also integers."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise EtpError(f"{file}: {place}: must be {words}, not {json.dumps(value)}")
 
@@ -280,5 +280,5 @@ def _check_classes(file: TaskFile) -> None:
                 raise EtpError(f"{where}: label code {label!r} is given twice")
             if label in owner and not file.overlapping:
                 other = owner[label]
-                raise EtpError(f"{where}: {label!r} is of class {other} too; if it should be, set `overlapping`: true")
+                raise EtpError(f"{where}: {label!r} belongs to class {other} too; if intended, set `overlapping`: true")
             owner[label] = c.code

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, its exit status, and no traceback."""
+"""Tests the command line from the user's side: its output, its exit status, and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `etp train` and `etp bench`: towers, short help, short runs."""
+"""Tests the options of `etp train` and `etp bench`: towers, short help, short runs."""
 
 from __future__ import annotations
 

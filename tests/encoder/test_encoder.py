@@ -157,7 +157,7 @@ def test_embeddings_of_a_read_only_folder_are_kept_for_the_user(
     (tmp_path / "full").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
     assert Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))[1].shape == (50, 8)
-    assert "not kept for the next time" in capsys.readouterr().err
+    assert "the result was not cached" in capsys.readouterr().err
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     first = Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))
     monkeypatch.setattr(Encoder, "_encode_ecg", None)

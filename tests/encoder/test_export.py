@@ -110,10 +110,10 @@ def test_an_export_is_not_exported_onto_itself(frozen: tuple[Path, Path], shards
     out = tmp_path / "out"
     main.main(["export", "--run", str(frozen[0]), "--out", str(out), "--shards", str(shards)])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EtpError, match="out: is what would be exported; name another folder"):
+    with pytest.raises(EtpError, match="out: is the folder to be exported; name another folder"):
         export(out, Path("out"))
     assert load_calibration(out) is not None
-    with pytest.raises(EtpError, match="an exported encoder is of one checkpoint"):
+    with pytest.raises(EtpError, match="an exported encoder has a single checkpoint"):
         Encoder.from_run(out, "latest")
     with pytest.raises(EtpError, match="an exported encoder has no training to report"):
         write_page(out, shards)

@@ -1,4 +1,4 @@
-"""Encoders to and from the Hugging Face Hub, whose HTTP interface a local server has."""
+"""Tests upload to and download from the Hugging Face Hub; a local server provides its HTTP interface."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_encoder_goes_there_and_comes_back(exported: Path, hub: Hub) -> None:
     back = etp_jax.load("hf://lab/ecg")
     np.testing.assert_array_equal(back.encode_ecg(signal), model.encode_ecg(signal))
     assert repr(back).startswith("EcgModel('hf://lab/ecg', step=3")
-    assert run_folder(Path("hf://lab/ecg")) == run_folder("hf://lab/ecg")  # a path keeps one slash only
+    assert run_folder(Path("hf://lab/ecg")) == run_folder("hf://lab/ecg")  # Path() collapses the two slashes into one
 
     hub.tags["v1"] = first
     newer = dict(hub.repositories["lab/ecg"][-1][1]) | {"README.md": b"newer"}
@@ -54,7 +54,7 @@ def test_only_known_files_are_fetched_and_sent(exported: Path, hub: Hub) -> None
     folder = run_folder("hf://lab/ecg")
     assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == set(files)
     assert not set(strange) & set(hub.fetched)
-    # What is sent replaces all that was sent before, and leaves the rest.
+    # An upload replaces all files of the previous upload, and keeps the other files.
     stale = {"calibration.json": b"{}", "encoder.onnx": b"x", "notes.txt": b"of the owner"}
     hub.commit("lab/own", stale)
     hub_module.upload(exported, "lab/own", FILES, private=False)
@@ -74,8 +74,8 @@ def test_mistakes_are_one_line(
         "hf://lab/none": "hf://lab/none: no such repository, or a private one; .* `hf auth login`",
         "hf://lab/other@v9": "hf://lab/other@v9: the repository has no such branch, tag or commit",
         "hf://lab/other": r"holds no encoder of `etp export` \(text.json is missing\)",
-        "hf://lab": "hf://lab: is no name on the Hugging Face Hub",
-        "hf://../..": r"hf://../..: is no name on the Hugging Face Hub",
+        "hf://lab": "hf://lab: is not a name on the Hugging Face Hub",
+        "hf://../..": r"hf://../..: is not a name on the Hugging Face Hub",
     }.items():
         with pytest.raises(EtpError, match=message) as error:
             etp_jax.load(name)
@@ -83,14 +83,14 @@ def test_mistakes_are_one_line(
     model = etp_jax.load(exported)
     with pytest.raises(EtpError, match="others/ecg: the hub refuses"):
         model.push_to_hub("others/ecg")
-    with pytest.raises(EtpError, match="leave @v1 away"):
+    with pytest.raises(EtpError, match="omit @v1"):
         model.push_to_hub("lab/ecg@v1")
     monkeypatch.setattr(hub_module, "get_token", lambda: None)
     with pytest.raises(EtpError, match="lab/ecg: not logged in to the Hugging Face Hub; run `hf auth login`"):
         model.push_to_hub("lab/ecg")
     with pytest.raises(SystemExit):
         main.main(["export", "--run", str(run_dir), "--out", str(tmp_path / "out"), "--push", "lab/ecg"])
-    assert not (tmp_path / "out").exists()  # found before the work
+    assert not (tmp_path / "out").exists()  # the error is raised before the export
 
 
 def test_without_a_network_the_copy_serves(exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

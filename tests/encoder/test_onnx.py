@@ -1,4 +1,4 @@
-"""The ONNX graph against Flax, by onnxruntime."""
+"""Compares the ONNX graph, run by onnxruntime, with Flax."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_onnx(folder: Path, ecg_mv: np.ndarray, mask: np.ndarray) -> list[np.ndar
 
 
 def made_up(tower: ResNetConfig, projection: Any) -> Encoder:
-    """An encoder whose every parameter and statistic is drawn, so that none is 0 or 1."""
+    """An encoder with random parameters and statistics, so that none is 0 or 1."""
     config = ModelConfig(ecg=tower, embedding_dim=8, projection=projection)
     model = DualEncoder(config, None, 8)
     shapes = jax.eval_shape(

@@ -95,7 +95,7 @@ def test_probe_rows(probe: dict[str, Any], run_dir: Path):
     mean = np.mean([row["macro_auroc"] for row in probe["rows"][:2]])
     assert trained["0.1"]["macro_auroc"]["mean"] == pytest.approx(mean, abs=1e-6)
     assert trained["1.0"]["macro_auroc"]["mean"] == probe["rows"][2]["macro_auroc"]
-    # The level of a record tells its labels, and any encoder sees it.
+    # The signal level of a record depends on its labels, and any encoder detects it.
     assert trained["1.0"]["macro_auroc"]["mean"] > 0.7
 
 
@@ -129,7 +129,7 @@ def test_zero_shot_reads_prompts_from_a_file(run_dir: Path, shards: Path, tmp_pa
     command = ["evaluate", "zero-shot", "--run", str(run_dir), "--shards", str(shards), "--prompts", str(file)]
     main.main([*command, "--bootstrap", "5"])
     assert "mine.json: class NORM: 'Let me know about" in capsys.readouterr().err
-    assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not what another file of that name gave
+    assert json.loads(kept.read_text())["rows"] == mine["rows"]  # not the result for another file of that name
 
 
 def test_retrieval(run_dir: Path, shards: Path):
@@ -193,11 +193,9 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
             measure(args[0], run_dir, shards, *args[1:], **{"bootstrap": 2, **kwargs})
 
     said(r"was trained on 192 of the 280 records .* in 'all' of small", "zero-shot", split="all")
-    said(
-        "mets-super-200 draws its records from all splits; ask for them with --split all", "zero-shot", "mets-super-200"
-    )
+    said("mets-super-200 draws its records from all splits; add --split all", "zero-shot", "mets-super-200")
     said("too small to fit probes", "probe", "mets-super", split="test")
-    said("cannot take published", "zero-shot", "mets-super", split="test", published=tmp_path)
+    said("cannot use published", "zero-shot", "mets-super", split="test", published=tmp_path)
     said("fitted on split 'train'; score another", "probe", split="all")
     said("reads one split of the shards", "retrieval", split="all")
     said("bootstrap is 0", "retrieval", bootstrap=0)
@@ -230,12 +228,12 @@ def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: 
 
 def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ReportTable, "paired", np.arange(0))
-    with pytest.raises(EtpError, match="no record of split 'validation' has a report to be found"):
+    with pytest.raises(EtpError, match="no record of split 'validation' has a report"):
         measure("retrieval", run_dir, shards)
 
 
 def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
-    """Labels that say the opposite of the records' codes turn the ranking round."""
+    """Labels that are the opposite of the records' codes reverse the ranking."""
     target = TaskRecords(Shards(shards), get_task("ptbxl-super")).of("test")
     chosen = [name for name in target.record_ids if int(name.split("-")[1]) % 2]
     y = target.y_nC[np.isin(target.record_ids, chosen)]

@@ -36,9 +36,9 @@ def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.Mo
     rows = [(row["encoder"], row["fraction"], row["train_seed"]) for row in result["rows"]]
     assert rows == [("trained", 1.0, 7), ("supervised", 1.0, 7)] and "4 label codes" in str(result["protocol"])
     for row in result["rows"]:
-        assert row["per_class"]["MI"]["auroc"] > 0.8  # the level of a record tells it
+        assert row["per_class"]["MI"]["auroc"] > 0.8  # it shows in the signal level of a record
 
-    monkeypatch.setattr(tuning, "tune", None)  # kept: nothing is trained again, here for another split
+    monkeypatch.setattr(tuning, "tune", None)  # cached: nothing is trained again for another split
     measure("finetune", run, run.parent / "shards", split="validation", bootstrap=5)
     after = Encoder.from_run(run).variables
     np.testing.assert_array_equal(
@@ -79,5 +79,5 @@ def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytes
     result = measure("finetune", run, shards, split="test", bootstrap=5, protocol="merl-as-published")
     assert [(row["encoder"], row["fraction"]) for row in result["rows"]] == [("trained", 0.01), ("supervised", 0.01)]
     assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
-    assert sizes == [2] * 6  # short batches are not filled up
+    assert sizes == [2] * 6  # short batches are not padded
     assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()

@@ -1,4 +1,4 @@
-"""The registry: a kind is one file and one `Kind(...)`, and everything else finds it there."""
+"""Tests the registry of kinds: a new kind needs one file and one `Kind(...)`, and everything else finds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from etp_jax.reproduce.study import read
 
 PACKAGE = Path(main.__file__).parents[1]
 NEW_FILE = '''
-"""How far apart the embeddings of one patient's records are, beside those of different patients."""
+"""Similarity of the embeddings of one patient's records, compared with those of different patients."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def evaluate(request, encoders, shards):
 
 @pytest.fixture
 def spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
-    """A kind that somebody adds: a file, and a line in KINDS. The commands are built from KINDS."""
+    """Adds a kind as a user would: a file and a line in KINDS. The commands are built from KINDS."""
     file = tmp_path / "spread.py"
     file.write_text(NEW_FILE)
     spec = importlib.util.spec_from_file_location("spread", file)
@@ -97,7 +97,7 @@ def test_a_kind_that_is_added_is_measured_printed_shown_and_studied(
 
 
 def test_no_kind_is_named_outside_its_file() -> None:
-    """No module but a kind's own holds its name as a string; prose in docstrings may."""
+    """Only a kind's own module may contain its name as a string; docstrings of others may mention it."""
     names = set(KINDS)
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from tests.helpers.evaluations import measure
 
 
 def reference(layer: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """Adam with L2 in its gradient, as PyTorch's, in double precision; weights with the bias below, by epoch."""
+    """PyTorch's Adam with L2 in the gradient, in double precision; returns weights by epoch, the bias as last row."""
     w = np.vstack([layer["kernel"], layer["bias"]]).astype(np.float64)
     x = np.hstack([x, np.ones((len(x), 1))]).astype(np.float64)
     first, second, step, found = np.zeros_like(w), np.zeros_like(w), 0, []
@@ -31,7 +31,7 @@ def reference(layer: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> lis
 
 
 def test_one_epoch_of_the_scored_split_is_chosen(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
-    """240 records but 48 make 12 batches an epoch, so the rate falls in the fourth."""
+    """240 records without 48 make 12 batches per epoch, so the learning rate falls in the fourth epoch."""
     monkeypatch.setattr(merl, "EPOCHS", 5)
     result = measure(
         "probe", run_dir, shards, split="test", fractions=(1.0,), bootstrap=5, protocol="merl-as-published"

@@ -63,7 +63,7 @@ def test_subsets_are_stratified_nested_and_of_the_asked_size():
     assert len(set(small)) == 100 and len(set(large)) == 400 and set(small) <= set(large)
     assert set(small) != set(draw(y, 0.05, 6)) and len(draw(y[:30], 0.01, 0)) == 1
     for subset, fraction in ((small, 0.05), (large, 0.2)):
-        assert abs(y[subset, 2].sum() - fraction * y[:, 2].sum()) <= 2  # the rarest is a stratum of its own
+        assert abs(y[subset, 2].sum() - fraction * y[:, 2].sum()) <= 2  # the rarest class is a separate stratum
         none = np.equal(y.sum(axis=1), 0)
         assert abs(none[subset].sum() - fraction * none.sum()) <= 2
 

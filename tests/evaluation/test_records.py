@@ -19,12 +19,12 @@ from etp_jax.tasks.published import PublishedSplit
 from tests.helpers.small_run import SAMPLES, make_record
 
 CODES = ("NORM", "IMI", "NDT", "LAFB", "LVH")
-"""One of each class of `mets-super`."""
+"""One label code of each class of `mets-super`."""
 COUNTS = {"train": 100, "validation": 40, "test": 60}
 
 
 def write_single(folder: Path, parts: int = 1) -> Shards:
-    """Every third record has two classes; the others one, of which LVH is the rarest."""
+    """Every third record has two classes, the others one; LVH is the rarest class."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     content = {}
@@ -52,7 +52,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 def fake_encoder(seed: int = 0) -> Any:
-    """An ECG's embedding is drawn, near its first label's; a prompt's is that of the class."""
+    """Random ECG embeddings near that of the first label; a prompt has the embedding of its class."""
     axes = np.eye(8, dtype=np.float32)
     place = {p: n for n, c in enumerate(get_task("mets-super").classes) for p in c.prompts}
 

@@ -1,4 +1,4 @@
-"""Result files: of this version, of version 0.1, and those that are none."""
+"""Tests result files: those of this version, those of version 0.1, and invalid ones."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from etp_jax.tasks import Task, TaskClass
 
 
 def fake_encoder() -> tuple[Any, dict[tuple[str, bool], np.ndarray]]:
-    """Gives every sentence a random unit vector; says how it was asked."""
+    """Gives every sentence a random unit vector, and records how it was called."""
     rng = np.random.default_rng(0)
     known: dict[tuple[str, bool], np.ndarray] = {}
 
@@ -69,7 +69,7 @@ def test_each_half_of_the_patients_takes_thresholds_from_the_other():
     y = rng.random((120, 2)) < 0.4
     scores = rng.normal(size=(120, 2)) + y
     called = called_by_halves(scores, y, patients)
-    # Flipping the labels of a patient can change only what is called in the half that he is not in.
+    # Flipping the labels of a patient can change the predictions only in the half without that patient.
     reached = {}
     for patient in np.unique(patients):
         flipped = np.where((patients == patient)[:, None], ~y, y)

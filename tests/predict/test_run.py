@@ -1,4 +1,4 @@
-"""`etp predict`: what is told of a record, and that it is what the Python interface gives for the same signal."""
+"""Tests the output of `etp predict`, and that the Python interface gives the same for the same signal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLATT = {"MI": (3.0, -0.5), "NORM": (2.0, 0.1)}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> Path:
-    """A run on band-passed shards, with probabilities of two classes."""
+    """A run on band-passed shards, with probabilities for two classes."""
     folder = tmp_path_factory.mktemp("predict")
     filters = {"bandpass": [1.0, 30.0], "notch": None}
     shards, run = write_shards(folder / "shards", preparation={"filters": filters}), folder / "run"
@@ -54,7 +54,7 @@ def model(run: Path) -> EcgModel:
 
 @pytest.fixture(scope="module")
 def signal() -> np.ndarray:
-    """Millivolt [T, 12], 4 s at 100 Hz."""
+    """Signal [T, 12] in millivolt, 4 s at 100 Hz."""
     time = np.arange(400) / FS
     return np.sin(2 * np.pi * np.outer(time, np.linspace(2, 9, 12))) + np.random.default_rng(0).normal(
         0, 0.1, (400, 12)
@@ -62,7 +62,7 @@ def signal() -> np.ndarray:
 
 
 class Words(HTMLParser):
-    """The text of a page, and what its drawing marks."""
+    """Collects the text of a page, and the marks in its drawing."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
     about = {"fs": FS, "units": ["mV"] * 6, "sig_name": list(LEADS[6:]), "fmt": ["16"] * 6}
     wfdb.wrsamp("w", p_signal=signal[:, 6:], write_dir=str(folder / "deep"), **about)
     argv = ["predict", str(folder), "--run", str(run), "--fs", "100", "--out", str(folder)]
-    for _ in range(2):  # the second time its own table lies in the folder
+    for _ in range(2):  # in the second run the folder contains the command's own table
         main.main([*argv, "--prompt", "pacemaker"])
         assert "3 records, 1 of them could not be used" in capsys.readouterr().out
     rows = {row["record"]: row for row in csv.DictReader((folder / "predictions.csv").open())}
@@ -171,7 +171,7 @@ def test_occlusion_finds_what_a_score_reads():
     ecg_NTL, mask_NL = hidden(ecg, mask, FS)
     assert ecg_NTL.shape == (1 + 3 + 3, 250, 3) and not mask_NL[2, 1] and not ecg_NTL[2, :, 1].any()
     np.testing.assert_array_equal(ecg_NTL[0], ecg)
-    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])  # the last, half second is cut off by itself
+    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])  # the last half second is cut off separately
     found = occlusion(ecg_NTL[:, 100:200, 1].mean(axis=1), mask, ("I", "II", "V1"))
     assert found.highlight == Highlight(("II",), (1,)) and set(found.by_lead) == {"I", "II"}
     assert found.by_lead["I"] == found.by_second[0] == 0

@@ -1,4 +1,4 @@
-"""Real records that several test files read."""
+"""Fixtures of real records that several test files read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Challenge's records at hand through `etp prep cinc2020`."""
+"""Tests `etp prep cinc2020` on the available records of the Challenge."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ICBEB = {
 
 
 def headers() -> dict[str, list[str]]:
-    """Record name to the comments of its header, read by wfdb."""
+    """Reads the header comments of each record with wfdb, by record name."""
     return {path.stem: wfdb.rdheader(str(path.with_suffix(""))).comments or [] for path in SOURCE.rglob("*.hea")}
 
 

@@ -1,4 +1,4 @@
-"""The real MIT-BIH records: windows and beat types, against annotation files read here byte by byte."""
+"""Tests windows and beat types of the real MIT-BIH records; annotation files are decoded here independently."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FS, SECONDS, WINDOWS = 360, 10, 180
 
 
 def beats(path: Path) -> dict[int, set[str]]:
-    """Beat types of each window, from the MIT format: 16 bits, code in the upper 6, time step in the lower 10."""
+    """Decodes beat types by window from the MIT format: 16 bits, code in the upper 6, time step in the lower 10."""
     words, found, time, position = np.fromfile(path, "<u2").tolist(), {}, 0, 0
     while words[position]:
         code, step = words[position] >> 10, words[position] & 1023
@@ -34,7 +34,7 @@ def beats(path: Path) -> dict[int, set[str]]:
         if code == 59:  # a long step, in the next two words, the upper half first
             time += (words[position] << 16) + words[position + 1]
             position += 2
-        elif code == 63:  # a text of so many bytes
+        elif code == 63:  # a string of that many bytes
             position += (step + 1) // 2
         elif code < 59:
             time += step
@@ -65,7 +65,7 @@ def test_windows_and_labels_are_the_archive_s(shards: Shards) -> None:
 
 
 def test_classes_of_the_task(shards: Shards) -> None:
-    """Positives of each class, over all splits; and only the leads that the records have."""
+    """Checks the positives of each class over all splits, and that only the recorded leads are present."""
     task = get_task("mitbih-beats")
     counts: Counter[str] = Counter()
     for name in shards.splits:

@@ -1,4 +1,4 @@
-"""What the card of the shipped encoder says, measured again on PTB-XL's fold 9."""
+"""Recomputes the figures of the shipped encoder's model card on PTB-XL's fold 9."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TASKS = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
 
 
 def test_figures_and_probabilities_of_the_card(fold_9: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # not what an earlier run kept
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # do not use the cache of an earlier run
     encoder, split = Encoder.from_run(PRETRAINED), Shards(fold_9).split("validation")
     ecg_NE = encoder.ecg(split)[1]
     calibration = load_calibration(PRETRAINED)

@@ -1,4 +1,4 @@
-"""The whole of PTB-XL through `etp prep ptbxl`."""
+"""Tests `etp prep ptbxl` on the whole of PTB-XL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOURCE = Path(ROOT or "") / "ptbxl"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All records at 100 Hz."""
+    """Shards of all records at 100 Hz."""
     folder = tmp_path_factory.mktemp("ptbxl") / "shards"
     build(open_archive(SOURCE), folder, workers=os.cpu_count() or 1)
     yield folder

@@ -1,4 +1,4 @@
-"""The glossary on PTB-XL's real reports: where its entries come from and how far it reaches."""
+"""Tests the glossary on PTB-XL's real reports: the source of its entries and its coverage."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_only_reports_that_say_nothing_become_empty(table: pd.DataFrame) -> None
         (r"\b(?:kein|keine|ohne|inga|inget)\b", r"\b(?:no|without|absent)\b"),
         (r"\bmoegl|\bmoejligen\b|\boevervaeg", r"\b(?:possibl|should be considered)"),
         (r"\bverdacht auf\b|\bmisstaenkt\b", r"\bsuspected\b"),
-        # Three reports go on with the physician's own word: "wahrscheinlich kammerhypertrophie lvh moeglich".
+        # Three reports continue with the physician's own words: "wahrscheinlich kammerhypertrophie lvh moeglich".
         (r"\bwahrscheinlich\b(?! +(?:kammerhypertrophie|infarkt posterior))|\bsannolikt\b", r"\bprobabl"),
     ],
 )

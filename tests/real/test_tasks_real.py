@@ -1,4 +1,4 @@
-"""The tasks against the archives' own files and the benchmark's label files; needs ETP_DATA_ROOT."""
+"""Compares the tasks with the archives' own files and the benchmark's label files; needs ETP_DATA_ROOT."""
 
 import ast
 import csv
@@ -33,7 +33,7 @@ def statements() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def database() -> dict[int, tuple[str, tuple[str, ...]]]:
-    """Fold and label codes, at any likelihood, by record."""
+    """Reads fold and label codes, at any likelihood, by record."""
     with (FOLDER / "ptbxl" / "ptbxl_database.csv").open(encoding="utf-8") as file:
         return {
             int(float(row["ecg_id"])): (row["strat_fold"], tuple(ast.literal_eval(row["scp_codes"])))
@@ -69,13 +69,13 @@ def test_records_and_positives_of_fold_10(
 
 
 def records_of(codes: Iterable[tuple[str, ...]], dataset: str = "ptbxl") -> Any:
-    """The columns that a task reads."""
+    """Creates the columns that a task reads."""
     labels = list(codes)
     return SimpleNamespace(labels=labels, dataset=[dataset] * len(labels))
 
 
 def published(name: str) -> Path:
-    """Folder of the benchmark's label files of a task."""
+    """Folder of the benchmark's label files for a task."""
     if name in PTBXL:
         folder = "ptbxl/" + name.removeprefix("ptbxl-") + ("_class" if name in COLUMN else "")
     else:
@@ -87,7 +87,7 @@ def published(name: str) -> Path:
 
 
 def challenge(archive: str) -> dict[str, tuple[str, ...]]:
-    """What `#Dx` of each header says, by record."""
+    """Reads the codes in `#Dx` of each header, by record."""
     headers = sorted((FOLDER / "cinc2020" / archive).glob("*.hea"))
     if not headers:
         pytest.skip("no Challenge records under ETP_DATA_ROOT")
@@ -101,7 +101,7 @@ def challenge(archive: str) -> dict[str, tuple[str, ...]]:
 
 @pytest.mark.parametrize("name", PTBXL)
 def test_published_labels_are_ours(name: str, database: dict[int, tuple[str, tuple[str, ...]]]):
-    """By the names of columns, record by record; the files hold all records of the task and its folds."""
+    """Compares by column name, record by record; the files contain all records of the task and its folds."""
     task = get_task(name)
     read = read_published(published(name), task)
     for split, folds in (("train", [*"12345678"]), ("validation", ["9"]), ("test", ["10"])):
@@ -112,7 +112,7 @@ def test_published_labels_are_ours(name: str, database: dict[int, tuple[str, tup
 
 
 def test_published_columns_are_not_in_one_order():
-    """Read by position, 3 of 23 columns of the training file are taken for others."""
+    """If read by position, 3 of 23 columns of the training file are mistaken for others."""
     heads = {}
     for end in SPLITS:
         with next(published("ptbxl-sub").glob(f"*_{end}.csv")).open(encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def test_published_columns_are_not_in_one_order():
 
 @pytest.fixture(scope="module")
 def csn_texts() -> dict[str, list[str]]:
-    """The acronyms of each published record of Chapman-Shaoxing-Ningbo."""
+    """Reads the acronyms of each published record of Chapman-Shaoxing-Ningbo."""
     texts = {}
     for path in published("csn").glob("*.csv"):
         with path.open(encoding="utf-8") as file:
@@ -179,7 +179,7 @@ WORDS = {
     "Normal": "426783006", "AF": "164889003", "I-AVB": "270492004", "LBBB": "164909002", "RBBB": "59118001",
     "PAC": "284470004", "PVC": "164884008", "STD": "429622005", "STE": "164931005",
 }  # fmt: skip
-"""What the early release of the Challenge writes for the codes of the later one."""
+"""Codes of the later release of the Challenge, by their spelling in the early release."""
 
 
 def test_cpsc2018_labels_of_the_archive_are_the_published_ones():
@@ -198,7 +198,7 @@ def test_cpsc2018_labels_of_the_archive_are_the_published_ones():
 
 
 def dx_mapping(*kinds: str) -> list[dict[str, str]]:
-    """The Challenge's tables of codes, with the number of records in each archive."""
+    """Reads the Challenge's tables of codes, with the number of records in each archive."""
     rows = []
     for kind in kinds or ("scored", "unscored"):
         path = FOLDER / "labels" / f"cinc2021_dx_mapping_{kind}.csv"
@@ -260,4 +260,4 @@ def test_flaws_of_the_benchmarks_prompts_are_found():
         "class CR: 'counterclockwise rotation' contradicts 'clockwise rotation'",
     } <= set(flaws)
     assert any(flaw.startswith("class BIGU: ") and "talks to somebody" in flaw for flaw in flaws)
-    assert len(flaws) < 40  # of 131 classes: most are left in peace
+    assert len(flaws) < 40  # of 131 classes: most have no flaw

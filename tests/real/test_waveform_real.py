@@ -1,4 +1,4 @@
-"""Measurements and the filter of waveform features on PTB-XL's fold 9."""
+"""Tests measurements and the filter of waveform features on PTB-XL's fold 9."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ FLOORS = {
     ("AFIB", "p_likeness"): (0.75, 0.92, 0.94),
     ("AFIB", "rr_irregularity"): (0.80, 0.88, 0.92),
 }
-"""Least sensitivity, specificity and AUROC of a textbook criterion against the label."""
+"""Minimum sensitivity, specificity and AUROC of a textbook criterion for a label."""
 
-# Truths and lies: what a label says of the tracing, and what cannot be true beside it.
+# True features, which a label implies, and false ones, which cannot occur together with it.
 TRUE = {
     "SBRAD": ["heart rate is below 60 per minute"],
     "STACH": ["heart rate is above 100 per minute"],
@@ -94,7 +94,7 @@ def test_normal_ecgs_have_normal_intervals(shards):
 
 
 def test_rate_agrees_with_neurokit2(shards):
-    # Not among the tests' packages: it wants older pandas and setuptools than they do.
+    # Not among the tests' packages: it requires older pandas and setuptools than they do.
     neurokit2 = pytest.importorskip("neurokit2")
     split = shards.split("validation")
     pairs = []
@@ -125,7 +125,7 @@ def test_planted_hallucinations_are_rejected(shards, tmp_path):
 
 
 def judged(shards: Shards, restorer: Restorer, known: dict[str, Feature], plan: dict[str, list[str]]) -> list[str]:
-    """What becomes of 500 features planted into records whose labels leave no doubt, a label after the other."""
+    """Filters 500 features planted into records with unambiguous labels, one label after the other."""
     split = shards.split("validation")
     sure = [
         dict(zip(codes, p, strict=True))

@@ -1,4 +1,4 @@
-"""The pages in a real browser, on a phone and on a desk, without a network.
+"""Tests the pages in a real browser, at phone and desktop size, without a network.
 
 Needs the extra `browser`, and in ETP_CHROMIUM the path of a Chromium (`.ci/browser FOLDER` fetches FOLDER/chromium).
 """
@@ -83,7 +83,7 @@ def test_a_page_opens_without_a_network(
     page.goto(pages[name].as_uri())
     assert complaints == [] and asked == [pages[name].as_uri()]
 
-    assert page.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll separately
     boxes = [drawing.bounding_box() for drawing in page.locator(drawn).all()]
     assert boxes and all(box["width"] > 30 and box["height"] > 10 for box in boxes if box)
     assert page.locator("h1").is_visible()
@@ -96,5 +96,5 @@ def test_a_page_opens_without_a_network(
     pixels = image.imread(io.BytesIO(page.screenshot()))[..., :3]
     assert pixels.shape == (844, width, 3)
     dark = (pixels.mean(axis=-1) < 0.4).mean()
-    assert 0.005 < dark < 0.5  # there is writing, and paper around it
+    assert 0.005 < dark < 0.5  # there is text on a background
     context.close()

@@ -1,4 +1,4 @@
-"""`report.html` of a small run with real files: checkpoint, metrics, evaluations and shards."""
+"""Tests `report.html` of a small run with real files: checkpoint, metrics, evaluations and shards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REPORTS = [
     "",
 ]
 LABELS = [("NORM", "SR"), ("ISC_",), ("NDT", "IMI"), ("CLBBB",), ("ASMI",), ("NORM", "AFIB"), ("PACE",), ("NORM",)]
-"""Parallel to the reports; no record has a hypertrophy."""
+"""Labels in the order of the reports; no record has a hypertrophy."""
 VOID = {"meta", "br"}
 
 
@@ -105,7 +105,7 @@ def make_record(name: str, number: int, rng: np.random.Generator) -> Record:
 
 
 def write_run(run: Path, shards: Path) -> Path:
-    """A run that stopped before its first step, whose metrics are made up."""
+    """A run that stopped before its first step; its metrics are invented."""
     run.mkdir()
     text = TextTowerConfig(vocabulary=80, layers=1, hidden=8, heads=2, max_tokens=16)
     model_config = ModelConfig(ecg=ResNetConfig(width=2, blocks=(1, 1)), text=text, embedding_dim=8)
@@ -130,7 +130,7 @@ def write_run(run: Path, shards: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, and all text; fails on an element that isn't closed in its place."""
+    """Collects elements with their attributes, and all text; fails on an element that is not closed in order."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -315,7 +315,7 @@ def test_a_folder_that_is_no_run_is_refused(made: tuple[Path, Path], tmp_path: P
 
 
 class TestEcgPaper:
-    """Geometry, measured in the drawing: its viewBox is 100 units a millimetre of its width."""
+    """Checks the geometry of the drawing; its viewBox has 100 units per millimetre of width."""
 
     @staticmethod
     def traces(svg: str) -> dict[str, list[np.ndarray]]:

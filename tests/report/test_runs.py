@@ -1,4 +1,4 @@
-"""`etp runs` on run folders with real files."""
+"""Tests `etp runs` on run folders with real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and significance against numpy and SciPy used in other ways."""
+"""Compares intervals and p values with independent computations in NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_single_seed_has_no_interval_over_seeds() -> None:
 def test_interval_over_patients_is_of_the_mean_over_seeds() -> None:
     replicates_SR = np.random.default_rng(0).normal(size=(3, 400))
     means = sorted(sum(column) / 3 for column in replicates_SR.T)
-    # the 2.5th percentile of 400 lies between the 10th and 11th smallest, 9.975 steps from the least
+    # the 2.5th percentile of 400 is between the 10th and 11th smallest, 9.975 steps from the smallest
     low = means[9] + 0.975 * (means[10] - means[9])
     high = means[389] + 0.025 * (means[390] - means[389])
     assert over_patients(replicates_SR) == pytest.approx({"low": low, "high": high})
@@ -46,7 +46,7 @@ def test_p_over_patients() -> None:
 
 
 def test_p_over_patients_agrees_with_the_normal_one() -> None:
-    """For the mean of many patients the bootstrap must find what a z test finds."""
+    """For the mean over many patients, the bootstrap must agree with a z test."""
     rng = np.random.default_rng(1)
     x = rng.normal(0.12, 1, 400)
     replicates = np.array([rng.choice(x, len(x)).mean() for _ in range(4000)])

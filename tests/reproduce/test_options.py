@@ -1,4 +1,4 @@
-"""Options of a study's runs, against the parser of `etp train`."""
+"""Compares the options of a study's runs with the parser of `etp train`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_tuples_numbers_to_choose_from_and_unions() -> None:
         ("--size 50", "--size is '50'; it must be one of 18, 34"),
         ("--size", "--size is 'nothing'; it must be"),
         ("--tower.blocks 1 x", "--tower.blocks is '1 x'; it must be a list of a whole number"),
-        ("34", "'34' is no option"),
+        ("34", "'34' is not an option"),
     ],
 )
 def test_a_mistake_names_the_option(words: str, said: str) -> None:

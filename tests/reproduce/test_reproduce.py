@@ -1,4 +1,4 @@
-"""`etp reproduce` on tiny shards: trained, stopped, gone on with, measured, and put into a table."""
+"""Tests `etp reproduce` on tiny shards: training, interruption, resumption, evaluation, and the table."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(study: Path) -> Path:
-    """What the command leaves after it was stopped in the middle of the second training, and started again."""
+    """Result of the command after it was stopped during the second training and started again."""
     out, original, calls = study.parent / "out", Progress.step, 0
 
     def stopping(self: Progress, *args: Any) -> None:
         nonlocal calls
         original(self, *args)
         calls += 1
-        if calls == 7:  # of 5 steps a run
+        if calls == 7:  # each run has 5 steps
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +116,7 @@ def out(study: Path) -> Path:
         with pytest.raises(SystemExit) as stop:
             reproduce(study, out)
     assert stop.value.code == 143
-    # the first was trained and measured four times
+    # the first was trained and evaluated four times
     assert [line["run"] for line in plan.read_log(out)] == ["first"] * 5 + ["older"] * 3
     seeds = {(row["run"], row["status"], tuple(row["seeds"])) for row in rows(out, encoder="trained")}
     assert seeds == {("first", "measured", (0,)), ("broken", "failed", ()), ("older", "measured", (0,))}
@@ -147,7 +147,7 @@ def rows(out: Path, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def arrays(folder: Path, stem: str) -> list[dict[str, np.ndarray]]:
-    """What an evaluation of both seeds left in its `.npz`; `folder` with the seed to be put after it."""
+    """Reads the `.npz` of an evaluation for both seeds; the seed is appended to `folder`."""
     return [dict(np.load(f"{folder}-{seed}/evaluation/{stem}.npz")) for seed in (0, 1)]
 
 
@@ -166,7 +166,7 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test.npz"
     lost.unlink()
     reproduce(study, out, dry_run=True, progress=print)
-    assert "1 of 18 evaluations to make: 0 min" in capsys.readouterr().out and not lost.exists()
+    assert "1 of 18 evaluations to run: 0 min" in capsys.readouterr().out and not lost.exists()
     with pytest.raises(EtpError, match="failed: 1"):
         reproduce(study, out, train=True)
     assert lost.exists() and len(plan.read_log(out)) == len(before) + 1 and table(out) == figures
@@ -198,7 +198,7 @@ def test_figures_of_a_half_trained_run_stay_out(out: Path, study: Path) -> None:
 def test_a_second_process_keeps_out_of_the_folder(study: Path, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(EtpError, match="another process carries out a study here"):
+        with pytest.raises(EtpError, match="another process runs a study in this folder"):
             reproduce(study, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -295,7 +295,7 @@ def test_the_files_that_people_read(out: Path) -> None:
     ]
     assert float(line["value"]) == cell["values"]["macro_f1"]["mean"] and line["revision"] == str(REVISION)
     assert float(line["low"]) == cell["values"]["macro_f1"]["patients"]["low"] and line["protocol"] == "honest"
-    assert not [line for line in lines if line["run"] == "broken"]  # only what has a value
+    assert not [line for line in lines if line["run"] == "broken"]  # only rows with a value
     (p,) = [
         line
         for line in lines
@@ -327,7 +327,7 @@ def test_runs_of_other_options_are_refused(out: Path, study: Path, tmp_path: Pat
 
 
 def test_runs_of_a_study_may_be_moved_together(out: Path, study: Path, tmp_path: Path) -> None:
-    """A run that started from another is the same run wherever both lie."""
+    """A run that started from another remains the same run when both are moved."""
     text = study.read_text().replace('name = "older"\n', 'name = "older"\nstart_from = "first"\n')
     file = tmp_path / "from.toml"
     file.write_text("\n".join(line for line in text.splitlines() if not line.startswith("folder")))

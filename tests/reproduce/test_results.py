@@ -1,4 +1,4 @@
-"""The committed results: tidy, small, and the tables for people agree with them."""
+"""Tests the committed results: they are tidy and small, and the Markdown tables agree with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies as a user writes them: what is read, and one line for each mistake."""
+"""Tests study files: their content is read, and each mistake gives one line."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
         (HEAD + RUN, "has no `evaluate`"),
         ('sharts = "x"\n' + HEAD + RUN + EVALUATE, "unknown key 'sharts'; there are title, shards"),
         (HEAD + 'checkpoint = "first"\n' + RUN + EVALUATE, "checkpoint 'first' is neither"),
-        (HEAD + RUN + "seeds = [1, 1]\n" + EVALUATE, "run a: `seeds` must be a list of whole numbers"),
-        (HEAD + RUN + RUN + EVALUATE, "run a: is there twice"),
-        (HEAD + '[[run]]\nname = "a/b"\n' + EVALUATE, "run a/b: a name is made of"),
+        (HEAD + RUN + "seeds = [1, 1]\n" + EVALUATE, "run a: `seeds` must be a list of distinct whole numbers"),
+        (HEAD + RUN + RUN + EVALUATE, "run a: is defined twice"),
+        (HEAD + '[[run]]\nname = "a/b"\n' + EVALUATE, "run a/b: a name must consist of"),
         (HEAD + RUN + 'recipe = "nosuch"\n' + EVALUATE, "run a: no recipe 'nosuch'"),
         (
             HEAD + RUN + 'options = "--optim.epoch 3"\n' + EVALUATE,
@@ -82,12 +82,12 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
             "options: --optim.epochs is 'many'; it must be a number",
         ),
         (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is set by `seeds`"),
-        (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is no run above"),
+        (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is not a run above"),
         (
             HEAD + RUN + 'recipe = "fgclep"\nstage = "fine"\n' + EVALUATE,
-            "run a: its recipe starts from another run; name that one as `start_from`",
+            "run a: its recipe starts from another run; name that run as `start_from`",
         ),
-        (HEAD + RUN + 'folder = "old"\n' + EVALUATE, "run a: `folder` of several seeds"),
+        (HEAD + RUN + 'folder = "old"\n' + EVALUATE, "run a: `folder` must contain"),
         (HEAD + RUN + 'folder = "old"\nstage = "fine"\n' + EVALUATE, "takes no `stage`"),
         (HEAD + RUN + '[[evaluate]]\nkind = "guess"\n', "evaluate guess: no such kind"),
         (HEAD + RUN + '[[evaluate]]\nkind = "probe"\ntasks = ["ptbxl"]\n', "evaluate probe: no task 'ptbxl'"),

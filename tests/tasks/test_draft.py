@@ -1,4 +1,4 @@
-"""`etp tasks new`: a first task from the labels of a shard folder."""
+"""Tests `etp tasks new`, which drafts a task from the labels of a shard folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.helpers.shard_samples import make_record, write_folder
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards whose labels are in all splits, in the training split alone, or in none."""
+    """Shards with labels in all splits, in the training split only, or in none."""
     labels = {
         "train": [("NORM",), ("AFIB", "my_finding"), ("my_finding", "AFIB"), ("only_train", "SR")],
         "validation": [("NORM", "my_finding"), ("AFIB",)],

@@ -110,7 +110,7 @@ def test_listing(capsys: pytest.CaptureFixture[str]):
     assert "default" in lines[-1] and "mets" in lines[-1]
     assert any("mitbih-beats" in line and "MIT-BIH" in line for line in overview().splitlines())
     main.main(["tasks", "lint"])
-    assert capsys.readouterr().out == "nothing is wrong\n"
+    assert capsys.readouterr().out == "no flaws\n"
 
 
 def test_prompts_of_a_file_take_the_place_of_the_shipped_ones(tmp_path: Path):
@@ -122,7 +122,7 @@ def test_prompts_of_a_file_take_the_place_of_the_shipped_ones(tmp_path: Path):
     assert [c.codes for c in task.classes] == [c.codes for c in classes] and "NST_" in {c.code for c in classes}
     assert task.prompt_set.startswith("mine.json, SHA-256 ") and not task.whole_prompts
     file.write_text(json.dumps({c.code: [] if c.code == "PVC" else ["x", "y"] for c in classes}))
-    with pytest.raises(EtpError, match=r"mine.json: has no prompt of class PVC of ptbxl-form"):
+    with pytest.raises(EtpError, match=r"mine.json: has no prompt for class PVC of ptbxl-form"):
         with_prompts("ptbxl-form", file)
 
 

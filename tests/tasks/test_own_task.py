@@ -1,4 +1,4 @@
-"""A task of one's own, as docs/own-task.md walks it: from .npy files and a table to findings on one's own labels."""
+"""Tests the walkthrough of docs/own-task.md: from .npy files and a table to findings for a user's own labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = {
 
 
 def write_records(folder: Path, count: int = 100) -> Path:
-    """ECGs as .npy files, and the table that names them; the labels show in rhythm and width of the beats."""
+    """Writes ECGs as .npy files with their table; rhythm and width of the beats depend on the labels."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     rows = []
@@ -58,7 +58,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main.main(["shards", "check", str(shards)])
     main.main(["tasks", "new", "--shards", str(shards), "--out", str(task)])
     main.main(["tasks", "lint", str(task), "--shards", str(shards)])
-    write_run(run, small_config(shards))  # in place of `etp train`, which tests/test_end_to_end.py walks
+    write_run(run, small_config(shards))  # replaces `etp train`, which tests/test_end_to_end.py covers
     argv = ["--run", str(run), "--out", str(folder / "exported"), "--shards", str(shards), "--task", str(task)]
     main.main(["export", *argv])
     return folder

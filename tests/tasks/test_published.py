@@ -44,9 +44,9 @@ def test_records_are_named_by_path_or_number(tmp_path: Path):
     ("lines", "said"),
     [
         ((HEAD.replace("STD", "ST"), "1,1,A0001,1,0,0,0,0,0,0,0,1"), "no column STD"),
-        ((HEAD, "1,1,A0001,1,0,0,0,0,0,0,0,yes"), "column STD holds 'yes'"),
-        ((HEAD, "1,1,A0001,1,0,0,0,0,0,0,0"), "column STD holds None"),
-        ((HEAD, *["1,1,A0001,1,0,0,0,0,0,0,0,1"] * 2), "A0001 stands there twice"),
+        ((HEAD, "1,1,A0001,1,0,0,0,0,0,0,0,yes"), "column STD contains 'yes'"),
+        ((HEAD, "1,1,A0001,1,0,0,0,0,0,0,0"), "column STD contains None"),
+        ((HEAD, *["1,1,A0001,1,0,0,0,0,0,0,0,1"] * 2), "A0001 occurs twice"),
         ((HEAD.replace("filename", "file").replace("ecg_id", "id"), ""), "no column names the record"),
     ],
 )

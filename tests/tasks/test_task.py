@@ -12,7 +12,7 @@ from etp_jax.tasks.task_file import table
 
 
 def columns(*records: tuple[str, ...], dataset: str = "") -> Any:
-    """The only columns that a task reads."""
+    """Creates the columns that a task reads."""
     return SimpleNamespace(labels=list(records), dataset=[dataset] * len(records))
 
 
@@ -143,7 +143,7 @@ def test_prompts(name: str):
         assert f"{prompts}, version " in task.prompt_set
     default = get_task(name)
     assert all(len(c.prompts) >= 2 for c in default.classes) and not default.whole_prompts
-    # Classes that share all their prompts could not be told apart.
+    # Classes that share all their prompts could not be distinguished.
     assert len({frozenset(c.prompts) for c in default.classes}) == len(default.classes)
 
 

@@ -1,4 +1,4 @@
-"""The file of a task: adding a task is adding a JSON file, and every mistake in it is one line."""
+"""Tests task files: a new task needs only a JSON file, and every mistake in it gives one line."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from etp_jax.tasks.task_file import SHIPPED, read_task_file, task_text
 
 
 def mine(**fields: Any) -> dict[str, Any]:
-    """A small correct task with some fields changed; None removes one."""
+    """Creates a small valid task with some fields changed; None removes a field."""
     classes = [
         {"code": "AF", "name": "atrial fibrillation", "labels": ["afib", "af"], "prompts": {"default": ["AF", "afib"]}},
         {"code": "N", "name": "normal ECG", "labels": ["norm"], "prompts": {"default": ["normal ECG"]}},
@@ -32,7 +32,7 @@ def write(path: Path, content: Any) -> str:
 
 
 def change(number: int, **fields: Any) -> list[dict[str, Any]]:
-    """The classes with some fields of one changed."""
+    """Creates the classes with some fields of one changed."""
     classes = mine()["classes"]
     classes[number] = {k: v for k, v in (classes[number] | fields).items() if v is not None}
     return classes
@@ -67,7 +67,7 @@ def test_own_file(tmp_path: Path):
     path = write(tmp_path / "my.json", mine(title="Another title"))
     everything = get_task(path)
     assert everything.digest != task.digest and everything.classes[1].prompts == ("normal ECG",)
-    assert get_task(write(tmp_path / "my.json", mine())).digest == everything.digest  # a title changes no result
+    assert get_task(write(tmp_path / "my.json", mine())).digest == everything.digest  # a title does not affect results
 
 
 def test_prompt_sets_of_an_own_file(tmp_path: Path):
@@ -129,7 +129,7 @@ def test_a_file_derived_from_another(tmp_path: Path):
         (mine(classes=change(1, labels=[])), "class N: labels: there must be at least one label code"),
         (mine(classes=change(1, labels=[7])), r"classes\[2\].labels\[1\]: must be a string, not 7"),
         (mine(classes=change(1, labels=["n", "n"])), "class N: labels: label code 'n' is given twice"),
-        (mine(classes=change(1, labels=["af"])), "class N: labels: 'af' is of class AF too; if it should be, set"),
+        (mine(classes=change(1, labels=["af"])), "class N: labels: 'af' belongs to class AF too; if intended, set"),
         (mine(classes=change(1, prompts=["n"])), r'classes\[2\].prompts: must be an object, not \["n"\]'),
         (mine(classes=change(1, prompts={"a": "n"})), r'classes\[2\].prompts.a: must be a list, not "n"'),
         (mine(scored=["AF", "X"]), "scored: no class 'X'"),
