@@ -12,6 +12,7 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
+from etp_jax.old_options import check_trainable
 
 
 def recipe_names() -> list[str]:
@@ -28,12 +29,12 @@ def load_recipe(name: str, stage: str | None = None) -> TrainConfig:
     path = Path(name)
     if path.suffix == ".json":
         config = config_module.load(path)
-        config_module.check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
+        check_trainable(read_json(path, "name a config.json of a run folder"), str(path))
         return config
     if path.suffix == ".py":
         if not path.is_file():
             raise EtpError(f"{path}: no such recipe file")
-        recipe = runpy.run_path(str(path))
+        recipe = _run(path)
     elif name in recipe_names():
         recipe = vars(importlib.import_module(f"etp_jax.configs.{name}"))
     else:
@@ -54,3 +55,11 @@ def recipe_of(config: TrainConfig) -> str | None:
         return replace(config.model, text=replace(config.model.text, pretrained=None)), config.loss
 
     return next((name for name in recipe_names() if decisive(load_recipe(name)) == decisive(config)), None)
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """The names that a recipe file defines; EtpError if it names an option or class that there is not."""
+    try:
+        return runpy.run_path(str(path))
+    except (AttributeError, ImportError, NameError, SyntaxError, TypeError) as error:
+        raise EtpError(f"{path}: is no recipe of this version ({error})") from error

@@ -37,8 +37,6 @@ ENCODERS = {
 """Label: run and encoder of the study, colour, marker."""
 PUBLISHED = {"MERL †": ((0.824, 0.863, 0.887), "D"), "MELP †": ((0.858, 0.876, 0.879), "P")}
 """Linear probe on the superclasses at 1, 10 and 100 % of the labels; quoted from secondary sources."""
-MEAN = "mean"
-"""Field `seed` of the rows that are means over training seeds."""
 FRACTIONS = (0.01, 0.1, 1.0)
 TASKS = {"ptbxl-super": "superclasses", "ptbxl-sub": "subclasses", "ptbxl-form": "forms", "ptbxl-rhythm": "rhythms"}
 PROMPTS = {"default": (BLUE, "o"), "contrast": (ORANGE, "s"), "waveform": (GREEN, "^")}
@@ -77,9 +75,9 @@ plt.rcParams.update(
 
 
 def load_study() -> list[dict[str, str]]:
-    """Macro-AUROC rows of the study, means over training seeds."""
+    """Macro-AUROC rows of the study that have an interval: means over training seeds, or of a single seed."""
     with STUDY.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc" and row["seed"] == MEAN]
+        return [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc" and row["low"]]
 
 
 def cell(rows: list[dict[str, str]], **wanted: Any) -> tuple[float, float, float] | None:
@@ -108,31 +106,12 @@ def label_efficiency(axes: Axes, rows: list[dict[str, str]], task: str, publishe
     """Linear-probe AUROC over the share of labels, with 95 % intervals over patients."""
     x = np.arange(len(FRACTIONS))
     for number, (label, ((run, encoder), colour, marker)) in enumerate(ENCODERS.items()):
-        cells = [
-            cell(
-                rows,
-                run=run,
-                encoder=encoder,
-                task=task,
-                kind="probe",
-                protocol="honest",
-                fraction=fraction,
-                seed="mean",
-            )
-            for fraction in FRACTIONS
-        ]
+        about = {"run": run, "encoder": encoder, "task": task, "kind": "probe", "protocol": "honest"}
+        cells = [cell(rows, **about, fraction=fraction) for fraction in FRACTIONS]
         value, low, high = np.array(cells, float).T
         shifted = x + (number - 1.5) * 0.05
-        axes.errorbar(
-            shifted,
-            value,
-            (value - low, high - value),
-            color=colour,
-            marker=marker,
-            capsize=2.5,
-            linewidth=2,
-            label=label,
-        )
+        style = {"color": colour, "marker": marker, "capsize": 2.5, "linewidth": 2, "label": label}
+        axes.errorbar(shifted, value, (value - low, high - value), **style)
     for number, (label, (values, marker)) in enumerate(PUBLISHED.items() if published else ()):
         axes.plot(
             x + 0.14 + number * 0.05,
@@ -194,9 +173,8 @@ def draw_prompts(rows: list[dict[str, str]]) -> None:
     for axes, (task, title) in zip(grid, TASKS.items(), strict=True):
         for offset, (prompts, (colour, marker)) in zip((0.18, 0, -0.18), PROMPTS.items(), strict=True):
             for position, run in zip(y, runs, strict=True):
-                found = cell(
-                    rows, run=run, encoder="trained", task=task, kind="zero-shot", prompts=prompts, seed="mean"
-                )
+                about = {"run": run, "encoder": "trained", "task": task, "kind": "zero-shot", "prompts": prompts}
+                found = cell(rows, **about)
                 if found is not None:
                     value, low, high = found
                     error = [[value - low], [high - value]]
@@ -335,14 +313,13 @@ def draw_data_flow() -> None:
     for start, end, label in ((0, 1, "etp prep"), (1, 2, "etp train"), (2, 3, "etp export")):
         arrow(axes, (x[start] + 1.28, top), (x[end] - 1.28, top), label)
     box(axes, (5.2, low), "fine shards", "reports with restored\nwaveform features", BLUE, size)
-    arrow(axes, (4.9, top - 0.62), (4.9, low + 0.62))
-    arrow(axes, (5.5, low + 0.62), (5.5, top - 0.62), "etp waveform")
+    arrow(axes, (5.2, top - 0.62), (5.2, low + 0.62), "etp waveform")
+    arrow(axes, (6.3, low + 0.62), (8.1, top - 0.62))
     box(axes, (9.2, low), "results", "JSON, CSV,\nreport.html", PURPLE, size)
     box(axes, (13.4, low), "findings", "page, picture, table,\nembeddings", PURPLE, size)
-    arrow(axes, (9.2, top - 0.62), (9.2, low + 0.62))
-    axes.text(9.05, (top + low) / 2, "etp evaluate\netp report\netp reproduce", **CODE, ha="right", va="center")
+    arrow(axes, (9.2, top - 0.62), (9.2, low + 0.62), "etp evaluate\netp report\netp reproduce")
     arrow(axes, (13.4, top - 0.62), (13.4, low + 0.62), "etp predict\netp_jax.load()")
-    arrow(axes, (12.4, top - 0.62), (10.1, low + 0.62))
+    arrow(axes, (12.4, top - 0.62), (10.52, low + 0.3))
     save(figure, "data-flow.svg")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.old_options import in_new_layout, without_old_options
 
 
 def _require(holds: bool, option: str, value: object, rule: str) -> None:
@@ -68,10 +69,10 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class EcgTowerConfig:
+class EcgConfig:
     """Options that every ECG tower has. A tower subclasses it with options of its own (`etp_jax/models/towers.py`)."""
 
-    kind: str
+    kind: str = ""
     """Name of the tower: `resnet`, `vit`. It decides which other options there are."""
     scale: Literal["millivolt", "record", "lead"] = "millivolt"
     """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
@@ -87,7 +88,7 @@ class EcgTowerConfig:
 
 
 @dataclass(frozen=True)
-class ResNetConfig(EcgTowerConfig):
+class ResNetConfig(EcgConfig):
     """ResNet1D, which the papers call ResNet18-1D."""
 
     kind: Literal["resnet"] = "resnet"
@@ -123,7 +124,7 @@ class ResNetConfig(EcgTowerConfig):
 
 
 @dataclass(frozen=True)
-class ViTConfig(EcgTowerConfig):
+class ViTConfig(EcgConfig):
     """Transformer over patches of single leads, FOCAL's by default."""
 
     kind: Literal["vit"] = "vit"
@@ -200,7 +201,7 @@ class TextTowerConfig:
 class ModelConfig:
     """Two towers and the joint space."""
 
-    ecg: EcgTowerConfig = field(default_factory=ResNetConfig)
+    ecg: EcgConfig = field(default_factory=ResNetConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embedding_dim: int = 128
     """Width of the joint space."""
@@ -346,9 +347,9 @@ class TrainConfig:
     """Seed of initial weights, order and augmentation."""
 
 
-def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgTowerConfig]:
+def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgConfig]:
     """The options of the ECG tower of this name, among those whose module is imported; EtpError if there is none."""
-    known = {cls.kind: cls for cls in EcgTowerConfig.__subclasses__()}
+    known = {cls.kind: cls for cls in EcgConfig.__subclasses__()}
     if kind not in known:
         raise EtpError(f"{where}: no ECG tower {kind!r}; there are {', '.join(known)}")
     return known[kind]
@@ -360,6 +361,11 @@ def with_tower(config: TrainConfig, kind: str) -> TrainConfig:
     if isinstance(ecg, cls):
         return config
     return dataclasses.replace(config, model=dataclasses.replace(config.model, ecg=cls(scale=ecg.scale)))
+
+
+def EcgTowerConfig(**options: Any) -> EcgConfig:
+    """The options of an ECG tower by the name and in the layout of version 0.1, for its recipe files."""
+    return _build(EcgConfig, in_new_layout(options), "EcgTowerConfig")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -375,13 +381,13 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
       where: name of the source for messages.
 
     Raises:
-      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `check_trainable`.
+      EtpError: an unknown or impossible option. Options of version 0.1 are left out, see `old_options`.
     """
-    return _build(TrainConfig, _without_old_options(data), where)
+    return _build(TrainConfig, without_old_options(data), where)
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
-    if cls is EcgTowerConfig:
+    if cls is EcgConfig:
         cls = tower_class(data.get("kind", "resnet"), where)
     hints = get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))
@@ -398,50 +404,6 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
         return cls(**values)
     except EtpError as error:
         raise EtpError(f"{where}: {error}") from None
-
-
-OLD_DEFAULTS = {
-    "data": {"train_split": "train", "validation_split": "validation"},
-    "augment": {"amplitude": 0.0, "noise_uv": 0.0, "wander_uv": 0.0, "time_mask_s": 0.0},
-}
-"""Options of version 0.1 that are gone, by group, and the only values that this version can train with."""
-OLD_WITHOUT_EFFECT = {"data": ("prefetch", "resident_share")}
-"""Options of version 0.1 that are gone and did not change what a run learns."""
-OLD_RESNET = ("depth", "width", "stem", "kernel", "norm", "pool")
-OLD_VIT = {"vit_width": "width", "vit_layers": "layers", "vit_heads": "heads"}
-"""Options of version 0.1's ECG tower, which held those of both kinds; those of the other kind had no effect."""
-
-
-def check_trainable(data: dict[str, Any], where: str) -> None:
-    """Raises EtpError if version 0.1 trained with an option that this version lacks; such a run can only be evaluated.
-
-    Args:
-      data: a config in the form of `to_dict`, as a file or checkpoint holds it.
-      where: name of the source for messages.
-    """
-    for group, defaults in OLD_DEFAULTS.items():
-        for name, default in defaults.items():
-            value = data.get(group, {}).get(name, default)
-            if value != default:
-                raise EtpError(
-                    f"{where}: {group}.{name} is {value}, an option that version 0.2 no longer has; train it with "
-                    "version 0.1, or without that option"
-                )
-
-
-def _without_old_options(data: dict[str, Any]) -> dict[str, Any]:
-    """The options in this version's layout."""
-    data = {name: dict(value) if isinstance(value, dict) else value for name, value in data.items()}
-    for group, names in (*OLD_DEFAULTS.items(), *OLD_WITHOUT_EFFECT.items()):
-        for name in names:
-            data.get(group, {}).pop(name, None)
-    ecg = data.get("model", {}).get("ecg", {})
-    if "vit_width" in ecg:
-        vit = ecg.get("kind") == "vit"
-        gone = OLD_RESNET if vit else ("patch", *OLD_VIT)
-        ecg = {name: value for name, value in ecg.items() if name not in gone}
-        data["model"]["ecg"] = {OLD_VIT.get(name, name): value for name, value in ecg.items()}
-    return data
 
 
 def save(config: TrainConfig, path: Path) -> None:

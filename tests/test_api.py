@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import etp_jax
-from etp_jax.api import EcgModel
+from etp_jax import EcgModel
 from etp_jax.ecg.leads import LEADS
+from etp_jax.encoder import encoder as encoder_module
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards
 from tests.helpers.small_run import SAMPLES
@@ -58,6 +60,69 @@ def test_zero_shot_ranks_by_cosine(model: EcgModel) -> None:
     np.testing.assert_allclose([scores[finding] for finding in findings], cosines, atol=1e-6)
 
 
+def test_one_several_and_a_list(shards: Path, model: EcgModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they come in, and however many go through the encoder at once."""
+    ecg = Shards(shards).split("test").ecg(range(5)) / 1000
+    embeddings, features = model.encode_ecg(ecg), model.features(ecg)
+    assert embeddings.shape == (5, 8) and features.shape == (5, 32)
+    for row in (0, 4):
+        np.testing.assert_allclose(embeddings[row], model.encode_ecg(ecg[row]), atol=1e-6)
+        np.testing.assert_allclose(features[row], model.features(ecg[row]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model.encode_ecg([ecg[0].tolist()]), embeddings[:1], atol=1e-6)
+    np.testing.assert_allclose(model.encode_ecg(ecg[0].tolist()), embeddings[0], atol=1e-6)  # a list of samples
+    long = np.concatenate([ecg[1], ecg[2]])  # its beginning is what counts
+    before = encoder_module._encode_ecg._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+    for signals in ([ecg[0], long], [ecg[0], long, *ecg[2:]], (ecg[0], long)):
+        np.testing.assert_allclose(model.encode_ecg(signals), embeddings[: len(signals)], atol=1e-6)
+    assert encoder_module._encode_ecg._cache_size() == before  # pyright: ignore[reportFunctionMemberAccess]
+    monkeypatch.setattr(encoder_module, "SIGNALS", 2)
+    np.testing.assert_allclose(model.encode_ecg(ecg), embeddings, atol=1e-6)
+    scores = model.zero_shot(ecg[:2], ["normal ecg", "hypertrophy"])
+    assert scores[1] == pytest.approx(model.zero_shot(ecg[1], ["normal ecg", "hypertrophy"]), abs=1e-6)
+
+
+def test_repr_says_what_it_is(run_dir: Path, model: EcgModel) -> None:
+    assert repr(model) == (
+        f"EcgModel('{run_dir}', step=3, recipe=None, fs=100, samples=64, leads='{' '.join(LEADS)}', embedding_dim=8)"
+    )
+    shipped = etp_jax.load("shipped")
+    assert repr(shipped).startswith("EcgModel('shipped', step=1596, recipe='ptbxl', fs=100, samples=1000")
+    assert repr(etp_jax.load()) == repr(shipped)
+
+
+def test_saved_and_loaded(run_dir: Path, model: EcgModel, tmp_path: Path) -> None:
+    signal = np.random.default_rng(2).normal(size=(SAMPLES, 12))
+    folder = model.save(tmp_path / "my encoder", dtype="float32")
+    saved = etp_jax.load(folder)
+    np.testing.assert_array_equal(saved.encode_ecg(signal), model.encode_ecg(signal))
+    (folder / ".cache").mkdir()
+    (folder / "evaluation").mkdir()
+    copy = saved.save(tmp_path / "copy")
+    names = {path.name for path in copy.iterdir()}
+    assert names == {path.name for path in folder.iterdir()} - {".cache", "evaluation"}
+    assert {"README.md", "LICENSE", "NOTICE", "prompts.safetensors"} <= names
+    for name in names:
+        assert (copy / name).read_bytes() == (folder / name).read_bytes()
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n") and "\n---\n# my encoder\n" in card
+    assert "small (SHA-256" in card and "step 3" in card and "not evaluated" in card and "no medical device" in card
+    assert "Apache License" in (copy / "LICENSE").read_text(encoding="utf-8")
+    with pytest.raises(EtpError, match="is what would be copied"):
+        saved.save(folder)
+    with pytest.raises(EtpError, match="holds something other than an exported encoder"):
+        saved.save(run_dir)
+
+
+def test_the_shipped_encoder_is_saved_with_its_card(tmp_path: Path) -> None:
+    before = sorted(PRETRAINED.rglob("*"))
+    folder = etp_jax.load().save(tmp_path / "out")
+    card = (PRETRAINED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8").endswith(f"---\n{card}")
+    assert (folder / "encoder.safetensors").read_bytes() == (PRETRAINED / "encoder.safetensors").read_bytes()
+    assert (folder / "NOTICE").is_file() and not (folder / "NOTICE").is_symlink()
+    assert sorted(PRETRAINED.rglob("*")) == before
+
+
 def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> None:
     with pytest.raises(EtpError, match=r"signal has shape \(12, 64\)"):
         model.encode_ecg(np.zeros((12, SAMPLES)))
@@ -65,8 +130,22 @@ def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> N
         model.encode_ecg(np.zeros((SAMPLES, 12)), unit="kV")
     with pytest.raises(EtpError, match="no usable lead"):
         model.encode_ecg(np.zeros((SAMPLES, 12)))
+    with pytest.raises(EtpError, match=r"signal 1: signal has shape \(12, 64\)"):
+        model.encode_ecg([np.ones((SAMPLES, 12)).cumsum(0), np.zeros((12, SAMPLES))])
+    with pytest.raises(EtpError, match="signals is empty"):
+        model.features([])
+    with pytest.raises(EtpError, match="signal is no array of numbers"):
+        model.encode_ecg("record.csv")
+    with pytest.raises(EtpError, match="leads is one string, 'II'"):
+        model.encode_ecg(np.zeros((SAMPLES, 1)), leads="II")
+    with pytest.raises(EtpError, match="lead names: none of I II"):
+        model.encode_ecg(np.zeros((SAMPLES, 1)), leads=["Z"])
+    with pytest.raises(EtpError, match="empty signal: 64 samples at 0 Hz"):
+        model.encode_ecg(np.zeros((SAMPLES, 12)), fs=0)
+    with pytest.raises(EtpError, match="sentences is 'sinus rhythm'; give a list"):
+        model.encode_text("sinus rhythm")
     with pytest.raises(EtpError, match="neither best nor latest"):
-        etp_jax.load(run_dir, "first")
+        etp_jax.load(run_dir, "first")  # pyright: ignore[reportArgumentType]
     with pytest.raises(EtpError, match="no such file"):
         etp_jax.load(tmp_path)
 

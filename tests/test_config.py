@@ -10,7 +10,9 @@ import pytest
 
 import etp_jax
 from etp_jax import config as c
+from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
+from etp_jax.old_options import check_trainable
 
 OLD_TOWER = {
     "kind": "resnet",
@@ -36,7 +38,7 @@ def old(**ecg: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ecg", [c.ResNetConfig(blocks=(1, 2), width=3), c.ViTConfig(width=24, heads=2)])
-def test_a_config_survives_json(ecg: c.EcgTowerConfig, tmp_path: Path) -> None:
+def test_a_config_survives_json(ecg: c.EcgConfig, tmp_path: Path) -> None:
     config = c.TrainConfig(model=c.ModelConfig(ecg=ecg), loss=c.LossConfig(bias=None))
     c.save(config, tmp_path / "config.json")
     assert c.load(tmp_path / "config.json") == config
@@ -51,6 +53,17 @@ def test_towers_of_version_0_1() -> None:
     vit = c.from_dict(old(kind="vit", width=5, patch=50, vit_width=24, vit_heads=2))
     assert vit.model.ecg == c.ViTConfig(patch=50, width=24, layers=12, heads=2, scale="lead", drop_path=0.1)
     assert c.from_dict({"model": {"ecg": {"depth": 34}}}).model.ecg == c.ResNetConfig(depth=34)
+
+
+def test_towers_in_recipes_of_version_0_1(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.py"
+    towers = "EcgTowerConfig(width=2, stem='conv-pool', patch=7)", "EcgTowerConfig(kind='vit', width=9, vit_layers=2)"
+    for tower, expected in zip(towers, (c.ResNetConfig(width=2, stem="conv-pool"), c.ViTConfig(layers=2)), strict=True):
+        recipe.write_text(f"from etp_jax.config import *\nconfig = TrainConfig(model=ModelConfig(ecg={tower}))")
+        assert load_recipe(str(recipe)).model.ecg == expected
+    recipe.write_text("from etp_jax.config import *\nconfig = TrainConfig(data=DataConfig(prefetch=2))")
+    with pytest.raises(EtpError, match=r"mine\.py: is no recipe of this version .*'prefetch'"):
+        load_recipe(str(recipe))
 
 
 def test_the_shipped_encoder_s_config() -> None:
@@ -83,7 +96,7 @@ def test_what_is_refused_takes_one_line(options: dict[str, Any], message: str) -
 def test_a_run_with_a_removed_option_is_evaluated_and_not_trained(options: dict[str, Any], name: str) -> None:
     assert c.from_dict(options) == c.TrainConfig()
     with pytest.raises(EtpError, match=rf"run: .*{name} is (5.0|dev), an option that version 0\.2 no longer has"):
-        c.check_trainable(options, "run")
+        check_trainable(options, "run")
 
 
 def test_another_tower_keeps_what_all_towers_have() -> None:

@@ -146,7 +146,7 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
         dataset = DATASETS.get(name["set"]) if name else None
         if dataset is None and not datasets:
             rejects.append(
-                Reject(path.stem, "", f"record name: {path.stem} belongs to none of {', '.join(DATASETS.values())}")
+                Reject(path.stem, "", f"record name: {path.stem} is not part of any of {', '.join(DATASETS.values())}")
             )
         if dataset is None or (datasets and dataset not in datasets):
             continue

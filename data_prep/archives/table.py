@@ -30,17 +30,17 @@ class TableColumns:
     report_column: str
     """Column with the report."""
     id_column: str | None = None
-    """Column with the record id (default: the path of the signal file)."""
+    """Column with the record id; without it, the path of the signal file is the id."""
     patient_column: str | None = None
-    """Column with the patient id (default: every record counts as one patient)."""
+    """Column with the patient id; without it, every record counts as one patient."""
     split_column: str | None = None
-    """Column with the split: train, validation or test (default: chosen by a hash of the patient id)."""
+    """Column with the split (train, validation or test); without it, a hash of the patient id determines the split."""
     label_column: str | None = None
-    """Column with the labels, separated by `;`, `,` or `|` (default: no labels)."""
+    """Column with the labels, separated by `;`, `,` or `|`."""
     age_column: str | None = None
-    """Column with the age in years (default: unknown)."""
+    """Column with the age in years."""
     sex_column: str | None = None
-    """Column with the sex: male, m, female, f or w (default: unknown)."""
+    """Column with the sex: male, m, female, f or w."""
 
 
 def open_archive(

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import tyro
 from docstring_parser import parse_from_object
 
-from etp_jax.config import EcgTowerConfig, TrainConfig
+from etp_jax.config import EcgConfig, TrainConfig
 from etp_jax.configs import load_recipe, recipe_names
 
 WIDTH = 120
@@ -47,7 +47,7 @@ def recipe_options(config: TrainConfig) -> list[str]:
         options: Any = config
         for part in group.split("."):
             options = getattr(options, part)
-        whole = isinstance(options, EcgTowerConfig)
+        whole = isinstance(options, EcgConfig)
         chosen = [line for name, line in _lines(options, f"{group}.") if whole or name in usual]
         lines += ["", f"{group}: {_sentence(type(options).__doc__ or '')}", *chosen]
     return ["", "general", *general, *lines]

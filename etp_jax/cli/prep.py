@@ -76,7 +76,7 @@ class PrepCinc2020(Prep):
     seconds: int = 10
     """Length of a record in the shards, in seconds. Longer records are cropped, shorter ones padded with zeros."""
     dataset: tuple[str, ...] = ()
-    """Data sets to read (default: all): cpsc_2018, cpsc_2018_extra, georgia, ptb, ptb-xl, chapman_shaoxing_ningbo."""
+    """Data sets to read, or none for all: cpsc_2018, cpsc_2018_extra, georgia, ptb, ptb-xl, chapman_shaoxing_ningbo."""
     ptbxl_database: Path | None = None
     """PTB-XL's ptbxl_database.csv, which holds the folds of the copies of PTB-XL's records."""
 

@@ -75,16 +75,14 @@ def write_card(folder: Path, encoder: Encoder) -> None:
 
 def _text(folder: Path, encoder: Encoder) -> str:
     config, data = encoder.config, encoder.trained_on
-    optim, samples, fs = config.optim, data["samples"], data["fs"]
-    text = encoder.text_about
-    recipe = recipe_of(config)
+    fs, seconds, leads = data["fs"], data["samples"] / data["fs"], ", ".join(data["leads"])
     return f"""\
 # {folder.resolve().name}
 
 An ECG encoder of [etp-jax](https://pypi.org/project/etp-jax/) {__version__}: it maps an ECG to a unit vector of
 {config.model.embedding_dim} numbers, near the vectors of the sentences that describe it.
 
-**It is no medical device and not for clinical use.** It is meant for research on representations of ECGs.
+**It is no medical device and not for clinical use.** It is made for research on representations of ECGs.
 
 ## Use
 
@@ -97,15 +95,13 @@ model.encode_ecg(signal, fs=500)  # [time, 12 leads] in millivolt
 
 ## Data
 
-Trained on the shards {_seen(encoder)}: {fs} Hz, {samples / fs:g} s, leads {", ".join(data["leads"])}.
-The terms of these data hold for what was learned from them: see them before you pass the weights on.
+Trained on the shards {_seen(encoder)}: {fs} Hz, {seconds:g} s, leads {leads}.
+The terms of these data hold for the weights too: read them before you publish the weights.
 
 ## Recipe
 
-{f"The recipe `{recipe}`" if recipe else "A recipe of its own"}: ECG tower `{config.model.ecg.kind}`, text tower
-{text["source"] or "from scratch"}{" (frozen)" if text["frozen"] else ""}, pairs `{config.loss.pairs}`,
-score `{config.loss.score}`, {optim.name} with learning rate {optim.learning_rate:g}, {optim.epochs:g} epochs of
-batches of {config.data.batch_size}, seed {config.seed}. The checkpoint is that of step {encoder.step}.
+{_recipe(encoder)}
+
 `config.json` has every option.
 
 ## Figures
@@ -114,10 +110,25 @@ batches of {config.data.batch_size}, seed {config.seed}. The checkpoint is that 
 
 ## Limits
 
-- It was measured on the data named above, if at all; figures on other people, machines and labels may be lower.
-- It reads the first {samples / fs:g} seconds, at {fs} Hz. An ECG unlike its training data gets an answer too.
+- Where it was measured, it was on the data named above; figures on other people, machines and labels may be lower.
+- It reads the first {seconds:g} seconds, at {fs} Hz. It answers for any ECG, however unlike its training data.
 - Similarity to a sentence is no measurement: intervals, axis and rate are not computed.
 """
+
+
+def _recipe(encoder: Encoder) -> str:
+    """A table of the choices that matter most."""
+    config, text, optim = encoder.config, encoder.text_about, encoder.config.optim
+    rows = {
+        "recipe": recipe_of(config) or "none of those that ship",
+        "ECG tower": config.model.ecg.kind,
+        "text tower": f"{text['source'] or 'from scratch'}, {'frozen' if text['frozen'] else 'trained'}",
+        "pairs and score": f"{config.loss.pairs}, {config.loss.score}",
+        "optimiser": f"{optim.name}, learning rate {optim.learning_rate:g}, {optim.epochs:g} epochs, batch "
+        f"{config.data.batch_size}, seed {config.seed}",
+        "checkpoint": f"step {encoder.step}",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _seen(encoder: Encoder) -> str:

@@ -111,10 +111,10 @@ class TaskRecords:
     def protocol(self, split: str) -> dict[str, str]:
         """How the records of a split were chosen, for the result."""
         if self.published is not None:
-            found, told = self._published(split)
+            found, coverage = self._published(split)
             everyone, _ = self._everyone(ALL)
             other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
-            return {"records": f"{told}; {other} labels are not those that the records' codes give"}
+            return {"records": f"{coverage}; {other} labels are not those that the records' codes give"}
         if self.task.max_per_class is not None:
             return {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
         return {"records": self.task.rule}

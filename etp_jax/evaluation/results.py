@@ -82,10 +82,10 @@ class Row:
     def from_dict(cls, content: Mapping[str, Any], metrics: list[str], replicates: dict[str, NDArray]) -> Row:
         """The row that `to_dict` gave."""
         rest = dict(content)
-        head = [rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")]
+        head = {name: rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         values = {name: rest.pop(name) for name in metrics}
         classes = {code: ClassFigures(**figures) for code, figures in rest.pop("per_class", {}).items()}
-        return cls(*head, values, rest, classes, replicates)
+        return cls(**head, values=values, details=rest, per_class=classes, replicates=replicates)
 
 
 @dataclass(frozen=True)

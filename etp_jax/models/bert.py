@@ -1,7 +1,8 @@
 """BERT (Devlin et al. 2019, arXiv 1810.04805) in Flax, with the parameter names of Hugging Face's Flax model.
 
-`encoder/layer/0/attention/self/query/kernel` and the like, so published weights load by rule (`pretrained.py`). Only
-what a report encoder needs: absolute positions, one segment, no pooler, no heads.
+The names are of the form `encoder/layer/0/attention/self/query/kernel`, so `huggingface.py` loads published weights
+with a few renaming rules. The model is limited to what a report encoder needs: absolute positions, one segment, no
+pooler, no heads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes of a BERT; names as in Hugging Face's `config.json`, but for one dropout instead of two."""
+    """Sizes of a BERT. Names follow Hugging Face's `config.json`, except that there is one dropout rate, not two."""
 
     vocab_size: int
     hidden_size: int
@@ -57,7 +58,7 @@ def dense(features: int, config: BertConfig, dtype: DTypeLike, name: str) -> nn.
 
 
 def layer_norm(config: BertConfig, dtype: DTypeLike) -> nn.LayerNorm:
-    """Layer normalisation; mean first, then the variance about it, in float32."""
+    """Layer normalisation in float32; the variance is computed about the mean (two passes)."""
     return nn.LayerNorm(
         epsilon=config.layer_norm_eps,
         use_fast_variance=False,
@@ -106,7 +107,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Attends to the positions where the mask is set; [B, S, H] to [B, S, H]."""
+        """Attends to the positions where the mask is set; maps [B, S, H] to [B, S, H]."""
         heads = self.config.num_attention_heads
         width = self.config.hidden_size // heads
 
@@ -116,13 +117,13 @@ class SelfAttention(nn.Module):
 
         query, key, value = split("query"), split("key"), split("value")
         if self.fused and (keys is None or self.config.dropout == 0):
-            # Lengths, for padding is at the end: cuDNN takes no mask of columns.
+            # cuDNN accepts no column mask. Padding is at the end, so sequence lengths are enough.
             lengths_B = attention_mask_BS.sum(axis=1, dtype=jnp.int32)
             kernel = "cudnn" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "xla"
             y = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths_B, implementation=kernel)
             return y.reshape(x_BSH.shape)
         scores_BNSS = jnp.einsum("bqnd,bknd->bnqk", query, key) / width**0.5
-        # Softmax in float32, or padding and small weights are lost in bfloat16.
+        # The softmax is in float32: bfloat16 would lose the padding mask and small weights.
         scores_BNSS = scores_BNSS.astype(at_least_float32(self.dtype))
         blocked = jnp.finfo(scores_BNSS.dtype).min
         weights_BNSS = jax.nn.softmax(jnp.where(attention_mask_BS[:, None, None, :] != 0, scores_BNSS, blocked))
@@ -175,7 +176,7 @@ class Layer(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The feed-forward layer's first half."""
+    """First half of the feed-forward layer."""
 
     config: BertConfig
     dtype: DTypeLike
@@ -188,7 +189,7 @@ class Intermediate(nn.Module):
 
 
 class Layers(nn.Module):
-    """The stack, named by number."""
+    """Stack of transformer layers, each named by its number."""
 
     config: BertConfig
     dtype: DTypeLike
@@ -206,7 +207,7 @@ class Layers(nn.Module):
                 x_BSH = layer(self.config, self.dtype, self.fused, name=str(i))(x_BSH, attention_mask_BS, keys)
             return x_BSH
 
-        # Stacked in every step: the parameters keep their names, and a copy of them is small beside the activations.
+        # Parameters are stacked in every step, so they keep their names; the copy is small beside the activations.
         layers = jax.tree.map(lambda *each: jnp.stack(each), *(self.variables["params"][str(i)] for i in numbers))
         layer = Layer(self.config, self.dtype, self.fused, parent=None)
 
@@ -220,7 +221,7 @@ class Layers(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Exists for its name: `encoder/layer/...`."""
+    """Wrapper that gives the parameters Hugging Face's path `encoder/layer/...`."""
 
     config: BertConfig
     dtype: DTypeLike
@@ -236,15 +237,15 @@ class Encoder(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT's encoder.
+    """Encoder of BERT.
 
     Attributes:
         config: sizes.
         dtype: compute type; parameters and softmax stay at least float32.
-        remat: keep only what goes from layer to layer for the gradient, and compute the inside of a layer again.
-        scan: compile one layer and loop over all; dropout draws other masks than without.
-        fused_attention: where attention has no dropout, `jax.nn.dot_product_attention` computes it, on NVIDIA GPUs in
-            bfloat16 by cuDNN; its softmax is float32 even in float64.
+        remat: keep only the input of each layer for the gradient, and recompute the inside of the layer.
+        scan: compile one layer and loop over all; the dropout masks differ from those without `scan`.
+        fused_attention: compute attention with `jax.nn.dot_product_attention` where it has no dropout. In bfloat16 on
+            NVIDIA GPUs this is a cuDNN kernel. Its softmax is float32 even in float64.
     """
 
     config: BertConfig
@@ -262,7 +263,7 @@ class Bert(nn.Module):
         Args:
             input_ids_BS: token ids, int [B, S], S at most `max_position_embeddings`.
             attention_mask_BS: int or bool [B, S], zero at padding.
-            keys: typed PRNG keys [B] for dropout; None is evaluation.
+            keys: typed PRNG keys [B] for dropout; None in evaluation.
 
         Returns:
             Last hidden states [B, S, H] in the compute type.
@@ -273,7 +274,7 @@ class Bert(nn.Module):
 
 
 def pool_tokens(hidden_BSH: jax.Array, attention_mask_BS: jax.Array, pool: str) -> jax.Array:
-    """Pools hidden states to [B, H]: `cls` takes the first token, `mean` averages over the unmasked ones."""
+    """Pools hidden states to [B, H]: `cls` takes the first token, `mean` averages over the unmasked tokens."""
     hidden_BSH = hidden_BSH.astype(at_least_float32(hidden_BSH.dtype))
     if pool == "cls":
         return hidden_BSH[:, 0]

@@ -1,4 +1,4 @@
-"""Two towers, their projections into the joint space, and the parameters of the score."""
+"""The dual encoder: two towers, their projections into the joint space, and the parameters of the score."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from etp_jax.models.layers import AXIS, Dropout, at_least_float32
 from etp_jax.models.towers import TOWERS
 
 LEAST_DEVIATION_MV = 1e-3
-"""Added in quadrature to a deviation before dividing by it: one step of the int16 signal, so a flat lead gives 0."""
+"""Added in quadrature to the standard deviation before division, so that a flat lead gives 0. It is one step of the
+int16 signal, in mV."""
 
 
 def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Scales microvolt for the encoder; leads that were not recorded become zero and enter no statistic.
+    """Scales an ECG in µV for the encoder. Unrecorded leads become zero and are left out of all statistics.
 
     Args:
         ecg_BTL: int16 or float [B, T, leads], µV.
         lead_mask_BL: bool [B, leads], false where the lead was not recorded.
-        scale: `EcgTowerConfig.scale`: millivolt, or zero mean and unit deviation by record or by lead.
+        scale: `EcgConfig.scale`: mV, or zero mean and unit deviation per record or per lead.
         dtype: type of the result, float32 or float64.
 
     Returns:
@@ -51,7 +52,7 @@ def normalize(x_BE: jax.Array) -> jax.Array:
 
 
 class Projection(nn.Module):
-    """From a tower's features to the joint space: one linear layer, or two with a GELU between."""
+    """Projection of a tower's features to the joint space: one linear layer, or two with a GELU in between."""
 
     config: ModelConfig
     dtype: DTypeLike
@@ -70,15 +71,15 @@ class Projection(nn.Module):
 
 
 class EcgEncoder(nn.Module):
-    """ECG tower and its projection: the half of `DualEncoder` that reads ECGs, also for one's own training.
+    """ECG tower with its projection: the ECG half of `DualEncoder`, which can also be used in other training code.
 
     Parameters: `ecg_tower`, `ecg_projection`, as in `DualEncoder`.
 
     Attributes:
         config: both towers and the joint space.
         dtype: compute type of the tower; projection and embeddings stay at least float32.
-        axis_name: device axis over which batch statistics are averaged in training, for `pmap` and `shard_map`. None:
-            the statistics of the batch at hand, for plain `jit`; they are global where the batch is a sharded array.
+        axis_name: device axis over which batch statistics are averaged in training, for `pmap` and `shard_map`. None,
+            for plain `jit`, uses the statistics of the given batch; they are global if the batch is a sharded array.
     """
 
     config: ModelConfig
@@ -86,7 +87,7 @@ class EcgEncoder(nn.Module):
     axis_name: str | None = None
 
     def setup(self) -> None:
-        """Names the parts."""
+        """Creates the submodules."""
         tower = TOWERS[self.config.ecg.kind]
         self.ecg_tower: Any = tower.module(self.config.ecg, self.dtype, self.axis_name)
         self.ecg_projection = Projection(self.config, at_least_float32(self.dtype))
@@ -98,9 +99,9 @@ class EcgEncoder(nn.Module):
 
         Args:
             ecg_BTL: int16 (or float, when augmented) [B, T, leads], µV.
-            lead_mask_BL: bool [B, leads].
-            train: use the batch's statistics, and update the running ones (`mutable=["batch_stats"]`).
-            keys: typed PRNG keys [B] for drop-path and dropout; None is evaluation.
+            lead_mask_BL: bool [B, leads], false where the lead was not recorded.
+            train: use the batch statistics, and update the running statistics (`mutable=["batch_stats"]`).
+            keys: typed PRNG keys [B] for drop-path and dropout; None in evaluation.
 
         Returns:
             Features [B, F] before the projection and unit embeddings [B, E], float32.
@@ -111,7 +112,7 @@ class EcgEncoder(nn.Module):
 
 
 class DualEncoder(nn.Module):
-    """ECG tower and text tower.
+    """ECG tower and text tower with their projections into the joint space.
 
     Parameters: `ecg_tower`, `ecg_projection`, `text_tower` (absent if frozen), `text_projection`, `logit_scale`
     (logarithm of the scale) and, if the loss has one, `logit_bias`.
@@ -121,7 +122,7 @@ class DualEncoder(nn.Module):
         bert: sizes of the text tower, or None when it is frozen and its outputs come from the report table.
         text_dim: width of the text tower's output.
         dtype: compute type of the towers; projections, embeddings and the score's parameters stay at least float32.
-        loss: initial temperature, and whether there is a bias.
+        loss: loss options; they set the initial temperature and whether there is a bias.
     """
 
     config: ModelConfig
@@ -131,10 +132,10 @@ class DualEncoder(nn.Module):
     loss: LossConfig = LossConfig()
 
     def setup(self) -> None:
-        """Names the parts."""
+        """Creates the submodules and the parameters of the score."""
         exact = at_least_float32(self.dtype)
         self.ecg = EcgEncoder(self.config, self.dtype, AXIS)
-        nn.share_scope(self, self.ecg)  # its parameters lie beside the others, not below a name of its own
+        nn.share_scope(self, self.ecg)  # puts its parameters at the top level, not under `ecg`
         if self.bert is not None:
             text = self.config.text
             self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention)
@@ -142,22 +143,22 @@ class DualEncoder(nn.Module):
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
         if SCORES[self.loss.score].bias and self.loss.bias is not None:
-            # SigLIP (arXiv 2303.15343), section 3.2: starts near the prior, where almost every pair is a negative.
+            # SigLIP (arXiv 2303.15343), section 3.2: training starts near the prior, as almost all pairs are negative.
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.loss.bias), (), exact)
 
     def encode_ecg(
         self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, train: bool = False, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Encodes ECGs, see `EcgEncoder`; in training under the device axis `AXIS`."""
+        """Encodes ECGs like `EcgEncoder`; in training it must run under the device axis `AXIS`."""
         return self.ecg(ecg_BTL, lead_mask_BL, train, keys)
 
     def encode_text(self, text: jax.Array | dict[str, jax.Array], keys: jax.Array | None = None) -> jax.Array:
         """Encodes reports.
 
         Args:
-            text: the frozen tower's outputs, float [B, text_dim]; or its input, {"input_ids", "attention_mask"}, both
-                int [B, S].
-            keys: typed PRNG keys [B] for dropout; None is evaluation.
+            text: outputs of the frozen tower, float [B, text_dim]; or input of the trained one, {"input_ids",
+                "attention_mask"}, both int [B, S].
+            keys: typed PRNG keys [B] for dropout; None in evaluation.
 
         Returns:
             Unit embeddings [B, E], float32.
@@ -170,20 +171,20 @@ class DualEncoder(nn.Module):
     def __call__(
         self, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, text: jax.Array | dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """Both embeddings in evaluation mode; touches every parameter, for `init`."""
+        """Returns both embeddings in evaluation mode. It uses every parameter, as `init` needs."""
         return self.encode_ecg(ecg_BTL, lead_mask_BL)[1], self.encode_text(text)
 
 
 @partial(jax.jit, static_argnums=0)
 def _init(model: DualEncoder, key: jax.Array, ecg_BTL: jax.Array, lead_mask_BL: jax.Array, text: Any) -> Any:
-    """`model.init`, compiled once for all keys."""
+    """Runs `model.init`, compiled once for all keys."""
     return model.init(key, ecg_BTL, lead_mask_BL, text)
 
 
 def init_variables(
     model: DualEncoder, key: jax.Array, samples: int, leads: int, text_params: Any = None
 ) -> dict[str, Any]:
-    """Initial {"params", "batch_stats"}; `text_params`, if given, are the text tower's pretrained weights."""
+    """Returns the initial {"params", "batch_stats"}; `text_params` are the text tower's pretrained weights, if any."""
     drawn = model.clone(bert=None) if text_params is not None else model
     ecg_BTL = jnp.zeros((1, samples, leads), jnp.int16)
     lead_mask_BL = jnp.ones((1, leads), bool)
@@ -195,7 +196,7 @@ def init_variables(
     exact = at_least_float32(model.dtype)
     if text_params is not None:
         params["text_tower"] = jax.tree.map(lambda x: jnp.asarray(x, exact), text_params)
-    # Flax starts running statistics in float32 whatever the parameters are; the first step would change their type, and
-    # a checkpoint restored into the initial type would be rounded.
+    # Flax initialises running statistics in float32 whatever the type of the parameters. The first step would change
+    # that type, and a checkpoint restored into the initial type would be rounded.
     batch_stats = jax.tree.map(lambda x: x.astype(exact), variables.get("batch_stats", {}))
     return {"params": params, "batch_stats": batch_stats}

@@ -1,4 +1,7 @@
-"""Hugging Face BERT weights into the tree of `bert.py`: every tensor explained, or an error that names it."""
+"""Conversion of Hugging Face BERT weights to the parameter tree of `bert.py`.
+
+Every tensor must be used or be known to be unused; any other raises an error that names it.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,14 @@ Names = tuple[str, ...]
 
 
 def resolve(source: str) -> Path:
-    """The folder that holds a text tower's config, weights and tokenizer.
+    """Finds or downloads the folder that holds a text tower's config, weights and tokenizer.
 
     Args:
-        source: a folder; `package:NAME[/SUBFOLDER]`, a folder inside an installed Python package; or else a hub id,
-            whose files are downloaded, or taken from the hub's cache when there is no network.
+        source: a folder; `package:NAME[/SUBFOLDER]`, a folder inside an installed Python package; or a hub id. The
+            files of a hub id are downloaded, or taken from the hub's local cache when there is no network.
 
     Raises:
-        EtpError: it cannot be had, and what to try instead.
+        EtpError: the folder cannot be found or downloaded; the message names the alternatives.
     """
     if source.startswith("package:"):
         name, _, inside = source.removeprefix("package:").partition("/")
@@ -60,11 +63,11 @@ def resolve(source: str) -> Path:
 
 def from_hub(source: str) -> Path:
     """Downloads a text tower's files from the Hugging Face hub, or finds them in its cache when there is no network."""
-    # Of whichever HTTP client the installed version uses; its errors are not all OSErrors.
+    # HTTPError is that of the HTTP client which the installed version uses; not all of its errors are OSErrors.
     failures = (OSError, ValueError, huggingface_hub.errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]
     problem = ""
     try:
-        # snapshot_download has no timeout of its own, so a network that swallows packets would hold it for ever.
+        # snapshot_download has no timeout of its own and would hang for ever on a network that drops packets.
         huggingface_hub.model_info(source, timeout=HUB_TIMEOUT_S)
     except failures as error:
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -78,7 +81,7 @@ def from_hub(source: str) -> Path:
     except failures as error:
         problem = problem or str(error).strip().partition("\n")[0] or type(error).__name__
         raise EtpError(
-            f"text tower {source!r}: no such folder, and the Hugging Face hub does not give it ({problem}); name a "
+            f"text tower {source!r}: no such folder, and no download from the Hugging Face hub ({problem}); name a "
             "folder with its files, `package:NAME/FOLDER` inside an installed package, or `pretrained = None`"
         ) from None
 
@@ -93,7 +96,8 @@ def load_bert(folder: Path) -> tuple[BertConfig, dict[str, Any], str]:
         Config, parameter tree (float32 numpy arrays) and the SHA-256 of the weights file.
 
     Raises:
-        EtpError: another architecture, a missing or unreadable file, a missing, unexplained or mis-shaped tensor.
+        EtpError: an unsupported architecture; a missing or unreadable file; a missing or unexpected tensor, or one of
+            the wrong shape.
     """
     config = read_config(folder / "config.json")
     file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
@@ -112,7 +116,7 @@ def load_bert(folder: Path) -> tuple[BertConfig, dict[str, Any], str]:
 
 
 def read_config(file: Path) -> BertConfig:
-    """Reads Hugging Face's `config.json`; raises EtpError when it is not a BERT that `bert.py` computes."""
+    """Reads Hugging Face's `config.json`; raises EtpError unless `bert.py` implements its model."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -127,7 +131,7 @@ def read_config(file: Path) -> BertConfig:
             raise EtpError(f"{file}: {key} is {raw[key]!r}; only {value!r} is supported")
     if raw.get("hidden_act", "gelu") not in ACTIVATIONS:
         raise EtpError(f"{file}: unknown hidden_act {raw['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}")
-    # One dropout is chosen in the recipe; the file's two are the pre-training's.
+    # The recipe sets the dropout rate; the two rates in the file were used in pre-training.
     fields = [name for name in BertConfig.__dataclass_fields__ if name != "dropout"]
     try:
         return BertConfig(**{name: raw[name] for name in fields if name in raw})
@@ -136,7 +140,7 @@ def read_config(file: Path) -> BertConfig:
 
 
 def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """Tensors by PyTorch name."""
+    """Reads the tensors of a safetensors file, by PyTorch name."""
     try:
         return safetensors.numpy.load_file(file)
     except (safetensors.SafetensorError, OSError) as error:
@@ -144,7 +148,7 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def read_msgpack(file: Path) -> dict[str, Any]:
-    """Parameter tree of a Hugging Face Flax model."""
+    """Reads the parameter tree of a Hugging Face Flax model."""
     try:
         tree = serialization.msgpack_restore(file.read_bytes())
     except (ValueError, TypeError) as error:
@@ -155,7 +159,7 @@ def read_msgpack(file: Path) -> dict[str, Any]:
 
 
 def read_torch(file: Path) -> dict[str, np.ndarray]:
-    """Tensors of a PyTorch pickle by name; only tensors are unpickled."""
+    """Reads the tensors of a PyTorch pickle, by name; only tensors are unpickled."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -188,19 +192,19 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[Names, np.ndarray]:
 
 
 def from_flax(tree: dict[str, Any]) -> dict[Names, np.ndarray]:
-    """Flattens a Hugging Face Flax tree, whose names `bert.py` shares."""
+    """Flattens the tree of a Hugging Face Flax model; `bert.py` uses the same names."""
     flat: dict[Names, Any] = dict(traverse_util.flatten_dict(tree))
     bare = {path[1:] if path[0] == "bert" else path: value for path, value in flat.items()}
     return {path: value for path, value in bare.items() if not is_unused(path)}
 
 
 def is_unused(path: Names) -> bool:
-    """Known tensors that a report encoder does not need: heads, the pooler, and stored index buffers."""
+    """Whether a tensor is known and not needed by a report encoder: heads, the pooler, and stored index buffers."""
     return path[0] in ("cls", "pooler") or path in {("embeddings", "position_ids"), ("embeddings", "token_type_ids")}
 
 
 def check(tensors: dict[Names, np.ndarray], config: BertConfig, file: Path) -> None:
-    """Raises EtpError naming the first missing, unexplained or mis-shaped tensor."""
+    """Raises EtpError that names the first tensor that is missing, unexpected or of the wrong shape."""
     ids = jnp.zeros((1, 1), jnp.int32)
     expected = jax.eval_shape(Bert(config).init, jax.random.key(0), ids, ids)["params"]
     leaves: dict[Names, Any] = dict(traverse_util.flatten_dict(expected))

@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to the example, batch normalisation, and the types of parameters and statistics."""
+"""Dropout with one mask per example, batch normalisation, and the types of parameters and statistics."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jax.typing import DTypeLike
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    """The type of parameters, statistics and outputs beside a compute type: float32, or float64 in float64."""
+    """Type of parameters, statistics and outputs for a compute type: float64 for float64, otherwise float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 class Dropout(nn.Module):
-    """Dropout by one key an example.
+    """Dropout with one random key per example.
 
-    A mask is a function of the example's own key and of the module's path, so it is the same on one device and on
-    eight, in whatever order the examples stand.
+    A mask depends only on the example's own key and the module's path. It is therefore the same on one device and on
+    eight, and in any order of the examples.
 
     Attributes:
         rate: probability that a unit is dropped; the others are scaled by 1 / (1 - rate).
-        whole: drop a whole example's branch at once instead of single units (stochastic depth, arXiv 1603.09382).
+        whole: drop the whole branch of an example instead of single units (stochastic depth, arXiv 1603.09382).
     """
 
     rate: float
@@ -33,7 +33,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Drops units of `x` [B, ...] by the typed keys [B]; `keys=None` (evaluation) returns `x`."""
+        """Drops units of `x` [B, ...] using typed PRNG keys [B]; `keys=None` (evaluation) returns `x`."""
         if keys is None or self.rate == 0.0:
             return x
         site = zlib.crc32("/".join(self.path).encode())
@@ -48,15 +48,15 @@ class Dropout(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167) over all axes but the last, and over devices.
 
-    Parameters and statistics are named as those of Flax's layer. The difference is the gradient, which is written out:
-    what differentiation makes of it takes four times as long on a CPU.
+    Parameters and statistics have the names of Flax's layer. Unlike there, the gradient is written out: automatic
+    differentiation takes four times as long on a CPU.
 
     Attributes:
-        train: use the batch's statistics, over all devices, and move the running ones; else use the running ones.
-        axis_name: the device axis over which the statistics are averaged; None: those of this device's examples alone.
-        dtype: of the result; parameters and statistics stay at least float32.
-        momentum: share of the old running statistics that stays.
-        epsilon: added to the variance.
+        train: use the batch statistics, over all devices, and update the running ones; else use the running ones.
+        axis_name: device axis over which the statistics are averaged; None uses this device's examples only.
+        dtype: type of the result; parameters and statistics stay at least float32.
+        momentum: weight of the old running statistics in an update.
+        epsilon: constant added to the variance.
     """
 
     train: bool
@@ -91,7 +91,7 @@ def _mean_over(values: tuple[jax.Array, jax.Array], axis_name: str | None) -> tu
 def normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`x` [..., C] normalised, and mean and (biased) variance [C] over all devices; no gradient flows through these."""
+    """Returns `x` [..., C] normalised, and the mean and (biased) variance [C] over all devices, without gradient."""
     return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
 
 
@@ -105,7 +105,7 @@ def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon:
 
 
 def _normalize_backward(epsilon: float, axis_name: str | None, saved: Any, cotangents: Any) -> Any:
-    """Gradients of this device's sum of losses; for `x` they also flow through the statistics, over all devices."""
+    """Computes the gradients of this device's losses; that of `x` also flows through the statistics of all devices."""
     x, scale, mean, inverse = saved
     dy, axes, count = cotangents[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     centred = x.astype(scale.dtype) - mean

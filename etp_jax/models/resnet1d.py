@@ -1,8 +1,8 @@
 """ResNet for one-dimensional signals: He et al. 2016 (arXiv 1512.03385) with convolutions along time.
 
-Layout as in MERL's code, the nearest published relative of ETP's and METS's encoder: a stem of kernel 7 and stride 2
-without max-pooling, four stages with strides 1, 2, 2, 2. Padding is written out as (k // 2, k // 2), which is
-PyTorch's; XLA's "SAME" pads stride-2 layers on the other side.
+The layout is that of MERL's code, the nearest published relative of ETP's and METS's encoder. It has a stem of kernel
+7 and stride 2 without max-pooling, then four stages with strides 1, 2, 2, 2. Padding is explicit, (k // 2, k // 2) as
+in PyTorch, because XLA's "SAME" pads stride-2 layers on the other side.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from etp_jax.models.work import Work, linear
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Residual blocks of each stage, by depth."""
 EXPANSION = {18: 1, 34: 1, 50: 4}
-"""Output channels of a block over its inner channels, by depth; 4 is a bottleneck."""
+"""Ratio of a block's output channels to its inner channels, by depth; 4 is a bottleneck."""
 
 
 def stage_blocks(config: ResNetConfig) -> tuple[int, ...]:
-    """Residual blocks of each stage."""
+    """Returns the number of residual blocks of each stage."""
     return config.blocks or BLOCKS[config.depth]
 
 
@@ -45,7 +45,7 @@ def conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -
 
 
 def norm(kind: str, channels: int, train: bool, axis_name: str | None, dtype: DTypeLike, name: str) -> nn.Module:
-    """Batch normalisation (in training over the device axis) or group normalisation; statistics in float32."""
+    """Batch normalisation (in training over the device axis) or group normalisation, with statistics in float32."""
     if kind == "group":
         groups = math.gcd(32, channels)
         return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
@@ -53,7 +53,7 @@ def norm(kind: str, channels: int, train: bool, axis_name: str | None, dtype: DT
 
 
 class Block(nn.Module):
-    """Residual block: two convolutions (depth 18, 34) or a bottleneck of three (depth 50, stride in the middle)."""
+    """Residual block of two convolutions (depth 18, 34), or bottleneck of three (depth 50, stride in the middle)."""
 
     channels: int
     stride: int
@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 class Pool(nn.Module):
-    """Pools over time; `attention` weighs the moments by a learned score, all alike at the start."""
+    """Pooling over time; `attention` weights the time steps by a learned score, with equal weights at the start."""
 
     kind: str
 
@@ -105,12 +105,12 @@ class Pool(nn.Module):
 
 
 class ResNet1D(nn.Module):
-    """The ECG encoder.
+    """ResNet encoder of ECGs.
 
     Attributes:
         config: depth, width, stem, kernel, normalisation, pooling, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
-        axis_name: device axis over which batch statistics are averaged in training; None: each device has its own.
+        axis_name: device axis over which batch statistics are averaged in training; None: each device uses its own.
     """
 
     config: ResNetConfig
@@ -125,9 +125,9 @@ class ResNet1D(nn.Module):
 
         Args:
             ecg_BTL: float [B, T, leads], already scaled; leads that were not recorded are zero.
-            lead_mask_BL: bool [B, leads], not used: zeros are all that convolutions need.
+            lead_mask_BL: bool [B, leads]; not used, because the zeros of unrecorded leads are enough for convolutions.
             train: use batch statistics, averaged over the device axis, and update the running ones.
-            keys: typed PRNG keys [B] for drop-path; None is evaluation.
+            keys: typed PRNG keys [B] for drop-path; None in evaluation.
 
         Returns:
             Pooled features [B, F], float32 (float64 if computed in float64).
@@ -155,7 +155,7 @@ class ResNet1D(nn.Module):
 
 
 def work(config: ResNetConfig, samples: int, leads: int) -> Work:
-    """Counts the forward pass of `ResNet1D` for one ECG; filter taps that fall on padding are counted."""
+    """Counts the work of the forward pass of `ResNet1D` for one ECG, filter taps on padding included."""
     kernel, expansion = config.kernel, EXPANSION[config.depth]
     steps = _strided(samples, 2)
     total, channels = linear(steps, 7 * leads, config.width), config.width
@@ -179,5 +179,5 @@ def work(config: ResNetConfig, samples: int, leads: int) -> Work:
 
 
 def _strided(steps: int, stride: int) -> int:
-    """Length after a strided layer."""
+    """Returns the length of the signal after a strided layer."""
     return -(-steps // stride)

@@ -1,4 +1,4 @@
-"""Reports as text: tokenizer, token tables, and the frozen tower's output for every distinct report."""
+"""The text side of the reports: tokenizer, token tables, and the frozen tower's output for every distinct report."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from etp_jax.progress import Bar
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 STATEMENT_END = ". "
-"""Joins the statements of a prepared report."""
+"""Separator of the statements in a prepared report."""
 
 BUCKET = 8
-"""Token tables are padded to a multiple of this, so that few shapes are compiled."""
+"""Token tables are padded to a multiple of this length, so that few shapes are compiled."""
 
 
 class Tokenizer:
     """A WordPiece tokenizer as BERT uses it: `[CLS] ... [SEP]`."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        """Takes over a `tokenizers.Tokenizer`; padding and truncation that its file prescribes are dropped."""
+        """Wraps a `tokenizers.Tokenizer`, and turns off the padding and truncation that its file specifies."""
         inner.no_padding()
         inner.no_truncation()
         self.inner = inner
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads a `tokenizer.json`, or the one or the `vocab.txt` in a Hugging Face folder.
+        """Loads a tokenizer from a `tokenizer.json`, or from a Hugging Face folder with that file or `vocab.txt`.
 
         Raises:
-            EtpError: there is none, or it is not a tokenizer with BERT's special tokens.
+            EtpError: the file is missing, or is not a tokenizer with BERT's special tokens.
         """
         file = path / "tokenizer.json" if path.is_dir() else path
         if file.exists():
@@ -67,9 +67,9 @@ class Tokenizer:
 
     @classmethod
     def train_wordpiece(cls, texts: Sequence[str], vocabulary: int) -> Tokenizer:
-        """Trains a lower-case vocabulary of at most `vocabulary` pieces; the same texts always give the same one."""
-        # The trainer numbers word-internal letters in the order of a random hash map, and ties follow the numbers.
-        # Handing it every letter in sorted order first takes the chance out.
+        """Trains a lower-case vocabulary of at most `vocabulary` pieces; the result depends on the texts only."""
+        # The trainer numbers word-internal letters in the order of a random hash map, and breaks ties by number.
+        # Giving it every letter first, in sorted order, removes this randomness.
         bare = wordpiece({}, lowercase=True)
         letters = sorted({c for text in texts for c in bare.normalizer.normalize_str(text) if not c.isspace()})
         first = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
@@ -90,13 +90,13 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pieces with their numbers, and of how capitals, accents and punctuation are treated."""
+        """SHA-256 of the numbered pieces and of how the tokenizer treats capitals, accents and punctuation."""
         [treated] = self(["Aa Ää Éé ST-T V1, 3 mm."], 64)
         content = json.dumps([sorted(self.inner.get_vocab().items()), treated])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text, `[CLS]` and `[SEP]` included, cut to `max_tokens`."""
+        """Returns the token ids of each text, `[CLS]` and `[SEP]` included, truncated to `max_tokens`."""
         self.inner.enable_truncation(max_tokens)
         encodings = self.inner.encode_batch(list(texts))
         self.inner.no_truncation()
@@ -104,7 +104,7 @@ class Tokenizer:
 
 
 def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
-    """BERT's normaliser, splitter, WordPiece and `[CLS] ... [SEP]` around a vocabulary."""
+    """Builds a tokenizer from a vocabulary, with BERT's normaliser, splitter, WordPiece and `[CLS] ... [SEP]`."""
     inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -117,21 +117,21 @@ def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeniz
 
 
 def check_special(file: Path, vocabulary: Collection[str]) -> None:
-    """Raises EtpError when a token that BERT's input needs is not in the vocabulary."""
+    """Raises EtpError when the vocabulary lacks a special token that BERT's input needs."""
     for token in ("[UNK]", "[CLS]", "[SEP]"):
         if token not in vocabulary:
             raise EtpError(f"{file}: lacks the token {token}; this is not BERT's tokenizer")
 
 
 def is_lowercase(folder: Path, vocabulary: Collection[str]) -> bool:
-    """Whether text is lower-cased: as `tokenizer_config.json` says, else unless the vocabulary has capitals itself."""
+    """Whether text is lower-cased: `tokenizer_config.json` decides, else whether the vocabulary has no capitals."""
     file = folder / "tokenizer_config.json"
-    said = read_json(file).get("do_lower_case") if file.exists() else None
-    return said if said is not None else all(word == word.lower() for word in vocabulary if word not in SPECIAL)
+    stated = read_json(file).get("do_lower_case") if file.exists() else None
+    return stated if stated is not None else all(word == word.lower() for word in vocabulary if word not in SPECIAL)
 
 
 def read_json(file: Path, required: str | None = None) -> dict[str, Any]:
-    """A JSON object of a Hugging Face folder; raises EtpError when it is none or lacks the key `required`."""
+    """Reads a JSON object; raises EtpError when the file holds something else or lacks the key `required`."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -142,11 +142,11 @@ def read_json(file: Path, required: str | None = None) -> dict[str, Any]:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
-    """Token table of `texts`.
+    """Builds the token table of `texts`.
 
     Returns:
-        {"input_ids", "attention_mask"}, int32 [R, S]; S is the longest text's tokens, rounded up to a multiple of 8, at
-        most `max_tokens`. Padding is 0 in both.
+        {"input_ids", "attention_mask"}, int32 [R, S]. S is the number of tokens of the longest text, rounded up to a
+        multiple of 8, and at most `max_tokens`. Padding is 0 in both.
     """
     rows = tokenizer(texts, max_tokens)
     width = min(round_up(max(map(len, rows), default=1)), max_tokens)
@@ -164,10 +164,10 @@ class TextTower:
 
     Attributes:
         bert_config: sizes.
-        params: pretrained weights (float32 numpy tree), or None when they start at random.
-        tokenizer: its tokenizer.
-        source: where the weights came from; "" from scratch.
-        sha256: of the weights file; "" from scratch.
+        params: pretrained weights (float32 numpy tree), or None for random initial weights.
+        tokenizer: tokenizer of the tower.
+        source: source of the weights; "" from scratch.
+        sha256: SHA-256 of the weights file; "" from scratch.
     """
 
     bert_config: BertConfig
@@ -178,10 +178,10 @@ class TextTower:
 
 
 def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
-    """Loads the text tower that a recipe names, or lays out one from scratch with a vocabulary of the reports.
+    """Loads the text tower that a recipe names, or sets up one from scratch with a vocabulary trained on the reports.
 
     Raises:
-        EtpError: it cannot be had, its files do not fit, or a tower from scratch is to be frozen.
+        EtpError: the tower cannot be loaded, its files do not match each other, or a tower from scratch is frozen.
     """
     if config.unit == "statements" and not config.frozen:
         raise EtpError("model.text.unit = statements is for a frozen tower; a trained one reads whole reports")
@@ -218,7 +218,7 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
 
 
 def apply_template(template: str, reports: Sequence[str]) -> list[str]:
-    """Puts each report into the template's `{report}`; raises EtpError when the template has other holes or none."""
+    """Puts each report in place of the template's `{report}`; raises EtpError unless that is its only placeholder."""
     try:
         complete = template.format(report="a") != template.format(report="b")
     except (LookupError, ValueError):
@@ -232,7 +232,7 @@ def apply_template(template: str, reports: Sequence[str]) -> list[str]:
 def encode_tokens(
     params: Any, input_ids_BS: jax.Array, attention_mask_BS: jax.Array, config: BertConfig, pool: str
 ) -> jax.Array:
-    """Pooled outputs [B, H] of a text tower in evaluation mode."""
+    """Computes the pooled outputs [B, H] of a text tower in evaluation mode."""
     hidden_BSH: Any = Bert(config).apply({"params": params}, input_ids_BS, attention_mask_BS)
     return pool_tokens(hidden_BSH, attention_mask_BS, pool)
 
@@ -245,9 +245,9 @@ def encode_table(
     Args:
         bert_config: sizes.
         params: weights.
-        tokens: as `tokenize` gives them, [R, S].
+        tokens: token table from `tokenize`, [R, S].
         pool: `cls` or `mean`.
-        batch: rows a call; rows of like length go together, padded to few lengths.
+        batch: rows per call; rows of similar length are batched together and padded to one of a few lengths.
 
     Returns:
         float32 [R, H].
@@ -259,27 +259,27 @@ def encode_table(
     for start in Bar(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
         rows = order[start : start + batch]
         width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
-        padded = np.resize(rows, batch)  # the last batch repeats its rows, so that one shape serves all
+        padded = np.resize(rows, batch)  # the last batch repeats its rows, so that all batches have one size
         ids, mask = tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width]
-        with jax.default_matmul_precision("highest"):  # or the table would depend on the device that made it
+        with jax.default_matmul_precision("highest"):  # otherwise the table would depend on the device
             pooled = encode_tokens(params, ids, mask, bert_config, pool)
         table[rows] = np.asarray(pooled)[: len(rows)]
     return table
 
 
 def round_up(length: int) -> int:
-    """The next multiple of `BUCKET`."""
+    """Rounds up to a multiple of `BUCKET`."""
     return -(-int(length) // BUCKET) * BUCKET
 
 
 def frozen_outputs(
     tower: TextTower, config: TextTowerConfig, reports: Sequence[str], cache: Path | None = None
 ) -> np.ndarray:
-    """What a frozen tower makes of reports, read whole or statement by statement (`config.unit`).
+    """Computes the outputs of a frozen tower for reports, as a whole or statement by statement (`config.unit`).
 
     Args:
-        tower: with weights.
-        config: template, unit, pooling and greatest length.
+        tower: text tower with weights.
+        config: template, unit, pooling and maximum length.
         reports: R reports, their statements joined by ". ".
         cache: as in `frozen_table`.
 
@@ -298,13 +298,13 @@ def frozen_outputs(
 def frozen_table(
     tower: TextTower, config: TextTowerConfig, texts: Sequence[str], cache: Path | None = None
 ) -> np.ndarray:
-    """Outputs of a frozen tower for texts, kept on disk.
+    """Computes the outputs of a frozen tower for texts, or reads them from a cache on disk.
 
     Args:
-        tower: with weights.
-        config: pooling and greatest length.
-        texts: what the tower reads; the template is already applied.
-        cache: folder for the results, each named by the hash of everything it depends on; None keeps nothing.
+        tower: text tower with weights.
+        config: pooling and maximum length.
+        texts: input texts, with the template already applied.
+        cache: folder for the results, each named by the hash of everything it depends on; None: no cache.
 
     Returns:
         float32 [R, H].
@@ -312,7 +312,7 @@ def frozen_table(
     assert tower.params is not None, "a tower from scratch is never frozen"
     key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, list(texts)])
     file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
-    # Others share the folder: what cannot be read there is made again, what cannot be written is not kept.
+    # Other processes share the folder. A file that cannot be read is computed again; a failed write is ignored.
     if file:
         with suppress(OSError, ValueError, EOFError):
             return np.load(file)

@@ -1,4 +1,4 @@
-"""The ECG towers. A tower is a module of this folder, with its options, and one line of `TOWERS`."""
+"""Registry of the ECG towers. A tower is a module of this folder, a class of options, and one line of `TOWERS`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
+from etp_jax.config import EcgConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
 from etp_jax.models import resnet1d, vit1d
 from etp_jax.models.work import Work
 
@@ -19,15 +19,16 @@ from etp_jax.models.work import Work
 class Tower:
     """One kind of ECG encoder."""
 
-    options: type[EcgTowerConfig]
-    """Class of its options, whose `kind` is its name."""
+    options: type[EcgConfig]
+    """Class of the tower's options; its `kind` is the name of the tower."""
     module: Callable[[Any, DTypeLike, str | None], nn.Module]
-    """Makes the Flax module from the options, the compute type, and the device axis over which batch statistics are
-    averaged in training; without an axis each device has its own. The module is called as
+    """Function that makes the Flax module from the options, the compute type and a device axis.
+
+    In training, batch statistics are averaged over that axis; None: each device uses its own. The module is called as
     `module(ecg_BTL, lead_mask_BL, train, keys)`: scaled ECGs [B, T, leads], bool [B, leads], whether batch statistics
-    are used, and typed PRNG keys [B] or None for evaluation. It returns features [B, F], at least float32."""
+    are used, and typed PRNG keys [B] or None in evaluation. It returns features [B, F], at least float32."""
     work: Callable[[Any, int, int], Work]
-    """Counts the forward pass of one ECG from the options, its samples and its leads."""
+    """Function that counts the work of the forward pass of one ECG from the options, its samples and its leads."""
 
 
 TOWERS = {
@@ -37,13 +38,13 @@ TOWERS = {
         Tower(ViTConfig, vit1d.Vit1D, vit1d.work),
     )
 }
-"""Every tower by its name, `model.ecg.kind`."""
+"""All towers by their name, `model.ecg.kind`."""
 
 
 def with_named_tower(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
-    """The config with the tower that `--model.ecg.kind` names among the words of a command line; EtpError if unknown.
+    """Returns the config with the tower that `--model.ecg.kind` on a command line names; EtpError if it is unknown.
 
-    Its other options are then those of that tower, so this comes before the words are parsed.
+    The tower decides which other options there are, so call this before the command line is parsed.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model.ecg.kind", dest="kind", default=config.model.ecg.kind)

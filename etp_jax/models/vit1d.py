@@ -1,8 +1,8 @@
-"""Vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) whose patches are pieces of single leads.
+"""Vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) whose patches are segments of single leads.
 
-Sizes by default as in FOCAL's official code (arXiv 2505.11939 v3): 192 wide, 12 deep, 3 heads, a patch for each second
-and lead, pooled by the mean. The place in time is a fixed code of sines, so that records may have any length; the lead
-is a learned vector.
+The default sizes are those of FOCAL's official code (arXiv 2505.11939 v3): width 192, 12 layers, 3 heads, one patch
+per second and lead, mean pooling. The position in time is a fixed sinusoidal encoding, so records may have any length.
+The lead is encoded by a learned vector.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from etp_jax.models.work import Work, linear, transformer_layer
 
 
 def time_code(count: int, width: int, dtype: DTypeLike) -> jax.Array:
-    """[count, width]: sines and cosines of each place, at geometric rates (Vaswani et al. 2017, section 3.5)."""
+    """Sinusoidal position encoding [count, width], at geometric rates (Vaswani et al. 2017, section 3.5)."""
     rate_W = 10_000.0 ** (-jnp.arange(width // 2) / (width // 2))
     angle_NW = jnp.arange(count)[:, None] * rate_W
     return jnp.concatenate([jnp.sin(angle_NW), jnp.cos(angle_NW)], axis=1).astype(dtype)
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer, each normalised before and added to its input."""
+    """Transformer block: attention and a feed-forward layer, each with normalised input (pre-norm) and a residual."""
 
     heads: int
     drop_path: float
@@ -34,7 +34,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSW: jax.Array, token_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Maps [B, S, W] to [B, S, W]; masked tokens are attended to by none."""
+        """Maps [B, S, W] to [B, S, W]; no token attends to masked tokens."""
         width = x_BSW.shape[-1]
 
         def norm(name: str) -> nn.LayerNorm:
@@ -59,12 +59,12 @@ class Block(nn.Module):
 
 
 class Vit1D(nn.Module):
-    """The ECG encoder by patches of single leads.
+    """Transformer encoder of ECGs, over patches of single leads.
 
     Attributes:
         config: patch, width, layers, heads, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
-        axis_name: the device axis; not used, since nothing is averaged over examples.
+        axis_name: device axis; not used, because there are no statistics over examples.
     """
 
     config: ViTConfig
@@ -78,10 +78,10 @@ class Vit1D(nn.Module):
         """Encodes scaled ECGs.
 
         Args:
-            ecg_BTL: float [B, T, leads], already scaled; T a multiple of the patch.
-            lead_mask_BL: bool [B, leads]; the patches of a lead that was not recorded take no part.
-            train: not used: there are no batch statistics.
-            keys: typed PRNG keys [B] for drop-path; None is evaluation.
+            ecg_BTL: float [B, T, leads], already scaled; T is a multiple of the patch.
+            lead_mask_BL: bool [B, leads]; the patches of unrecorded leads are masked.
+            train: not used, because there are no batch statistics.
+            keys: typed PRNG keys [B] for drop-path; None in evaluation.
 
         Returns:
             Features [B, width], the mean over the patches, float32 (float64 if computed in float64).
@@ -108,6 +108,6 @@ class Vit1D(nn.Module):
 
 
 def work(config: ViTConfig, samples: int, leads: int) -> Work:
-    """Counts the forward pass of `Vit1D` for one ECG."""
+    """Counts the work of the forward pass of `Vit1D` for one ECG."""
     tokens, width = leads * (samples // config.patch), config.width
     return linear(tokens, config.patch, width) + transformer_layer(tokens, width, 4 * width) * config.layers

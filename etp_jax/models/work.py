@@ -1,6 +1,6 @@
-"""The arithmetic of layers, counted from their shapes; each tower adds it up for `etp bench`.
+"""The FLOPs and outputs of layers, counted from their shapes; each tower sums them up for `etp bench`.
 
-FLOPs are those of convolutions and matrix products, two for a multiplication and addition.
+Only convolutions and matrix products count. A multiply-add is two FLOPs.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of a part, and the number of values that its convolutions and matrix products put out."""
+    """FLOPs of a part of a model, and the number of values that its convolutions and matrix products output."""
 
     flops: int
     outputs: int
 
     def __add__(self, other: Work) -> Work:
-        """Both parts."""
+        """Adds the work of two parts."""
         return Work(self.flops + other.flops, self.outputs + other.outputs)
 
     def __mul__(self, times: int) -> Work:
-        """A number of such parts."""
+        """Multiplies the work by a number of equal parts."""
         return Work(self.flops * times, self.outputs * times)
 
 
 def linear(rows: int, inputs: int, features: int) -> Work:
-    """A matrix product; a convolution too, whose inputs are kernel length x channels."""
+    """Counts a matrix product; for a convolution, `inputs` is kernel length x channels."""
     return Work(2 * rows * inputs * features, rows * features)
 
 
 def transformer_layer(tokens: int, width: int, inner: int) -> Work:
-    """Attention and feed-forward of one sequence, forward; the attention scores count as FLOPs, not as outputs."""
+    """Counts the forward pass of a transformer layer for one sequence; attention scores are FLOPs, but no outputs."""
     dense = linear(tokens, width, 3 * width) + linear(tokens, width, width)
     dense += linear(tokens, width, inner) + linear(tokens, inner, width)
     return dense + Work(2 * 2 * tokens * tokens * width, tokens * width)

@@ -51,8 +51,8 @@ def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
       The page's path.
 
     Raises:
-      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, shards the
-        encoder cannot read, or without `other_shards` shards that are not the run's.
+      EtpError: not a run folder, an exported encoder, not a shard folder, a damaged file in one of them, shards that
+        the run's encoder cannot read, or without `other_shards` shards that are not the run's.
     """
     config = config_module.load(run / run_folder.CONFIG_FILE)
     if (run / ENCODER_FILE).exists():
@@ -242,7 +242,7 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
 
 
 def _others(run: Path, data: Shards) -> str:
-    """A note that these shards are not the run's own, with the names of those; empty if they are, or none are known."""
+    """States that a run was trained on other shards than these, and on which; empty if on these or unknown ones."""
     path = run / run_folder.SHARDS_FILE
     own = run_folder.read_about(path) if path.exists() else {"fingerprint": data.fingerprint}
     if own["fingerprint"] == data.fingerprint:

@@ -66,6 +66,12 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
     names = dict.fromkeys(name for values in read for name in values)
     differing = [name for name in names if any(values.get(name) != read[0].get(name) for values in read)]
     evaluations = sorted({(name, figure.metric) for run in runs for name, figure in run.figures.items()})
+
+    def figures(run: RunSummary) -> dict[str, Cell]:
+        """Of every evaluation, None for those that the run does not have."""
+        found = run.figures
+        return {f"{name} {metric}": found[name].mean if name in found else None for name, metric in evaluations}
+
     return [
         {
             "run": str(run.folder),
@@ -75,10 +81,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
             "validation loss": run.validation_loss,
             "best step": run.best_step,
             "ECG/s": run.ecg_per_s,
-            **{
-                f"{name} {metric}": run.figures[name].mean if name in run.figures else None
-                for name, metric in evaluations
-            },
+            **figures(run),
             "trouble": run.trouble,
         }
         for run, values in zip(runs, options, strict=True)
@@ -86,7 +89,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Run folders and exported encoders at and below some folders, each once; raises EtpError for a missing folder."""
+    """Run folders and exported encoders at and below some folders, each once; raises EtpError for what is no folder."""
     found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():

@@ -34,7 +34,7 @@ seeds = [0]                            # by default all of the run's
 [[compare]]
 pair = ["fine", "coarse"]              # the first less the second
 
-[[published]]                          # what others say, to stand beside
+[[published]]                          # figures of others, for comparison
 name = "MERL"
 pretrained_on = "MIMIC-IV-ECG"
 source = "its table 2"
@@ -81,7 +81,7 @@ EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, 
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
-"""Options of `etp train` that a study says by these keys."""
+"""Options of `etp train` that a study sets by keys of its own."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Study:
-    """What the file says, checked."""
+    """A study file, read and checked."""
 
     file: Path
     title: str
@@ -135,15 +135,15 @@ class Study:
     pairs: tuple[tuple[str, str], ...]
     """Names of runs to compare."""
     published: tuple[dict[str, Any], ...]
-    """As the file has them."""
+    """Published figures, as in the file."""
 
 
 def read(file: Path, shards: Path | None = None) -> Study:
     """Reads a study; `shards` stands in for the file's own.
 
     Raises:
-      EtpError: naming the file and the place: not TOML, unknown key, run, recipe, option, task or prompts, or what does
-        not go together.
+      EtpError: naming the file and the part of it: not TOML, unknown key, run, recipe, option, task or prompts, or
+        what does not go together.
     """
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -211,10 +211,10 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
     options = _words(table.get("options", [])) + _words(entry.get("options", []))
     for option, key in OWN_KEYS.items():
         if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
-            raise EtpError(f"--{option} is said by `{key}`")
-    recipe_config = load_recipe(recipe, entry.get("stage", table.get("stage")))
+            raise EtpError(f"--{option} is set by `{key}`")
+    config = load_recipe(recipe, entry.get("stage", table.get("stage")))
     with _in("options"):
-        config = set_options(with_named_tower(recipe_config, options), options)
+        config = set_options(with_named_tower(config, options), options)
     check_loss(config.loss)
     if config.start_from and base is None:
         raise EtpError("its recipe starts from another run; name that one as `start_from`")
@@ -315,7 +315,7 @@ def _is(value: Any, what: str) -> bool:
 
 @contextmanager
 def _in(place: str) -> Iterator[None]:
-    """Puts the place in front of what is wrong there."""
+    """Prefixes the message of an EtpError with the part of the study that it is about."""
     try:
         yield
     except EtpError as error:

@@ -38,7 +38,7 @@ LEGEND = (
     "scored by chance. Published figures are quoted from where the row says; the data they were "
     "pre-trained on, records and protocols differ."
 )
-CSV = ("study", "run", "seed", "encoder", "task", "kind", "protocol", "prompts", "fraction", "metric")
+CSV: tuple[str, ...] = ("study", "run", "seed", "encoder", "task", "kind", "protocol", "prompts", "fraction", "metric")
 CSV += ("value", "low", "high", "revision")
 """Columns of the tidy table, see `_csv`."""
 

@@ -78,7 +78,7 @@ def lint_task(name: str, codes: Iterable[str] | None = None) -> list[str]:
         tasks = {prompts: get_task(name, prompts) for prompts in sets}
     except EtpError as error:
         return [str(error)]
-    known = set(file.vocabulary if codes is None else codes)
+    known = set(file.label_vocabulary if codes is None else codes)
     flaws = code_flaws(tasks[DEFAULT], known) if known else []
     for prompts, task in tasks.items():
         texts = [(c.code, (c.name,), c.prompts) for c in task.classes]

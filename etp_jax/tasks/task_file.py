@@ -1,7 +1,7 @@
 """The file of a task: one JSON object, checked field by field. No jax.
 
-`TaskFile` is the schema, version 1: its attributes are the fields of the JSON object, `ClassEntry` those of a class.
-Shipped tasks are the files in `data/`, found by glob; a user's own file has the same fields.
+`TaskFields` is the schema, version 1: its attributes are the fields of the JSON object, `ClassEntry` has those of a
+class. Shipped tasks are the files in `data/`, found by glob; a user's own file has the same fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -56,16 +56,10 @@ class Contrast:
     """Note on how the set was made."""
 
 
-@dataclass(frozen=True)
-class TaskFile:
-    """A task file with its `of` resolved."""
+@dataclass(frozen=True, kw_only=True)
+class TaskFields:
+    """The fields of a task file; those without a default must be given."""
 
-    path: Path
-    """Where it was read; no field of the JSON object."""
-    digest: str
-    """Identifies everything that defines the task; no field of the JSON object."""
-    content: dict[str, Any]
-    """The JSON object with `of` resolved; no field of it."""
     format: int
     """Version of the schema: 1."""
     name: str
@@ -76,6 +70,10 @@ class TaskFile:
     """All classes of the task, in the order of its tables."""
     source: str = ""
     """Where classes and codes come from."""
+    of: str | None = None
+    """Task to take all fields from that are not given here: a shipped task's name, or a .json file from this folder."""
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """With `of` only: label codes by class, in place of those of the other task."""
     order: int | None = None
     """Position among the shipped tasks in lists and reports; files without one follow by name."""
     dataset: str = ""
@@ -101,47 +99,82 @@ class TaskFile:
     shared_prompts: tuple[str, ...] = ()
     """Prompts that several classes may have; lint accepts them."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFile(TaskFields):
+    """A task file that was read and checked; what `of` names is filled in."""
+
+    path: Path
+    """The file."""
+    content: dict[str, Any]
+    """The JSON object, without `of` and `labels`: what these name is filled in."""
+
     @property
     def shipped(self) -> bool:
         """Whether it is one of the tasks that ship."""
         return self.path.parent == SHIPPED
 
+    @property
+    def label_vocabulary(self) -> dict[str, str]:
+        """The label codes of the data set with their meaning; empty if neither the file nor a table has them."""
+        return self.vocabulary or table("vocabularies.json")["vocabularies"].get(self.dataset, {})
 
-OWN = ("path", "digest", "content")
-"""Attributes of `TaskFile` that are no fields of the JSON object."""
+    @property
+    def digest(self) -> str:
+        """Identifies everything in the file that changes results."""
+        facts = {name: value for name, value in self.content.items() if name not in DESCRIPTIVE}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 DESCRIPTIVE = ("title", "source", "order")
-"""Fields that do not change any result."""
-DERIVED = {"of": str, "labels": dict[str, tuple[str, ...]]}
-"""Further fields of a file that is derived from another: the other task, and label codes by class to replace."""
+"""Fields that do not change any result, and that a file with `of` does not take over."""
 
 
-def read_task_file(path: Path) -> TaskFile:
+def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
     """Reads and checks a task file.
+
+    Args:
+      path: the file.
+      above: files that are derived from this one.
 
     Raises:
       EtpError: it cannot be read, has an unknown field or a wrong value, lacks classes, or has a code twice.
     """
-    content = _content(path, ())
-    facts = {name: value for name, value in content.items() if name not in DESCRIPTIVE}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    file = _convert({"path": path, "digest": digest, "content": content, **content}, TaskFile, f"{path}", "")
-    if not file.vocabulary and file.dataset in table("vocabularies.json")["vocabularies"]:
-        vocabulary = table("vocabularies.json")["vocabularies"][file.dataset]
-        file = TaskFile(**{**vars(file), "vocabulary": vocabulary})
-    _check(file)
-    return file
+    if path.resolve() in above:
+        raise EtpError(f"{path}: is derived from itself; correct its `of`")
+    content = _read_json(path)
+    if isinstance(base := content.get("of"), str):
+        file = path.parent / base if base.endswith(".json") else SHIPPED / f"{base}.json"
+        if not file.exists():
+            raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
+        other = read_task_file(file, (*above, path.resolve())).content
+        content = {name: value for name, value in other.items() if name not in DESCRIPTIVE} | content
+    given: TaskFields = _convert(content, TaskFields, f"{path}", "")
+    stray = next((code for code in given.labels if code not in {c.code for c in given.classes}), None)
+    if given.labels and given.of is None:
+        raise EtpError(f"{path}: labels: belongs to a file with `of`; give each class its own labels")
+    if stray is not None:
+        raise EtpError(f"{path}: labels: no class {stray!r} in {given.of}")
+    classes = tuple(replace(c, labels=given.labels.get(c.code, c.labels)) for c in given.classes)
+    entries = [entry | {"labels": list(c.labels)} for entry, c in zip(content["classes"], classes, strict=True)]
+    content = {n: v for n, v in content.items() if n not in ("of", "labels")} | {"classes": entries}
+    found = TaskFile(**vars(given) | {"classes": classes}, path=path, content=content)
+    _check(found)
+    _check_classes(found)
+    return found
 
 
 def task_text(content: dict[str, Any]) -> str:
-    """A task file's JSON object as text: one line for each class, vocabulary entry and other field."""
+    """A task's JSON object as text: a line for each field, and inside objects and lists of objects for each entry."""
     lines = []
     for name, value in content.items():
-        if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
-            opening, closing = "{}" if isinstance(value, dict) else "[]"
-            items = [f"{_inline(k)}: {_inline(v)}" for k, v in value.items()] if opening == "{" else map(_inline, value)
-            lines.append(f'  "{name}": {opening}\n    ' + ",\n    ".join(items) + f"\n  {closing}")
-        else:
-            lines.append(f'  "{name}": {_inline(value)}')
+        text = _inline(value)
+        if isinstance(value, dict):
+            entries = [f"{_inline(key)}: {_inline(entry)}" for key, entry in value.items()]
+            text = "{\n    " + ",\n    ".join(entries) + "\n  }"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n    " + ",\n    ".join(map(_inline, value)) + "\n  ]"
+        lines.append(f"  {_inline(name)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -155,10 +188,7 @@ def _inline(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The JSON object of a file, laid over that of the file it is derived from."""
-    if path.resolve() in above:
-        raise EtpError(f"{path}: is derived from itself; correct its `of`")
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (OSError, ValueError) as error:
@@ -167,29 +197,7 @@ def _content(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise EtpError(f"{path}: must hold a JSON object, as `etp tasks new` writes it")
     if content.get("format") != FORMAT:
         raise EtpError(f"{path}: has format {content.get('format')!r}; this version reads tasks of format {FORMAT}")
-    hints = {name: kind for name, kind in get_type_hints(TaskFile).items() if name not in OWN} | DERIVED
-    unknown = next((name for name in content if name not in hints), None)
-    if unknown is not None:
-        raise EtpError(f"{path}: unknown field {unknown!r}; the fields are {', '.join(hints)}")
-    for name, value in content.items():
-        _convert(value, hints[name], f"{path}", name)
-    base, labels = content.pop("of", None), content.pop("labels", {})
-    if base is None:
-        if labels:
-            raise EtpError(f"{path}: labels: belongs to a file with `of`; give each class its own labels")
-        return content
-    file = path.parent / base if base.endswith(".json") else SHIPPED / f"{base}.json"
-    if not file.exists():
-        raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
-    merged = _content(file, (*above, path.resolve()))
-    merged = {name: value for name, value in merged.items() if name not in DESCRIPTIVE} | content
-    classes = merged.get("classes", [])
-    codes = [entry["code"] for entry in classes]
-    stray = next((code for code in labels if code not in codes), None)
-    if stray is not None:
-        raise EtpError(f"{path}: labels: no class {stray!r} in {base}")
-    merged["classes"] = [entry | {"labels": labels.get(entry["code"], entry["labels"])} for entry in classes]
-    return merged
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -201,55 +209,67 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _convert(value: Any, kind: Any, file: str, place: str) -> Any:
-    """A JSON value as a Python value of the type `kind`; raises EtpError naming the place where it is none."""
+    """A JSON value as a Python value of the type `kind`; raises EtpError, naming the place, if it is of another."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return _convert(value, args[0], file, place)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _object(_expect(value, dict, "an object", file, place), kind, file, place)
     if origin is tuple:
-        items = _expect(value, list, "a list", file, place)
-        return tuple(_convert(item, args[0], file, f"{place}[{n}]") for n, item in enumerate(items, 1))
+        _expect(value, list, "a list", file, place)
+        return tuple(_convert(item, args[0], file, f"{place}[{n}]") for n, item in enumerate(value, 1))
     if origin is dict:
-        items = _expect(value, dict, "an object", file, place)
-        return {name: _convert(item, args[1], file, f"{place}.{name}") for name, item in items.items()}
-    if kind in KINDS:
-        wrong = isinstance(value, bool) and kind is not bool
-        _expect(None if wrong else value, (int, float) if kind is float else kind, KINDS[kind], file, place, value)
+        _expect(value, dict, "an object", file, place)
+        return {name: _convert(item, args[1], file, f"{place}.{name}") for name, item in value.items()}
+    if is_dataclass(kind):
+        _expect(value, dict, "an object", file, place)
+        return _convert_object(value, kind, file, place)
+    _expect(value, (int, float) if kind is float else kind, KINDS[kind], file, place)
     return value
 
 
-def _object(value: dict[str, Any], kind: type, file: str, place: str) -> Any:
+def _convert_object(value: dict[str, Any], kind: Any, file: str, place: str) -> Any:
     hints = get_type_hints(kind)
-    where = f"{file}: {place}: " if place else f"{file}: "
+    where = f"{file}: {place}" if place else file
     unknown = next((name for name in value if name not in hints), None)
     if unknown is not None:
-        raise EtpError(f"{where}unknown field {unknown!r}; the fields are {', '.join(hints)}")
+        raise EtpError(f"{where}: unknown field {unknown!r}; the fields are {', '.join(hints)}")
     for spec in fields(kind):
         if spec.name not in value and spec.default is MISSING and spec.default_factory is MISSING:
-            raise EtpError(f"{where}lacks the field {spec.name!r}")
-    prefix = f"{place}." if place else ""
-    return kind(**{name: _convert(item, hints[name], file, f"{prefix}{name}") for name, item in value.items()})
+            raise EtpError(f"{where}: lacks the field {spec.name!r}")
+    inside = f"{place}." if place else ""
+    return kind(**{name: _convert(item, hints[name], file, f"{inside}{name}") for name, item in value.items()})
 
 
-def _expect(value: Any, kind: Any, words: str, file: str, place: str, shown: Any = MISSING) -> Any:
-    if not isinstance(value, kind):
-        raise EtpError(f"{file}: {place}: must be {words}, not {json.dumps(value if shown is MISSING else shown)}")
-    return value
+def _expect(value: Any, kind: Any, words: str, file: str, place: str) -> None:
+    """Raises EtpError if a JSON value is not of a Python type; Python counts true and false as numbers."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise EtpError(f"{file}: {place}: must be {words}, not {json.dumps(value)}")
 
 
 def _check(file: TaskFile) -> None:
-    """Raises EtpError for what the types of single fields do not show."""
-    codes = [c.code for c in file.classes]
+    """Raises EtpError for wrong values of the task's fields."""
     if not re.fullmatch(r"[\w.+-]+", file.name) or file.name.endswith(".json"):
         raise EtpError(f"{file.path}: name: {file.name!r} must consist of letters, digits and _ . + -")
     if not file.shipped and (SHIPPED / f"{file.name}.json").exists():
         raise EtpError(f"{file.path}: name: {file.name!r} is the name of a shipped task; choose another")
-    if not codes:
+    if file.scored == ():
+        raise EtpError(f"{file.path}: scored: names no class")
+    unknown = next((code for code in file.scored or () if code not in {c.code for c in file.classes}), None)
+    if unknown is not None:
+        raise EtpError(f"{file.path}: scored: no class {unknown!r}")
+    if file.max_per_class is not None and file.max_per_class < 1:
+        raise EtpError(f"{file.path}: max_per_class: must be at least 1, not {file.max_per_class}")
+    for name, template in file.templates.items():
+        if "{name}" not in template:
+            raise EtpError(f"{file.path}: templates.{name}: must contain {{name}}, the place of the class's name")
+
+
+def _check_classes(file: TaskFile) -> None:
+    """Raises EtpError for missing classes or label codes, and for codes that are given twice."""
+    if not file.classes:
         raise EtpError(f"{file.path}: classes: there must be at least one")
-    twice = [code for code, count in Counter(codes).items() if count > 1]
-    if twice:
-        raise EtpError(f"{file.path}: classes: code {twice[0]!r} is given twice")
+    twice = next((code for code, count in Counter(c.code for c in file.classes).items() if count > 1), None)
+    if twice is not None:
+        raise EtpError(f"{file.path}: classes: code {twice!r} is given twice")
     owner: dict[str, str] = {}
     for c in file.classes:
         where = f"{file.path}: class {c.code}: labels"
@@ -262,11 +282,3 @@ def _check(file: TaskFile) -> None:
                 other = owner[label]
                 raise EtpError(f"{where}: {label!r} is of class {other} too; if it should be, set `overlapping`: true")
             owner[label] = c.code
-    unknown = next((code for code in file.scored or () if code not in codes), None)
-    if unknown is not None or file.scored == ():
-        raise EtpError(f"{file.path}: scored: " + (f"no class {unknown!r}" if unknown else "names no class"))
-    if file.max_per_class is not None and file.max_per_class < 1:
-        raise EtpError(f"{file.path}: max_per_class: must be at least 1, not {file.max_per_class}")
-    for name, template in file.templates.items():
-        if "{name}" not in template:
-            raise EtpError(f"{file.path}: templates.{name}: must contain {{name}}, the place of the class's name")

@@ -10,6 +10,7 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.text_tower import TextTower
+from etp_jax.old_options import check_trainable
 from etp_jax.shards.reader import Shards
 
 MAY_DIFFER = (
@@ -82,7 +83,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
     """An older version's config, options that it did not have at their defaults."""
-    config_module.check_trainable(config, f"{run_dir}: the checkpoint's config")
+    check_trainable(config, f"{run_dir}: the checkpoint's config")
     return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from etp_jax.bench import flops
 from etp_jax.bench.peaks import SHEETS, Peak, against_peak, peak
-from etp_jax.config import EcgTowerConfig, ResNetConfig, TrainConfig, ViTConfig
+from etp_jax.config import EcgConfig, ResNetConfig, TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -41,7 +41,7 @@ def shapes(model: DualEncoder, samples: int = SAMPLES) -> Any:
     ],
     ids=["resnet18", "resnet50", "vit"],
 )
-def test_encoder(tower: EcgTowerConfig, tolerance: float) -> None:
+def test_encoder(tower: EcgConfig, tolerance: float) -> None:
     config = recipe("mets", model=replace(load_recipe("mets").model, ecg=tower, projection="mlp"))
     model = DualEncoder(config.model, None, 384)
     variables = shapes(model)

@@ -17,8 +17,9 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import all_prompts, export
 from etp_jax.encoder.folder import ENCODER_FILE
 from etp_jax.encoder.onnx import ONNX_FILE
-from etp_jax.encoder.scores import class_scores
+from etp_jax.encoder.scores import class_directions, class_scores
 from etp_jax.errors import EtpError
+from etp_jax.predict.predictor import Predictor
 from etp_jax.report.run import write_page
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
@@ -165,3 +166,55 @@ def test_calibration_covers_the_frequent_classes(frozen: tuple[Path, Path], shar
     with pytest.raises(EtpError, match="export the run again"):
         load_calibration(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["data"]["shards"] == ""
+
+
+def write_task(file: Path, **fields: object) -> str:
+    """A task of one's own on the labels of the small shards."""
+    classes = [
+        {"code": code, "name": name, "labels": [code], "prompts": {"default": [f"my words for {name}"]}}
+        for code, name in FINDINGS.items()
+    ]
+    file.write_text(json.dumps({"format": 1, "name": "mine", "title": "Mine", "classes": classes} | fields))
+    return str(file)
+
+
+def test_own_tasks_are_exported_with_the_encoder(run_dir: Path, shards: Path, tmp_path: Path):
+    file, out = write_task(tmp_path / "my.json"), tmp_path / "out"
+    argv = ["export", "--run", str(run_dir), "--out", str(out), "--dtype", "float32", "--shards", str(shards)]
+    main.main([*argv, "--task", file])
+    calibration = load_calibration(out)
+    assert calibration is not None and list(calibration.tasks)[:2] == ["mine", "ptbxl-super"]
+    assert set(calibration.tasks["mine"]) == set(FINDINGS)
+    assert calibration.digests == {"mine": get_task(file).digest}
+    model = load(out)
+    by_default, by_name, by_file = Predictor(model), Predictor(model, ["mine"]), Predictor(model, [file])
+    assert by_default.classes[:4] == by_name.classes == by_file.classes
+    np.testing.assert_array_equal(by_name.directions_CE, by_file.directions_CE)
+    expected = class_directions(Encoder.from_run(run_dir), get_task(file, "contrast"))
+    np.testing.assert_allclose(by_name.directions_CE, expected, atol=1e-6)
+
+    write_task(tmp_path / "my.json", title="Another title")
+    assert Predictor(model, [file]).classes == by_file.classes
+    write_task(tmp_path / "my.json", scored=["NORM"])
+    with pytest.raises(EtpError, match=r"my\.json: has changed since .*out was exported with it; export the run again"):
+        Predictor(model, [file])
+    main.main(argv)
+    assert not (out / "tasks").exists()
+    with pytest.raises(EtpError, match="no task 'mine'"):
+        Predictor(load(out), ["mine"])
+
+
+def test_own_tasks_that_cannot_be_exported(run_dir: Path, shards: Path, tmp_path: Path):
+    classes = [{"code": "X", "name": "x", "labels": ["x"]}]
+    bare = write_task(tmp_path / "bare.json", classes=classes)
+    other = write_task(tmp_path / "other.json", classes=[classes[0] | {"prompts": {"default": ["x"]}}])
+    one, two = write_task(tmp_path / "one.json"), write_task(tmp_path / "two.json")
+    for tasks, message in (
+        ([bare], r"bare\.json: class X has no prompt of set 'contrast'"),
+        ([other], "has none of the label codes of mine"),
+        ([one, two], "two tasks are named 'mine'; rename one"),
+        ([str(tmp_path / "none.json")], r"none\.json: cannot be read as a task"),
+    ):
+        with pytest.raises(EtpError, match=message):
+            export(run_dir, tmp_path / "out", shards=shards, tasks=tasks)
+    assert not (tmp_path / "out").exists()

@@ -262,3 +262,16 @@ def test_trained_tower_with_semantic_pairs_is_evaluated(tmp_path: Path, shards: 
     text = (run / "config.json").read_text().replace('"pairs": "own"', '"pairs": "semantic"')
     (run / "config.json").write_text(text)
     assert Encoder.from_run(run).text(["sinus rhythm"]).shape == (1, 8)
+
+
+def test_a_task_of_ones_own_is_probed_without_prompts(run_dir: Path, shards: Path, tmp_path: Path):
+    classes = [{"code": code, "name": code.lower(), "labels": [code]} for code in ("NORM", "IMI", "LVH")]
+    file = tmp_path / "my.json"
+    file.write_text(json.dumps({"format": 1, "name": "mine", "title": "Mine", "classes": classes}))
+    with pytest.raises(
+        EtpError, match=r"my\.json: classes NORM, IMI, LVH have no prompt of set 'default'; add prompts"
+    ):
+        measure("zero-shot", run_dir, shards, task=str(file))
+    path = tmp_path / "probe.json"
+    result = measure("knn", run_dir, shards, task=str(file), fractions=(1.0,), bootstrap=5, json=path)
+    assert result["task"] == "mine" and set(result["rows"][0]["per_class"]) == {"NORM", "IMI", "LVH"}

@@ -58,14 +58,14 @@ def test_whole_drops_all_or_nothing() -> None:
     np.testing.assert_allclose((per_example[:, 0] == 0).mean(), 0.25, atol=0.07)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_batch_norm_is_flax_s(devices: int) -> None:
-    """Values, gradients and running statistics, in float64, the batch whole or spread over an axis."""
+@pytest.mark.parametrize(("devices", "axis_name"), [(1, "batch"), (4, "batch"), (4, None)])
+def test_batch_norm_is_flax_s(devices: int, axis_name: str | None) -> None:
+    """Values, gradients and running statistics, in float64, the batch whole, over an axis, or each part alone."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, weight = rng.normal(3, 2, (devices, 6, 5, 7)), rng.normal(size=(devices, 6, 5, 7))
-        ours = BatchNorm(True, "batch", jnp.float64)
-        reference = nn.BatchNorm(False, axis_name="batch", momentum=0.9, epsilon=1e-5, dtype=jnp.float64)
+        ours = BatchNorm(True, axis_name, jnp.float64)
+        reference = nn.BatchNorm(False, axis_name=axis_name, momentum=0.9, epsilon=1e-5, dtype=jnp.float64)
         variables = {
             "params": {"scale": jnp.asarray(rng.normal(size=7)), "bias": jnp.asarray(rng.normal(size=7))},
             "batch_stats": {"mean": jnp.asarray(rng.normal(size=7)), "var": jnp.asarray(rng.uniform(1, 2, 7))},

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from etp_jax import config as config_module
 from etp_jax.bench import flops
 from etp_jax.cli import main
-from etp_jax.config import EcgTowerConfig
+from etp_jax.config import EcgConfig
 from etp_jax.models.layers import at_least_float32
 from etp_jax.models.towers import TOWERS, Tower
 from etp_jax.models.work import Work, linear
@@ -26,7 +26,7 @@ from tests.helpers.tiny_run import SAMPLES, write_shards
 
 
 @dataclass(frozen=True)
-class ToyConfig(EcgTowerConfig):
+class ToyConfig(EcgConfig):
     """One dense layer over the leads, then the mean over time."""
 
     kind: Literal["toy"] = "toy"
@@ -39,6 +39,7 @@ class Toy(nn.Module):
 
     config: ToyConfig
     dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(

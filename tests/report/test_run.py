@@ -18,6 +18,7 @@ import pytest
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from etp_jax import config as config_module
+from etp_jax.cli import main
 from etp_jax.config import DataConfig, ModelConfig, ResNetConfig, TextTowerConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.encoder.encoder import Encoder
@@ -256,6 +257,25 @@ def test_what_a_run_lacks_is_said(made: tuple[Path, Path], tmp_path: Path) -> No
         assert lack in page.text
 
 
+def test_other_shards_are_refused_or_named(made: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, shards = made
+    run = shutil.copytree(run, tmp_path / "run")
+    about = json.loads((run / "shards.json").read_text())
+    (run / "shards.json").write_text(json.dumps(about | {"name": "own <1>", "fingerprint": "0123456789abcdef0123"}))
+    with pytest.raises(SystemExit):
+        main.main(["report", "--run", str(run), "--shards", str(shards)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"etp: {shards}: not the shards own <1> (0123456789abcdef) that the run was trained on; "
+        "name the run's own, or add --other-shards"
+    )
+    main.main(["report", "--run", str(run), "--shards", str(shards), "--other-shards"])
+    html = (run / "report.html").read_text(encoding="utf-8")
+    headings = re.findall("<h2>(.*?)</h2>", html)
+    assert headings and all(heading.endswith("– shards tiny, not the run&#x27;s own") for heading in headings)
+    assert "not the shards own &lt;1&gt; (0123456789abcdef)" in html
+
+
 def test_evaluations_without_scores_have_no_roc_curves(made: tuple[Path, Path], tmp_path: Path) -> None:
     run, shards = made
     name = "ptbxl-super-zero-shot-validation.json"
@@ -282,7 +302,7 @@ def test_a_file_that_is_no_evaluation_is_named(
     path = tmp_path / "evaluation" / "x.json"
     path.parent.mkdir()
     damage(path)
-    with pytest.raises(EtpError, match=r"x\.json: not written by `etp evaluate`"):
+    with pytest.raises(EtpError, match=r"x\.json: .*not written by `etp evaluate`; move it away"):
         write_page(tmp_path, made[1])
 
 

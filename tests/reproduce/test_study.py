@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from etp_jax.cli import main
+from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
+from etp_jax.reproduce import plan
 from etp_jax.reproduce.study import read
 
 HEAD = 'shards = "data"\ntasks = ["ptbxl-super"]\nrecipe = "ptbxl"\nseeds = [0, 1]\noptions = "--optim.epochs 4"\n'
@@ -79,7 +81,7 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
             HEAD + RUN + 'options = "--optim.epochs many"\n' + EVALUATE,
             "options: --optim.epochs is 'many'; it must be a number",
         ),
-        (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is said by `seeds`"),
+        (HEAD + RUN + 'options = "--seed 3"\n' + EVALUATE, "run a: --seed is set by `seeds`"),
         (HEAD + RUN + 'start_from = "b"\n' + EVALUATE, "run a: start_from 'b' is no run above"),
         (
             HEAD + RUN + 'recipe = "fgclep"\nstage = "fine"\n' + EVALUATE,
@@ -116,6 +118,12 @@ def test_a_mistake_is_one_line_with_the_file_and_the_place(tmp_path: Path, text:
     with pytest.raises(EtpError) as error:
         read(file)
     assert said in str(error.value) and str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+def test_the_shipped_encoder_is_a_finished_run(tmp_path: Path) -> None:
+    text = 'shards = "data"\ntasks = ["ptbxl-super"]\n[[run]]\nname = "ours"\nfolder = "shipped"\n' + EVALUATE
+    (training,) = plan.trainings(read(write(tmp_path, text)), tmp_path)
+    assert training.folder == PRETRAINED and training.finished and training.done == training.total > 0
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda f: f.stem)

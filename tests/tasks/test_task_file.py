@@ -169,11 +169,11 @@ def test_lint_of_an_own_task(tmp_path: Path, shards: Path, capsys: pytest.Captur
     path = write(tmp_path / "my.json", mine())
     assert lint_task(path) == []
     assert lint_task(path, ["af", "norm"]) == ["mine, class AF: the data set has no code afib"]
-    known = mine(vocabulary={"afib": "", "af": ""}, classes=change(1, prompts={"default": ["AF", "flutter!"]}))
+    known = mine(vocabulary={"afib": "", "af": ""}, classes=change(1, prompts={"default": ["AF", "pacemaker!"]}))
     assert lint_task(write(tmp_path / "my.json", known)) == [
         "mine, class N: the data set has no code norm",
         "mine, prompts default, class N: 'AF' is a prompt of class AF too",
-        "mine, prompts default, class N: 'flutter!' has marks that no statement has",
+        "mine, prompts default, class N: 'pacemaker!' has marks that no statement has",
     ]
     bare = [{k: v for k, v in c.items() if k != "prompts"} for c in mine()["classes"]]
     assert lint_task(write(tmp_path / "my.json", mine(classes=bare))) == [

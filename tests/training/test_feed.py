@@ -169,10 +169,11 @@ def test_time_left_leaves_compilation_out(tmp_path: Path, monkeypatch: pytest.Mo
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("tqdm.std.time", lambda: clock.now)
     monkeypatch.setattr("sys.stderr", io.StringIO())
+    metrics: Any = {"loss": np.ones(2), "grad_norm": np.ones(2)}
     with Progress(tiny_config(tmp_path), tmp_path, 0, 12, 6) as progress:
         bar = progress._bar
         for start in range(0, 8, 2):
-            progress.step(range(start, start + 2), {"loss": np.ones(2), "grad_norm": np.ones(2)})
+            progress.step(range(start, start + 2), metrics)
             clock.now += 2 if start else 100
         progress.flush()
         figures = bar.format_dict

@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`: always with a stand-in; with the package itself, offline, if installed."""
+"""Weights & Biases beside `metrics.jsonl`: by a stand-in of its package, and by itself if installed."""
 
 from __future__ import annotations
 
