@@ -77,10 +77,6 @@ class EcgConfig:
     scale: Literal["millivolt", "record", "lead"] = "millivolt"
     """Input scaling: plain mV; or each record, or each lead, to zero mean and unit deviation."""
 
-    def __new__(cls, *_: Any, **__: Any) -> EcgTowerConfig:
-        """Makes a ResNet of `EcgTowerConfig(...)`: recipes of version 0.1 write that, with the options of a ResNet."""
-        return super().__new__(ResNetConfig if cls is EcgTowerConfig else cls)
-
     @property
     def title(self) -> str:
         """The tower and its size, in words for a page."""

@@ -18,7 +18,7 @@ from etp_jax import config as config_module
 from etp_jax.configs.mets import config as mets
 from etp_jax.shards.reader import Shards
 from tests.helpers.devices import ROOT
-from tests.helpers.small_run import small_config
+from tests.helpers.small_run import VOCABULARY, small_config, write_shards
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r'^```\w+ title="([^" ]+)( \(append\))?"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -117,10 +117,14 @@ def test_an_archive(follow: Callable[..., Etp], tmp_path: Path) -> None:
     assert set(train.columns.report) == {"sinus rhythm"}
 
 
-def test_a_task(follow: Callable[..., Etp], tmp_path: Path, shards: Path, run_dir: Path) -> None:
+def test_a_task(follow: Callable[..., Etp], tmp_path: Path, run_dir: Path) -> None:
     etp = follow("A task")
-    assert "AFIB" in etp(f"tasks lint rhythms.json --shards {shards}")
-    etp(f"evaluate probe --run {run_dir} --shards {shards} --task rhythms.json")
+    shards = write_shards(tmp_path / "own", label_vocabulary=["AFIB", "AFLT", *VOCABULARY])
+    assert "flaw" not in etp("tasks lint rhythms.json --shards own")
+    etp(f"evaluate zero-shot --run {run_dir} --shards {shards} --task rhythms.json")
+    (result,) = (run_dir / "evaluation").glob("rhythms-zero-shot-*.json")
+    row, *_ = json.loads(result.read_text(encoding="utf-8"))["rows"]
+    assert row["per_class"]["SR"]["positives"] == 12 and row["per_class"]["AF"]["positives"] == 0
 
 
 def test_a_tower_and_an_evaluation(
