@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from etp_jax import config as config_module
+from etp_jax.config import ResNetConfig
+from etp_jax.configs import load_recipe
 from etp_jax.configs.mets import config as mets
 from etp_jax.shards.reader import Shards
 from tests.helpers.devices import ROOT
@@ -94,9 +97,11 @@ def follow(tmp_path: Path) -> Iterator[Callable[..., Etp]]:
 
 @pytest.fixture
 def small_recipe(tmp_path: Path, shards: Path) -> Path:
-    """A recipe that trains in seconds, as a saved config."""
+    """A recipe that compiles and trains in seconds, as a saved config."""
+    config = small_config(shards)
     path = tmp_path / "small.json"
-    config_module.save(small_config(shards), path)
+    model = replace(config.model, ecg=ResNetConfig(blocks=(1,), width=2))
+    config_module.save(replace(config, model=model), path)
     return path
 
 
@@ -156,8 +161,6 @@ def test_a_loss(section: str, option: str, follow: Callable[..., Etp], tmp_path:
 def test_a_recipe(follow: Callable[..., Etp], tmp_path: Path, shards: Path) -> None:
     etp = follow("A recipe")
     assert "width" in etp("train --config my_recipe.py --workdir run --help")
-    from etp_jax.configs import load_recipe
-
     recipe = load_recipe(str(tmp_path / "my_recipe.py"))
     assert recipe.model.ecg.width == 32
     assert recipe.loss.score == "sigmoid" and recipe.loss.pairs == "own"
