@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 
 from etp_jax import config as config_module
+from etp_jax.config import ResNetConfig
+from etp_jax.configs import load_recipe
 from etp_jax.configs.mets import config as mets
 from etp_jax.shards.reader import Shards
 from tests.helpers.devices import ROOT
-from tests.helpers.small_run import small_config
+from tests.helpers.small_run import VOCABULARY, small_config, write_shards
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r'^```\w+ title="([^" ]+)( \(append\))?"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -94,9 +97,11 @@ def follow(tmp_path: Path) -> Iterator[Callable[..., Etp]]:
 
 @pytest.fixture
 def small_recipe(tmp_path: Path, shards: Path) -> Path:
-    """A recipe that trains in seconds, as a saved config."""
+    """A recipe that compiles and trains in seconds, as a saved config."""
+    config = small_config(shards)
     path = tmp_path / "small.json"
-    config_module.save(small_config(shards), path)
+    model = replace(config.model, ecg=ResNetConfig(blocks=(1,), width=2))
+    config_module.save(replace(config, model=model), path)
     return path
 
 
@@ -117,10 +122,14 @@ def test_an_archive(follow: Callable[..., Etp], tmp_path: Path) -> None:
     assert set(train.columns.report) == {"sinus rhythm"}
 
 
-def test_a_task(follow: Callable[..., Etp], tmp_path: Path, shards: Path, run_dir: Path) -> None:
+def test_a_task(follow: Callable[..., Etp], tmp_path: Path, run_dir: Path) -> None:
     etp = follow("A task")
-    assert "AFIB" in etp(f"tasks lint rhythms.json --shards {shards}")
-    etp(f"evaluate probe --run {run_dir} --shards {shards} --task rhythms.json")
+    shards = write_shards(tmp_path / "own", label_vocabulary=["AFIB", "AFLT", *VOCABULARY])
+    assert "flaw" not in etp("tasks lint rhythms.json --shards own")
+    etp(f"evaluate zero-shot --run {run_dir} --shards {shards} --task rhythms.json")
+    (result,) = (run_dir / "evaluation").glob("rhythms-zero-shot-*.json")
+    row, *_ = json.loads(result.read_text(encoding="utf-8"))["rows"]
+    assert row["per_class"]["SR"]["positives"] == 12 and row["per_class"]["AF"]["positives"] == 0
 
 
 def test_a_tower_and_an_evaluation(
@@ -152,8 +161,6 @@ def test_a_loss(section: str, option: str, follow: Callable[..., Etp], tmp_path:
 def test_a_recipe(follow: Callable[..., Etp], tmp_path: Path, shards: Path) -> None:
     etp = follow("A recipe")
     assert "width" in etp("train --config my_recipe.py --workdir run --help")
-    from etp_jax.configs import load_recipe
-
     recipe = load_recipe(str(tmp_path / "my_recipe.py"))
     assert recipe.model.ecg.width == 32
     assert recipe.loss.score == "sigmoid" and recipe.loss.pairs == "own"

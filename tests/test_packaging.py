@@ -120,7 +120,7 @@ def test_metadata_is_complete(metadata: Message, sdist: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_all("License-File") == ["LICENSE", "NOTICE"]
     assert metadata["Author"] and metadata["Keywords"]
-    assert len(metadata.get_all("Project-URL", [])) == 4
+    assert metadata.get_all("Project-URL")
     assert set(metadata.get_all("Provides-Extra", [])) == set(setup["options.extras_require"])
     assert f"version: {etp_jax.__version__}" in (sdist / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## {etp_jax.__version__}" in (sdist / "CHANGELOG.md").read_text(encoding="utf-8")
