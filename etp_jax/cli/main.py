@@ -78,7 +78,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     command = COMMANDS[name]
     if command.help is not None and {"-h", "--help"} & set(rest):
         print(command.help([word for word in rest if word not in ("-h", "--help")]))
-        sys.exit()
+        sys.exit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
     default = {} if command.default is None else {"default": command.default(rest)}
     options = tyro.cli(command.options, args=rest, prog=f"etp {name}", description=command.options.__doc__, **default)

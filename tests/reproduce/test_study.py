@@ -39,7 +39,7 @@ def test_common_options_come_before_a_runs_own(tmp_path: Path) -> None:
     _, train = main.parse(
         ["train", "--workdir", "w", "--config", "ptbxl", "--optim.epochs", "4", "--data.shards", "data"]
     )
-    assert coarse.config == train.recipe and coarse.seeds == (0, 1)
+    assert coarse.config == train.config and coarse.seeds == (0, 1)
     assert (fine.config.optim.epochs, fine.config.loss.bias, fine.config.data.shards) == (2, None, "fine-data")
     assert fine.start_from == "coarse" and study.split == "validation" and study.checkpoint == "best"
     assert list(map(str, study.places["coarse"])) == [
