@@ -127,4 +127,4 @@ def test_stages_of_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(EtpError, match="--stage fine: recipe mets has no stages"):
         configs.load_recipe("mets", "fine")
     _, args = main.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
-    assert args.recipe.seed == 2 and args.stage == "fine"
+    assert args.config.seed == 2 and args.stage == "fine"
