@@ -99,7 +99,7 @@ def test_file_that_is_none(tmp_path: Path):
         path.write_text(text)
         with pytest.raises(EtpError, match=said):
             lint_file(path)
-    with pytest.raises(EtpError, match="none.json: no such file"):
+    with pytest.raises(EtpError, match=r"none\.json: no such file"):
         lint_file(tmp_path / "none.json")
 
 
