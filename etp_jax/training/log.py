@@ -115,10 +115,10 @@ class WeightsAndBiases:
         Raises:
           EtpError: nobody is logged in, or the service refuses.
         """
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
-        # Training that goes on repeats the steps since its last checkpoint. W&B drops repeated steps of its own count,
-        # so ours is a metric, and the axis of all others.
+        # A resumed run repeats the steps since its last checkpoint, and W&B drops steps that are not greater than the
+        # last one. So the number of updates is a metric of its own, and the axis of all others.
         try:
             self._run = wandb.init(
                 project=config.run.wandb,
