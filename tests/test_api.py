@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -71,10 +72,11 @@ def test_one_several_and_a_list(shards: Path, model: EcgModel, monkeypatch: pyte
     np.testing.assert_allclose(model.encode_ecg([ecg[0].tolist()]), embeddings[:1], atol=1e-6)
     np.testing.assert_allclose(model.encode_ecg(ecg[0].tolist()), embeddings[0], atol=1e-6)  # a list of samples
     long = np.concatenate([ecg[1], ecg[2]])  # its beginning is what counts
-    before = encoder_module._encode_ecg._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+    compiled = cast(Any, encoder_module._encode_ecg)
+    before = compiled._cache_size()
     for signals in ([ecg[0], long], [ecg[0], long, *ecg[2:]], (ecg[0], long)):
         np.testing.assert_allclose(model.encode_ecg(signals), embeddings[: len(signals)], atol=1e-6)
-    assert encoder_module._encode_ecg._cache_size() == before  # pyright: ignore[reportFunctionMemberAccess]
+    assert compiled._cache_size() == before
     monkeypatch.setattr(encoder_module, "SIGNALS", 2)
     np.testing.assert_allclose(model.encode_ecg(ecg), embeddings, atol=1e-6)
     scores = model.zero_shot(ecg[:2], ["normal ecg", "hypertrophy"])

@@ -23,7 +23,7 @@ from etp_jax.errors import EtpError
 _NAME = re.compile(r"(?:hf:/{1,2})?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 # The hub's client passes on the errors of its HTTP library; which library that is depends on the client's version.
 # These errors are the base classes of the client's own error.
-_HTTP_ERRORS = (OSError, *HfHubHTTPError.__bases__)
+_HTTP_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 
 def is_hub(name: str | Path) -> bool:
@@ -117,5 +117,5 @@ def _one_line(name: str) -> Iterator[None]:
         raise EtpError(f"{name}: the hub cannot be reached ({_first_line(error)}); try again online") from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

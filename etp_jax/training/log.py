@@ -115,7 +115,7 @@ class WeightsAndBiases:
         Raises:
           EtpError: the user is not logged in, or the service refuses the run.
         """
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         # Resumed training repeats the steps since its last checkpoint. W&B drops repeated values of its own step
         # counter, so our step is a metric, and the axis of all other metrics.

@@ -26,6 +26,7 @@ from etp_jax.training.log import MetricsLog, read_metrics
 from etp_jax.training.loop import train
 from etp_jax.training.parallel import Parallel
 from tests.helpers.tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
+from tests.helpers.wandb_stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,12 @@ def wrap_steps(patch: pytest.MonkeyPatch, around: Callable[[Any, dict[str, Any]]
 
 
 def test_a_run_leaves_its_folder_and_says_what_it_did(
-    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "deep" / "run"
-    config = change(config, run={"log_every": 5, "tensorboard": True})
+    config = change(config, run={"log_every": 5, "tensorboard": True, "wandb": "ecg"})
+    wandb = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     train(config, run)
     said = capsys.readouterr().out
     assert "41 records (1 without a report left out), 5 distinct reports; 19 records validate" in said
@@ -71,6 +74,10 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
     assert list((run / "tensorboard").iterdir())
 
     lines = read_metrics(run)
+    assert wandb.finished == 1 and wandb.logged == [
+        {"step": line["step"]} | {f"{line['kind']}/{k}": v for k, v in line.items() if k not in ("kind", "step")}
+        for line in lines
+    ]
     trained = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in trained] == [5, 10, 15]
     assert [line["epoch"] for line in trained] == [1.0, 2.0, 3.0]
