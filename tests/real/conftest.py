@@ -11,6 +11,9 @@ import pytest
 from etp_jax.data_prep.archives.ptbxl import open_archive
 from etp_jax.data_prep.build import build
 
+# What tests/conftest.py sets to compile quickly: these tests compute for longer than they compile.
+os.environ.pop("XLA_FLAGS", None)
+
 
 @pytest.fixture(scope="session")
 def fold_9(tmp_path_factory: pytest.TempPathFactory) -> Path:
