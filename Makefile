@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test test-slow test-optional test-real lint docs figures dist clean
+.PHONY: quickstart install test tests test-slow test-optional test-real lint style types docs figures dist clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
 
 install: $(VENV)/.installed
 
-test: lint
+# The type checker takes one core for a minute or two, so it runs beside the tests.
+test: style
+	$(MAKE) --jobs 2 --output-sync=target types tests
+
+tests: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests --ignore tests/real
 
 # Runs of several processes, some of which are killed.
@@ -25,9 +29,13 @@ test-optional: $(VENV)/.installed-test
 test-real: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/real
 
-lint: $(VENV)/.installed-test
+lint: style types
+
+style: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The pages of docs/ and the API reference, as site/.
