@@ -92,7 +92,7 @@ def test_most_limits_a_class_and_all_splits_are_one_pool(shards: Shards):
 
 
 def test_a_class_without_single_labels_is_told(shards: Shards):
-    with pytest.raises(EtpError, match=r"no record of split 'test' has AFIB as its only label; mets-rhythm wants"):
+    with pytest.raises(EtpError, match=r"no record of split 'test' has AFIB as its only label; mets-rhythm needs"):
         TaskRecords(shards, get_task("mets-rhythm")).of("test")
 
 

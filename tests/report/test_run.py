@@ -222,7 +222,7 @@ def test_nearest_reports_are_those_of_the_greatest_cosine(made: tuple[Path, Path
     reports = sorted(filter(None, REPORTS))
     text_RE = encoder.text(reports)
     shown = re.findall(
-        r"Record (validation-\d+).*?at rank (\d+)rankcosinereport(.*?)(?=Record |The run)", page.text, re.S
+        r"Record (validation-\d+).*?has rank (\d+)rankcosinereport(.*?)(?=Record |The run)", page.text, re.S
     )
     assert len(shown) == 6
     for name, rank, rows in shown:

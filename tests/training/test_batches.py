@@ -96,7 +96,7 @@ def test_a_share_of_the_patients(shards: Shards, patients: int):
     of = {row: split.columns.patient_id[row] for row in reports.paired}
     assert not {of[row] for row in half} & {of[row] for row in set(of) - half}
     shares = [np.mean([in_share(f"p{patients}-{n}", share) for n in range(4000)]) for share in (0.1, 1 / 3, 1.0)]
-    np.testing.assert_allclose(shares, (0.1, 1 / 3, 1.0), atol=0.03)
+    np.testing.assert_allclose(np.array(shares), (0.1, 1 / 3, 1.0), atol=0.03)
     for share in (0.0, 1.5):
         with pytest.raises(EtpError, match=f"data.train_share is {share}"):
             Batches(split, reports, 1, 0, share=share)
