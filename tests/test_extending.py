@@ -162,6 +162,6 @@ def test_a_recipe(follow: Callable[..., Etp], tmp_path: Path, shards: Path) -> N
     etp = follow("A recipe")
     assert "width" in etp("train --config my_recipe.py --workdir run --help")
     recipe = load_recipe(str(tmp_path / "my_recipe.py"))
-    assert recipe.model.ecg.width == 32
+    assert recipe.model.ecg == ResNetConfig(width=32)
     assert recipe.loss.score == "sigmoid" and recipe.loss.pairs == "own"
     assert recipe.optim == mets.optim and recipe.model.text == mets.model.text
