@@ -175,12 +175,12 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
 def test_a_run_that_fails_before_its_first_step_fails_alone(study: Path, tmp_path: Path) -> None:
     file, out = study.with_name("unfit.toml"), tmp_path / "out"
     runs, evaluations = study.read_text().split("[[run]]"), '[[evaluate]]\nkind = "zero-shot"\n'
-    unfit = '\nname = "unfit"\noptions = "--model.ecg.width 0"\n'
+    unfit = '\nname = "unfit"\noptions = "--model.ecg.kind vit --model.ecg.patch 7"\n'
     shutil.copytree(study.parent / "older-0", tmp_path / "older-0")
     older = runs[3].split("[[evaluate]]")[0].replace(f"{study.parent}/older", f"{tmp_path}/older")
     file.write_text(f"{runs[0].replace('[0, 1]', '[0]')}[[run]]{unfit}[[run]]{older}{evaluations}")
     for _ in range(2):
-        with pytest.raises(EtpError, match=r"failed: 1; the first, unfit-0: model\.ecg\.width is 0"):
+        with pytest.raises(EtpError, match=r"failed: 1; the first, unfit-0: .*patch"):
             reproduce(file, out)
         assert {(row["run"], row["status"]) for row in rows(out, encoder="trained")} == {
             ("unfit", "failed"),
