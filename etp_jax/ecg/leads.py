@@ -50,6 +50,8 @@ class Recording:
     """Sampling rate, in Hz."""
     channels: tuple[str, ...]
     """Channel names, spelled as in the source."""
+    notes: tuple[str, ...] = ()
+    """What the reader assumed or left out, such as `channel PLETH (NU) left out`."""
 
 
 def lead_of(channel: str) -> str | None:
