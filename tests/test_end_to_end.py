@@ -11,7 +11,8 @@ def test_archive_to_report(tmp_path, capsys):
     shards, run = str(tmp_path / "shards"), tmp_path / "run"
     main.main(["prep", "synthetic", "--out", shards, "--records", "300", "--workers", "1"])
     main.main(["check", shards])
-    options = ["--data.batch-size", "32", "--model.ecg.width", "8", "--optim.epochs", "6", "--run.validate-every", "3"]
+    options = ["--data.batch-size", "32", "--model.ecg.width", "8", "--model.ecg.blocks", "1", "1"]
+    options += ["--model.text.hidden", "32", "--optim.epochs", "6", "--run.validate-every", "3"]
     main.main(["train", "--config", "quickstart", "--data.shards", shards, "--workdir", str(run), *options])
     for kind in ("zero-shot", "probe", "retrieval"):
         main.main(["evaluate", kind, "--run", str(run), "--shards", shards])

@@ -55,6 +55,7 @@ def evaluate(request: Request) -> Result:
         kind=request.kind,
         protocol={"name": request.how if request.choice == "protocol" else HONEST}
         | outcome.protocol
+        | ({"task": request.task_digest} if request.task_digest else {})
         | {
             "bootstrap": f"{request.bootstrap} draws of patients",
             "random": "ECG tower and projections drawn, text tower kept",

@@ -88,6 +88,11 @@ class Request:
         return None
 
     @property
+    def task_digest(self) -> str:
+        """Identifies the content of a user's own task file; empty for a shipped task or a kind without tasks."""
+        return ""
+
+    @property
     def folder(self) -> Path:
         """Run folder, with the word `shipped` resolved."""
         from etp_jax.encoder.folder import run_folder  # loads jax
@@ -127,6 +132,10 @@ class TaskRequest(Request):
         """Returns the task with the request's prompts; raises EtpError for an unknown task."""
         return get_task(self.task)
 
+    def answered_by(self, protocol: dict[str, str]) -> bool:
+        """Whether a stored result used the same task; the content of a user's own task file may have changed."""
+        return protocol.get("task", "") == self.task_digest
+
     def records(self, shards: Shards) -> TaskRecords:
         """The task's records in the shards."""
         return TaskRecords(shards, self.definition())
@@ -135,6 +144,11 @@ class TaskRequest(Request):
     def task_name(self) -> str:
         """Name of the task."""
         return self.definition().name
+
+    @property
+    def task_digest(self) -> str:
+        """Identifies the content of a user's own task file; empty for a shipped task."""
+        return self.definition().digest
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; the task comes first."""

@@ -55,8 +55,8 @@ class ZeroShot(PublishedRequest):
         return PromptSource.parse(self.prompts[0]).task(self.task)
 
     def answered_by(self, protocol: dict[str, str]) -> bool:
-        """Whether a stored result used these prompts; a set's version or a file's content may have changed."""
-        return protocol.get("prompts") == self.definition().prompt_set
+        """Whether a stored result used this task and these prompts; versions and contents of files may have changed."""
+        return super().answered_by(protocol) and protocol.get("prompts") == self.definition().prompt_set
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; the prompts come after the split."""

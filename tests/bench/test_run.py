@@ -146,7 +146,9 @@ def test_torch_has_the_same_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert theirs == sum(leaf.size for leaf in jax.tree.leaves(ours))
 
 
-@pytest.mark.parametrize("option", [["--augment.lead-dropout", "0.1"], ["--model.ecg.kind", "vit"]])
+@pytest.mark.parametrize(
+    "option", [["--augment.lead-dropout", "0.1"], ["--model.ecg.kind=vit", "--model.ecg.width=12"]]
+)
 def test_recipes_that_torch_cannot_follow(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     with pytest.raises(SystemExit) as stop:

@@ -63,13 +63,15 @@ def make_record(split: str, number: int, rng: np.random.Generator, shape: tuple[
 
 
 def small_config(shards: Path, **text: Any) -> TrainConfig:
-    """Slim towers; the text tower is from scratch unless `text` says otherwise."""
+    """Slim towers of two blocks; the text tower is from scratch unless `text` says otherwise."""
     tower = {"vocabulary": 60, "layers": 1, "hidden": 8, "heads": 2, "max_tokens": 16, "pool": "mean"}
     tower |= {"template": "ECG: {report}"}
     return TrainConfig(
         data=DataConfig(shards=str(shards)),
         model=ModelConfig(
-            ecg=ResNetConfig(width=4, stem="conv-pool"), text=TextTowerConfig(**{**tower, **text}), embedding_dim=8
+            ecg=ResNetConfig(blocks=(1, 1), width=4, stem="conv-pool"),
+            text=TextTowerConfig(**{**tower, **text}),
+            embedding_dim=8,
         ),
         seed=7,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,30 @@ def test_prediction_on_ones_own_task(walk: Path, capsys: pytest.CaptureFixture[s
     assert "AFIB, atrial fibrillation" in by_file and "a_rare_one" not in by_file
     main.main(["predict", *argv, "--task", "my"])  # the exported encoder keeps the task
     assert capsys.readouterr().out == by_file
+
+
+def test_a_study_on_ones_own_task_is_answered_anew_when_the_task_changes(
+    walk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    task, study = tmp_path / "mine.json", tmp_path / "study.toml"
+    shutil.copyfile(walk / "my.json", task)
+    run = shutil.copytree(walk / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    study.write_text(
+        f'title = "own"\nshards = "{walk / "shards"}"\nsplit = "validation"\ncheckpoint = "latest"\n'
+        f'tasks = ["{task}"]\n[[run]]\nname = "own"\nseeds = [7]\nfolder = "{run}"\n[[evaluate]]\nkind = "knn"\n'
+    )
+    result = run / "evaluation" / "my-knn-validation.json"
+
+    def classes() -> set[str]:
+        main.main(["reproduce", str(study), "--out", str(tmp_path / "out")])
+        return set(json.loads(result.read_text())["rows"][0]["per_class"])
+
+    assert classes() == {"AFIB", "left_bundle_branch_block", "NORM"}
+    assert "| my |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    written = result.stat().st_mtime_ns
+    classes()
+    assert result.stat().st_mtime_ns == written
+    content = json.loads(task.read_text(encoding="utf-8"))
+    content["classes"] = [c for c in content["classes"] if c["code"] != "NORM"]
+    task.write_text(json.dumps(content), encoding="utf-8")
+    assert classes() == {"AFIB", "left_bundle_branch_block"}
