@@ -19,7 +19,7 @@ tests: $(VENV)/.installed-test
 
 # Runs of several processes, some of which are killed.
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m slow tests --ignore tests/real
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests --ignore tests/real
 
 # What `make test` skips without PyTorch or a browser: run it again after installing them.
 test-optional: $(VENV)/.installed-test
@@ -27,7 +27,7 @@ test-optional: $(VENV)/.installed-test
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q tests/real
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/real
 
 lint: style types
 

@@ -53,6 +53,7 @@ def test_a_folder_is_embedded(tmp_path: Path):
         np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_encoder_is_trained_further(shards: Path):
     line = run(sys.executable, EXAMPLES / "finetune_flax.py", shards, "--steps", "2")
     assert line.startswith("NORM: AUROC ")
@@ -65,6 +66,7 @@ def test_the_encoder_runs_without_jax():
     assert run(sys.executable, EXAMPLES / "from_pytorch.py").endswith("embeddings (4, 128), length 1.000")
 
 
+@pytest.mark.slow
 def test_shards_are_streamed(shards: Path):
     pytest.importorskip("tensorflow", reason="tensorflow-cpu is not installed (extra `test`)")
     line = run(sys.executable, EXAMPLES / "read_shards.py", shards)
