@@ -33,7 +33,7 @@ def test_embedding_is_evaluation_s(shards: Path, run_dir: Path, model: EcgModel)
     expected = Encoder.from_run(run_dir).ecg(split)[1]
     for row in (0, 7):
         ecg = split.ecg(np.array([row]))[0]
-        np.testing.assert_allclose(model.encode_ecg(ecg / 1000), expected[row], atol=1e-6)
+        np.testing.assert_allclose(model.encode_ecg(ecg / 1000, fs=100), expected[row], atol=1e-6)
         order = np.random.default_rng(row).permutation(12)
         names = [f"lead {LEADS[place].lower()}" for place in order]
         np.testing.assert_allclose(
@@ -56,8 +56,8 @@ def test_other_rates_lengths_and_few_leads(model: EcgModel) -> None:
 def test_zero_shot_ranks_by_cosine(model: EcgModel) -> None:
     findings = ["normal ecg", "inferior myocardial infarction", "hypertrophy"]
     signal = np.random.default_rng(1).normal(size=(SAMPLES, 12))
-    scores = model.zero_shot(signal, findings)
-    cosines = model.encode_text(findings) @ model.encode_ecg(signal)
+    scores = model.zero_shot(signal, findings, fs=100)
+    cosines = model.encode_text(findings) @ model.encode_ecg(signal, fs=100)
     assert list(scores) == [findings[n] for n in np.argsort(-cosines)]
     np.testing.assert_allclose([scores[finding] for finding in findings], cosines, atol=1e-6)
 
@@ -65,23 +65,23 @@ def test_zero_shot_ranks_by_cosine(model: EcgModel) -> None:
 def test_one_several_and_a_list(shards: Path, model: EcgModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever they come in, and however many go through the encoder at once."""
     ecg = Shards(shards).split("test").ecg(range(5)) / 1000
-    embeddings, features = model.encode_ecg(ecg), model.features(ecg)
+    embeddings, features = model.encode_ecg(ecg, fs=100), model.features(ecg, fs=100)
     assert embeddings.shape == (5, 8) and features.shape == (5, 32)
     for row in (0, 4):
-        np.testing.assert_allclose(embeddings[row], model.encode_ecg(ecg[row]), atol=1e-6)
-        np.testing.assert_allclose(features[row], model.features(ecg[row]), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(model.encode_ecg([ecg[0].tolist()]), embeddings[:1], atol=1e-6)
-    np.testing.assert_allclose(model.encode_ecg(ecg[0].tolist()), embeddings[0], atol=1e-6)  # a list of samples
+        np.testing.assert_allclose(embeddings[row], model.encode_ecg(ecg[row], fs=100), atol=1e-6)
+        np.testing.assert_allclose(features[row], model.features(ecg[row], fs=100), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model.encode_ecg([ecg[0].tolist()], fs=100), embeddings[:1], atol=1e-6)
+    np.testing.assert_allclose(model.encode_ecg(ecg[0].tolist(), fs=100), embeddings[0], atol=1e-6)  # a list of samples
     long = np.concatenate([ecg[1], ecg[2]])  # its beginning is what counts
     compiled = cast(Any, encoder_module._encode_ecg)
     before = compiled._cache_size()
     for signals in ([ecg[0], long], [ecg[0], long, *ecg[2:]], (ecg[0], long)):
-        np.testing.assert_allclose(model.encode_ecg(signals), embeddings[: len(signals)], atol=1e-6)
+        np.testing.assert_allclose(model.encode_ecg(signals, fs=100), embeddings[: len(signals)], atol=1e-6)
     assert compiled._cache_size() == before
     monkeypatch.setattr(encoder_module, "SIGNALS", 2)
-    np.testing.assert_allclose(model.encode_ecg(ecg), embeddings, atol=1e-6)
-    scores = model.zero_shot(ecg[:2], ["normal ecg", "hypertrophy"])
-    assert scores[1] == pytest.approx(model.zero_shot(ecg[1], ["normal ecg", "hypertrophy"]), abs=1e-6)
+    np.testing.assert_allclose(model.encode_ecg(ecg, fs=100), embeddings, atol=1e-6)
+    scores = model.zero_shot(ecg[:2], ["normal ecg", "hypertrophy"], fs=100)
+    assert scores[1] == pytest.approx(model.zero_shot(ecg[1], ["normal ecg", "hypertrophy"], fs=100), abs=1e-6)
 
 
 def test_repr_says_what_it_is(run_dir: Path, model: EcgModel) -> None:
@@ -100,7 +100,7 @@ def test_saved_and_loaded(run_dir: Path, tmp_path: Path) -> None:
     signal = np.random.default_rng(2).normal(size=(SAMPLES, 12))
     folder = model.save(tmp_path / "my encoder", dtype="float32")
     saved = etp_jax.load(folder)
-    np.testing.assert_array_equal(saved.encode_ecg(signal), model.encode_ecg(signal))
+    np.testing.assert_array_equal(saved.encode_ecg(signal, fs=100), model.encode_ecg(signal, fs=100))
     (folder / ".cache").mkdir()
     (folder / "evaluation").mkdir()
     copy = saved.save(tmp_path / "copy")
@@ -131,22 +131,22 @@ def test_the_shipped_encoder_is_saved_with_its_card(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> None:
     with pytest.raises(EtpError, match=r"signal has shape \(12, 64\)"):
-        model.encode_ecg(np.zeros((12, SAMPLES)))
+        model.encode_ecg(np.zeros((12, SAMPLES)), fs=100)
     with pytest.raises(EtpError, match="unit 'kV' is not one of"):
-        model.encode_ecg(np.zeros((SAMPLES, 12)), unit="kV")
+        model.encode_ecg(np.zeros((SAMPLES, 12)), fs=100, unit="kV")
     with pytest.raises(EtpError, match="no usable lead"):
-        model.encode_ecg(np.zeros((SAMPLES, 12)))
+        model.encode_ecg(np.zeros((SAMPLES, 12)), fs=100)
     with pytest.raises(EtpError, match=r"signal 1: signal has shape \(12, 64\)"):
-        model.encode_ecg([np.ones((SAMPLES, 12)).cumsum(0), np.zeros((12, SAMPLES))])
+        model.encode_ecg([np.ones((SAMPLES, 12)).cumsum(0) / 10, np.zeros((12, SAMPLES))], fs=100)
     with pytest.raises(EtpError, match="signals is empty"):
         model.features([])
     with pytest.raises(EtpError, match="signal is not numeric"):
-        model.encode_ecg("record.csv")
+        model.encode_ecg("record.csv", fs=100)
     with pytest.raises(EtpError, match="leads is one string, 'II'"):
-        model.encode_ecg(np.zeros((SAMPLES, 1)), leads="II")
-    with pytest.raises(EtpError, match="lead names: none of I II"):
-        model.encode_ecg(np.zeros((SAMPLES, 1)), leads=["Z"])
-    with pytest.raises(EtpError, match="empty signal: 64 samples at 0 Hz"):
+        model.encode_ecg(np.zeros((SAMPLES, 1)), fs=100, leads="II")
+    with pytest.raises(EtpError, match="lead names: 'Z' is no lead that is read; these are I II"):
+        model.encode_ecg(np.zeros((SAMPLES, 1)), fs=100, leads=["Z"])
+    with pytest.raises(EtpError, match="fs is 0; it must be a positive number of Hz"):
         model.encode_ecg(np.zeros((SAMPLES, 12)), fs=0)
     with pytest.raises(EtpError, match="sentences is 'sinus rhythm'; give a list"):
         model.encode_text("sinus rhythm")
