@@ -110,7 +110,7 @@ def patient_of(cell: str) -> str:
 
 
 def age_of(cell: str) -> float | None:
-    """Parses an age, such as `61`, `45Y` or `018M`, in years; NaN if the cell is empty, None if the age is not valid."""
+    """Parses an age, such as `61`, `45Y` or `018M`, in years; NaN if the cell is empty, None if it is not valid."""
     if is_empty(cell):
         return math.nan
     match = _AGE.fullmatch(cell.strip())

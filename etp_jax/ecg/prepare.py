@@ -177,7 +177,7 @@ def check_voltage(signal: NDArray[np.float64], unit: str = "") -> None:
         if fitting
         else "its unit or gain is wrong"
     )
-    raise EtpError(f"voltage: the leads span {span / 1000:.3g} mV, which no ECG does; {likely}")
+    raise EtpError(f"voltage: the leads span {span / 1000:,.4g} mV, which no ECG does; {likely}")
 
 
 def repair(values: NDArray[np.float64], fs: float) -> str:
