@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import etp_jax
 from etp_jax import EcgModel
-from etp_jax.ecg.leads import LEADS
+from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.encoder import encoder as encoder_module
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import PRETRAINED
@@ -154,6 +156,75 @@ def test_mistakes_are_named(run_dir: Path, model: EcgModel, tmp_path: Path) -> N
         etp_jax.load(run_dir, "first")  # pyright: ignore[reportArgumentType]
     with pytest.raises(EtpError, match="no such file"):
         etp_jax.load(tmp_path)
+
+
+def test_the_sampling_rate_is_required_and_checked(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 12))
+    with pytest.raises(EtpError, match="fs is missing; give the sampling rate of the signal in Hz, such as fs=500"):
+        model.encode_ecg(ecg)
+    for fs in (0, -100, float("nan"), float("inf"), "500", [500], True, 10**400):
+        with pytest.raises(EtpError, match="it must be a positive number of Hz"):
+            model.encode_ecg(ecg, fs=cast(Any, fs))
+    with pytest.raises(EtpError, match=r"voltage: the leads span .* give --unit uV"):
+        model.encode_ecg(1000 * ecg, fs=100)
+
+
+def test_leads_that_are_not_understood_are_errors(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 3))
+    for leads, message in (
+        (["I", "II", "X1"], "lead names: 'X1' is no lead that is read"),
+        (["I", "II", "lead I"], "lead names: I appears twice in I II lead I"),
+        (["I", "II", 3], "give a list of names"),
+        (5, "give a list of names"),
+        ("I II III", "leads is one string"),
+    ):
+        with pytest.raises(EtpError, match=message):
+            model.encode_ecg(ecg, fs=100, leads=cast(Any, leads))
+
+
+def test_the_column_names_of_a_data_frame_are_leads(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 12))
+    expected = model.encode_ecg(ecg, fs=100)
+    back = pd.DataFrame(ecg[:, ::-1], columns=list(LEADS[::-1]))
+    np.testing.assert_allclose(model.encode_ecg(back, fs=100), expected, atol=1e-6)
+    np.testing.assert_allclose(model.encode_ecg([back, back], fs=100), [expected, expected], atol=1e-6)
+    np.testing.assert_allclose(model.encode_ecg(pd.DataFrame(ecg), fs=100), expected, atol=1e-6)
+    microvolts = pd.DataFrame(1000 * ecg, columns=[f"{lead} (µV)" for lead in LEADS])
+    np.testing.assert_allclose(model.encode_ecg(microvolts, fs=100), expected, atol=1e-6)
+    with pytest.raises(EtpError, match=r"leads: I II .* differ from the column names V6 V5"):
+        model.encode_ecg(back, fs=100, leads=LEADS)
+    with pytest.raises(EtpError, match=r"unit: column I .µV. is in uV, but unit is 'mV'"):
+        model.encode_ecg(microvolts, fs=100, unit="mV")
+    with pytest.raises(EtpError, match=r"lead names: none of I II .* among a b"):
+        model.encode_ecg(pd.DataFrame(ecg[:, :2], columns=["a", "b"]), fs=100)
+
+
+def test_a_recording_has_its_own_rate_and_leads(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 12))
+    recording = Recording(1000 * ecg[:, ::-1], 100, LEADS[::-1])
+    np.testing.assert_allclose(model.encode_ecg(recording), model.encode_ecg(ecg, fs=100), atol=1e-6)
+    assert model.encode_ecg([recording, recording]).shape == (2, 8)
+    with pytest.raises(EtpError, match="a recording has its own sampling rate"):
+        model.encode_ecg(recording, fs=100)
+
+
+def test_one_warning_names_the_leads_that_are_absent(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(2, SAMPLES, 2))
+    with pytest.warns(UserWarning) as caught:
+        model.encode_ecg(ecg, fs=100, leads=["I", "II"])
+    assert [str(warning.message) for warning in caught] == [
+        "derived leads III, aVR, aVL, aVF (2 of 2 ECGs); absent leads V1, V2, V3, V4, V5, V6 (2 of 2 ECGs)"
+    ]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode_ecg(np.random.default_rng(0).normal(size=(SAMPLES, 12)), fs=100)
+
+
+def test_a_heart_rate_that_is_impossible_is_a_warning(model: EcgModel) -> None:
+    beats = np.tile(np.exp(-(((np.arange(400) - 200) / 6.0) ** 2)), 12)[:, None] * np.ones(12)
+    with pytest.warns(UserWarning, match="at 100 Hz the heart rate would be 15/min, which is impossible"):
+        model.encode_ecg(beats, fs=100)
 
 
 def test_import_loads_no_jax() -> None:
