@@ -222,7 +222,7 @@ def test_one_warning_names_the_leads_that_are_absent(model: EcgModel) -> None:
 
 
 def test_a_heart_rate_that_is_impossible_is_a_warning(model: EcgModel) -> None:
-    beats = np.tile(np.exp(-(((np.arange(400) - 200) / 6.0) ** 2)), 12)[:, None] * np.ones(12)
+    beats = np.tile(np.exp(-(((np.arange(400) - 30) / 6.0) ** 2)), 12)[:, None] * np.ones(12)
     with pytest.warns(UserWarning, match="at 100 Hz the heart rate would be 15/min, which is impossible"):
         model.encode_ecg(beats, fs=100)
 

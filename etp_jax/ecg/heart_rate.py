@@ -12,6 +12,8 @@ SLOWEST, FASTEST = 20.0, 250.0
 """Range of possible heart rates, in beats per minute."""
 SAMPLES = 30_000
 """Number of samples that are examined at most."""
+FEWEST = 250
+"""Number of samples below which noise may seem to repeat."""
 REGULAR = 0.5
 """Minimum autocorrelation at the distance of two beats; with less the rhythm is too irregular for an estimate."""
 ALIKE = 0.8
@@ -29,7 +31,7 @@ def heart_rate(recording: Recording) -> float | None:
     signal_TL = recording.signal[:SAMPLES]
     signal_TL = np.where(np.isfinite(signal_TL), signal_TL, 0.0)
     slope_T = np.abs(np.diff(signal_TL, axis=0)).sum(axis=1)
-    if not slope_T.any():
+    if len(slope_T) < FEWEST or not slope_T.any():
         return None
     slope_T = np.minimum(slope_T, np.percentile(slope_T, 99))  # a single artifact does not count
     width = _first_below(_autocorrelation(slope_T), 0.5)
