@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class _Window:
         """Reads the window."""
         whole = _read_record(self.path)
         first = round(self.start * whole.fs)
-        return Recording(whole.signal[first : first + round(self.seconds * whole.fs)], whole.fs, whole.channels)
+        return replace(whole, signal=whole.signal[first : first + round(self.seconds * whole.fs)])
 
 
 _read_record = lru_cache(maxsize=1)(read_wfdb)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from wfdb.io.convert.edf import read_edf
 
+from etp_jax.ecg import csv_signal
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
 
-SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".csv", ".edf")
+SUFFIXES = (".hea", ".dat", ".mat", ".npy", ".csv", ".tsv", ".edf")
 
 
 def read_signal(path: Path, layout: Layout) -> Recording:
@@ -28,12 +27,14 @@ def read_signal(path: Path, layout: Layout) -> Recording:
     Args:
       path: the file. `.hea`, `.dat` and no suffix mean WFDB, as does `.mat` if a header of the same name exists.
         `.edf` is EDF. The other files hold bare numbers: `.mat` and `.npy` one array, samples by leads or leads by
-        samples; `.csv` one column per lead.
-      layout: sampling rate, unit and leads of files that hold bare numbers.
+        samples; `.csv`, `.tsv` and `.txt` separated values (`csv_signal`).
+      layout: sampling rate, unit and leads of files that do not state them.
 
     Raises:
       EtpError: the file is missing or unreadable, or the layout does not fit it. The message is `kind: detail`.
     """
+    if path.name.lower().endswith(csv_signal.SUFFIXES):
+        return csv_signal.read_csv_signal(path, layout)
     suffix = path.suffix.lower()
     wfdb_path = path.with_suffix("") if suffix in SUFFIXES else path
     if suffix in ("", ".hea", ".dat") or suffix not in SUFFIXES or Path(f"{wfdb_path}.hea").exists():
@@ -42,25 +43,17 @@ def read_signal(path: Path, layout: Layout) -> Recording:
         raise EtpError(f"missing file: {path.name}")
     if suffix == ".edf":
         return _read_edf(path)
-    fs, scale = _check(layout, path)
+    layout.check()
+    if layout.fs is None:
+        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
     try:
-        if suffix == ".csv":
-            table = pd.read_csv(path)
-            return Recording(table.to_numpy(np.float64) * scale, fs, tuple(map(str, table.columns)))
         array = np.load(path, allow_pickle=False) if suffix == ".npy" else _only_array(path)
-        return Recording(_by_samples(np.asarray(array, np.float64), layout.leads, path) * scale, fs, layout.leads)
-    # numpy, pandas and scipy raise these on truncated or damaged files and on other formats; they share no base class.
+        signal = _by_samples(np.asarray(array, np.float64), layout.named, path) * layout.scale
+        notes = ("no unit given: mV assumed",) * (layout.unit is None)
+        return Recording(signal, layout.fs, layout.named, notes, layout.unit or "mV")
+    # numpy and scipy raise these on truncated or damaged files and on other formats; they share no base class.
     except (ValueError, TypeError, OSError, EOFError, NotImplementedError, MatReadError) as error:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
-
-
-def _check(layout: Layout, path: Path) -> tuple[float, float]:
-    """Returns the layout's sampling rate and its microvolts per unit."""
-    if layout.fs is None or not 0 < layout.fs < math.inf:
-        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
-    if layout.unit not in MICROVOLT:
-        raise EtpError(f"unit: {layout.unit!r} is not one of {', '.join(MICROVOLT)}")
-    return layout.fs, MICROVOLT[layout.unit]
 
 
 def _only_array(path: Path) -> NDArray[Any]:
