@@ -85,8 +85,8 @@ def records_in(folder: Path, besides: Path) -> list[Path]:
     """Lists the records of a folder, at any depth, each once, without the file `besides`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [path for path in files if path.resolve() != besides.resolve()]
-    headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
-    return [path for path in files if path.suffix == ".hea" or path.with_suffix("") not in headers]
+    headers = {path.with_suffix("") for path in files if path.suffix.lower() == ".hea"}
+    return [path for path in files if path.suffix.lower() == ".hea" or path.with_suffix("") not in headers]
 
 
 def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:
