@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -52,6 +52,18 @@ class _Task:
     studies: tuple[ArchiveRecord, ...]
 
 
+@dataclass
+class _Seen:
+    """What is counted while the records of a shard are prepared."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Number of records by quality verdict."""
+    leads: Counter[str] = field(default_factory=Counter)
+    """Number of records by verdict on one lead, such as `flat lead V5`."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Number of records by what was assumed or left out."""
+
+
 def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
     """Writes the shard folder of an archive.
 
@@ -59,7 +71,7 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
       EtpError: `out` holds other files or cannot be written, a patient is in two splits, or no record is usable.
     """
     started = time.perf_counter()
-    recipe = _recipe(archive)
+    archive, recipe = without_repeats(archive), _recipe(archive)
     with disk_errors(out):
         if finished(out, recipe):
             return BuildSummary(out, Shards(out).build)
@@ -77,7 +89,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
       EtpError: for the same reasons as `build`, except that a part without usable records is accepted.
     """
     started = time.perf_counter()
-    recipe = _recipe(archive)
+    archive, recipe = without_repeats(archive), _recipe(archive)
     with disk_errors(out):
         if content := finished_part(out, recipe, part):
             return PartSummary(out, content)
@@ -108,13 +120,24 @@ def _recipe(archive: Archive) -> dict[str, Any]:
     }
 
 
+def without_repeats(archive: Archive) -> Archive:
+    """Rejects all studies that share a record id: which of them is meant is unknown."""
+    counts = Counter(study.record_id for study in archive.studies)
+    if len(counts) == len(archive.studies):
+        return archive
+    kept = tuple(study for study in archive.studies if counts[study.record_id] == 1)
+    repeats = tuple(
+        Reject(study.record_id, study.split, f"repeated record id: {counts[study.record_id]} records have it")
+        for study in archive.studies
+        if counts[study.record_id] > 1
+    )
+    return replace(archive, studies=kept, rejects=archive.rejects + repeats)
+
+
 def _plan(archive: Archive) -> list[_Task]:
     """Divides every split into shards of about equal size."""
     split_of: dict[str, str] = {}
-    counts = Counter(study.record_id for study in archive.studies)
     for study in archive.studies:
-        if counts[study.record_id] > 1:
-            raise EtpError(f"{archive.name}: record {study.record_id} appears twice; fix the source's table")
         if split_of.setdefault(study.patient_id, study.split) != study.split:
             raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
     tasks = []
@@ -142,26 +165,28 @@ def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> i
 def _write(archive: Archive, out: Path, task: _Task) -> None:
     """Writes one shard, then the note that marks it as written."""
     rejects: list[Reject] = []
-    verdicts: Counter[str] = Counter()
+    seen = _Seen()
 
     def records() -> Iterator[Record]:
         for study in task.studies:
             try:
-                yield _record(archive, study, verdicts)
+                yield _record(archive, study, seen)
             except EtpError as error:
                 rejects.append(Reject(study.record_id, study.split, str(error)))
 
     shard = write_shard(out / task.file, records())
-    note = {"split": task.split, "shard": shard, "rejects": [asdict(r) for r in rejects], "verdicts": verdicts}
+    note = {"split": task.split, "shard": shard, "rejects": [asdict(reject) for reject in rejects], **vars(seen)}
     write_note(out, task.file, note)
 
 
-def _record(archive: Archive, study: ArchiveRecord, verdicts: Counter[str]) -> Record:
+def _record(archive: Archive, study: ArchiveRecord, seen: _Seen) -> Record:
     """Prepares a study as a record; raises EtpError if its signal cannot be used."""
     prepared = prepare.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
     statements = _clean(study.report).statements if study.statements is None else study.statements
-    verdicts.update(prepared.kinds)
-    verdicts["empty report"] += not statements
+    seen.verdicts.update(prepared.kinds)
+    seen.verdicts["empty report"] += not statements
+    seen.leads.update(verdict for verdict in prepared.verdicts if " lead " in verdict)
+    seen.notes.update(prepared.notes)
     return Record(
         ecg=prepared.ecg,
         lead_mask=prepared.lead_mask,
@@ -182,7 +207,7 @@ _clean = lru_cache(maxsize=None)(clean_report)
 
 
 def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Returns the first fields of `build.json`; `rejects` holds the records that were rejected without their signal."""
+    """Returns the first fields of `build.json`; `rejects` and `notes` are those of the archive's tables."""
     return {
         "format": FORMAT,
         "name": archive.name,
@@ -193,6 +218,7 @@ def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
         "preparation": recipe,
         "translation": _translation(archive),
         "rejects": [asdict(reject) for reject in archive.rejects],
+        "notes": dict(archive.notes),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ def sizes_sha(files: Iterable[str]) -> str:
     for file in files:
         try:
             size = os.stat(file).st_size  # noqa: PTH116 - many times as fast as Path
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the path
             size = -1
         digest.update(b"%d " % size)
     return digest.hexdigest()
@@ -93,3 +93,5 @@ class Archive:
     """Checksums that identify the source, without paths, recorded in `build.json`."""
     filters: Filters = field(default_factory=Filters)
     """Filters that are applied to every signal."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Number of rows by what was assumed about the archive's tables, such as `age not understood`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.ecg.leads import MICROVOLT, Layout, Recording
+from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
 
 
@@ -21,22 +20,29 @@ def read_npy(path: Path, layout: Layout) -> Recording:
     return recording_of(array, layout, path)
 
 
-def recording_of(array: NDArray[Any], layout: Layout, path: Path) -> Recording:
-    """Returns the array, [T, leads] or [leads, T] or [T] for a single lead, as a recording."""
-    fs, scale = rate_and_scale(layout, path)
+def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequence[str] = ()) -> Recording:
+    """Returns the array, [T, leads] or [leads, T] or [T] for a single lead, as a recording.
+
+    Args:
+      array: numbers.
+      layout: sampling rate, unit and leads.
+      path: file that holds the array.
+      leads: leads that the file names; empty: those of the layout.
+    """
     if array.dtype.kind not in "iuf":
         raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
-    samples = _by_samples(np.asarray(array, np.float64), layout.leads, path)
-    return Recording(samples * scale, fs, tuple(layout.leads))
+    fs, leads = rate(layout, path), tuple(leads) or layout.named
+    samples = _by_samples(np.asarray(array, np.float64), leads, path)
+    notes = ("no unit given: mV assumed",) * (layout.unit is None)
+    return Recording(samples * layout.scale, fs, leads, notes, layout.unit or "mV")
 
 
-def rate_and_scale(layout: Layout, path: Path) -> tuple[float, float]:
-    """Returns the layout's sampling rate and its microvolts per unit."""
-    if layout.fs is None or not 0 < layout.fs < math.inf:
+def rate(layout: Layout, path: Path) -> float:
+    """Returns the layout's sampling rate, and checks the layout."""
+    layout.check()
+    if layout.fs is None:
         raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
-    if layout.unit not in MICROVOLT:
-        raise EtpError(f"unit: {layout.unit!r} is not one of {', '.join(MICROVOLT)}")
-    return layout.fs, MICROVOLT[layout.unit]
+    return layout.fs
 
 
 def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, lead_of
+from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, unit_of
 from etp_jax.errors import EtpError, one_line
 
 MAX_GAP = 10_000_000
 """Largest number of missing samples that is filled in, over all gaps of a recording; 22 hours at 125 Hz."""
-_VOLTS = {unit.casefold(): scale for unit, scale in MICROVOLT.items()}
 _ECG = re.compile(r"e[ck]g", re.IGNORECASE)
 
 
@@ -31,8 +30,9 @@ def unreadable(name: str) -> Iterator[None]:
 
 
 def microvolts(unit: str) -> float | None:
-    """Returns the microvolts per unit, or None if the unit is no voltage. Case does not count."""
-    return _VOLTS.get(unit.strip().casefold())
+    """Returns the microvolts per unit, or None if the unit is no voltage."""
+    name = unit_of(unit)
+    return None if name is None else MICROVOLT[name]
 
 
 def choose_channels(
@@ -56,7 +56,8 @@ def choose_channels(
         for number, unit in enumerate(units)
         if number not in voltages
     ]
-    leads = [number for number in voltages if lead_of(names[number])]
+    denoted = _leads([names[number] for number in voltages])
+    leads = [number for number, lead in zip(voltages, denoted, strict=True) if lead]
     called_ecg = [number for number in voltages if _ECG.search(names[number])]
     if not leads and called_ecg:
         notes += [f"channel {named[n]} left out: it is not called ECG" for n in voltages if n not in called_ecg]
@@ -81,14 +82,25 @@ def name_channels(recording: Recording, layout: Layout, file: str) -> Recording:
     Raises:
       EtpError: no channel denotes a lead, and the layout has another number of leads.
     """
-    if any(map(lead_of, recording.channels)):
-        return recording
+    leads = _leads(recording.channels)
     names = ", ".join(recording.channels)
-    if len(layout.leads) != len(recording.channels):
-        count = len(recording.channels)
-        raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; name all {count} with --leads")
-    note = f"{names} read as {', '.join(layout.leads)}, as --leads says"
+    if any(leads):
+        said = any("--leads" in note for note in recording.notes)
+        ignored = layout.leads and _leads(layout.leads) != leads and not said
+        note = f"leads by the names in the file ({names}), not by --leads"
+        return replace(recording, notes=(*recording.notes, note)) if ignored else recording
+    if len(layout.leads) != len(leads):
+        raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; name all {len(leads)} with --leads")
+    note = f"{names} read as {', '.join(layout.leads)} by --leads"
     return replace(recording, channels=layout.leads, notes=(*recording.notes, note))
+
+
+def _leads(names: Sequence[str]) -> list[str | None]:
+    """Returns the lead that each channel denotes; numbers of channels denote none."""
+    try:
+        return leads_of(names)
+    except EtpError:
+        return [None] * len(names)
 
 
 def check_gaps(file: str, held: int, whole: int) -> None:

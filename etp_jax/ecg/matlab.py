@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import Pipe
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg import matlab_child
-from etp_jax.ecg.arrays import rate_and_scale, recording_of
+from etp_jax.ecg.arrays import rate, recording_of
 from etp_jax.ecg.leads import Layout, Recording, lead_of
 from etp_jax.errors import EtpError
 
@@ -30,7 +31,7 @@ def read_matlab(path: Path, layout: Layout) -> Recording:
     Raises:
       EtpError: the file holds none of these, or several; or the layout does not fit it.
     """
-    rate_and_scale(layout, path)
+    rate(layout, path)  # before the child is started
     variables = _load(path)
     arrays = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
     matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
@@ -56,9 +57,9 @@ def _one_per_lead(leads: dict[str, NDArray[Any]], others: list[str], layout: Lay
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise EtpError(f"unreadable signal: the leads of {path.name} have several lengths: {found}")
-    fs, scale = rate_and_scale(layout, path)
-    signal = np.column_stack(list(leads.values())).astype(np.float64) * scale
-    return Recording(signal, fs, tuple(map(_field, leads)), tuple(f"array {name} left out" for name in others))
+    recording = recording_of(np.column_stack(list(leads.values())), layout, path, tuple(map(_field, leads)))
+    notes = tuple(f"array {name} left out" for name in others)
+    return replace(recording, notes=(*recording.notes, *notes))
 
 
 def _load(path: Path) -> dict[str, Any]:

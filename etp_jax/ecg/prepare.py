@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, iirnotch, resample_poly, sosfiltfilt, tf2sos
 
-from etp_jax.ecg.leads import LEADS, Filters, Recording, lead_of
+from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording, is_copy, leads_of, split_unit
 from etp_jax.errors import EtpError
 
 MIN_SECONDS = 2.5
@@ -47,6 +47,10 @@ THRESHOLDS = {
     "notch_q": NOTCH_Q,
 }
 """All constants above, recorded in `build.json`."""
+LOWEST_UV, HIGHEST_UV = 20.0, 20_000.0
+"""Range of plausible voltages, in microvolts. A record whose largest lead spans less, or half of whose leads span
+more, has a wrong unit or gain. In all of PTB-XL, the largest lead spans 740 µV or more; the median lead spans 9,500 µV
+or less."""
 LENGTH_POLICY = "a longer record keeps its first samples, a shorter one gets zeros at the end"
 
 NO_FILTERS = Filters()
@@ -64,12 +68,50 @@ class Prepared:
     lead_mask: NDArray[np.bool_]
     """[leads] whether each lead is usable: recorded, not flat, not saturated, without too many missing samples."""
     verdicts: tuple[str, ...]
-    """Defects and corrections, of the record (`cropped`) or of one lead (`flat lead V5`)."""
+    """Defects and corrections, of the record (`cropped`) or of one lead (`flat lead V5`, `absent lead V1`)."""
+    notes: tuple[str, ...] = ()
+    """What was assumed or left out: notes of the reader, and channels that are not used."""
 
     @property
     def kinds(self) -> frozenset[str]:
         """The verdicts without lead names; `good signal` if there are no verdicts."""
         return frozenset(re.sub(r"(?<= lead) .*", "", verdict) for verdict in self.verdicts or ["good signal"])
+
+
+def choose(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[dict[str, int], list[str]]:
+    """Finds the channel of each requested lead by name.
+
+    A second channel of the same lead, such as a rhythm strip, is left out.
+
+    Returns:
+      The number of the channel of each lead that is present; and a note for each channel that is left out.
+
+    Raises:
+      EtpError: two channels of different names and values denote one lead, or no channel denotes a requested lead.
+    """
+    places: dict[str, int] = {}
+    renamed, notes = [], []
+    channels = " ".join(recording.channels)
+    for number, (channel, lead) in enumerate(zip(recording.channels, leads_of(recording.channels), strict=True)):
+        if lead is None:
+            notes.append(f"channel {channel} is no lead that is read; left out")
+        elif lead not in leads:
+            notes.append(f"channel {channel} is not one of the leads {' '.join(leads)}; left out")
+        elif lead not in places:
+            places[lead] = number
+            if split_unit(channel)[0].casefold() != lead.casefold():
+                renamed.append(f"{channel} as {lead}")
+        else:
+            first = recording.channels[places[lead]]
+            if np.array_equal(*recording.signal[:, [places[lead], number]].T, equal_nan=True):
+                notes.append(f"channel {channel} repeats {first}; left out")
+            elif is_copy(channel, first):
+                notes.append(f"channel {channel} differs from {first}, which is kept; left out")
+            else:
+                raise EtpError(f"lead names: {lead} appears twice in {channels}")
+    if not places:
+        raise EtpError(f"lead names: none of {' '.join(leads)} among {channels}")
+    return places, [f"read {', '.join(renamed)}"] * bool(renamed) + notes
 
 
 def arrange(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -79,22 +121,53 @@ def arrange(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[NDArray
       [T, leads] signal in microvolts, zero where the lead is absent; and [leads] whether the lead is present.
 
     Raises:
-      EtpError: two channels denote the same lead, or no channel denotes a requested lead.
+      EtpError: as for `choose`.
     """
+    return _arrange(recording, choose(recording, leads)[0], leads)
+
+
+def _arrange(
+    recording: Recording, places: dict[str, int], leads: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     signal = np.zeros((len(leads), len(recording.signal))).T  # each lead contiguous in memory: later steps are faster
-    mask = np.zeros(len(leads), bool)
-    for number, channel in enumerate(recording.channels):
-        lead = lead_of(channel)
-        if lead is None or lead not in leads:
-            continue
-        place = leads.index(lead)
-        if mask[place]:
-            raise EtpError(f"lead names: {lead} appears twice in {' '.join(recording.channels)}")
-        signal[:, place] = recording.signal[:, number]
-        mask[place] = True
-    if not mask.any():
-        raise EtpError(f"lead names: none of {' '.join(leads)} among {' '.join(recording.channels)}")
-    return signal, mask
+    for place, lead in enumerate(leads):
+        if lead in places:
+            signal[:, place] = recording.signal[:, places[lead]]
+    return signal, np.array([lead in places for lead in leads])
+
+
+def check_voltage(signal: NDArray[np.float64], unit: str = "") -> None:
+    """Checks that the voltages [T, leads], in microvolts, are those of an ECG.
+
+    Args:
+      signal: the leads that are present.
+      unit: unit that was given or assumed; empty if the file states its own.
+
+    Raises:
+      EtpError: they are not; the message names the unit that would fit.
+    """
+    finite = np.where(np.isfinite(signal), signal, np.nan)
+    spans = np.fmax.reduce(finite, axis=0) - np.fmin.reduce(finite, axis=0)
+    spans = spans[spans > 0]
+    if not len(spans) or (spans.max() >= LOWEST_UV and np.median(spans) <= HIGHEST_UV):
+        return
+    span = spans.max()
+    if span >= LOWEST_UV:
+        # A few artifacts do not count: the span is that of 99 % of the samples.
+        span = np.median(np.subtract(*np.nanpercentile(finite[:, ~np.isnan(finite).all(axis=0)], (99.5, 0.5), axis=0)))
+        if span <= HIGHEST_UV:
+            return
+    fitting = [
+        name
+        for name in ("mV", "uV", "V", "nV")
+        if unit and LOWEST_UV <= span / MICROVOLT[unit] * MICROVOLT[name] <= HIGHEST_UV
+    ]
+    likely = (
+        f"the values look like {fitting[0]}, not {unit}; give --unit {fitting[0]}"
+        if fitting
+        else "its unit or gain is wrong"
+    )
+    raise EtpError(f"voltage: the leads span {span / 1000:.3g} mV, which no ECG does; {likely}")
 
 
 def repair(values: NDArray[np.float64], fs: float) -> str:
@@ -186,8 +259,8 @@ def prepare(
       filters: filters, applied at the recording's own sampling rate.
 
     Raises:
-      EtpError: lead names or filters do not fit, the record is too short, or no lead is usable. The message is
-        `kind: detail`.
+      EtpError: lead names or filters do not fit, the record is too short, the voltages are not those of an ECG, or no
+        lead is usable. The message is `kind: detail`.
     """
     length = len(recording.signal)
     if length == 0 or not 0 < recording.fs < np.inf:
@@ -195,8 +268,11 @@ def prepare(
     if length / recording.fs < min(MIN_SECONDS, samples / fs):
         raise EtpError(f"too short: {length / recording.fs:.2f} s, less than {min(MIN_SECONDS, samples / fs):g} s")
     window = int(-(-samples * recording.fs // fs))
-    signal, mask = arrange(Recording(recording.signal[:window], recording.fs, recording.channels), leads)
-    verdicts, absent = [], {lead for lead, there in zip(leads, mask, strict=True) if not there}
+    kept = replace(recording, signal=recording.signal[:window])
+    places, notes = choose(kept, leads)
+    signal, mask = _arrange(kept, places, leads)
+    check_voltage(signal[:, mask], recording.unit)
+    verdicts, absent = [], [lead for lead in leads if lead not in places]
     for place in np.flatnonzero(mask).tolist():
         if verdict := repair(signal[:, place], recording.fs):
             verdicts.append(f"{verdict} lead {leads[place]}")
@@ -205,16 +281,19 @@ def prepare(
         raise EtpError(f"no usable lead: {', '.join(verdicts)}")
     signal[:, ~mask] = 0
     usable = {lead: signal[:, place] for place, lead in enumerate(leads) if mask[place]}
-    for place, lead in enumerate(leads):
-        if lead in absent and lead in _FROM_LIMBS and {"I", "II"} <= usable.keys():
+    for lead in absent:
+        if lead in _FROM_LIMBS and {"I", "II"} <= usable.keys():
             of_i, of_ii = _FROM_LIMBS[lead]
-            signal[:, place] = of_i * usable["I"] + of_ii * usable["II"]
-            mask[place] = True
+            signal[:, leads.index(lead)] = of_i * usable["I"] + of_ii * usable["II"]
+            mask[leads.index(lead)] = True
             verdicts.append(f"derived lead {lead}")
+        else:
+            verdicts.append(f"absent lead {lead}")
     signal = np.rint(resample(filtered(signal, recording.fs, filters), recording.fs, fs))
     verdicts += ["cropped"] * (length > window) + ["padded"] * (len(signal) < samples)
     signal = fit(signal, samples)
     limits = np.iinfo(np.int16)
     clipped = (signal < limits.min) | (signal > limits.max)
     verdicts += [f"clipped lead {leads[place]}" for place in np.flatnonzero(clipped.any(axis=0)).tolist()]
-    return Prepared(np.clip(signal, limits.min, limits.max).astype(np.int16), mask, tuple(verdicts))
+    ecg = np.clip(signal, limits.min, limits.max).astype(np.int16)
+    return Prepared(ecg, mask, tuple(verdicts), (*recording.notes, *notes))

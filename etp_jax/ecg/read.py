@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from etp_jax.ecg.arrays import rate_and_scale, read_npy
+from etp_jax.ecg import csv_signal
+from etp_jax.ecg.arrays import read_npy
 from etp_jax.ecg.channels import name_channels, unreadable
 from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import Layout, Recording
@@ -17,24 +15,18 @@ from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.ecg.wfdb_header import find
 from etp_jax.errors import EtpError
 
-
-def _read_csv(path: Path, layout: Layout) -> Recording:
-    fs, scale = rate_and_scale(layout, path)
-    table = pd.read_csv(path)
-    return Recording(table.to_numpy(np.float64) * scale, fs, tuple(map(str, table.columns)))
-
-
 READERS: dict[str, Callable[[Path, Layout], Recording]] = {
     ".edf": read_edf,
     ".bdf": read_edf,
     ".rec": read_edf,
     ".mat": read_matlab,
     ".npy": read_npy,
-    ".csv": _read_csv,
+    **dict.fromkeys(csv_signal.SUFFIXES, csv_signal.read_csv_signal),
 }
 """Reader of each suffix, in lower case. A reader may raise any exception, which becomes one EtpError."""
-SUFFIXES = (".hea", ".dat", *READERS)
-"""Suffixes that are read, in lower case; the first two are WFDB's."""
+WFDB = (".hea", ".dat")
+SUFFIXES = tuple(suffix for suffix in (*WFDB, *READERS) if not suffix.startswith(".txt"))
+"""Suffixes of the files that are ECGs wherever they are found; a text file is read only if it is named."""
 RATES = (1.0, 1e6)
 """Lowest and highest sampling rate that is accepted, in Hz."""
 
@@ -45,20 +37,20 @@ def read_signal(path: Path, layout: Layout) -> Recording:
     Args:
       path: the file. `.hea`, `.dat` and no suffix mean WFDB, as do `.mat`, and a suffix that is not read, if a header
         of the same name exists. Upper-case suffixes are read too.
-      layout: sampling rate, unit and leads of files that hold bare numbers. Its leads also name the channels of a file
+      layout: sampling rate, unit and leads of files that do not state them. Its leads also name the channels of a file
         whose own names denote no lead.
 
     Raises:
       EtpError: the file is missing, unreadable or of an unknown kind, or the layout does not fit it. The message is
         `kind: detail`.
     """
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     record = path.with_suffix("") if suffix in SUFFIXES else path
     with unreadable(path.name):
-        if suffix in ("", ".hea", ".dat") or ((suffix not in READERS or suffix == ".mat") and _has_header(record)):
+        if suffix in ("", *WFDB) or ((suffix not in READERS or suffix == ".mat") and _has_header(record)):
             recording = read_wfdb(record)
         elif suffix not in READERS:
-            raise EtpError(f"kind not read: {suffix}; read are {', '.join(SUFFIXES)}")
+            raise EtpError(f"kind not read: {suffix}; read are {', '.join((*WFDB, *READERS))}")
         elif not path.is_file():
             raise EtpError(f"missing file: {path.name}")
         else:
@@ -66,6 +58,12 @@ def read_signal(path: Path, layout: Layout) -> Recording:
         if not RATES[0] <= recording.fs <= RATES[1]:
             raise EtpError(f"sampling rate: {recording.fs:g} Hz of {path.name} is not between 1 Hz and 1 MHz")
         return name_channels(recording, layout, path.name)
+
+
+def suffix_of(path: Path) -> str:
+    """Returns the suffix that decides how a file is read, in lower case: `.csv.gz` for a compressed table."""
+    double = "".join(path.suffixes[-2:]).lower()
+    return double if double in READERS else path.suffix.lower()
 
 
 def _has_header(record: Path) -> bool:

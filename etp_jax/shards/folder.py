@@ -21,6 +21,8 @@ from etp_jax.shards.writer import write_metadata
 NOTES = ".parts"
 """Subfolder of the shard folder for the build's own files: the claim, and one note per shard."""
 REJECTS = "rejects.csv"
+SHOWN = 20
+"""Number of notes that the summary of a build prints; `build.json` holds all."""
 SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
 """Identifier of translation 1 in version 0.1: a hash of the translation's source text and the glossary."""
 GLOSSARY_HASH_0_1 = "63c05c5c180f02741457bb357e71b4dcaf788412fbd27bc11f8eea747250188d"
@@ -46,7 +48,14 @@ class BuildSummary:
         lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
         lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
         lines += ["records by quality verdict (a record may have several):"]
-        lines += [f"  {verdict}: {count}" for verdict, count in self.build["verdicts"].items()]
+        lines += [
+            f"  {verdict}: {count}{_by_lead(verdict, self.build.get('leads_by_verdict', {}))}"
+            for verdict, count in self.build["verdicts"].items()
+        ]
+        notes = self.build.get("notes", {})
+        lines += ["records by what was assumed or left out:"] * bool(notes)
+        lines += [f"  {note}: {count}" for note, count in list(notes.items())[:SHOWN]]
+        lines += [f"  and {len(notes) - SHOWN} more, in {self.folder / BUILD_FILE}"] * (len(notes) > SHOWN)
         lines += [
             f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
@@ -60,6 +69,12 @@ class BuildSummary:
         if self.seconds:
             time = f"{self.seconds:.1f} s, {self.written / self.seconds:.0f} records/s"
         return [f"time: {time}", f"shards: {self.folder}"]
+
+
+def _by_lead(verdict: str, by_verdict: dict[str, dict[str, int]]) -> str:
+    """Formats the number of records with a verdict for each lead, as ` (V5 1, V6 2)`."""
+    counts = by_verdict.get(verdict, {})
+    return f" ({', '.join(f'{lead} {count}' for lead, count in counts.items())})" if counts else ""
 
 
 def finished(out: Path, recipe: dict[str, Any]) -> bool:
@@ -107,7 +122,8 @@ def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
     Args:
       out: the shard folder.
       file: file name of the shard.
-      note: `split`, `shard` (the shard's entry in `build.json`), `rejects`, `verdicts`.
+      note: `split`, `shard` (the shard's entry in `build.json`), `rejects`; and counts of records: `verdicts`, `leads`
+        (verdicts on one lead), `notes` (what was assumed or left out).
     """
     write_text(_note_path(out, file), json.dumps(note))
 
@@ -139,10 +155,12 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
       The content of `build.json`.
     """
     rejects = head["rejects"] + [reject for note in notes for reject in note["rejects"]]
-    verdicts: Counter[str] = Counter()
+    verdicts, leads, assumed = Counter[str](), Counter[str](), Counter[str](head.get("notes", {}))
     splits: dict[str, Any] = {}
     for note in notes:
         verdicts.update(note["verdicts"])
+        leads.update(note.get("leads", {}))  # the parts of version 0.1 have neither these nor notes
+        assumed.update(note.get("notes", {}))
         split = splits.setdefault(note["split"], {"records": 0, "shards": []})
         split["records"] += note["shard"]["records"]
         split["shards"].append(note["shard"])
@@ -164,7 +182,18 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
         "splits": splits,
         "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
         "verdicts": dict(sorted((+verdicts).items())),
+        "leads_by_verdict": _leads_by_verdict(leads, head["leads"]),
+        "notes": dict(assumed.most_common()),
     }
     write_metadata(out, content)
     shutil.rmtree(out / NOTES)
     return content
+
+
+def _leads_by_verdict(counts: Counter[str], leads: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Groups the counts of `flat lead V5` by verdict, then by lead in the shards' order."""
+    grouped: dict[str, dict[str, int]] = {}
+    for verdict in sorted(counts, key=lambda each: leads.index(each.rpartition(" ")[2])):
+        kind, _, lead = verdict.rpartition(" ")
+        grouped.setdefault(kind, {})[lead] = counts[verdict]
+    return dict(sorted(grouped.items()))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal as signals
 import subprocess
 import sys
@@ -134,9 +135,9 @@ def test_summary(source, tmp_path, capsys):
         "  unreadable signal: 1",
         "records by quality verdict (a record may have several):",
         "  empty report: 10",
-        "  flat lead: 1",
+        "  flat lead: 1 (V5 1)",
         "  good signal: 26",
-        "  repaired lead: 1",
+        "  repaired lead: 1 (I 1)",
     ]
     assert printed[9].startswith("translated, all splits: ")
     assert printed[10].startswith("translated, test: ")
@@ -266,16 +267,23 @@ def test_no_usable_record(source, tmp_path):
         build(open_archive(tmp_path / "a"), tmp_path / "b/shards")
 
 
-@pytest.mark.parametrize(
-    ("cell", "message"),
-    [({"patient_id": "1001"}, "patient 1001 is in two splits"), ({"ecg_id": "1"}, "record 1 appears twice")],
-)
-def test_leaks_and_doubles_in_the_table(source, tmp_path, cell, message):
-    write_table(tmp_path / "ptbxl_database.csv", [row_of(1), {**row_of(8), **cell}])
+def test_a_patient_in_two_splits_stops_the_build(source, tmp_path):
+    write_table(tmp_path / "ptbxl_database.csv", [row_of(1), {**row_of(8), "patient_id": "1001"}])
     (tmp_path / "scp_statements.csv").write_bytes((source / "scp_statements.csv").read_bytes())
-    with pytest.raises(EtpError, match=message):
+    with pytest.raises(EtpError, match="patient 1001 is in two splits"):
         build(open_archive(tmp_path), tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
+
+
+def test_records_with_one_id_are_rejected(source, tmp_path):
+    folder = tmp_path / "archive"
+    shutil.copytree(source, folder)
+    write_table(folder / "ptbxl_database.csv", [row_of(1), row_of(2), {**row_of(8), "ecg_id": "1"}])
+    summary = build(open_archive(folder), tmp_path / "shards")
+    assert Shards(tmp_path / "shards").splits == {"train": 1}
+    assert summary.build["rejects"] == {"repeated record id": 2}
+    with (tmp_path / "shards/rejects.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["repeated record id: 2 records have it"] * 2
 
 
 def test_an_out_folder_that_cannot_be_made(source, tmp_path):

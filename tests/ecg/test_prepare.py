@@ -179,7 +179,7 @@ def test_the_missing_limb_leads_are_computed_from_i_and_ii():
         np.testing.assert_array_equal(prepared.ecg[:, LEADS.index(lead)], np.rint(values))
     eight.signal[:, 1] = 3  # II was not connected
     prepared = prepare(eight, fs=100, samples=500)
-    assert prepared.verdicts == ("flat lead II",)
+    assert prepared.verdicts == ("flat lead II", *(f"absent lead {lead}" for lead in ("III", "aVR", "aVL", "aVF")))
     assert prepared.lead_mask.tolist() == [True] + [False] * 5 + [True] * 6
 
 
@@ -261,7 +261,7 @@ def test_filters_see_no_gap_and_no_absent_lead():
     source = recording(("I", "V1"))
     source.signal[500, 0] = np.nan
     prepared = prepare(source, fs=100, samples=1000, filters=Filters(bandpass=(0.5, 40)))
-    assert prepared.verdicts == ("repaired lead I",)
+    assert prepared.verdicts[0] == "repaired lead I" and prepared.kinds == {"repaired lead", "absent lead"}
     assert np.abs(prepared.ecg[:, 0] - 100 * np.sin(2 * np.pi * np.arange(1000) / 100))[100:-100].max() < 5
     assert not prepared.ecg[:, ~prepared.lead_mask].any()
 

@@ -177,7 +177,7 @@ FRANK = ["i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v
         (FRANK, 1000, 10, "16", {"good signal"}),
         ([lead.upper() for lead in LEADS], 500, 10, "32", {"good signal"}),
         (["I", "II", *LEADS[6:]], 500, 10, "16", {"derived lead"}),
-        (["MLII", "V5"], 360, 10, "16", {"good signal"}),
+        (["MLII", "V5"], 360, 10, "16", {"absent lead"}),
         (LEADS, 500, 5, "16+24", {"padded"}),
         (LEADS, 500, 60, "16x1+24", {"cropped"}),
     ],

@@ -1,0 +1,220 @@
+"""Parsing of separated values into named columns, whatever program wrote them. Does not import jax."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from etp_jax.ecg.csv_time import CLOCK, SECONDS, steps_evenly
+from etp_jax.ecg.leads import leads_of, unit_of
+
+MISSING = ("", "-", "--", "?", "*", "nan", "na", "n/a", "null", "none", "#n/a")
+"""Cells of samples that were not recorded, in lower case."""
+FEW_ROWS = 64
+"""Largest number of rows in a file that has one row for each lead."""
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "": "blanks"}
+_NUMBER = {
+    ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
+    ",": re.compile(r"[-+]?(?:\d+,?\d*|,\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
+}
+_OTHER_UNITS = ("nu", "adu", "bpm", "mmhg", "pm", "%", "hh:mm:ss.mmm", *SECONDS)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Columns of a text file, and what the file says about them."""
+
+    columns: list[pd.Series]
+    """Columns of numbers, NaN where a sample is missing; or of text where a cell is no number."""
+    names: list[str] | None
+    """Name of each column; None if the file has none."""
+    units: list[str]
+    """Unit of each column as the file gives it in a row of units; empty where it gives none."""
+    comments: str
+    """Comment lines, and lines above the names of the columns."""
+    notes: list[str]
+    """What was assumed or left out."""
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How the cells of a file are written."""
+
+    separator: str
+    """`,`, `;`, a tab, or an empty text for blanks."""
+    decimal: str
+    quote: str
+
+    def split(self, line: str) -> list[str]:
+        """Splits a line into its cells."""
+        if not self.separator:
+            return line.replace(self.quote, "").split()
+        row = csv.reader([line], delimiter=self.separator, quotechar=self.quote, skipinitialspace=True)
+        return [cell.strip() for cell in next(row, [])]
+
+    def names(self, line: str, columns: int) -> list[str]:
+        """Splits a line above the samples; a name may contain single blanks."""
+        cells = self.split(line)
+        return cells if self.separator or len(cells) == columns else re.split(r"\s{2,}", line.strip())
+
+    def is_number(self, cell: str) -> bool:
+        return bool(_NUMBER[self.decimal].fullmatch(cell))
+
+    def judge(self, line: str) -> tuple[int, int]:
+        """Counts the cells that are numbers or times, and the others that are not empty."""
+        cells = [cell for cell in self.split(line) if cell.casefold() not in MISSING]
+        fit = sum(self.is_number(cell) or bool(CLOCK.fullmatch(cell)) for cell in cells)
+        return fit, len(cells) - fit
+
+    def count(self, line: str) -> int:
+        """Counts the cells of a line, also those between quotes."""
+        if self.quote in line:
+            return len(self.split(line))
+        return line.count(self.separator) + 1 if self.separator else len(line.split())
+
+
+def read_grid(text: str, rows_by_lead: int) -> Grid:
+    """Parses the text of a file.
+
+    Args:
+      text: the text; lines that begin with `#` or `%` are comments.
+      rows_by_lead: number of leads; a file without names that has as many rows, and more columns, has one row a lead.
+
+    Raises:
+      ValueError: the rows hold no numbers, or differ in length.
+    """
+    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    comments = [line for line in lines if re.match(r"\s*[#%]|sep=.\s*$", line)]
+    lines = [line for line in lines if not re.match(r"\s*[#%]|sep=.\s*$", line)]
+    while lines and not lines[-1].strip("\t ;,"):
+        lines.pop()
+    if not lines:
+        raise ValueError("it holds no row of numbers")
+    dialect = _dialect(lines)
+    alone = dialect.count(lines[-1]) == 1
+    notes = [f"separated by {SEPARATORS[dialect.separator]}"] * (dialect.separator != "," and not alone)
+    notes += ["decimal comma"] * (dialect.decimal == ",") + ["comment lines skipped"] * bool(comments)
+    if _is_by_row(lines, dialect, rows_by_lead):
+        notes.append("one row for each lead")
+        columns = zip_longest(*map(dialect.split, lines), fillvalue="")
+        dialect = _Dialect(";", dialect.decimal, dialect.quote)
+        lines = [";".join(column) for column in columns if any(column)]
+    start = _first_row(lines, dialect)
+    usual = dialect.count(lines[-1])
+    names, units, above = _header([dialect.names(line, usual) for line in lines[:start]])
+    if start < len(lines) and _counts_columns(dialect.split(lines[start])):
+        start += 1
+    notes += ["lines above the column names skipped"] * bool(above)
+    columns = _columns(lines[start:], dialect)
+    if names is not None:
+        names, columns = _named(names, columns)
+    units += [""] * (len(columns) - len(units))
+    return Grid(columns, names, units, "\n".join([*comments, *map(" ".join, above)]), notes)
+
+
+def _dialect(lines: Sequence[str]) -> _Dialect:
+    """Finds the separator and the decimal mark by which most cells are numbers."""
+    quote = "'" if lines[0].lstrip().startswith("'") else '"'
+    middle = len(lines) // 2
+    sample = [*lines[middle : middle + 100], *lines[-20:]]
+    found: list[tuple[int, int, _Dialect]] = []
+    for separator in SEPARATORS:
+        for decimal in ".,":
+            dialect = _Dialect(separator, decimal, quote)
+            fit, unfit = np.sum([dialect.judge(line) for line in sample], axis=0).tolist()
+            found.append((unfit, -fit, dialect))
+    unfit, _, best = min(found, key=lambda each: each[:2])  # of equals the first: points before commas
+    if best.separator == "," and best.decimal == "." and "," not in lines[0] and best.judge(lines[0])[1]:
+        # Below a single name, `0,5` is one number with a decimal comma, not two numbers.
+        return next((each for bad, _, each in found if each.decimal == "," != each.separator and bad == unfit), best)
+    return best
+
+
+def _is_by_row(lines: Sequence[str], dialect: _Dialect, leads: int) -> bool:
+    """Whether there is one row for each lead: the rows begin with names, or are as many as the leads."""
+    if len(lines) > FEW_ROWS or max(map(dialect.count, lines)) <= len(lines):
+        return False
+    names = [dialect.split(line)[0] for line in lines]
+    named = [lead for name, lead in zip(names, leads_of(names), strict=True) if not dialect.is_number(name)]
+    if len(named) < len(lines) - 1:
+        return not named and len(lines) == leads and all(dialect.judge(line)[1] == 0 for line in lines)
+    return any(named) and all(dialect.judge(line)[0] > 1 for line in lines[1:])
+
+
+def _first_row(lines: Sequence[str], dialect: _Dialect) -> int:
+    """Returns the number of the first line with samples: as many cells as usual, most of them numbers."""
+    usual = Counter(map(dialect.count, lines[-100:])).most_common(1)[0][0]
+    for number, line in enumerate(lines):
+        fit, unfit = dialect.judge(line)
+        if fit > unfit and dialect.count(line) >= usual - 1:
+            return number
+    raise ValueError("it holds no row of numbers")
+
+
+def _counts_columns(cells: Sequence[str]) -> bool:
+    """Whether a row numbers the columns from 0 or 1, as pandas writes columns that have no names."""
+    counted = [cell for number, cell in enumerate(cells) if cell or number]
+    return len(counted) > 1 and any(counted == [str(n + first) for n in range(len(counted))] for first in (0, 1))
+
+
+def _header(rows: list[list[str]]) -> tuple[list[str] | None, list[str], list[list[str]]]:
+    """Returns the names of the columns, their units, and the rows above both."""
+    rows = [[cell.strip("\"' ") for cell in row] for row in rows]
+    units: list[str] = []
+    if rows and _are_units(rows[-1]):
+        units = [cell.strip("()[] ") for cell in rows.pop()]
+    if not rows:
+        return None, units, []
+    *above, names = rows
+    while names and not names[-1]:
+        names.pop()
+    return names, units, above
+
+
+def _are_units(cells: Sequence[str]) -> bool:
+    """Whether all cells of a row are units, at least one of them a voltage."""
+    bare = [cell.strip("()[] ").casefold() for cell in cells if cell]
+    voltages = [unit_of(cell) is not None for cell in bare]
+    return any(voltages) and all(voltage or cell in _OTHER_UNITS for voltage, cell in zip(voltages, bare, strict=True))
+
+
+def _columns(lines: Sequence[str], dialect: _Dialect) -> list[pd.Series]:
+    """Parses the rows of samples; columns at the end that are empty in all rows are dropped."""
+    counts = [dialect.count(line) for line in lines]
+    options: dict[str, Any] = {"sep": dialect.separator or r"\s+", "quotechar": dialect.quote}
+    values = pd.read_csv(
+        io.StringIO("\n".join(lines)),
+        header=None,
+        names=range(max(counts)),
+        decimal=dialect.decimal,
+        skipinitialspace=True,
+        na_values=[*MISSING, *map(str.upper, MISSING)],
+        skip_blank_lines=False,
+        float_precision="round_trip",
+        **options,
+    )
+    used = int(np.flatnonzero(values.notna().any(axis=0)).max(initial=-1)) + 1
+    if min(counts) < used:
+        usual = Counter(counts).most_common(1)[0][0]
+        odd = next(number for number, count in enumerate(counts) if count != usual)
+        raise ValueError(f"row {odd + 1} of the samples has {counts[odd]} values instead of {usual}")
+    return [values[number] for number in range(min(counts) if used < min(counts) else used)]
+
+
+def _named(names: list[str], columns: list[pd.Series]) -> tuple[list[str], list[pd.Series]]:
+    """Returns the names and the columns that belong to them; raises ValueError if their numbers do not fit."""
+    used = 1 + max((number for number, column in enumerate(columns) if column.notna().any()), default=-1)
+    if len(names) == used - 1 and steps_evenly(columns[0]):
+        names = ["", *names]  # R names no column of row numbers
+    if not used <= len(names) <= len(columns):
+        raise ValueError(f"its rows have {used} values for {len(names)} column names")
+    return names, columns[: len(names)]

@@ -1,0 +1,128 @@
+"""Columns of a text file that count or time the samples. Does not import jax."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+SECONDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "sek", "sekunden"), 1.0),
+    **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "usec", "μs", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hours"), 3600.0),
+}
+"""Seconds per unit of time, by its names in lower case."""
+RATES = (50.0, 20_000.0)
+"""Range of sampling rates, in Hz, in which exactly one of s, ms, µs and ns fits a step of time."""
+CLOCK = re.compile(r"\[?(?:(?:\d+:)?\d+:\d+(?:[.,]\d+)?|\d{4}-\d\d-\d\d[ T].*)(?: .*)?")
+"""Time of day, elapsed time or date, such as `0:00.003`."""
+_TIME_OF_DAY = re.compile(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
+_TIME = re.compile(
+    r"(?:elapsed|sample|recording)?[ _]*"
+    r"(?:time|times|timestamp|timestamps|t|zeit|tiempo|temps|tempo|seconds|secs?|s|ms|milliseconds|clock|datetime)"
+    r"(?:[ _/]*[(\[] *(?P<boxed>[a-zμ]+) *[)\]]|[ _/]+(?P<bare>[a-zμ]+))?"
+)
+_INDEX = re.compile(
+    r"(?:sample|index|idx|n|no|nr|row|frame|lead|leads|channel|#)s?[ _.]*(?:#|no\.?|nr\.?|number|index)?"
+)
+
+
+def is_time(name: str) -> bool:
+    """Whether a column's name says that it holds the time of each sample."""
+    match = _TIME.fullmatch(name.strip().casefold())
+    unit = match and (match["boxed"] or match["bare"])
+    return match is not None and (unit is None or unit in SECONDS)
+
+
+def is_index(name: str) -> bool:
+    """Whether a column's name says that it numbers the samples."""
+    return bool(_INDEX.fullmatch(name.strip().casefold()))
+
+
+def is_clock(column: pd.Series) -> bool:
+    """Whether a column holds times as text, such as `0:00.003`."""
+    return column.dtype.kind not in "iuf" and bool(
+        column.astype(str).str.strip("\"' ").str.fullmatch(CLOCK.pattern).all()
+    )
+
+
+def steps_evenly(column: pd.Series) -> bool:
+    """Whether the values rise by equal steps, up to the rounding of the last digit, as no lead does."""
+    if column.dtype.kind not in "iuf" or len(column) < 3 or not np.isfinite(column).all():
+        return False
+    values = column.to_numpy(np.float64)
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    return step > 0 and bool(np.abs(values - values[0] - step * np.arange(len(values))).max() <= 1.01 * _digit(values))
+
+
+def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
+    """Computes the sampling rate, in Hz, from a column of times.
+
+    Args:
+      column: the times, as numbers or as text such as `0:00.003`.
+      name: name of the column, which may contain the unit.
+      unit: unit in the file's row of units; may be empty.
+
+    Returns:
+      The rate; None if the column counts samples or its unit is unclear.
+
+    Raises:
+      ValueError: the times do not rise by equal steps.
+    """
+    if is_index(name):
+        return None
+    if column.dtype.kind in "iuf":
+        values = column.to_numpy(np.float64)
+    else:
+        values, unit = _clock(column), "s"  # whatever the unit, as in `hh:mm:ss.mmm`
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"its column {name!r} is no time")
+    step, digit = (values[-1] - values[0]) / (len(values) - 1), _digit(values)
+    away = np.abs(values - values[0] - step * np.arange(len(values)))
+    if step <= 0 or away.max() > 2 * digit + step / 2:
+        row = int(np.abs(np.diff(values) - step).argmax()) + 2
+        raise ValueError(f"its column {name!r} has a gap at row {row} of the samples")
+    match = _TIME.fullmatch(name.strip().casefold())
+    stated = unit.casefold() or (match and (match["boxed"] or match["bare"])) or name.strip().casefold()
+    if stated in SECONDS:
+        return _rounded(step * SECONDS[stated], digit * SECONDS[stated], len(values))
+    fitting = [second for second in (1.0, 1e-3, 1e-6, 1e-9) if RATES[0] <= 1 / (step * second) <= RATES[1]]
+    if step == 1 or len(fitting) != 1:
+        return None
+    return _rounded(step * fitting[0], digit * fitting[0], len(values))
+
+
+def _digit(values: NDArray[np.float64]) -> float:
+    """Returns the value of the last decimal digit that is used."""
+    for digits in range(7):
+        scaled = values * 10.0**digits
+        if np.abs(scaled - np.rint(scaled)).max() < 1e-6 * max(1.0, np.abs(scaled).max() * 1e-6):
+            return 10.0**-digits
+    return 1e-7
+
+
+def _rounded(step: float, digit: float, samples: int) -> float:
+    """Returns the rate of a step; a whole number if one is within the rounding of the first and the last time."""
+    span = step * (samples - 1)
+    nearest = float(round(1 / step))
+    exact = (samples - 1) / (span + digit) <= nearest <= (samples - 1) / max(span - digit, 1e-12)
+    return nearest if exact and nearest else 1 / step
+
+
+def _clock(column: pd.Series) -> NDArray[np.float64]:
+    """Converts `1:02:03.456` or a date to seconds; NaN where a cell is neither."""
+    text = column.astype(str).str.strip("\"' []")
+    parts = text.str.extract(_TIME_OF_DAY.pattern)
+    if parts[2].notna().all():
+        hours, minutes, seconds = (pd.to_numeric(parts[n].str.replace(",", ".")).fillna(0) for n in range(3))
+        return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas warns where cells have several formats
+        dates = pd.to_datetime(text, errors="coerce")
+    return (dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64)
