@@ -17,8 +17,8 @@ _ECG = re.compile(r"e[ck]g", re.IGNORECASE)
 
 
 @contextmanager
-def unreadable(name: str) -> Iterator[None]:
-    """Converts whatever a reader raises into one EtpError that names the file."""
+def unreadable(name: str, what: str = "signal") -> Iterator[None]:
+    """Converts whatever a reader raises into one EtpError that names the file and what it should hold."""
     try:
         yield
     except EtpError:
@@ -26,7 +26,7 @@ def unreadable(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise EtpError(f"missing file: {Path(error.filename or name).name}") from None
     except Exception as error:  # noqa: BLE001 - libraries raise anything on a damaged file, also bare exceptions
-        raise EtpError(f"unreadable signal: {name} ({one_line(error)})") from None
+        raise EtpError(f"unreadable {what}: {name} ({one_line(error)})") from None
 
 
 def microvolts(unit: str) -> float | None:
