@@ -19,7 +19,7 @@ from etp_jax.ecg.leads import Recording
 from etp_jax.ecg.wfdb_header import Channel, Header, find, read_header
 from etp_jax.errors import EtpError
 
-_INTEGERS = {"16": "<i2", "32": "<i4"}
+_INTEGERS = {"16": "<i2", "32": "<i4", "61": ">i2"}
 """Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
 _BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2, "310": 4 / 3, "311": 4 / 3}
 """Bytes per sample of the formats that are not compressed."""
@@ -99,11 +99,12 @@ def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np
     names = list(dict.fromkeys(channel.file for channel in header.channels))
     lines = [f"r {len(header.channels)} 1 {header.samples or ''}"]
     for channel in header.channels:
-        form = f"{channel.format}x{channel.frame}:{channel.skew}+{channel.offset}"
+        form = f"{channel.format}x{channel.frame}+{channel.offset}"
         scale = f"{channel.gain or 1.0!r}({channel.baseline})/mV"
         lines.append(f"{names.index(channel.file)}.dat {form} {scale} 0 0 {channel.initial} 0 0")
     with TemporaryDirectory() as folder:
-        # wfdb gets a header of its own: it reads no Latin-1, and finds no file whose name differs in case.
+        # wfdb gets a header of its own: it reads no Latin-1, and finds no file whose name differs in case. The skew is
+        # undone below: where a frame has several samples, wfdb marks too few of those beyond the end as missing.
         Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
         for number, name in enumerate(names):
             file = find(path.with_name(name))
@@ -111,9 +112,12 @@ def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np
             Path(folder, f"{number}.dat").symlink_to(file.resolve())
         record: Any = wfdb.rdrecord(f"{folder}/r", channels=list(kept), physical=False, smooth_frames=False)
     for number, digital in zip(kept, record.e_d_signal, strict=True):
-        if not header.channels[number].skew:  # a skewed signal has lost its first samples
-            _check_sum(path, header.channels[number], int(digital.sum(dtype=np.int64)))
-    return np.column_stack(record.dac(expanded=True))
+        _check_sum(path, header.channels[number], int(digital.sum(dtype=np.int64)))
+    physical = np.column_stack(record.dac(expanded=True))
+    for column, number in enumerate(kept):
+        late = min(header.channels[number].skew * header.channels[number].frame, len(physical))
+        physical[:, column] = np.concatenate((physical[late:, column], np.full(late, np.nan)))
+    return physical
 
 
 def _check_size(file: Path, header: Header, channels: Sequence[Channel]) -> None:
