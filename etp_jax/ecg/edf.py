@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
 
 # edfio reads more files than pyedflib, which refuses odd dates, equal limits, unknown numbers of data records and gaps.
-# Both compute the same values, to the last bit.
 _ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)[\x14\x15]")
 _BYTES = {edfio.Edf: 2, edfio.Bdf: 3}
 """Bytes per sample."""
@@ -45,7 +46,7 @@ def read_edf(path: Path, layout: Layout) -> Recording:
         path.name, [signal.label for signal in signals], [signal.physical_dimension for signal in signals], rates
     )
     chosen = [signals[number] for number in kept]
-    signal = np.column_stack([one.data * microvolts(one.physical_dimension) for one in chosen])
+    signal = np.column_stack([_values(one) * microvolts(one.physical_dimension) for one in chosen])
     if edf.reserved[3:5] == "+D":
         signal = _place(path, edf, signal, rates[kept[0]])
         if missing := int(np.isnan(signal).all(axis=1).sum()):
@@ -94,10 +95,23 @@ def _flaw(signal: Any) -> str:
     return "" if signal.samples_per_data_record > 0 else "it has no samples"
 
 
+def _values(signal: Any) -> NDArray[np.float64]:
+    """Returns the physical values of a channel, to the last bit those of edflib, on which pyedflib rests."""
+    low, high = map(_limit, signal.physical_range)
+    gain = (high - low) / (signal.digital_max - signal.digital_min)
+    return (signal.digital + (high / gain - signal.digital_max)) * gain
+
+
+def _limit(value: float) -> float:
+    """Returns a limit as edflib parses it: whole part plus fraction, which is not always the nearest float."""
+    whole, _, fraction = f"{Decimal(str(value)):f}".partition(".")
+    return int(whole) + math.copysign(int(fraction or 0) / 10 ** len(fraction), value)
+
+
 def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
     """Places the data records by their time-stamps, with NaN in the gaps."""
     length = len(signal) // edf.num_data_records
-    starts = [round((onset) * fs) for onset in _onsets(path, edf)]
+    starts = [round(onset * fs) for onset in _onsets(path, edf)]
     starts = [start - starts[0] for start in starts]
     for number in range(1, len(starts)):
         end = starts[number - 1] + length

@@ -167,7 +167,7 @@ def test_skew_is_undone_as_wfdb_does(tmp_path: Path, form: str) -> None:
     arguments = {"fs": 250, "units": ["mV"] * 2, "sig_name": ["I", "II"], "write_dir": str(tmp_path)}
     wfdb.wrsamp("r", d_signal=wave(60, 2), adc_gain=[20.0] * 2, baseline=[5] * 2, fmt=[form] * 2, **arguments)
     header = (tmp_path / "r.hea").read_text().splitlines()
-    header[2] = header[2].replace(f" {form} ", f" {form}:3 ")
+    header[2] = header[2].replace(f" {form} ", f" {form}:3 ", 1)
     (tmp_path / "r.hea").write_text("\n".join(header))
     expected: Any = wfdb.rdrecord(str(tmp_path / "r"))
     found = read_wfdb(tmp_path / "r").signal
