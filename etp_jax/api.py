@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from numpy.typing import NDArray
 
 from etp_jax.configs import recipe_of
-from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording
+from etp_jax.ecg.arrays import Signal, as_recording
+from etp_jax.ecg.heart_rate import impossible_rate
+from etp_jax.ecg.leads import Filters, Recording
 from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.encoder import hub
 from etp_jax.encoder.card import write_card
@@ -22,8 +27,12 @@ from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, FILES, SHIPPED, copy
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import EcgEncoder
 
-Signals = ArrayLike | Sequence[ArrayLike]
+Signals = Signal | Sequence[Signal]
 """One ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length."""
+
+
+CHECKED = 8
+"""Number of ECGs of a call whose heart rate is checked: a wrong sampling rate is the same for all."""
 
 
 class EcgModel:
@@ -61,50 +70,59 @@ class EcgModel:
         )
 
     def prepare(
-        self, signal: ArrayLike, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
+        self,
+        signal: Signal,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
     ) -> Prepared:
         """Prepares an ECG for the encoder: int16 [samples, leads] in microvolt, and a mask of the usable leads.
 
             model.prepare(signal, fs=250, leads=["I", "II", "V2"], unit="uV").lead_mask
 
         Args:
-          signal: [time, leads]; NaN where samples are missing.
-          fs: sampling rate of the signal, in Hz; None: the encoder's.
-          leads: leads of the signal, in order, by any usual name.
-          unit: unit of the signal: mV, uV or V.
+          signal: [time, leads]; NaN where samples are missing. The column names of a DataFrame are leads.
+          fs: sampling rate of the signal, in Hz; a `Recording` has its own.
+          leads: leads of the signal, in order, by any usual name. Default: the column names of a DataFrame, or the
+            twelve standard leads.
+          unit: unit of the signal: mV, uV or V. Default: the unit in the column names of a DataFrame, or mV.
+
+        Returns:
+          The prepared ECG. Its `verdicts` and `notes` name the leads that are absent, derived or masked.
 
         Raises:
-          EtpError: the array does not fit the leads, the unit is unknown, or the signal cannot be used.
+          EtpError: the array does not fit the leads, a lead or the unit is unknown, the sampling rate is missing or
+            impossible, the voltages are not those of an ECG, or the signal cannot be used.
         """
-        if isinstance(leads, str):
-            raise EtpError(f"leads is one string, {leads!r}; give a list of names, such as ['I', 'II']")
-        if unit not in MICROVOLT:
-            raise EtpError(f"unit {unit!r} is not one of {', '.join(MICROVOLT)}")
-        try:
-            array = np.asarray(signal, np.float64)
-        except (ValueError, TypeError) as error:
-            raise EtpError(f"signal is not numeric ({error}); it must be [time, {len(leads)} leads]") from None
-        if array.ndim != 2 or array.shape[1] != len(leads):
-            raise EtpError(f"signal has shape {array.shape}; it must be [time, {len(leads)} leads]")
-        rate = self.fs if fs is None else float(fs)
-        return self.prepare_recording(Recording(array * MICROVOLT[unit], rate, tuple(leads)))
+        recording = as_recording(signal, fs, leads, unit)
+        prepared = self.prepare_recording(recording)
+        _warn([recording], [prepared], stacklevel=3)
+        return prepared
 
     def prepare_recording(self, recording: Recording) -> Prepared:
-        """Prepares a recording from one of `data_prep`'s readers; raises EtpError if it cannot be used."""
+        """Prepares a recording from one of the file readers; raises EtpError if it cannot be used."""
         return prepare(recording, self.fs, self.samples, self.leads, self.filters)
 
     def encode_ecg(
-        self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
+        self,
+        signals: Signals,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
     ) -> NDArray[np.float32]:
         """Computes unit embeddings of ECGs: [E] for one, [n, E] for several.
 
             embeddings = model.encode_ecg(batch, fs=500)  # batch: [n, 5000, 12] in millivolt
 
+        A warning names the leads that are absent, derived or masked, and a heart rate that is impossible at this
+        sampling rate.
+
         Args:
-          signals: one ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length.
-          fs: sampling rate of the signals, in Hz; None: the encoder's.
-          leads: leads of the signals, in order, by any usual name.
-          unit: unit of the signals: mV, uV or V.
+          signals: one ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length. An ECG
+            is an array, a DataFrame whose column names are leads, or a `Recording`.
+          fs: sampling rate of the signals, in Hz; a `Recording` has its own.
+          leads: leads of the signals, in order, by any usual name; as for `prepare`.
+          unit: unit of the signals: mV, uV or V; as for `prepare`.
 
         Raises:
           EtpError: as for `prepare`; for several ECGs the message names the first that cannot be used.
@@ -112,7 +130,11 @@ class EcgModel:
         return self._encode(signals, fs, leads, unit)[1]
 
     def features(
-        self, signals: Signals, fs: float | None = None, leads: Sequence[str] = LEADS, unit: str = "mV"
+        self,
+        signals: Signals,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
     ) -> NDArray[np.float32]:
         """Computes pooled features before the projection, for fitting probes: [F] for one ECG, [n, F] for several.
 
@@ -139,8 +161,8 @@ class EcgModel:
         signals: Signals,
         findings: Sequence[str],
         fs: float | None = None,
-        leads: Sequence[str] = LEADS,
-        unit: str = "mV",
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
     ) -> Any:
         """Computes the cosine similarity of ECGs and findings, highest first; these are not probabilities.
 
@@ -160,7 +182,7 @@ class EcgModel:
         Raises:
           EtpError: as for `encode_ecg` and `encode_text`.
         """
-        findings_FE, ecg = self.encode_text(findings), self.encode_ecg(signals, fs, leads, unit)
+        findings_FE, ecg = self.encode_text(findings), self._encode(signals, fs, leads, unit)[1]
         found = []
         for embedding_E in np.atleast_2d(ecg):
             ranked = sorted(zip((findings_FE @ embedding_E).tolist(), findings, strict=True), reverse=True)
@@ -242,39 +264,54 @@ class EcgModel:
             return hub.upload(self.save(Path(folder) / repository.split("/")[1], dtype), name, FILES, private)
 
     def _encode(
-        self, signals: Signals, fs: float | None, leads: Sequence[str], unit: str
+        self, signals: Signals, fs: float | None, leads: Sequence[str] | None, unit: str | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Computes features and embeddings, with the axis n if there are several signals."""
         several = _several(signals)
-        if several is None:
-            prepared = self.prepare(signals, fs, leads, unit)  # pyright: ignore[reportArgumentType]
-            features_1F, embedding_1E = self.encoder.signals(prepared.ecg[None], prepared.lead_mask[None])
-            return features_1F[0], embedding_1E[0]
-        if not len(several):
+        if several is not None and not len(several):
             raise EtpError("signals is empty; give at least one ECG")
-        prepared = []
-        for number, signal in enumerate(several):
+        recordings, prepared = [], []
+        for number, signal in enumerate([signals] if several is None else several):
             try:
-                prepared.append(self.prepare(signal, fs, leads, unit))
+                recordings.append(as_recording(signal, fs, leads, unit))
+                prepared.append(self.prepare_recording(recordings[-1]))
             except EtpError as error:
-                raise EtpError(f"signal {number}: {error}") from None
-        return self.encoder.signals(np.stack([p.ecg for p in prepared]), np.stack([p.lead_mask for p in prepared]))
+                raise EtpError(str(error) if several is None else f"signal {number}: {error}") from None
+        _warn(recordings, prepared, stacklevel=4)
+        features_NF, embedding_NE = self.encoder.signals(
+            np.stack([p.ecg for p in prepared]), np.stack([p.lead_mask for p in prepared])
+        )
+        return (features_NF[0], embedding_NE[0]) if several is None else (features_NF, embedding_NE)
 
 
-def _several(signals: Signals) -> Sequence[ArrayLike] | NDArray | None:
+def _several(signals: Signals) -> Sequence[Any] | NDArray | None:
     """Returns the list or array of ECGs if there are several; None for a single ECG."""
+    if isinstance(signals, (Recording, pd.DataFrame)):
+        return None
     if isinstance(signals, (list, tuple)):
         return None if signals and all(map(_is_sample, signals)) else signals
     array = np.asarray(signals)
     return array if array.ndim == 3 else None
 
 
-def _is_sample(item: ArrayLike) -> bool:
+def _is_sample(item: Any) -> bool:
     """Whether a list item is one time step of an ECG that is given as lists of numbers."""
     try:
-        return np.ndim(item) == 1
+        return not isinstance(item, Recording) and np.ndim(item) == 1
     except ValueError:  # lists of different lengths
         return False
+
+
+def _warn(recordings: Sequence[Recording], prepared: Sequence[Prepared], stacklevel: int) -> None:
+    """Warns once, in the user's line, of what happened to leads, and of heart rates that are impossible."""
+    lines = Counter(line for each in prepared for line in each.lines)
+    for recording in recordings[:CHECKED]:
+        if impossible := impossible_rate(recording):
+            lines[impossible] += 1
+    if lines:
+        many = len(prepared) > 1
+        words = [f"{line} ({count} of {len(prepared)} ECGs)" if many else line for line, count in lines.items()]
+        warnings.warn("; ".join(words), UserWarning, stacklevel=stacklevel)
 
 
 def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> EcgModel:

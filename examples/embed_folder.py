@@ -20,7 +20,7 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("out", type=Path)
 parser.add_argument("--run", help="run folder or exported encoder; by default the shipped encoder")
 parser.add_argument("--fs", type=float, help="in Hz")
-parser.add_argument("--unit", default="mV")
+parser.add_argument("--unit", help="mV, uV or V; by default mV")
 args = parser.parse_args()
 
 model = etp_jax.load(args.run)
@@ -28,9 +28,8 @@ files, features, embeddings = [], [], []
 for path in records_in(args.folder, besides=args.out):
     try:
         recording = read_signal(path, Layout(fs=args.fs, unit=args.unit))
-        about = {"fs": recording.fs, "leads": recording.channels, "unit": "uV"}
-        features.append(model.features(recording.signal, **about))
-        embeddings.append(model.encode_ecg(recording.signal, **about))
+        features.append(model.features(recording))
+        embeddings.append(model.encode_ecg(recording))
         files.append(str(path.relative_to(args.folder)))
     except EtpError as error:
         print(f"left out: {path}: {error}")

@@ -30,8 +30,8 @@ def test_the_module_is_the_encoder_in_evaluation_mode(shards: Path, model: EcgMo
     split = Shards(shards).split("test")
     batch = split.ecg(range(4)), split.columns.lead_mask[:4]
     features, embeddings = jax.jit(model.module.apply)(model.variables, *batch)
-    np.testing.assert_allclose(embeddings, model.encode_ecg(batch[0] / 1000), atol=1e-5)
-    np.testing.assert_allclose(features, model.features(batch[0] / 1000), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embeddings, model.encode_ecg(batch[0] / 1000, fs=100), atol=1e-5)
+    np.testing.assert_allclose(features, model.features(batch[0] / 1000, fs=100), rtol=1e-4, atol=1e-5)
     assert set(model.variables["params"]) == {"ecg_tower", "ecg_projection"}
     shapes, drawn = jax.eval_shape(lambda: (model.variables, model.module.init(jax.random.key(0), *batch)))
     assert shapes["params"] == drawn["params"] and shapes["batch_stats"] == drawn["batch_stats"]
@@ -54,7 +54,7 @@ def test_the_module_is_fine_tuned_in_ones_own_jit(shards: Path, model: EcgModel)
         updates, opt_state = optimizer.update(grads, opt_state)
         return optax.apply_updates(params, updates), batch_stats_, opt_state, value
 
-    params = {"encoder": model.variables["params"], "head": jnp.zeros(model.features(ecg[0] / 1000).size)}
+    params = {"encoder": model.variables["params"], "head": jnp.zeros(model.features(ecg[0] / 1000, fs=100).size)}
     batch_stats, opt_state = model.variables["batch_stats"], optimizer.init(params)
     losses = []
     for _ in range(40):

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
-from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, read_folds
+from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, OLDEST, read_folds
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
@@ -48,8 +48,6 @@ code. Its tables `dx_mapping_scored.csv` and `dx_mapping_unscored.csv` count the
 (PVC is `ventricular ectopics` there, not the code that the tables abbreviate as PVC.)"""
 NO_LABEL = ("", "Unknown", "NaN")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
-OLDEST = 120
-"""Highest valid age, in years; a higher one counts as unknown."""
 
 _NAME = re.compile(r"(?P<set>[A-Z]+)(?P<number>\d{4,5})")
 _COMMENT = re.compile(r"#\s*(Age|Sex|Dx)\s*:(.*)")

@@ -14,17 +14,16 @@ reports share one object.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from operator import itemgetter
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.csv_table import read_rows
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
@@ -35,6 +34,7 @@ RATES = (100, 500)
 RECORDS = "record_list.csv"
 RECORD_COLUMNS = ("study_id", "subject_id", "path")
 MEASUREMENTS = "machine_measurements.csv"
+ADVICE = "--source must name a folder of MIMIC-IV-ECG's layout"
 REPORT_COLUMNS = tuple(f"report_{number}" for number in range(18))
 
 TECHNICAL: dict[str, tuple[str, ...]] = {
@@ -95,7 +95,7 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
     """
     if rate not in RATES:
         raise EtpError(f"rate {rate}: shards of MIMIC-IV-ECG are made at {' and '.join(map(str, RATES))} Hz")
-    rows = list(_read_rows(source / RECORDS, RECORD_COLUMNS))
+    rows = list(read_rows(source / RECORDS, RECORD_COLUMNS, ADVICE))
     reports = _read_reports(source / MEASUREMENTS)
     counts = Counter(study for study, _, _ in rows)
     patients: dict[str, tuple[str, str]] = {}
@@ -169,7 +169,7 @@ def _read_reports(path: Path) -> dict[str, _Report | None]:
     """Reads the report of each study id; equal reports share one object; None if a study has several rows."""
     distinct: dict[str, _Report] = {}
     reports: dict[str, _Report | None] = {}
-    for study, *cells in _read_rows(path, ("study_id", *REPORT_COLUMNS)):
+    for study, *cells in read_rows(path, ("study_id", *REPORT_COLUMNS), ADVICE):
         original = "\n".join(cell for cell in cells if cell.strip())
         if original not in distinct:
             distinct[original] = _Report(original, clean_statements(cells))
@@ -208,27 +208,3 @@ class _Signal:
         if len(recording.signal) != SECONDS * recording.fs:
             raise EtpError(f"length: {len(recording.signal)} samples at {recording.fs:g} Hz instead of {SECONDS} s")
         return recording
-
-
-def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yields the cells of the given columns, row by row; raises EtpError if the table cannot be read to its end."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
-            pick = itemgetter(*map(header.index, columns))
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise EtpError(
-                        f"{path}: line {reader.line_num} has {len(row)} cells instead of {len(header)}; "
-                        "download it again"
-                    )
-                if row:
-                    yield pick(row)
-    except OSError as error:
-        raise EtpError(f"{path}: {error.strerror}; --source must name a folder of MIMIC-IV-ECG's layout") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EtpError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from None

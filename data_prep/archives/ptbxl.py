@@ -24,6 +24,9 @@ SPLITS: dict[float, str] = {**dict.fromkeys(range(1, 9), "train"), 9: "validatio
 SEXES: dict[float, str] = {0: "male", 1: "female"}
 AGE_ABOVE_89 = 300
 """Value with which PTB-XL masks ages above 89; such ages are stored as 90."""
+AGE_UNKNOWN = "age is not possible or not understood; stored as unknown"
+OLDEST = 120
+"""Highest valid age, in years; a higher one counts as unknown."""
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
 
 
@@ -52,6 +55,8 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
             studies.append(_study(row, codes, source / row[FILE_COLUMNS[rate]], rate))
         except EtpError as error:
             rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
+    ages = database["age"].map(_number)
+    impossible = int((ages.notna() & (ages != AGE_ABOVE_89) & ~ages.between(0, OLDEST)).sum())
     return Archive(
         name=name,
         fs=rate,
@@ -66,6 +71,7 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
             "scp_statements.csv": statements_sha,
             "signal sizes": sizes_sha(f"{source}/{name}.dat" for name in database[FILE_COLUMNS[rate]]),
         },
+        notes={AGE_UNKNOWN: impossible} if impossible else {},
     )
 
 
@@ -83,8 +89,9 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
     """
     columns = ("ecg_id", "patient_id", "strat_fold")
     table, sha = read_table(database, columns)
-    rows = table[list(columns)].map(_number).dropna().itertuples(index=False)
-    return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in rows if fold in SPLITS}, sha
+    rows = table[list(columns)].map(_number).itertuples(index=False)
+    usable = [row for row in rows if all(map(math.isfinite, row)) and row[2] in SPLITS]
+    return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in usable}, sha
 
 
 def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> ArchiveRecord:
@@ -94,7 +101,7 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
         raise EtpError("record id: empty")
     if fold not in SPLITS:
         raise EtpError(f"fold: {row['strat_fold']!r} is not one of 1-10")
-    if math.isnan(patient):
+    if not math.isfinite(patient):
         raise EtpError(f"patient: {row['patient_id']!r} is no number")
     scp = _scp_codes(row["scp_codes"])
     unknown = sorted(set(scp) - codes)
@@ -109,7 +116,7 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
         report=row["report"],
         labels=tuple(scp),
         likelihoods=tuple(scp.values()),
-        age=90.0 if age == AGE_ABOVE_89 else age,
+        age=90.0 if age == AGE_ABOVE_89 else age if 0 <= age <= OLDEST else math.nan,
         sex=SEXES.get(_number(row["sex"]), ""),
     )
 
@@ -117,9 +124,13 @@ def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) ->
 def _scp_codes(text: str) -> dict[str, float]:
     """Parses `{'NORM': 100.0, 'SR': 0.0}` as the likelihood of each code; 0 means present, likelihood unknown."""
     try:
-        return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
-    except (ValueError, SyntaxError, AttributeError, TypeError):
-        raise EtpError(f"SCP codes: {text!r} is not a dictionary of code and likelihood") from None
+        found = {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
+    # Deeply nested or overlong text exhausts the parser.
+    except (ValueError, SyntaxError, AttributeError, TypeError, OverflowError, RecursionError, MemoryError):
+        raise EtpError(f"SCP codes: {text[:60]!r} is not a dictionary of code and likelihood") from None
+    if not all(0 <= likelihood <= 100 for likelihood in found.values()):
+        raise EtpError(f"SCP codes: {text[:60]!r} has a likelihood that is not from 0 to 100")
+    return found
 
 
 def _number(text: str) -> float:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
-from etp_jax.data_prep.archives.csv_table import read_table
+from etp_jax.data_prep.archives.cells import age_of, labels_of, patient_of, report_of, sex_of
+from etp_jax.data_prep.archives.csv_table import read_own_table
+from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
 
 SPLITS = ("train", "validation", "test")
-SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "w": "female"}
-SEPARATORS = str.maketrans(",|", ";;")
-"""Translation of all separators of labels (`;`, `,` or `|`) to `;`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +29,20 @@ class TableColumns:
 
     signal_column: str
     """Column with the path of the signal file, absolute or relative to the table's folder."""
-    report_column: str
-    """Column with the report."""
+    report_column: str | None = None
+    """Column with the report; without it, no record has a report, and the shards cannot train an encoder."""
     id_column: str | None = None
     """Column with the record id; without it, the path of the signal file is the id."""
     patient_column: str | None = None
-    """Column with the patient id; without it, every record counts as one patient."""
+    """Column with the patient id, in which 00123, 123.0 and 123 are one; without it, every record is one patient."""
     split_column: str | None = None
     """Column with the split (train, validation or test); without it, a hash of the patient id determines the split."""
     label_column: str | None = None
-    """Column with the labels, separated by `;`, `,` or `|`."""
+    """Column with the labels: separated by `;`, `,` or `|`, or a list or dictionary of Python or JSON."""
     age_column: str | None = None
     """Column with the age in years."""
     sex_column: str | None = None
-    """Column with the sex: male, m, female, f or w."""
+    """Column with the sex: male, m, female, f or w; other words count as unknown."""
 
 
 def open_archive(
@@ -55,24 +57,32 @@ def open_archive(
     """Reads the table, but no signals.
 
     Args:
-      csv: path of the table, in UTF-8.
+      csv: path of the table: CSV in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons or tabs.
       columns: names of the table's columns.
-      layout: sampling rate, unit and leads of signal files that hold bare numbers.
+      layout: sampling rate, unit and leads of signal files that do not state them.
       rate: sampling rate of the shards, in Hz.
       seconds: length of a record in the shards, in seconds.
       translate: whether the reports are German or Swedish, as worded in PTB-XL; otherwise they are English.
       name: name of the data set.
 
     Raises:
-      EtpError: the table is missing, is not UTF-8, is empty, or lacks a column; or rate or length is less than 1.
+      EtpError: the table is missing, is empty, or lacks a column; rate or length is less than 1; the name or the layout
+        is not valid.
     """
     if rate < 1 or seconds < 1:
         raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
-    table, sha = read_table(csv, tuple(filter(None, asdict(columns).values())))
+    check_name(name)
+    layout.check()
+    table, sha, assumed = read_own_table(csv, tuple(filter(None, asdict(columns).values())))
+    rows = table.to_dict("records")
+    notes = Counter(dict.fromkeys(assumed, len(rows)))
+    known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
     studies, rejects = [], []
-    for row in table.to_dict("records"):
+    for row in rows:
         try:
-            studies.append(_study(row, columns, layout, csv.parent, translate))
+            study, found = _study(row, columns, known, translate, csv.parent, layout)
+            studies.append(study)
+            notes.update(found)
         except EtpError as error:
             rejects.append(Reject(row[columns.id_column or columns.signal_column], "", str(error)))
     return Archive(
@@ -88,55 +98,82 @@ def open_archive(
             "patients": f"column {columns.patient_column!r}"
             if columns.patient_column
             else "unknown: every record counts as one",
-            "layout": asdict(layout) | {"leads": list(layout.leads)},
+            "layout": {"fs": layout.fs, "unit": layout.unit or "mV", "leads": list(layout.named)},
             "reports": "translated" if translate else "English",
         },
         source={
             "table": sha,
             "signal sizes": sizes_sha(_files(csv.parent / cell for cell in table[columns.signal_column])),
         },
+        notes=notes,
     )
+
+
+def check_name(name: str) -> None:
+    """Raises EtpError if TFDS does not accept the name of a data set."""
+    if not re.fullmatch(r"[a-zA-Z]\w*", name, re.ASCII):
+        valid = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+        valid = valid if valid[:1].isalpha() else f"ecg_{valid}".rstrip("_")
+        raise EtpError(f"--name {name!r}: TFDS takes letters, digits and _ only, a letter first; take {valid!r}")
 
 
 def _files(paths: Iterable[Path]) -> Iterable[str]:
     """Yields the file of each record that contains the signal, so that its size changes with the signal."""
-    return (str(path.with_suffix(".dat")) if path.suffix in ("", ".hea") else str(path) for path in paths)
+    return (f"{str(path).removesuffix('.hea')}.dat" if path.suffix in ("", ".hea") else str(path) for path in paths)
 
 
-def _study(row: dict[str, str], columns: TableColumns, layout: Layout, folder: Path, translate: bool) -> ArchiveRecord:
-    """Converts one row; raises EtpError if the record cannot be used."""
+def _known_labels(cells: Iterable[str]) -> frozenset[str]:
+    """Returns all labels of a column, also those of rows that will be rejected."""
+    known: set[str] = set()
+    for cell in set(cells):
+        with suppress(EtpError):
+            known |= labels_of(cell).keys()
+    return frozenset(known)
+
+
+def _study(
+    row: dict[str, str], columns: TableColumns, known: frozenset[str], translate: bool, folder: Path, layout: Layout
+) -> tuple[ArchiveRecord, list[str]]:
+    """Converts one row; also returns what was assumed. Raises EtpError if the record cannot be used."""
     named = {field.removesuffix("_column"): name for field, name in asdict(columns).items() if name is not None}
     cells = {field: row[name].strip() for field, name in named.items()}
     record = cells.get("id", cells["signal"])
     if not cells["signal"]:
         raise EtpError("signal: the cell is empty")
+    if "\0" in cells["signal"]:
+        raise EtpError("signal: the path contains a NUL character")
     if not record:
         raise EtpError("record id: empty")
-    patient = cells.get("patient", record)
-    if not patient:
-        raise EtpError("patient: the cell is empty")
+    patient = patient_of(cells["patient"]) if "patient" in cells else record
     split = cells.get("split", hashed_split(patient))
     if split not in SPLITS:
         raise EtpError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    labels = filter(None, map(str.strip, cells.get("label", "").translate(SEPARATORS).split(";")))
-    found = tuple(dict.fromkeys(labels))
-    return ArchiveRecord(
+    labels, separated = _separate(labels_of(cells.get("label", "")), known)
+    age, sex, report = age_of(cells.get("age", "")), sex_of(cells.get("sex", "")), report_of(cells.get("report", ""))
+    notes = ["patient ids without leading zeros and .0"] * (patient != cells.get("patient", record))
+    notes += ["labels separated by blanks"] * separated
+    notes += ["labels with likelihood 0 count as present"] * (0 in labels.values())
+    notes += [AGE_UNKNOWN] * (age is None) + ["sex is not understood; stored as unknown"] * (sex is None)
+    study = ArchiveRecord(
         record_id=record,
         patient_id=patient,
         split=split,
         read=partial(read_signal, folder / cells["signal"], layout),
-        report=cells["report"],
-        labels=found,
-        likelihoods=(-1.0,) * len(found),
-        age=_age(cells.get("age", "")),
-        sex=SEXES.get(cells.get("sex", "").casefold(), ""),
-        statements=None if translate else split_english(cells["report"]),
+        report=report,
+        labels=tuple(labels),
+        likelihoods=tuple(labels.values()),
+        age=math.nan if age is None else age,
+        sex=sex or "",
+        statements=None if translate else split_english(report),
     )
+    return study, notes
 
 
-def _age(text: str) -> float:
-    """Parses an age in years; returns NaN if the cell holds no number."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+def _separate(labels: dict[str, float], known: frozenset[str]) -> tuple[dict[str, float], bool]:
+    """Divides `AF LBBB` into two labels if both are labels of other records; also returns whether one was divided."""
+    divided: dict[str, float] = {}
+    for label, likelihood in labels.items():
+        words = label.split()
+        whole = len(words) == 1 or not known.issuperset(words)
+        divided |= dict.fromkeys([label] if whole else words, likelihood)
+    return divided, divided.keys() != labels.keys()

@@ -100,11 +100,11 @@ class PrepMitdb(Prep):
 class PrepTable(Prep):
     """Reads your own ECGs: a CSV table and WFDB, EDF, .mat, .npy or .csv signal files.
 
-    The table has one row per record, with the path of the signal file and the report.
+    The table has one row per record, with the path of the signal file, and labels and report where there are any.
     """
 
     csv: Path
-    """CSV table in UTF-8, one row per record."""
+    """CSV table, one row per record."""
     columns: Annotated[TableColumns, tyro.conf.arg(name="")]
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
     rate: int = 100
@@ -114,7 +114,7 @@ class PrepTable(Prep):
     translate: bool = False
     """Translate the reports from German or Swedish, as worded in PTB-XL. Without it, they are English and unchanged."""
     name: str = "table"
-    """Name of the data set, with which the names of the shard files begin."""
+    """Name of the data set, with which the names of the shard files begin: letters, digits and _."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,55 +1,104 @@
-"""Reading of files that hold bare numbers in arrays, whose sampling rate, unit and leads the user names."""
+"""An ECG in memory, given as numbers, with what the caller states about it. Does not import jax."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.ecg.leads import LEADS, MICROVOLT, Recording, lead_of, leads_of, split_unit, unit_of
 from etp_jax.errors import EtpError
 
-
-def read_npy(path: Path, layout: Layout) -> Recording:
-    """Reads a NumPy file of one array, samples by leads or leads by samples."""
-    # A mapped file is checked against the size that its header claims; without, memory is taken first.
-    array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    return recording_of(array, layout, path)
+Signal = ArrayLike | pd.DataFrame | Recording
+"""One ECG: numbers [time, leads], a DataFrame whose column names are leads, or a recording."""
 
 
-def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequence[str] = ()) -> Recording:
-    """Returns the array, [T, leads] or [leads, T] or [T] for a single lead, as a recording.
+def as_recording(signal: Any, fs: Any = None, leads: Any = None, unit: Any = None) -> Recording:
+    """Converts an ECG in memory to a recording.
 
     Args:
-      array: numbers.
-      layout: sampling rate, unit and leads.
-      path: file that holds the array.
-      leads: leads that the file names; empty: those of the layout.
+      signal: one ECG, as `Signal` describes.
+      fs: sampling rate, in Hz; required unless the signal is a recording.
+      leads: leads of the columns, in order; None: the column names of a DataFrame, or the twelve standard leads.
+      unit: mV, uV or V; None: the unit in the column names of a DataFrame, or mV.
+
+    Raises:
+      EtpError: an argument is missing, impossible, or contradicts the signal.
     """
-    if array.dtype.kind not in "iuf":
-        raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
-    fs, leads = rate(layout, path), tuple(leads) or layout.named
-    samples = _by_samples(np.asarray(array, np.float64), leads, path)
-    notes = ("no unit given: mV assumed",) * (layout.unit is None)
-    return Recording(samples * layout.scale, fs, leads, notes, layout.unit or "mV")
+    if isinstance(signal, Recording):
+        if any(argument is not None for argument in (fs, leads, unit)):
+            raise EtpError("a recording has its own sampling rate, leads and unit; leave out fs, leads and unit")
+        return signal
+    rate, names = _rate(fs), _named(signal)
+    if leads is not None:
+        stated = _leads(leads)
+        if names and leads_of(names) != leads_of(stated):
+            raise EtpError(f"leads: {' '.join(stated)} differ from the column names {' '.join(names)}; leave out leads")
+        names = names or stated
+    channels, scales, assumed = [], [], False
+    if unit is not None and (not isinstance(unit, str) or unit_of(unit) is None):
+        raise EtpError(f"unit {unit!r} is not one of {', '.join(MICROVOLT)}")
+    for name in names or LEADS:
+        channel, stated = split_unit(name)
+        if stated and unit and stated != unit_of(unit):
+            raise EtpError(f"unit: column {name} is in {stated}, but unit is {unit!r}")
+        channels.append(channel)
+        scales.append(MICROVOLT[stated or unit_of(unit or "mV") or "mV"])
+        assumed |= not stated
+    return Recording(_numbers(signal, len(channels)) * scales, rate, tuple(channels), unit=(unit or "mV") * assumed)
 
 
-def rate(layout: Layout, path: Path) -> float:
-    """Returns the layout's sampling rate, and checks the layout."""
-    layout.check()
-    if layout.fs is None:
-        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
-    return layout.fs
+def _rate(fs: Any) -> float:
+    """Returns the sampling rate; raises EtpError if it is missing or no positive number."""
+    if fs is None:
+        raise EtpError("fs is missing; give the sampling rate of the signal in Hz, such as fs=500")
+    if isinstance(fs, (bool, str, bytes)) or np.ndim(fs) != 0:
+        raise EtpError(f"fs is {fs!r}; it must be a positive number of Hz")
+    try:
+        rate = float(fs)
+    except (TypeError, ValueError, OverflowError):
+        raise EtpError(f"fs is {fs!r}; it must be a positive number of Hz") from None
+    if not 0 < rate < math.inf:
+        raise EtpError(f"fs is {fs!r}; it must be a positive number of Hz")
+    return rate
 
 
-def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """Returns the array as [samples, leads], transposed if it is [leads, samples]."""
-    if array.ndim == 1 and len(leads) == 1:
-        return array[:, None]
-    if array.ndim != 2 or array.shape.count(len(leads)) != 1:
-        shape = " x ".join(map(str, array.shape))
-        raise EtpError(f"lead count: {path.name} holds {shape} numbers for {len(leads)} leads; name them with --leads")
-    return array if array.shape[1] == len(leads) else array.T
+def _named(signal: Any) -> list[str]:
+    """Returns the column names of a DataFrame; none if they are numbers, or if the signal is none."""
+    if not isinstance(signal, pd.DataFrame) or all(isinstance(column, (int, np.integer)) for column in signal.columns):
+        return []
+    names = [str(column) for column in signal.columns]
+    if not any(leads_of(names)):
+        raise EtpError(f"lead names: none of {' '.join(LEADS)} among {' '.join(names)}")
+    return names
+
+
+def _leads(leads: Any) -> list[str]:
+    """Checks a list of leads; raises EtpError if a name is unknown or given twice."""
+    if isinstance(leads, (str, bytes)):
+        raise EtpError(f"leads is one string, {leads!r}; give a list of names, such as ['I', 'II']")
+    if not isinstance(leads, (Sequence, np.ndarray, pd.Index)) or not all(isinstance(lead, str) for lead in leads):
+        raise EtpError(f"leads is {leads!r}; give a list of names, such as ['I', 'II']")
+    found = [lead_of(lead) for lead in leads]
+    if None in found:
+        raise EtpError(f"lead names: {leads[found.index(None)]!r} is no lead that is read; these are {' '.join(LEADS)}")
+    twice = [lead for lead, count in Counter(found).items() if count > 1]
+    if twice:
+        raise EtpError(f"lead names: {twice[0]} appears twice in {' '.join(leads)}")
+    return [str(lead) for lead in leads]
+
+
+def _numbers(signal: Any, leads: int) -> NDArray[np.float64]:
+    """Returns the signal as [time, leads]; raises EtpError if it is something else."""
+    try:
+        array = np.asarray(signal, np.float64)
+    except (ValueError, TypeError) as error:
+        raise EtpError(f"signal is not numeric ({error}); it must be [time, {leads} leads]") from None
+    if array.ndim != 2 or array.shape[1] != leads:
+        raise EtpError(f"signal has shape {array.shape}; it must be [time, {leads} leads]")
+    return array

@@ -199,7 +199,6 @@ def _columns(lines: Sequence[str], dialect: _Dialect) -> list[pd.Series]:
         skipinitialspace=True,
         na_values=[*MISSING, *map(str.upper, MISSING)],
         skip_blank_lines=False,
-        float_precision="round_trip",
         **options,
     )
     used = int(np.flatnonzero(values.notna().any(axis=0)).max(initial=-1)) + 1

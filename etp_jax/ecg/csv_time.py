@@ -84,10 +84,9 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
     if len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"its column {name!r} is no time")
     step, digit = (values[-1] - values[0]) / (len(values) - 1), _digit(values)
-    away = np.abs(values - values[0] - step * np.arange(len(values)))
-    if step <= 0 or away.max() > 2 * digit + step / 2:
-        row = int(np.abs(np.diff(values) - step).argmax()) + 2
-        raise ValueError(f"its column {name!r} has a gap at row {row} of the samples")
+    odd = _odd_steps(np.rint(np.diff(values) / digit))
+    if step <= 0 or odd.any():
+        raise ValueError(f"its column {name!r} does not rise by equal steps at row {odd.argmax() + 2} of the samples")
     match = _TIME.fullmatch(name.strip().casefold())
     stated = unit.casefold() or (match and (match["boxed"] or match["bare"])) or name.strip().casefold()
     if stated in SECONDS:
@@ -96,6 +95,15 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
     if step == 1 or len(fitting) != 1:
         return None
     return _rounded(step * fitting[0], digit * fitting[0], len(values))
+
+
+def _odd_steps(ticks: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Finds steps back and missing rows, in steps that are counted in the last digit and vary by its rounding."""
+    usual = np.median(ticks)
+    if usual >= 2:
+        return (ticks < 0) | (ticks >= 1.6 * usual)
+    regular = usual == 1 and np.mean(ticks == usual) > 0.9
+    return (ticks < 0) | (ticks >= (3 if usual == 1 and not regular else 2))
 
 
 def _digit(values: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg import matlab_child
-from etp_jax.ecg.arrays import rate, recording_of
+from etp_jax.ecg.bare_numbers import rate, recording_of
 from etp_jax.ecg.leads import Layout, Recording, lead_of
 from etp_jax.errors import EtpError
 

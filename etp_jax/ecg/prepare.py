@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, iirnotch, resample_poly, sosfiltfilt, tf2sos
 
-from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording, is_copy, leads_of, split_unit
+from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording, is_copy, leads_of
 from etp_jax.errors import EtpError
 
 MIN_SECONDS = 2.5
@@ -77,6 +77,16 @@ class Prepared:
         """The verdicts without lead names; `good signal` if there are no verdicts."""
         return frozenset(re.sub(r"(?<= lead) .*", "", verdict) for verdict in self.verdicts or ["good signal"])
 
+    @property
+    def lines(self) -> list[str]:
+        """One line for each note and each kind of verdict on leads, such as `absent leads V1, V2`."""
+        leads: dict[str, list[str]] = {}
+        for verdict in self.verdicts:
+            kind, found, lead = verdict.partition(" lead ")
+            if found:
+                leads.setdefault(kind, []).append(lead)
+        return [*self.notes, *(f"{kind} leads {', '.join(names)}" for kind, names in leads.items())]
+
 
 def choose(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[dict[str, int], list[str]]:
     """Finds the channel of each requested lead by name.
@@ -99,7 +109,7 @@ def choose(recording: Recording, leads: Sequence[str] = LEADS) -> tuple[dict[str
             notes.append(f"channel {channel} is not one of the leads {' '.join(leads)}; left out")
         elif lead not in places:
             places[lead] = number
-            if split_unit(channel)[0].casefold() != lead.casefold():
+            if not re.search(rf"(?<![a-z]){lead}(?![a-z0-9])", channel, re.IGNORECASE):
                 renamed.append(f"{channel} as {lead}")
         else:
             first = recording.channels[places[lead]]
@@ -167,7 +177,7 @@ def check_voltage(signal: NDArray[np.float64], unit: str = "") -> None:
         if fitting
         else "its unit or gain is wrong"
     )
-    raise EtpError(f"voltage: the leads span {span / 1000:.3g} mV, which no ECG does; {likely}")
+    raise EtpError(f"voltage: the leads span {span / 1000:,.4g} mV, which no ECG does; {likely}")
 
 
 def repair(values: NDArray[np.float64], fs: float) -> str:

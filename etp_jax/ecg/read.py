@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etp_jax.ecg import csv_signal
-from etp_jax.ecg.arrays import read_npy
+from etp_jax.ecg.bare_numbers import read_npy
 from etp_jax.ecg.channels import name_channels, unreadable
 from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import Layout, Recording

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from etp_jax.api import EcgModel
+from etp_jax.ecg.heart_rate import impossible_rate
 from etp_jax.ecg.leads import Layout
 from etp_jax.ecg.prepare import Prepared
 from etp_jax.ecg.read import SUFFIXES, read_signal
@@ -129,15 +130,16 @@ class Predictor:
             prepared = self.model.prepare_recording(recording)
         except EtpError as error:
             raise EtpError(f"{path}: {error}") from None
-        judged = {verdict.rpartition(" lead ")[2] for verdict in prepared.verdicts}
-        mask = zip(self.model.leads, prepared.lead_mask.tolist(), strict=True)
-        missing = [lead for lead, there in mask if not there and lead not in judged]
-        notes = [f"leads {', '.join(missing)} were not recorded and are masked"] * bool(missing)
-        notes += [", ".join(prepared.verdicts)] * bool(prepared.verdicts)
+        absent = [verdict for verdict in prepared.verdicts if verdict.startswith("absent lead ")]
+        missing = ", ".join(verdict.removeprefix("absent lead ") for verdict in absent)
+        notes = [*prepared.notes, *[f"leads {missing} were not recorded and are masked"] * bool(missing)]
+        notes += [", ".join(verdict for verdict in prepared.verdicts if verdict not in absent)]
+        notes += [impossible_rate(recording)]
         if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
         seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
-        return Ecg(path.stem if path.suffix.lower() in SUFFIXES else path.name, prepared, seconds, tuple(notes))
+        name = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        return Ecg(name, prepared, seconds, tuple(filter(None, notes)))
 
     def embed(self, ecg_NTL: NDArray[np.int16], mask_NL: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Unit embeddings [N, E] of prepared ECGs."""

@@ -77,6 +77,11 @@ class Batches:
         if share < 1:
             patients = split.columns.patient_id
             self.paired = self.paired[np.array([in_share(patients[row], share) for row in self.paired], bool)]
+        if not len(reports.paired):
+            raise EtpError(
+                f"{split.shards.folder} ({split.name}) holds no report, and training compares ECGs with reports; "
+                "prepare the shards with reports (--report-column)"
+            )
         if not 0 < batch_size <= len(self.paired):
             raise EtpError(
                 f"data.batch_size is {batch_size}, but {split.shards.folder} ({split.name}) has {len(self.paired)} "

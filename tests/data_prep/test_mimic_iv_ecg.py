@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,19 @@ def test_tables_that_cannot_be_read(tmp_path, table, capsys):
     path.unlink()
     assert line() == f"etp: {path}: No such file or directory; --source must name a folder of MIMIC-IV-ECG's layout"
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_with_a_byte_order_mark(source, tmp_path):
+    expected = open_archive(source)
+    for table in ("record_list.csv", "machine_measurements.csv"):
+        for encoding in ("utf-8-sig", "utf-16"):
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+            shutil.copytree(source, tmp_path / "copy")
+            content = (source / table).read_text(encoding="utf-8")
+            (tmp_path / "copy" / table).write_text(content, encoding=encoding, newline="")
+            found = open_archive(tmp_path / "copy")
+            assert [study.record_id for study in found.studies] == [study.record_id for study in expected.studies]
+            assert found.rejects == expected.rejects
 
 
 def test_columns_are_found_by_name(tmp_path):

@@ -188,6 +188,117 @@ def test_bad_tables(folder: Path, tmp_path: Path) -> None:
         build(archive, tmp_path / "out")
 
 
+def own_table(folder: Path, rows: list[dict[str, str]], encoding: str = "utf-8", separator: str = ",") -> Path:
+    """A table whose records all have one signal file."""
+    np.save(folder / "a.npy", SIGNAL)
+    np.save(folder / "b.npy", SIGNAL)
+    with (folder / "t.csv").open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "t.csv"
+
+
+def test_labels_as_programs_write_them(tmp_path: Path) -> None:
+    cells = ["['AF', 'LBBB']", "{'NORM': 100.0, 'SR': 0.0}", '["AF"]', "nan", "NaN", "AF LBBB", "[]", "None", "[AF"]
+    rows = [{"id": str(n), "file": "a.npy", "codes": cell} for n, cell in enumerate(cells)]
+    columns = TableColumns(signal_column="file", label_column="codes", id_column="id")
+    archive = open_archive(own_table(tmp_path, rows), columns, LAYOUT)
+    assert archive.label_vocabulary == ("AF", "LBBB", "NORM", "SR")
+    assert [study.labels for study in archive.studies] == [
+        ("AF", "LBBB"),
+        ("NORM", "SR"),
+        ("AF",),
+        (),
+        (),
+        ("AF", "LBBB"),
+        (),
+        (),
+    ]
+    assert archive.studies[1].likelihoods == (100.0, 0.0)
+    assert [(reject.record_id, reject.reason[:7]) for reject in archive.rejects] == [("8", "labels:")]
+    assert archive.notes == {"labels with likelihood 0 count as present": 1, "labels separated by blanks": 1}
+
+
+def test_what_a_table_assumes_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        {"id": "1", "file": "a.npy", "patient": "00123", "age": "300", "sex": "0"},
+        {"id": "2", "file": "a.npy", "patient": "123.0", "age": "45Y", "sex": "F"},
+        {"id": "3", "file": "b.npy", "patient": "123", "age": "", "sex": "nan"},
+        {"id": "4", "file": "b.npy", "patient": "", "age": "4", "sex": "m"},
+        {"id": "5", "file": "b.npy", "patient": "9", "age": "4", "sex": "m"},
+        {"id": "5", "file": "a.npy", "patient": "8", "age": "4", "sex": "m"},
+    ]
+    table = own_table(tmp_path, rows, "utf-16", ";")
+    argv = ["prep", "table", "--csv", str(table), "--signal-column", "file", "--id-column", "id", "--fs", "100"]
+    argv += ["--patient-column", "patient", "--age-column", "age", "--sex-column", "sex", "--workers", "1"]
+    main.main([*argv, "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    shards = Shards(tmp_path / "out")
+    (split,) = [shards.split(name) for name in shards.splits]
+    assert split.columns.patient_id == ["123"] * 3 and split.columns.sex == ["", "female", ""]
+    np.testing.assert_array_equal(split.columns.age, [np.nan, 45, np.nan])
+    assert shards.build["rejects"] == {"patient": 1, "repeated record id": 2}
+    assert shards.build["notes"] == {
+        "table in utf-16": 6,
+        "table separated by semicolons": 6,
+        "no unit given: mV assumed": 3,
+        "patient ids without leading zeros and .0": 2,
+        "age is not possible or not understood; stored as unknown": 1,
+        "sex is not understood; stored as unknown": 1,
+    }
+    for note, count in shards.build["notes"].items():
+        assert f"  {note}: {count}\n" in printed
+
+
+def test_leads_that_are_absent_are_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pd.DataFrame(SIGNAL[:, :2], columns=["I (mV)", "C1 (mV)"]).to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "t.csv").write_text("file\na.csv\n")
+    argv = ["prep", "table", "--csv", str(tmp_path / "t.csv"), "--signal-column", "file", "--fs", "100"]
+    main.main([*argv, "--workers", "1", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "  absent lead: 1 (II 1, III 1, aVR 1, aVL 1, aVF 1, V2 1, V3 1, V4 1, V5 1, V6 1)\n" in printed
+    assert "  read C1 as V1: 1\n" in printed
+    build = Shards(tmp_path / "out").build
+    assert build["verdicts"] == {"absent lead": 1, "empty report": 1}
+    assert list(build["leads_by_verdict"]["absent lead"]) == [lead for lead in LEADS if lead not in ("I", "V1")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--name", "my-data"],
+            "--name 'my-data': TFDS takes letters, digits and _ only, a letter first; take 'my_data'",
+        ),
+        (["--name", "2024"], "take 'ecg_2024'"),
+        (["--fs", "0"], "sampling rate: --fs is 0"),
+        (["--unit", "kV"], "unit: 'kV' is not one of mV"),
+        (["--unit", "uV"], "no usable record; voltage: the leads span"),
+    ],
+)
+def test_mistakes_are_found_at_once(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    table = own_table(tmp_path, [{"file": "a.npy"}])
+    np.save(tmp_path / "a.npy", SIGNAL / 1000)
+    argv = ["prep", "table", "--csv", str(table), "--signal-column", "file", "--fs", "100", "--workers", "1", *options]
+    with pytest.raises(SystemExit) as stop:
+        main.main([*argv, "--out", str(tmp_path / "out")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("etp: ")]
+    assert stop.value.code == 2 and len(lines) == 1 and message in lines[0]
+
+
+def test_odd_cells_reject_their_rows_only(tmp_path: Path) -> None:
+    files = ["a.npy", "a\0.npy", "/", "..", "x" * 5000]
+    table = own_table(tmp_path, [{"id": str(n), "file": file, "age": "9" * 400} for n, file in enumerate(files)])
+    columns = TableColumns(signal_column="file", id_column="id", age_column="age")
+    build(open_archive(table, columns, LAYOUT), tmp_path / "out")
+    assert sum(Shards(tmp_path / "out").splits.values()) == 1
+    with (tmp_path / "out/rejects.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["record_id"] for row in csv.DictReader(file)} == {"1", "2", "3", "4"}
+
+
 def test_reports_in_german(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", SIGNAL)
     (tmp_path / "t.csv").write_text("file,report\na.npy,sinusrhythmus. linkstyp\n", encoding="utf-8")

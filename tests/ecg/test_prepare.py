@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -217,6 +219,54 @@ def test_only_the_part_that_is_kept_is_looked_at():
     prepared = prepare(source, fs=100, samples=1000)
     assert prepared.verdicts == ("flat lead II", "cropped")
     np.testing.assert_array_equal(prepared.ecg[:, 2:], np.rint(source.signal[:1000, 2:]))
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor", "likely"), [("mV", 1000, "uV"), ("V", 1000, "mV"), ("uV", 0.001, "mV"), ("mV", 0.001, "V")]
+)
+def test_voltages_of_another_unit_are_refused(unit, factor, likely):
+    source = recording()
+    wrong = replace(source, signal=source.signal * factor, unit=unit)
+    with pytest.raises(EtpError, match=f"^voltage: the leads span .* mV, which no ECG does; .* give --unit {likely}$"):
+        prepare(wrong, fs=100, samples=1000)
+    with pytest.raises(EtpError, match="its unit or gain is wrong"):
+        prepare(replace(wrong, unit=""), fs=100, samples=1000)
+
+
+def test_high_and_low_voltages_that_occur_are_accepted():
+    source = recording()
+    source.signal[::300] = 40_000  # artifacts in all leads
+    source.signal[:, :4] += np.linspace(0, 50_000, 1000)[:, None]  # baseline wander in some leads
+    assert prepare(source, fs=100, samples=1000).lead_mask.all()
+    low = recording()
+    assert prepare(replace(low, signal=low.signal / 30), fs=100, samples=1000).lead_mask.all()
+
+
+def test_a_rhythm_strip_is_left_out():
+    source = recording((*LEADS, "II_rhythm"))
+    source.signal[:, 12] = source.signal[:, 1]
+    prepared = prepare(source, fs=100, samples=1000)
+    assert prepared.notes == ("channel II_rhythm repeats II; left out",)
+    source.signal[:, 12] += 1
+    other = prepare(source, fs=100, samples=1000)
+    assert other.notes == ("channel II_rhythm differs from II, which is kept; left out",)
+    np.testing.assert_array_equal(other.ecg, prepared.ecg)
+    again = replace(source, channels=(*LEADS, "II"))
+    assert prepare(again, fs=100, samples=1000).notes == ("channel II differs from II, which is kept; left out",)
+
+
+def test_every_lead_and_channel_that_is_not_used_is_named():
+    prepared = prepare(recording(("I", "C1", "RESP", "-aVR")), fs=100, samples=1000)
+    absent = [lead for lead in LEADS if lead not in ("I", "V1")]
+    assert prepared.verdicts == tuple(f"absent lead {lead}" for lead in absent)
+    assert prepared.notes == (
+        "read C1 as V1",
+        "channel RESP is no lead that is read; left out",
+        "channel -aVR is no lead that is read; left out",
+    )
+    assert prepared.lines[-1] == f"absent leads {', '.join(absent)}"
+    two = prepare(recording(), fs=100, samples=1000, leads=("I", "II"))
+    assert two.notes[-1] == "channel V6 is not one of the leads I II; left out"
 
 
 def test_short_records_are_refused():

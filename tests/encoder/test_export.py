@@ -61,13 +61,13 @@ def test_an_exported_encoder_does_what_the_run_does(frozen: tuple[Path, Path], s
     (tower / "flax_model.msgpack").rename(tower / "away")
     try:
         model, ecg = load(out), np.zeros((SAMPLES, 12)) + np.sin(np.arange(SAMPLES))[:, None]
-        assert model.encode_ecg(ecg, unit="mV").shape == (8,)
+        assert model.encode_ecg(ecg, fs=100, unit="mV").shape == (8,)
         np.testing.assert_allclose(class_scores(ours.ecg(split)[1], model.encoder, task), scores, rtol=1e-6, atol=1e-6)
         from etp_jax.encoder import encoder
 
         encoder._tower.cache_clear()
         with pytest.raises(EtpError, match="tower"):
-            model.zero_shot(ecg, ["a sentence that no task has"])
+            model.zero_shot(ecg, ["a sentence that no task has"], fs=100)
     finally:
         (tower / "away").rename(tower / "flax_model.msgpack")
 

@@ -36,7 +36,7 @@ def test_an_encoder_goes_there_and_comes_back(exported: Path, hub: Hub) -> None:
     assert set(hub.repositories["lab/ecg"][-1][1]) == {path.name for path in exported.iterdir()}
     signal = np.random.default_rng(0).normal(size=(SAMPLES, 12))
     back = etp_jax.load("hf://lab/ecg")
-    np.testing.assert_array_equal(back.encode_ecg(signal), model.encode_ecg(signal))
+    np.testing.assert_array_equal(back.encode_ecg(signal, fs=100), model.encode_ecg(signal, fs=100))
     assert repr(back).startswith("EcgModel('hf://lab/ecg', step=3")
     assert run_folder(Path("hf://lab/ecg")) == run_folder("hf://lab/ecg")  # Path() collapses the two slashes into one
 

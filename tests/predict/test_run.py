@@ -114,7 +114,7 @@ def test_signals_are_filtered_as_in_training(model: EcgModel, signal: np.ndarray
     drifting = signal + np.linspace(0, 5, len(signal))[:, None]
     recording = Recording(1000 * drifting, FS, LEADS)
     expected = prepare(recording, FS, SAMPLES, filters=Filters(bandpass=(1.0, 30.0)))
-    np.testing.assert_array_equal(model.prepare(drifting).ecg, expected.ecg)
+    np.testing.assert_array_equal(model.prepare(drifting, FS).ecg, expected.ecg)
     assert not np.array_equal(expected.ecg, prepare(recording, FS, SAMPLES).ecg)
 
 
@@ -136,7 +136,7 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
     assert "leads I, II, III" in rows["deep/w.hea"]["notes"]
     predictor = Predictor(model, prompts=["pacemaker"])
     for name, embedding in (
-        ("a.mat", model.encode_ecg(signal)),
+        ("a.mat", model.encode_ecg(signal, FS)),
         ("deep/w.hea", model.encode_ecg(signal[:, 6:], FS, LEADS[6:])),
     ):
         for finding in predictor.findings(embedding):
@@ -148,7 +148,7 @@ def test_folder_becomes_a_table(run: Path, model: EcgModel, signal: np.ndarray, 
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys):
-    (tmp_path / "text.csv").write_text("V1\nword\n")
+    (tmp_path / "text.csv").write_text("V1\n0.1\n")
     cases = {
         "text.csv: sampling rate: text.csv does not contain it; give --fs": [str(tmp_path / "text.csv")],
         "none.hea": [str(tmp_path / "none")],

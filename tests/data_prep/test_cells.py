@@ -1,0 +1,139 @@
+"""Cells of tables as people and programs write them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etp_jax.data_prep.archives.cells import age_of, labels_of, patient_of, report_of, sex_of
+from etp_jax.errors import EtpError
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("AF;LBBB", ["AF", "LBBB"]),
+        ("AF, LBBB | SR", ["AF", "LBBB", "SR"]),
+        ("['AF', 'LBBB']", ["AF", "LBBB"]),
+        ('["AF"]', ["AF"]),
+        ("('AF', 'LBBB')", ["AF", "LBBB"]),
+        ("{'AF', 'LBBB'}", ["AF", "LBBB"]),
+        ("['AF' 'LBBB']", ["AF", "LBBB"]),
+        ("array(['AF', 'LBBB'], dtype='<U4')", ["AF", "LBBB"]),
+        ("[AF, LBBB]", ["AF", "LBBB"]),
+        ("['AF', nan, None]", ["AF"]),
+        ("[164889003, 426783006]", ["164889003", "426783006"]),
+        ("164889003.0", ["164889003"]),
+        ('"AF"', ["AF"]),
+        ('{"AF": true, "SR": false}', ["AF"]),
+        ("{'AF': True}", ["AF"]),
+        ("AF (possible)", ["AF (possible)"]),
+        *(
+            (empty, [])
+            for empty in ("", "nan", "NaN", "None", "null", "NA", "[]", "{}", "()", "set()", "['']", "[nan]")
+        ),
+    ],
+)
+def test_labels(cell: str, labels: list[str]) -> None:
+    assert sorted(labels_of(cell)) == sorted(labels)
+    assert set(labels_of(cell).values()) <= {-1.0}
+
+
+def test_likelihoods() -> None:
+    assert labels_of("{'NORM': 100.0, 'SR': 0.0}") == {"NORM": 100.0, "SR": 0.0}
+    assert labels_of('{"NORM": 80, "SR": null}') == {"NORM": 80.0, "SR": -1.0}
+    assert labels_of("{'SR': 0.0}") == {"SR": 0.0}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['AF'",
+        "[AF",
+        "{'AF'",
+        "[['AF'], ['SR']]",
+        "{'AF': 'yes'}",
+        "{'AF': 101}",
+        "{'AF': 1e999}",
+        "{'AF': -1}",
+        "{'AF': 1, 'SR': 0}",
+        "{'AF': 0.7, 'SR': 0.1}",
+        f"{{'AF': {'9' * 400}}}",
+        "[" * 5000,
+    ],
+)
+def test_labels_that_are_not_understood(cell: str) -> None:
+    with pytest.raises(EtpError, match=r"^labels: ") as error:
+        labels_of(cell)
+    assert len(str(error.value)) < 250
+
+
+@given(st.lists(st.text("ABCD_0", min_size=1).filter(lambda word: not word.isdecimal()), unique=True))
+def test_lists_of_every_program(labels: list[str]) -> None:
+    for cell in (str(labels), json.dumps(labels), ";".join(labels), str(tuple(labels)), str(np.array(labels, object))):
+        assert list(labels_of(cell)) == labels
+    percent = {label: 50.0 for label in labels}
+    assert labels_of(str(percent)) == labels_of(json.dumps(percent)) == ast.literal_eval(str(percent))
+
+
+@pytest.mark.parametrize(
+    ("cell", "patient"),
+    [
+        ("123", "123"),
+        ("00123", "123"),
+        ("123.0", "123"),
+        (" 00123.00 ", "123"),
+        ("000", "0"),
+        ("p007", "p007"),
+        ("1.5", "1.5"),
+    ],
+)
+def test_patients(cell: str, patient: str) -> None:
+    assert patient_of(cell) == patient
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "1.23457E+11", "1e5"])
+def test_patients_that_are_not_known(cell: str) -> None:
+    with pytest.raises(EtpError, match=r"^patient: "):
+        patient_of(cell)
+
+
+@pytest.mark.parametrize(
+    ("cell", "age"),
+    [
+        ("61", 61),
+        ("61.5", 61.5),
+        ("61,5", 61.5),
+        ("45Y", 45),
+        ("045Y", 45),
+        ("45 years", 45),
+        ("45 years old", 45),
+        ("018M", 1.5),
+        ("0", 0),
+        ("", math.nan),
+        ("NaN", math.nan),
+        *((cell, None) for cell in ("-1", "121", "300", "inf", "unknown", "9" * 400, "4.5.2020", "45-50")),
+    ],
+)
+def test_ages(cell: str, age: float | None) -> None:
+    assert age_of(cell) == pytest.approx(age, nan_ok=True)
+
+
+def test_sexes_and_reports() -> None:
+    assert [sex_of(cell) for cell in ("M", "male", "F", "w", "Female")] == [
+        "male",
+        "male",
+        "female",
+        "female",
+        "female",
+    ]
+    assert [sex_of(cell) for cell in ("", "nan")] == ["", ""]
+    assert [sex_of(cell) for cell in ("0", "1", "x")] == [None, None, None]
+    assert report_of("Linksanteriorer H&auml;miblock, QRS &lt; 120 ms") == "Linksanteriorer Hämiblock, QRS < 120 ms"
+    assert [report_of(cell) for cell in ("NaN", "nan", "None", "")] == [""] * 4
