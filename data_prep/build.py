@@ -22,10 +22,11 @@ from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject
 from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
 from etp_jax.data_prep.reports import clean_report, coverage
 from etp_jax.ecg import prepare
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import disk_errors
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import BuildSummary, claim, finish, finished, is_noted, read_note, write_note
+from etp_jax.shards.killed import REASON, killed_records, marking
 from etp_jax.shards.pool import run_all
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import FORMAT, Record
@@ -169,12 +170,20 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
     def records() -> Iterator[Record]:
         for study in task.studies:
+            mark(study.record_id)
             try:
+                if study.record_id in killed:
+                    raise EtpError(REASON)
                 yield _record(archive, study, seen)
             except EtpError as error:
                 rejects.append(Reject(study.record_id, study.split, str(error)))
+            except Exception as error:  # noqa: BLE001 - one bad record never ends a build
+                reason = f"unreadable record: {type(error).__name__}: {one_line(error)}"
+                rejects.append(Reject(study.record_id, study.split, reason))
 
-    shard = write_shard(out / task.file, records())
+    killed = killed_records(out)
+    with marking(out, task.file) as mark:
+        shard = write_shard(out / task.file, records())
     note = {"split": task.split, "shard": shard, "rejects": [asdict(reject) for reject in rejects], **vars(seen)}
     write_note(out, task.file, note)
 

@@ -133,7 +133,8 @@ def open_archive(
 
 def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record], list[Reject], str]:
     """Reads the chosen records, sorted by name; also returns rejects of unknown data sets and the headers' SHA-256."""
-    paths = sorted(source.rglob("*.hea"), key=lambda path: path.stem)
+    headers = (path for path in source.rglob("*") if path.suffix.lower() == ".hea")
+    paths = sorted(headers, key=lambda path: path.stem)
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the Challenge's layout")
     records: list[_Record] = []

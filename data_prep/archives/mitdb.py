@@ -17,8 +17,10 @@ import numpy as np
 import wfdb
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.ecg.channels import unreadable
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
+from etp_jax.ecg.wfdb_header import find, read_header
 from etp_jax.errors import EtpError
 
 BEATS = ("A", "L", "N", "R", "V")
@@ -27,6 +29,8 @@ right bundle branch block (R), premature ventricular (V)."""
 SAME_PATIENT = {"202": "201"}
 """Records whose patient also has an earlier record, with that record."""
 SEXES = {"M": "male", "F": "female"}
+LONGEST = 24 * 3600
+"""Longest record that is read, in seconds."""
 
 _ABOUT = re.compile(r"#\s*(-?\d+) ([MF]) .*")
 
@@ -68,7 +72,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
     """
     if rate < 1 or seconds < 1:
         raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
-    paths = [path.with_suffix("") for path in sorted(source.glob("*.hea"))]
+    paths = sorted(path.with_suffix("") for path in source.glob("*") if path.suffix.lower() == ".hea")
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the MIT-BIH records")
     studies: list[ArchiveRecord] = []
@@ -82,7 +86,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
             rejects.append(Reject(path.name, hashed_split(patient), str(error)))
             continue
         for suffix in (".hea", ".atr"):
-            digest.update(path.with_suffix(suffix).read_bytes())
+            digest.update(find(path.with_suffix(suffix)).read_bytes())
     return Archive(
         name="mitdb",
         fs=rate,
@@ -92,27 +96,27 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
         studies=tuple(studies),
         rejects=tuple(rejects),
         recipe={"split": HASHED_SPLITS, "windows": f"{seconds} s, no overlap", "same patient": SAME_PATIENT},
-        source={"headers and annotations": digest.hexdigest(), "signal sizes": sizes_sha(f"{p}.dat" for p in paths)},
+        source={
+            "headers and annotations": digest.hexdigest(),
+            "signal sizes": sizes_sha(str(find(p.with_suffix(".dat"))) for p in paths),
+        },
     )
 
 
 def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
     """Returns the windows of a record; raises EtpError if its header or its annotations cannot be read."""
-    try:
-        text = path.with_suffix(".hea").read_text(encoding="utf-8")
-        _, _, fs, samples, *_ = text.splitlines()[0].split()
-        duration = int(samples) / float(fs)
-        annotation = wfdb.rdann(str(path), "atr")
-    except FileNotFoundError as error:
-        raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
-    # wfdb raises these on damaged annotation files; it has no exception class of its own.
-    except (ValueError, LookupError, TypeError, OSError) as error:
-        raise EtpError(f"unreadable annotations: {path.name} ({error})") from None
+    with unreadable(path.name):
+        header = read_header(path)
+    duration = (header.samples or 0) / header.fs
+    if not 0 < duration <= LONGEST:
+        raise EtpError(f"unreadable signal: the header of {path.name} announces {duration:g} s, not half an hour")
+    with unreadable(path.name, "annotations"):
+        annotation = wfdb.rdann(str(path), find(path.with_suffix(".atr")).suffix[1:])
     beats: list[set[str]] = [set() for _ in range(int(duration // seconds))]
-    for second, symbol in zip(np.asarray(annotation.sample) / float(fs), annotation.symbol or (), strict=True):
+    for second, symbol in zip(np.asarray(annotation.sample) / header.fs, annotation.symbol or (), strict=True):
         if symbol in BEATS and second < len(beats) * seconds:
             beats[int(second // seconds)].add(symbol)
-    age, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, text.splitlines()))), ("-1", ""))
+    age, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, header.comments))), ("-1", ""))
     return [
         ArchiveRecord(
             record_id=f"{path.name}-{number * seconds:04d}",

@@ -1,144 +1,185 @@
-"""Reading of WFDB records, whose format is specified at https://wfdb.io/spec/header-files.html."""
+"""Reading of WFDB records; the format is specified at https://wfdb.io/spec/."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
-from etp_jax.ecg.leads import MICROVOLT, Recording
+from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts, unreadable
+from etp_jax.ecg.leads import Recording
+from etp_jax.ecg.wfdb_header import Channel, Header, find, read_header
 from etp_jax.errors import EtpError
 
-# The header is parsed here and not by wfdb, for two reasons. wfdb looks up some 240 cells of a pandas table to parse a
-# header, which takes 95 % of the time of `wfdb.rdsamp`. Where the header marks the gain as unknown, wfdb assumes 200
-# units per millivolt.
-_RECORD_LINE = re.compile(
-    r"(?P<name>[^\s/]+)(?P<segments>/\d+)?\s+(?P<channels>\d+)"
-    r"(?:\s+(?P<fs>[\d.eE+]+)(?:/\S+)?(?:\s+(?P<samples>\d+)(?:\s.*)?)?)?"
-)
-_SIGNAL_LINE = re.compile(
-    r"(?P<file>\S+)\s+(?P<format>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?"
-    r"(?:\s+(?P<gain>[-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\((?P<baseline>-?\d+)\))?(?:/(?P<unit>\S+))?"
-    r"(?:\s+\d+(?:\s+(?P<zero>-?\d+)(?:\s+-?\d+(?:\s+(?P<checksum>-?\d+)(?:\s+\d+(?:\s+(?P<name>\S.*))?)?)?)?)?)?)?"
-)
-_INTEGERS = {"16": "<i2", "32": "<i4"}
+_INTEGERS = {"16": "<i2", "32": "<i4", "61": ">i2"}
 """Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """One signal line of a header."""
-
-    file: str
-    format: str
-    offset: int
-    """Number of bytes in the file before the first sample; 24 in a MATLAB 4 file."""
-    gain: float
-    """Stored units per physical unit."""
-    baseline: int
-    """Stored value that represents 0."""
-    unit: str
-    checksum: int | None
-    name: str
+_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2, "310": 4 / 3, "311": 4 / 3}
+"""Bytes per sample of the formats that are not compressed."""
+_COMPRESSED = ("508", "516", "524")
+GAP = "~"
+"""Name of a segment without samples."""
 
 
 def read_wfdb(path: Path) -> Recording:
     """Reads a WFDB record (path without `.hea`).
 
+    Channels that are no voltages are left out. Channels with several samples per frame are read at their own sampling
+    rate and not averaged. Segments are joined, with NaN in the gaps.
+
     Raises:
-      EtpError: files are missing, truncated or damaged; the gain is unknown; the unit is not a voltage; or the record
-        has an unsupported structure (segments, several samples per frame). The message is `kind: detail`.
+      EtpError: files are missing, truncated or damaged; a gain is unknown; no channel is a voltage; or the channels
+        have several sampling rates. The message is `kind: detail`.
     """
-    try:
-        fs, samples, channels = _read_header(path)
-        if all(channel.format in _INTEGERS for channel in channels):
-            files = groupby(channels, lambda channel: (channel.file, channel.format, channel.offset))
-            parts = [_read_file(path, samples, list(group)) for _, group in files]
-            signal = parts[0] if len(parts) == 1 else np.hstack(parts)
-        else:
-            signal = _read_by_wfdb(path, channels)
-        signal *= [MICROVOLT[channel.unit] for channel in channels]
-        return Recording(signal, fs, tuple(channel.name for channel in channels))
-    except FileNotFoundError as error:
-        raise EtpError(f"missing file: {Path(error.filename or path).name}") from None
-    # wfdb raises these on damaged headers and truncated signal files; it has no exception class of its own.
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise EtpError(f"unreadable signal: {path.name} ({error})") from None
+    with unreadable(path.name):
+        header = read_header(path)
+        return _read_segments(path, header) if header.segments else _read_signals(path, header)
 
 
-def _read_header(path: Path) -> tuple[float, int | None, list[_Channel]]:
-    """Returns the sampling rate, the number of samples (None: as many as the files hold) and the channels."""
-    lines = [line.strip() for line in Path(f"{path}.hea").read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    head = _RECORD_LINE.fullmatch(lines[0]) if lines else None
-    if head is None:
-        raise ValueError("the header has no record line")
-    if head["segments"]:
-        raise EtpError(f"segments: {path.name} is divided into segments, which is not supported; join them")
-    if not head["fs"]:
-        raise EtpError(f"sampling rate: the header of {path.name} gives none")
-    if not lines[1:] or len(lines[1:]) != int(head["channels"]):
-        raise ValueError(f"the header announces {head['channels']} signals and describes {len(lines) - 1}")
-    return float(head["fs"]), int(head["samples"] or 0) or None, [_channel(path, line) for line in lines[1:]]
-
-
-def _channel(path: Path, line: str) -> _Channel:
-    """Parses a signal line. Omitted fields take WFDB's default values, except for the gain, which is required."""
-    fields = _SIGNAL_LINE.fullmatch(line)
-    if fields is None:
-        raise ValueError(f"header line {line!r}")
-    name = fields["name"] or ""
-    gain, unit = float(fields["gain"] or 0), fields["unit"] or "mV"
-    if gain == 0:
-        raise EtpError(f"gain: lead {name} of {path.name} is not calibrated (gain 0 or none in the header)")
-    if unit not in MICROVOLT:
-        raise EtpError(f"unit: {path.name} is in {unit!r}, not in one of {', '.join(MICROVOLT)}")
-    if int(fields["frame"] or 1) != 1 or int(fields["skew"] or 0):
-        raise EtpError(
-            f"frames: lead {name} of {path.name} has several samples a frame or a skew, which is not supported"
-        )
-    return _Channel(
-        file=fields["file"],
-        format=fields["format"],
-        offset=int(fields["offset"] or 0),
-        gain=gain,
-        baseline=int(fields["baseline"] or fields["zero"] or 0),
-        unit=unit,
-        checksum=None if fields["checksum"] is None else int(fields["checksum"]),
-        name=name,
+def _read_signals(path: Path, header: Header) -> Recording:
+    """Reads a record that has no segments."""
+    channels = header.channels
+    kept, notes = choose_channels(
+        path.name,
+        [channel.name for channel in channels],
+        [channel.unit for channel in channels],
+        [header.fs * channel.frame for channel in channels],
     )
+    for number in kept:
+        if not 0 < abs(channels[number].gain) < math.inf:
+            raise EtpError(
+                f"gain: lead {channels[number].name} of {path.name} is not calibrated (gain 0 or none in the header)"
+            )
+    by_file = groupby(range(len(channels)), lambda n: (channels[n].file, channels[n].format, channels[n].offset))
+    files = [numbers for numbers in (list(group) for _, group in by_file) if not set(kept).isdisjoint(numbers)]
+    if all(_is_plain(channels[number]) for numbers in files for number in numbers):
+        parts = [_read_file(path, header.samples, [channels[n] for n in numbers], kept, numbers) for numbers in files]
+        signal = parts[0] if len(parts) == 1 else np.hstack(parts)
+    else:
+        signal = _read_by_wfdb(path, header, kept)
+    signal *= [microvolts(channels[number].unit) or math.nan for number in kept]
+    fs = header.fs * channels[kept[0]].frame
+    return Recording(signal, fs, tuple(channels[number].name for number in kept), tuple(notes))
 
 
-def _read_file(path: Path, samples: int | None, channels: list[_Channel]) -> NDArray[np.float64]:
-    """Reads the channels [T, channels] of one signal file, in physical units."""
-    file, offset = path.with_name(channels[0].file), channels[0].offset
+def _is_plain(channel: Channel) -> bool:
+    return channel.format in _INTEGERS and channel.frame == 1 and channel.skew == 0
+
+
+def _read_file(
+    path: Path, samples: int | None, channels: Sequence[Channel], kept: Sequence[int], numbers: Sequence[int]
+) -> NDArray[np.float64]:
+    """Reads the kept ones of the channels of one signal file, [T, kept], in physical units."""
+    file, offset = find(path.with_name(channels[0].file)), channels[0].offset
     data = np.fromfile(file, _INTEGERS[channels[0].format], offset=offset)
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
     if size != frame * (samples or max(size // frame, 1)):
         expected = f"{samples or 'whole'} samples of {len(channels)} leads"
         raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}")
     data = data.reshape(-1, len(channels))
-    _check_sums(path, channels, data)
+    columns = [column for column, number in enumerate(numbers) if number in kept]
+    if len(columns) < len(channels):
+        data, channels = data[:, columns], [channels[column] for column in columns]
+    for channel, total in zip(channels, data.sum(axis=0, dtype=np.int64).tolist(), strict=True):
+        _check_sum(path, channel, total)
     signal = (data - [float(channel.baseline) for channel in channels]) / [channel.gain for channel in channels]
     signal[data == np.iinfo(data.dtype).min] = np.nan
     return signal
 
 
-def _read_by_wfdb(path: Path, channels: list[_Channel]) -> NDArray[np.float64]:
-    """Reads the channels [T, channels] of all signal files with wfdb, in physical units."""
-    record: Any = wfdb.rdrecord(str(path), physical=False)
-    _check_sums(path, channels, record.d_signal)
-    return record.dac()
+def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
+    """Reads the kept channels [T, kept] of all signal files with wfdb, in physical units."""
+    names = list(dict.fromkeys(channel.file for channel in header.channels))
+    lines = [f"r {len(header.channels)} 1 {header.samples or ''}"]
+    for channel in header.channels:
+        form = f"{channel.format}x{channel.frame}+{channel.offset}"
+        scale = f"{channel.gain or 1.0!r}({channel.baseline})/mV"
+        lines.append(f"{names.index(channel.file)}.dat {form} {scale} 0 0 {channel.initial} 0 0")
+    with TemporaryDirectory() as folder:
+        # wfdb gets a header of its own: it reads no Latin-1, and finds no file whose name differs in case. The skew is
+        # undone below: where a frame has several samples, wfdb marks too few of those beyond the end as missing.
+        Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
+        for number, name in enumerate(names):
+            file = find(path.with_name(name))
+            _check_size(file, header, [channel for channel in header.channels if channel.file == name])
+            Path(folder, f"{number}.dat").symlink_to(file.resolve())
+        record: Any = wfdb.rdrecord(f"{folder}/r", channels=list(kept), physical=False, smooth_frames=False)
+    for number, digital in zip(kept, record.e_d_signal, strict=True):
+        _check_sum(path, header.channels[number], int(digital.sum(dtype=np.int64)))
+    physical = np.column_stack(record.dac(expanded=True))
+    for column, number in enumerate(kept):
+        late = min(header.channels[number].skew * header.channels[number].frame, len(physical))
+        physical[:, column] = np.concatenate((physical[late:, column], np.full(late, np.nan)))
+    return physical
 
 
-def _check_sums(path: Path, channels: list[_Channel], data: NDArray[np.integer]) -> None:
-    """Compares the sum of each channel with its checksum: modulo 2^16, signed or unsigned, or absent."""
-    for channel, found in zip(channels, data.sum(axis=0, dtype=np.int64).tolist(), strict=True):
-        if channel.checksum is not None and (found - channel.checksum) % 2**16:
-            raise EtpError(f"checksum: lead {channel.name} of {path.name} differs from the header")
+def _check_size(file: Path, header: Header, channels: Sequence[Channel]) -> None:
+    """Checks that a file holds the announced samples, before memory is taken for them."""
+    form, size = channels[0].format, file.stat().st_size - channels[0].offset
+    width = sum(channel.frame for channel in channels)
+    if form in _COMPRESSED:
+        import soundfile  # wfdb needs it for these formats only
+
+        held = int(soundfile.info(str(file)).frames) * len(channels)
+    elif form in _BYTES:
+        held = int(size / _BYTES[form])
+    else:
+        raise ValueError(f"format {form} is not known")
+    if held < width * (header.samples or 1):
+        expected = f"{header.samples or 'whole'} samples of {len(channels)} leads"
+        raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}")
+
+
+def _check_sum(path: Path, channel: Channel, found: int) -> None:
+    """Compares the sum of a channel with its checksum: modulo 2^16, signed or unsigned, or absent."""
+    if channel.checksum and (found - channel.checksum) % 2**16:
+        raise EtpError(f"checksum: lead {channel.name} of {path.name} differs from the header")
+
+
+def _read_segments(path: Path, header: Header) -> Recording:
+    """Reads a record that consists of segments, and joins them by the names of their channels."""
+    if sum(length for _, length in header.segments) != (header.samples or 0):
+        raise EtpError(f"segments: those of {path.name} do not add up to its {header.samples or 0} samples")
+    parts = [(_read_segment(path, header, name, length), length) for name, length in header.segments if length]
+    found = [part for part, _ in parts if part is not None]
+    if not found:
+        raise EtpError(f"segments: {path.name} holds no voltages")
+    if len({part.fs for part in found}) > 1:
+        raise EtpError(f"sampling rate: the segments of {path.name} have several; convert them to one")
+    frame = round(found[0].fs / header.fs)
+    held, whole = sum(len(part.signal) for part in found), frame * (header.samples or 0)
+    check_gaps(path.name, held, whole)
+    channels = tuple(dict.fromkeys(name for part in found for name in part.channels))
+    if len({part.channels for part in found}) == 1:
+        channels = found[0].channels  # also if a name occurs twice
+    signal = np.full((whole, len(channels)), np.nan)
+    start = 0
+    for part, length in parts:
+        if part is not None:
+            places = range(len(channels)) if part.channels == channels else map(channels.index, part.channels)
+            signal[start : start + len(part.signal), list(places)] = part.signal
+        start += frame * length
+    notes = [note for part in found for note in part.notes]
+    if held < whole:
+        notes.append(f"gaps of {(whole - held) / found[0].fs:g} s hold no samples")
+    return Recording(signal, found[0].fs, channels, tuple(dict.fromkeys(notes)))
+
+
+def _read_segment(path: Path, whole: Header, name: str, length: int) -> Recording | None:
+    """Reads one segment; returns None for a gap or if no channel is a voltage."""
+    if name == GAP:
+        return None
+    segment = path.with_name(name)
+    header = read_header(segment)
+    if header.segments or header.fs != whole.fs or header.samples not in (None, length):
+        raise EtpError(f"segments: the header of {name} does not fit that of {path.name}")
+    if not any(microvolts(channel.unit) for channel in header.channels):
+        return None
+    return _read_signals(segment, replace(header, samples=length))

@@ -138,7 +138,8 @@ class Predictor:
         if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
         seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
-        return Ecg(path.stem if path.suffix in SUFFIXES else path.name, prepared, seconds, tuple(filter(None, notes)))
+        name = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        return Ecg(name, prepared, seconds, tuple(filter(None, notes)))
 
     def embed(self, ecg_NTL: NDArray[np.int16], mask_NL: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Unit embeddings [N, E] of prepared ECGs."""

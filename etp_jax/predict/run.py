@@ -11,7 +11,7 @@ import numpy as np
 
 from etp_jax.api import load
 from etp_jax.ecg.leads import Layout
-from etp_jax.ecg.read import SUFFIXES
+from etp_jax.ecg.read import SUFFIXES, suffix_of
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.predict import page
@@ -83,10 +83,10 @@ def summary_lines(prediction: Prediction) -> list[str]:
 
 def records_in(folder: Path, besides: Path) -> list[Path]:
     """Lists the records of a folder, at any depth, each once, without the file `besides`."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if suffix_of(path) in SUFFIXES)
     files = [path for path in files if path.resolve() != besides.resolve()]
-    headers = {path.with_suffix("") for path in files if path.suffix == ".hea"}
-    return [path for path in files if path.suffix == ".hea" or path.with_suffix("") not in headers]
+    headers = {path.with_suffix("") for path in files if path.suffix.lower() == ".hea"}
+    return [path for path in files if path.suffix.lower() == ".hea" or path.with_suffix("") not in headers]
 
 
 def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:

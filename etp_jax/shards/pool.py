@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from etp_jax.errors import EtpError
+from etp_jax.shards.folder import NOTES
+from etp_jax.shards.killed import KILLED, end_without_mark, forget_marks, note_killed
 
 T = TypeVar("T")
 
@@ -27,8 +30,10 @@ def run_all(work: Callable[[T], Any], tasks: Sequence[T], workers: int, out: Pat
       out: output of the work, named in error messages.
 
     Raises:
-      EtpError: a worker process was killed. Exceptions of `work` are passed on.
+      EtpError: a worker process was killed; the message names the record that `work` had marked (`killed.marking`).
+        Exceptions of `work` are passed on.
     """
+    forget_marks(out)
     if workers <= 1:
         for task in tasks:
             work(task)
@@ -36,20 +41,33 @@ def run_all(work: Callable[[T], Any], tasks: Sequence[T], workers: int, out: Pat
         return
     # Spawned processes, not forked ones: progress bars and numerical libraries hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
         running = {pool.submit(work, task): task for task in tasks}
         try:
             for future in as_completed(running):
                 future.result()
                 yield running[future]
         except BrokenProcessPool:
-            raise EtpError(f"{out}: a worker process was killed (out of memory?); run it again to continue") from None
+            pool.shutdown()  # waits until the other workers have ended, and with them their marks
+            raise EtpError(_killed(out)) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _die_with_parent() -> None:
+def _killed(out: Path) -> str:
+    """Notes the records that killed workers had marked; returns the error's message."""
+    records = ", ".join(note_killed(out))
+    if not records:
+        return f"{out}: a worker process was killed (out of memory?); run it again to continue"
+    return (
+        f"{out}: a worker process was killed while it read record {records} (a damaged file, or out of memory?); run "
+        f"it again to continue without it, or delete {out / NOTES / KILLED} first to try it again"
+    )
+
+
+def _begin_worker() -> None:
     """Ends a worker process when the main process is killed; otherwise it would wait for work forever."""
+    signal.signal(signal.SIGTERM, end_without_mark)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

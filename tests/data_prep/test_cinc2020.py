@@ -37,7 +37,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     georgia = write(source / "training/georgia/g1", "E00001", "426177001", "Unknown", "M")
     header = georgia.with_name("E00001.hea")
     header.write_text(header.read_text().replace("E00001 12", "E00001.mat 12"))
-    write(source / "ptb", "S0001", "164865005", samples=wave(12000, 15), leads=FRANK, fs=1000, format="16")
+    write(
+        source / "ptb", "S0001", "164865005", samples=wave(12000, 15), leads=FRANK, fs=1000, format="16", gain="1000/mv"
+    )
     for number in (1, 2, 3):
         write(source / "ptb-xl/g1", f"HR0000{number}", "426783006", "300", "Unknown")
     write(source / "chapman/g1", "JS00001", "426783006,164934002", format="16x1+24")
@@ -189,6 +191,18 @@ def test_signals_are_the_archives(shards):
     np.testing.assert_array_equal(records["A0001"].ecg, wave(7500, 12)[:5000])
     np.testing.assert_allclose(records["S0001"].ecg[50:-50], wave(12000, 15)[100:9900:2, :12], atol=120)
     assert all(record.lead_mask.all() for record in records.values())
+
+
+def test_upper_case_suffixes_and_latin_comments(tmp_path):
+    path = write(tmp_path / "source", "A0001", sex="Männlich")
+    header = path.with_name("A0001.hea")
+    path.with_name("A0001.HEA").write_bytes(header.read_text(encoding="utf-8").encode("latin-1"))
+    path.with_name("A0001.mat").rename(path.with_name("A0001.MAT"))
+    header.unlink()
+    build(open_archive(tmp_path / "source", rate=500), tmp_path / "shards")
+    (record,) = Shards(tmp_path / "shards").split(hashed_split("A0001"))  # pyright: ignore[reportGeneralTypeIssues]
+    np.testing.assert_array_equal(record.ecg[:3500], wave(3500, 12, 5))
+    assert record.labels == ("426783006",) and record.age == 50 and record.sex == ""
 
 
 def test_every_rate_and_length(source, tmp_path):

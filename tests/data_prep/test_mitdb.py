@@ -108,6 +108,26 @@ def test_bad_records_are_rejected(source: Path, tmp_path: Path) -> None:
     assert summary.build["rejects"] == {"missing file": 1, "unreadable annotations": 1, "unreadable signal": 3}
 
 
+def test_upper_case_files_and_comments_ahead(source: Path, tmp_path: Path) -> None:
+    """As on the database's CD-ROM; the header begins with a comment in Latin-1."""
+    for suffix in ("hea", "dat", "atr"):
+        (tmp_path / f"100.{suffix.upper()}").write_bytes((source / f"100.{suffix}").read_bytes())
+    header = tmp_path / "100.HEA"
+    header.write_bytes("# Aufzeichnung für 100\n".encode("latin-1") + header.read_bytes())
+    theirs = [study for study in open_archive(source).studies if study.patient_id == "100"]
+    for ours, study in zip(open_archive(tmp_path).studies, theirs, strict=True):
+        assert (ours.record_id, ours.labels, ours.age, ours.sex) == (
+            study.record_id,
+            study.labels,
+            study.age,
+            study.sex,
+        )
+        np.testing.assert_array_equal(ours.read().signal, study.read().signal)
+    header.write_bytes(header.read_bytes().replace(b"12600", b"99999999999"))
+    (reject,) = open_archive(tmp_path).rejects
+    assert reject.reason == "unreadable signal: the header of 100 announces 2.77778e+08 s, not half an hour"
+
+
 def test_a_folder_without_records(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(EtpError, match="no WFDB header"):
         open_archive(tmp_path)

@@ -90,7 +90,7 @@ def test_edf_keeps_voltages_only(tmp_path: Path) -> None:
     write_edf(tmp_path / "a.edf", SIGNAL[:, :2], ["I", "Resp"], unit="uV", low=-5000.0)
     assert read_signal(tmp_path / "a.edf", Layout()).channels == ("I", "Resp")
     write_edf(tmp_path / "b.edf", SIGNAL[:, :2], ["I", "II"], unit="bpm")
-    with pytest.raises(EtpError, match=r"^unit: b\.edf is in bpm"):
+    with pytest.raises(EtpError, match=r"^unit: b\.edf is in 'bpm'"):
         read_signal(tmp_path / "b.edf", Layout())
 
 

@@ -219,7 +219,7 @@ def test_what_is_refused(content: bytes, layout: Layout, reason: str, tmp_path: 
 
 def test_names_that_are_no_leads_are_refused_with_the_names(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(text(",".join(f"ch{n}" for n in range(12)), *PLAIN))
-    with pytest.raises(EtpError, match=r"lead names: none of I II .* among ch0 ch1"):
+    with pytest.raises(EtpError, match=r"lead names: no channel of a.csv \(ch0, ch1, .*\) is a lead; name all 12"):
         prepare(read_signal(tmp_path / "a.csv", LAYOUT), FS, 900)
     (tmp_path / "b.csv").write_bytes(text(",".join(f"Lead {n}" for n in range(1, 13)), *PLAIN))
     with pytest.raises(EtpError, match=r"lead names: Lead 1 .* are numbers of channels; name the leads with --leads"):

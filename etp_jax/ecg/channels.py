@@ -1,0 +1,118 @@
+"""What the readers share: the choice of channels, limits on gaps, and the boundary for what a library raises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, unit_of
+from etp_jax.errors import EtpError, one_line
+
+MAX_GAP = 10_000_000
+"""Largest number of missing samples that is filled in, over all gaps of a recording; 22 hours at 125 Hz."""
+_ECG = re.compile(r"e[ck]g", re.IGNORECASE)
+
+
+@contextmanager
+def unreadable(name: str, what: str = "signal") -> Iterator[None]:
+    """Converts whatever a reader raises into one EtpError that names the file and what it should hold."""
+    try:
+        yield
+    except EtpError:
+        raise
+    except FileNotFoundError as error:
+        raise EtpError(f"missing file: {Path(error.filename or name).name}") from None
+    except Exception as error:  # noqa: BLE001 - libraries raise anything on a damaged file, also bare exceptions
+        raise EtpError(f"unreadable {what}: {name} ({one_line(error)})") from None
+
+
+def microvolts(unit: str) -> float | None:
+    """Returns the microvolts per unit, or None if the unit is no voltage."""
+    name = unit_of(unit)
+    return None if name is None else MICROVOLT[name]
+
+
+def choose_channels(
+    file: str, names: Sequence[str], units: Sequence[str], rates: Sequence[float]
+) -> tuple[list[int], list[str]]:
+    """Chooses the channels that are read: voltages of one sampling rate, at which most leads were recorded.
+
+    Returns:
+      The numbers of the channels, and a note for each channel that is left out.
+
+    Raises:
+      EtpError: no channel is a voltage, or no sampling rate has most of the leads.
+    """
+    named = [name.strip() or f"number {number + 1}" for number, name in enumerate(names)]
+    voltages = [number for number, unit in enumerate(units) if microvolts(unit) is not None]
+    if not voltages:
+        found = ", ".join(map(repr, dict.fromkeys(units)))
+        raise EtpError(f"unit: {file} is in {found}, not in one of {', '.join(MICROVOLT)}")
+    notes = [
+        f"channel {named[number]} ({unit.strip() or 'no unit'}) left out"
+        for number, unit in enumerate(units)
+        if number not in voltages
+    ]
+    denoted = _leads([names[number] for number in voltages])
+    leads = [number for number, lead in zip(voltages, denoted, strict=True) if lead]
+    called_ecg = [number for number in voltages if _ECG.search(names[number])]
+    if not leads and called_ecg:
+        notes += [f"channel {named[n]} left out: it is not called ECG" for n in voltages if n not in called_ecg]
+        voltages = called_ecg
+    by_rate: dict[float, list[int]] = {}
+    for number in voltages:
+        by_rate.setdefault(rates[number], []).append(number)
+    counts = {rate: len(set(group) & set(leads or group)) for rate, group in by_rate.items()}
+    best = max(counts, key=lambda rate: counts[rate])
+    if list(counts.values()).count(counts[best]) > 1:
+        groups = "; ".join(f"{' '.join(named[n] for n in group)} ({rate:g} Hz)" for rate, group in by_rate.items())
+        raise EtpError(f"sampling rate: the channels of {file} have several: {groups}; convert them to one")
+    for rate, group in by_rate.items():
+        if rate != best:
+            notes += [f"channel {named[n]} ({rate:g} Hz) left out: the leads have {best:g} Hz" for n in group]
+    return by_rate[best], notes
+
+
+def name_channels(recording: Recording, layout: Layout, file: str) -> Recording:
+    """Names the channels of a recording by `layout`, if its own names denote no lead.
+
+    Raises:
+      EtpError: no channel denotes a lead, and the layout has another number of leads.
+    """
+    leads = _leads(recording.channels)
+    names = ", ".join(recording.channels)
+    if any(leads):
+        said = any("--leads" in note for note in recording.notes)
+        ignored = layout.leads and _leads(layout.leads) != leads and not said
+        note = f"leads by the names in the file ({names}), not by --leads"
+        return replace(recording, notes=(*recording.notes, note)) if ignored else recording
+    if len(layout.leads) != len(leads):
+        raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; name all {len(leads)} with --leads")
+    note = f"{names} read as {', '.join(layout.leads)} by --leads"
+    return replace(recording, channels=layout.leads, notes=(*recording.notes, note))
+
+
+def _leads(names: Sequence[str]) -> list[str | None]:
+    """Returns the lead that each channel denotes; numbers of channels denote none."""
+    try:
+        return leads_of(names)
+    except EtpError:
+        return [None] * len(names)
+
+
+def check_gaps(file: str, held: int, whole: int) -> None:
+    """Checks the size of a recording with gaps before memory is taken for it.
+
+    Args:
+      file: name of the file.
+      held: number of samples that the file holds, per channel.
+      whole: number of samples with those of the gaps.
+
+    Raises:
+      EtpError: the gaps are too long.
+    """
+    if whole - held > MAX_GAP:
+        raise EtpError(f"gaps: {file} holds {held} samples and gaps of {whole - held}; split it at its gaps")

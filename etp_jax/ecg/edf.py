@@ -1,0 +1,143 @@
+"""Reading of EDF, EDF+ and BDF files; the format is specified at https://www.edfplus.info/specs/."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import edfio
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts
+from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.errors import EtpError
+
+# edfio reads more files than pyedflib, which refuses odd dates, equal limits, unknown numbers of data records and gaps.
+_ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)[\x14\x15]")
+_BYTES = {edfio.Edf: 2, edfio.Bdf: 3}
+"""Bytes per sample."""
+
+
+def read_edf(path: Path, layout: Layout) -> Recording:
+    """Reads the voltages of one sampling rate of an EDF or BDF file; its first byte decides which of the two it is.
+
+    Values are those of pyedflib. The data records of a discontinuous file are placed by their time-stamps.
+    """
+    edf, notes = _open(path)
+    signals: list[Any] = []
+    for signal in edf.signals:
+        if flaw := _flaw(signal):
+            notes.append(f"channel {signal.label} left out: {flaw}")
+        else:
+            signals.append(signal)
+    if not signals:
+        raise EtpError(f"unreadable signal: {path.name} has no channel ({'; '.join(notes) or 'annotations only'})")
+    duration = Fraction(str(edf.data_record_duration))
+    if duration <= 0:
+        raise EtpError(f"sampling rate: the data records of {path.name} last {float(duration):g} s")
+    rates = [float(signal.samples_per_data_record / duration) for signal in signals]
+    kept, left_out = choose_channels(
+        path.name, [signal.label for signal in signals], [signal.physical_dimension for signal in signals], rates
+    )
+    chosen = [signals[number] for number in kept]
+    signal = np.column_stack([_values(one) * microvolts(one.physical_dimension) for one in chosen])
+    if edf.reserved[3:5] == "+D":
+        signal = _place(path, edf, signal, rates[kept[0]])
+        if missing := int(np.isnan(signal).all(axis=1).sum()):
+            notes.append(f"gaps of {missing / rates[kept[0]]:g} s hold no samples")
+    return Recording(signal, rates[kept[0]], tuple(one.label for one in chosen), (*notes, *left_out))
+
+
+def _open(path: Path) -> tuple[Any, list[str]]:
+    """Reads the file, and notes on what its header gets wrong."""
+    content = path.read_bytes()
+    is_bdf = content[:8] == b"\xffBIOSEMI"
+    if len(content) < 512 or not (is_bdf or content[:8].strip(b" \0") == b"0"):
+        raise EtpError(f"unreadable signal: {path.name} is neither EDF nor BDF")
+    size = 256 * (1 + int(content[252:256].strip(b" \0")))
+    header = content[:size]
+    if b"\0" in header:  # some writers fill fields with it in place of spaces
+        header = header.replace(b"\0", b" ")
+        content = header + content[size:]
+    announced = int(header[236:244])
+    encoding = "latin-1"
+    try:
+        header[8:].decode("utf-8")
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on truncated files, for which there is a note
+        edf: Any = (edfio.read_bdf if is_bdf else edfio.read_edf)(content, header_encoding=encoding)
+    held = edf.num_data_records
+    if not held:
+        raise EtpError(f"unreadable signal: {path.name} holds no complete data record")
+    differs = announced not in (-1, held)
+    return edf, [f"the header announces {announced} data records, the file holds {held}"] * differs
+
+
+def _flaw(signal: Any) -> str:
+    """Returns why the values of a channel cannot be computed; empty if they can."""
+    try:
+        digital, physical = signal.digital_range, signal.physical_range
+    except ValueError:
+        return "its limits are not numbers"
+    if digital.min == digital.max or physical.min == physical.max:
+        return "its limits are equal"
+    if not np.isfinite(physical).all():
+        return "its limits are not finite"
+    return "" if signal.samples_per_data_record > 0 else "it has no samples"
+
+
+def _values(signal: Any) -> NDArray[np.float64]:
+    """Returns the physical values of a channel, to the last bit those of edflib, on which pyedflib rests."""
+    low, high = map(_limit, signal.physical_range)
+    gain = (high - low) / (signal.digital_max - signal.digital_min)
+    return (signal.digital + (high / gain - signal.digital_max)) * gain
+
+
+def _limit(value: float) -> float:
+    """Returns a limit as edflib parses it: whole part plus fraction, which is not always the nearest float."""
+    whole, _, fraction = f"{Decimal(str(value)):f}".partition(".")
+    return int(whole) + math.copysign(int(fraction or 0) / 10 ** len(fraction), value)
+
+
+def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
+    """Places the data records by their time-stamps, with NaN in the gaps."""
+    length = len(signal) // edf.num_data_records
+    starts = [round(onset * fs) for onset in _onsets(path, edf)]
+    starts = [start - starts[0] for start in starts]
+    for number in range(1, len(starts)):
+        end = starts[number - 1] + length
+        if starts[number] < end - 1:
+            raise EtpError(f"gaps: data record {number + 1} of {path.name} begins before the one ahead of it has ended")
+        if starts[number] <= end + 1:  # time-stamps are rounded
+            starts[number] = end
+    whole = starts[-1] + length
+    check_gaps(path.name, len(signal), whole)
+    placed = np.full((whole, signal.shape[1]), np.nan)
+    for number, start in enumerate(starts):
+        placed[start : start + length] = signal[number * length : (number + 1) * length]
+    return placed
+
+
+def _onsets(path: Path, edf: Any) -> list[Fraction]:
+    """Returns the start of each data record, in seconds: the first time-stamp in its first annotation channel."""
+    # edfio's public interface hides the annotation channels, and the time-stamps with them.
+    keeper = next((signal for signal in edf._signals if signal._is_annotation_signal), None)
+    if keeper is None:
+        raise EtpError(f"gaps: {path.name} is discontinuous (EDF+D) but has no annotation channel with its time-stamps")
+    data, width = keeper.digital.tobytes(), keeper.samples_per_data_record * _BYTES[type(edf)]
+    onsets = []
+    for number in range(edf.num_data_records):
+        stamp = _ONSET.match(data, number * width, (number + 1) * width)
+        if stamp is None:
+            raise EtpError(f"gaps: data record {number + 1} of {path.name} has no time-stamp")
+        onsets.append(Fraction(stamp[1].decode()))
+    return onsets

@@ -1,0 +1,109 @@
+"""Reading of MATLAB files that are not WFDB's, in a child process that may crash."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from functools import lru_cache
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etp_jax.ecg import matlab_child
+from etp_jax.ecg.bare_numbers import rate, recording_of
+from etp_jax.ecg.leads import Layout, Recording, lead_of
+from etp_jax.errors import EtpError
+
+TIMEOUT = 120.0
+"""Longest time that reading a file may take, in seconds."""
+_lock = threading.Lock()
+
+
+def read_matlab(path: Path, layout: Layout) -> Recording:
+    """Reads a MATLAB file of one matrix, of one vector, or of one vector per lead, also within a structure.
+
+    Raises:
+      EtpError: the file holds none of these, or several; or the layout does not fit it.
+    """
+    rate(layout, path)  # before the child is started
+    variables = _load(path)
+    arrays = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
+    matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
+    vectors = {name: value for name, value in arrays.items() if value.ndim == 1 and value.size}
+    leads = {name: value for name, value in vectors.items() if lead_of(_field(name))}
+    if leads and not matrices:
+        return _one_per_lead(leads, [name for name in vectors if name not in leads], layout, path)
+    signals = matrices or vectors
+    if len(signals) != 1:
+        shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals.items()]
+        found = ", ".join(shapes or variables) or "nothing"
+        raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
+    return recording_of(*signals.values(), layout, path)
+
+
+def _field(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _one_per_lead(leads: dict[str, NDArray[Any]], others: list[str], layout: Layout, path: Path) -> Recording:
+    """Joins the vectors of the leads; other vectors, such as a time axis, are left out with a note."""
+    lengths = {name: len(value) for name, value in leads.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise EtpError(f"unreadable signal: the leads of {path.name} have several lengths: {found}")
+    recording = recording_of(np.column_stack(list(leads.values())), layout, path, tuple(map(_field, leads)))
+    notes = tuple(f"array {name} left out" for name in others)
+    return replace(recording, notes=(*recording.notes, *notes))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Returns the variables of a MATLAB file: numbers, or None for what is no array of numbers."""
+    with _lock:
+        child = _child(os.getpid())
+        try:
+            child.connection.send(str(path.resolve()))
+            if not child.connection.poll(TIMEOUT):
+                raise EtpError(f"unreadable signal: {path.name} is not read within {TIMEOUT:g} s")
+            answer = child.connection.recv()
+        except BaseException as error:
+            _child.cache_clear()
+            child.process.kill()
+            code = child.process.wait()
+            if isinstance(error, EOFError | ConnectionError):
+                raise EtpError(
+                    f"unreadable signal: {path.name} is damaged: it ends the reader of MATLAB files ({code})"
+                ) from None
+            raise
+    if isinstance(answer, ModuleNotFoundError):
+        raise EtpError(
+            f"unreadable signal: {path.name} is of MATLAB 7.3, which needs {answer.name}; "
+            "pip install 'etp-jax[clinical]', or save it with -v7"
+        )
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _Child:
+    """A process that runs `matlab_child.py`; it ends when this process ends."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = Pipe()
+        program = [sys.executable, "-P", matlab_child.__file__, str(theirs.fileno())]
+        # A session of its own, so that Ctrl-C reaches it only through this process.
+        self.process = subprocess.Popen(
+            program, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+
+
+@lru_cache(maxsize=1)
+def _child(owner: int) -> _Child:
+    """Returns the child of process `owner`, which reads all its MATLAB files; a forked process gets its own."""
+    return _Child()

@@ -1,0 +1,82 @@
+"""Program of the child process that reads MATLAB files; it imports nothing of this package.
+
+A changed byte can make scipy's or HDF5's reader end the process. `matlab.py` starts this program and survives it.
+"""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+"""Signature of an HDF5 file; MATLAB 7.3 writes it after a block of 512 bytes."""
+NUMBERS = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+"""MATLAB's classes of numbers."""
+
+
+def arrays_in(path: Path) -> dict[str, Any]:
+    """Returns the variables of a MATLAB file by name, `ECG.data` for a field; None for what is no array of numbers."""
+    with path.open("rb") as file:
+        start = file.read(520)
+    found: dict[str, Any] = {}
+    if HDF5 in (start[:8], start[512:]):
+        import h5py
+
+        with h5py.File(path) as file:
+            _visit_hdf5(file, "", found)
+    else:
+        for name, value in loadmat(path).items():
+            if not name.startswith("__"):
+                _visit(value, name, found)
+    return found
+
+
+def _visit(value: Any, name: str, found: dict[str, Any]) -> None:
+    """Adds a variable: the fields of a single structure, and the content of a single cell, under their names."""
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.names:
+        for field in value.dtype.names:
+            _visit(value[field].flat[0], f"{name}.{field}", found)
+    elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind == "O":
+        _visit(value.flat[0], name, found)
+    else:
+        found[name] = value if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" else None
+
+
+def _visit_hdf5(group: Any, prefix: str, found: dict[str, Any]) -> None:
+    """Adds the datasets of a group; MATLAB stores an array with its axes reversed."""
+    for name, item in group.items():
+        if name.startswith("#"):  # MATLAB's own tables
+            continue
+        if hasattr(item, "items"):
+            _visit_hdf5(item, f"{prefix}{name}.", found)
+            continue
+        kind = item.attrs.get("MATLAB_class", b"double")
+        numeric = (kind.decode() if isinstance(kind, bytes) else str(kind)) in NUMBERS
+        empty = "MATLAB_empty" in item.attrs
+        usable = numeric and not empty and item.dtype.kind in "iuf"
+        found[f"{prefix}{name}"] = item[()].T if usable else None
+
+
+def serve(connection: Connection) -> None:
+    """Answers each path with the file's variables, or with the reason why it cannot be read, until the parent ends."""
+    while True:
+        try:
+            path = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = arrays_in(Path(path))
+        except ModuleNotFoundError as error:
+            answer = error
+        except Exception as error:  # noqa: BLE001 - scipy raises anything on a damaged file
+            answer = ValueError(str(error) or type(error).__name__)
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))
