@@ -19,7 +19,7 @@ from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.metrics.vectors import unit
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
-from etp_jax.models.huggingface import load_params, read_config, resolve
+from etp_jax.models.huggingface import load_bert, resolve
 from etp_jax.models.sentence_folder import bert_folder, differences
 from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.progress import Bar
@@ -104,8 +104,8 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
         return TextTower(bert_config, None, tokenizer, "", "")
     root = resolve(config.pretrained)
     folder = bert_folder(root)
-    bert_config = read_config(folder)
     tokenizer = Tokenizer.from_folder(folder, config.lowercase)
+    bert_config, params, digest = load_bert(folder)
     if tokenizer.size > bert_config.vocab_size:
         raise EtpError(f"{folder}: the tokenizer has {tokenizer.size} pieces, the weights {bert_config.vocab_size}")
     if config.max_tokens > bert_config.max_position_embeddings:
@@ -113,7 +113,6 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
             f"model.text.max_tokens is {config.max_tokens}; {config.pretrained} reads at most "
             f"{bert_config.max_position_embeddings}"
         )
-    params, digest = load_params(folder, bert_config)
     doubts = (*tokenizer.doubts(), *filter(None, [differences(root, config.pool)]))
     bert_config = replace(bert_config, dropout=config.dropout)
     return TextTower(bert_config, params, tokenizer, config.pretrained, digest, doubts)
@@ -223,7 +222,7 @@ def frozen_table(
     """
     assert tower.params is not None, "a tower from scratch is never frozen"
     rows = tower.tokenizer(texts, config.max_tokens)
-    key = json.dumps([tower.sha256, config.pool, rows])
+    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, rows])
     file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
     # Other processes share the folder. A file that cannot be read is computed again; a failed write is ignored.
     if file:

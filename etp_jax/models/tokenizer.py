@@ -62,7 +62,8 @@ class Tokenizer:
         Raises:
             EtpError: a file is missing or damaged, the tokenizer needs code of its own, or it lacks a special token.
         """
-        if not any((folder / name).exists() for name in VOCABULARIES):
+        vocabulary = next((folder / name for name in VOCABULARIES if (folder / name).exists()), None)
+        if vocabulary is None:
             raise EtpError(f"{folder}: no tokenizer; expected {' or '.join(VOCABULARIES)}")
         for name in TOKENIZER:
             if name.endswith(".json") and (folder / name).exists():
@@ -76,7 +77,7 @@ class Tokenizer:
         inner, name = getattr(loaded, "backend_tokenizer", None), type(loaded).__name__
         if inner is None:
             raise EtpError(f"{folder}: {name} has no form for the library `tokenizers`; name another text tower")
-        check_special(folder, inner)
+        check_special(vocabulary, inner)
         if getattr(loaded, "split_special_tokens", False):
             raise EtpError(f"{folder}: split_special_tokens is not supported; remove it from tokenizer_config.json")
         if lowercase != "auto":

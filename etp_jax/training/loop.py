@@ -248,6 +248,8 @@ def _run(run: _Run) -> int | None:
                     scores = run.validation(state) if validate else None
                     if scores:
                         progress.validation(done, scores)
+                        if done >= min(run.steps_per_epoch, run.total):
+                            progress.warn(run.validation.warning(scores))
                     checkpoints.save(done, run.parallel.to_global(state), run.compatibility, scores)
         checkpoints.wait()
     end = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "finished"

@@ -18,7 +18,8 @@ from etp_jax.encoder import encoder
 from etp_jax.encoder.encoder import CACHE_FOLDER, Encoder
 from etp_jax.errors import EtpError
 from etp_jax.models.bert import Bert, BertConfig
-from etp_jax.models.text_tower import Tokenizer, apply_template, encode_table, tokenize
+from etp_jax.models.text_tower import apply_template, encode_table, tokenize
+from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.shards.reader import Shards
 from tests.helpers.small_run import FINDINGS, small_config, write_run, write_shards
 

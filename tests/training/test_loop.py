@@ -18,7 +18,7 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.metrics.retrieval import retrieval, retrieval_ranks
-from etp_jax.models.text_tower import Tokenizer
+from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build, loop, resume
 from etp_jax.training.checkpoint import Checkpoints
@@ -69,7 +69,7 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
     assert json.loads((run / "shards.json").read_text())["fingerprint"] == Shards(config.data.shards).fingerprint
     text = json.loads((run / "text.json").read_text())
     assert (text["source"], text["frozen"], text["dim"]) == ("", False, 8)
-    assert Tokenizer.load(run / "tokenizer.json").size == text["bert"]["vocab_size"]
+    assert Tokenizer.from_file(run / "tokenizer.json").size == text["bert"]["vocab_size"]
     assert build.load_text(run, config).bert_config.hidden_size == 8
     assert list((run / "tensorboard").iterdir())
 
