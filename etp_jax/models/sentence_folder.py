@@ -42,7 +42,7 @@ def differences(folder: Path, pool: str) -> str:
     if theirs and theirs != [pool]:
         parts.append(f"pools by {' and '.join(theirs)}, model.text.pool is {pool}")
     if left_out:
-        parts.append(f"its modules {', '.join(left_out)} are not applied")
+        parts.append(f"has modules that are not applied: {', '.join(left_out)}")
     return f"the sentence-transformers model in {folder} {'; '.join(parts)}" if parts else ""
 
 

@@ -126,7 +126,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     reports = [report for report in data.batches.reports.reports if report]
     _say(f"  reports are read by {describe_texts(text, config.model.text, reports)}")
     for doubt in text.doubts:
-        _say(f"  warning: {doubt}")
+        _say(f"  note: {doubt}")
 
     cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)

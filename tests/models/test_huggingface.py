@@ -250,7 +250,7 @@ def test_wrong_tensors_are_named(
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"num_hidden_layers": 2**64}, f"num_hidden_layers is {2**64}; it must be a whole number from 1 to"),
         ({"num_hidden_layers": 2**23}, "lacks the tensor encoder/layer/2/"),
-        ({"hidden_size": 2**24, "intermediate_size": 2**24}, r"has shape .*, config.json says"),
+        ({"hidden_size": 2**24 - 1}, r"has shape .*, config.json says"),
         ({"vocab_size": 2**40}, f"vocab_size is {2**40}; it must"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must"),
         ({"hidden_size": "24"}, "config.json: .*hidden_size"),
@@ -258,8 +258,7 @@ def test_wrong_tensors_are_named(
         ({"layer_norm_eps": 7.0}, "layer_norm_eps is 7.0"),
         ({"model_type": "no_such_model"}, "model_type is 'no_such_model'; only 'bert' is supported"),
     ],
-    ids=["roberta", "positions", "activation", "layers", "incomplete", "decoder", "cross", "absurd", "many"]
-    + ["wide", "vast", "none", "string", "heads", "epsilon", "unknown"],
+    ids=str,
 )
 def test_wrong_config_is_named(golden_folder: Path, change: dict[str, Any], message: str) -> None:
     file = golden_folder / "config.json"
