@@ -5,6 +5,7 @@ Every tensor must be used or be known to be unused; any other raises an error th
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -93,8 +94,7 @@ def from_hub(source: str) -> Path:
 def quiet_transformers() -> Iterator[Any]:
     """Imports `transformers` on first use, since that takes seconds, and silences its advice while the block runs."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns at its import that PyTorch is missing
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:

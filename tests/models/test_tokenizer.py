@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,8 @@ from etp_jax.errors import EtpError
 from etp_jax.models.huggingface import resolve
 from etp_jax.models.tokenizer import SPECIAL, Tokenizer, wordpiece
 from tests.models.test_text_tower import REPORTS
+
+transformers: Any = pytest.importorskip("transformers")
 
 WORDS = [*SPECIAL, "sinus", "rhythm", "##s", ".", "ecg", "normal", "uber"]
 LETTERS = "abcdeghinrstuvxyz0123.,-;:/()[]#é心µ"
