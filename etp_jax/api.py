@@ -239,7 +239,8 @@ class EcgModel:
             if not (out / CARD_FILE).exists():
                 write_card(out, self.encoder)
         else:
-            export(source, out, self.encoder.step, dtype, None if shards is None else Path(shards))
+            data = None if shards is None else Path(shards)
+            export(source, out, self.encoder.step, dtype, data, text_tower=self.encoder.text_source)
         return out
 
     def push_to_hub(self, name: str, private: bool = True, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> str:
@@ -314,7 +315,11 @@ def _warn(recordings: Sequence[Recording], prepared: Sequence[Prepared], stackle
         warnings.warn("; ".join(words), UserWarning, stacklevel=stacklevel)
 
 
-def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> EcgModel:
+def load(
+    run: str | Path | None = None,
+    checkpoint: Literal["best", "latest"] = "best",
+    text_tower: str | Path | None = None,
+) -> EcgModel:
     """Loads the model of a run folder, an exported encoder, a Hugging Face Hub repository, or the shipped encoder.
 
         etp_jax.load()
@@ -325,6 +330,7 @@ def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = 
       run: folder made by `etp train` or `etp export`; or `hf://org/name[@revision]`; or `shipped` or None for
         the package's own encoder, see its `MODEL_CARD.md`.
       checkpoint: checkpoint of a run: `best` by pre-training validation, or `latest`.
+      text_tower: folder or name of the run's frozen text tower, where it has moved; its weights must be the same.
 
     Raises:
       EtpError: there is no such run, checkpoint or repository.
@@ -332,4 +338,5 @@ def load(run: str | Path | None = None, checkpoint: Literal["best", "latest"] = 
     if checkpoint not in ("best", "latest"):
         raise EtpError(f"checkpoint {checkpoint!r} is neither best nor latest")
     name = SHIPPED if run is None else run
-    return EcgModel(Encoder.from_run(run_folder(name), checkpoint), str(name))
+    source = None if text_tower is None else str(text_tower)
+    return EcgModel(Encoder.from_run(run_folder(name), checkpoint, source), str(name))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.files import read_json
 from etp_jax.old_options import in_new_layout, without_old_options
 
 
@@ -164,6 +165,9 @@ class TextTowerConfig:
     """Pooling over the tokens: the first one, or the mean of all."""
     max_tokens: int = 128
     """Maximum length of a tokenized report."""
+    lowercase: Literal["auto", "true", "false"] = "auto"
+    """Pretrained only: whether text is lower-cased before it is tokenized. `auto`: as the tokenizer's files specify;
+    `transformers` lower-cases where they specify nothing, also with a cased vocabulary."""
     template: str = "{report}"
     """Template applied to a report (or statement, see `unit`) before it is tokenized."""
     unit: Literal["report", "statements"] = "report"
@@ -413,9 +417,8 @@ def save(config: TrainConfig, path: Path) -> None:
 
 def load(path: Path) -> TrainConfig:
     """Reads a config that `save` wrote; raises EtpError when the file is missing or not a config."""
+    data = read_json(path, "name a run folder made by `etp train`")
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except FileNotFoundError:
-        raise EtpError(f"{path}: no such file; a run folder made by `etp train` contains one") from None
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        return from_dict(data, where=str(path))
+    except (TypeError, AttributeError) as error:
         raise EtpError(f"{path}: not a training config ({error})") from None

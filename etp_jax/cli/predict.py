@@ -27,6 +27,8 @@ class Predict:
     """Sentences of your own, scored by similarity only, without probabilities. They need the text tower."""
     shards: Path | None = None
     """Shard folder whose training reports are compared with the ECG; needs the text tower."""
+    text_tower: str | None = None
+    """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
     out: Path = Path("predictions")
     """Folder to write into."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
@@ -42,6 +44,8 @@ class Export:
     """Folder to write; `etp evaluate` and `etp predict` accept it as --run."""
     checkpoint: Literal["best", "latest"] = "best"
     """Checkpoint to export."""
+    text_tower: str | None = None
+    """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of the weights."""
     shards: Path | None = None
@@ -59,7 +63,8 @@ def predict(args: Predict) -> None:
     from etp_jax.encoder.folder import run_folder
     from etp_jax.predict.run import predict as run
 
-    print(run(args.record, args.out, args.layout, run_folder(args.run), args.task, args.prompt, args.shards))
+    folder = run_folder(args.run)
+    print(run(args.record, args.out, args.layout, folder, args.task, args.prompt, args.shards, args.text_tower))
 
 
 def export(args: Export) -> None:
@@ -71,7 +76,8 @@ def export(args: Export) -> None:
     if args.push:
         hub.check_login(args.push)
     run = run_folder(args.run)
-    print(write_folder(run, args.out, args.checkpoint, args.dtype, args.shards, onnx=args.onnx, tasks=args.task))
+    extras = {"onnx": args.onnx, "tasks": args.task, "text_tower": args.text_tower}
+    print(write_folder(run, args.out, args.checkpoint, args.dtype, args.shards, **extras))
     if args.push:
         print(f"pushed to {hub.upload(args.out, args.push, FILES, private=True)}")
 

@@ -18,13 +18,15 @@ class Report:
     """Shard folder that the run was trained on."""
     other_shards: bool = False
     """Accept shards that the run was not trained on; the headings then name them."""
+    text_tower: str | None = None
+    """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
 
 
 def report(args: Report) -> None:
     """Runs `etp report`."""
     from etp_jax.report.run import write_page
 
-    print(f"wrote {write_page(args.run, args.shards, args.other_shards)}")
+    print(f"wrote {write_page(args.run, args.shards, args.other_shards, args.text_tower)}")
 
 
 COMMANDS = {

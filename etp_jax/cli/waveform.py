@@ -54,6 +54,8 @@ class Score:
     """Similarities file to write, such as similarities.npz."""
     checkpoint: Literal["best", "latest"] = "best"
     """Checkpoint of the run to use."""
+    text_tower: str | None = None
+    """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ def score(args: Score) -> None:
     from etp_jax.waveform.features import load_proposals
 
     shards, proposals = Shards(args.shards), load_proposals(args.proposals)
-    print(similarities.write(Encoder.from_run(args.run, args.checkpoint), shards, proposals, args.out))
+    encoder = Encoder.from_run(args.run, args.checkpoint, args.text_tower)
+    print(similarities.write(encoder, shards, proposals, args.out))
 
 
 def restore(args: Restore) -> None:

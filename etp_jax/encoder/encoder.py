@@ -60,11 +60,19 @@ class Encoder:
     """Seed of the training, or of the random weights."""
 
     @classmethod
-    def from_run(cls, run_dir: Path, which: Literal["best", "latest"] | int = "best") -> Encoder:
+    def from_run(
+        cls, run_dir: Path, which: Literal["best", "latest"] | int = "best", text_tower: str | None = None
+    ) -> Encoder:
         """Loads a checkpoint of a run, or the encoder in a folder written by `etp export`.
 
+        Args:
+          run_dir: folder of the run or encoder.
+          which: checkpoint of a run; a number is its step.
+          text_tower: present source of the frozen text tower, see `model.text.pretrained`; None: that of the run.
+
         Raises:
-          EtpError: the folder has no such checkpoint, or its files were not written by `etp train`.
+          EtpError: the folder has no such checkpoint, or its files were not written by `etp train`; or `text_tower` is
+            given for a run that trained its text tower.
         """
         config = config_module.load(run_dir / run_folder.CONFIG_FILE)
         if (run_dir / ENCODER_FILE).exists():
@@ -81,6 +89,11 @@ class Encoder:
         except (KeyError, TypeError) as error:
             files = f"{run_folder.TEXT_FILE} or {run_folder.SHARDS_FILE}"
             raise EtpError(f"{run_dir}: {files} was not written by `etp train` ({error!r})") from None
+        if text_tower is not None:
+            if not text_about["frozen"]:
+                raise EtpError(f"{run_dir}: the text tower was trained in this run; omit --text-tower")
+            text = dataclasses.replace(config.model.text, pretrained=text_tower)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
         model = build.build_model(config, bert, jnp.dtype(jnp.float32))
         return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
 
@@ -103,6 +116,11 @@ class Encoder:
                 "the tasks' own prompts; use the run folder"
             )
         return _tower(self.run_dir, self.config)
+
+    @property
+    def text_source(self) -> str | None:
+        """Source of the frozen text tower; None for one that was trained."""
+        return self.config.model.text.pretrained if self.text_about["frozen"] else None
 
     def random(self, seed: int) -> Encoder:
         """Returns a copy whose ECG tower and projections have random weights; the text tower is unchanged."""

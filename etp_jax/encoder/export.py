@@ -38,6 +38,7 @@ def export(
     prompts: str = PROMPTS,
     onnx: bool = False,
     tasks: Sequence[str] = (),
+    text_tower: str | None = None,
 ) -> str:
     """Exports an encoder to the folder format of `etp_jax.encoder.folder`; returns a summary.
 
@@ -50,6 +51,7 @@ def export(
       prompts: prompt set whose scores are calibrated.
       onnx: also write the ECG encoder, with the same weights, as `encoder.onnx`.
       tasks: paths of a user's own task files. Their prompts are embedded and calibrated too; the files are copied.
+      text_tower: see `Encoder.from_run`.
 
     Raises:
       EtpError: there is no run; `out` is the run folder or holds something else; the shards do not fit the encoder or
@@ -58,7 +60,7 @@ def export(
     if out.resolve() == run.resolve():
         raise EtpError(f"{out}: is the folder to be exported; name another folder as --out")
     own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
-    encoder = Encoder.from_run(run, checkpoint)
+    encoder = Encoder.from_run(run, checkpoint, text_tower)
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in (CALIBRATION_FILE, ONNX_FILE):

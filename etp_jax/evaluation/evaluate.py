@@ -43,7 +43,7 @@ def evaluate(request: Request) -> Result:
     records = request.records(shards)
     if request.split != ALL and (records is None or records.published is None):
         shards.split(request.split)
-    trained = Encoder.from_run(request.folder, request.checkpoint)
+    trained = Encoder.from_run(request.folder, request.checkpoint, request.text_tower)
     trained.check_signals(shards)
     if records is not None:
         _check_unseen(trained, records, request.split)

@@ -41,6 +41,8 @@ class Request:
     split: str = VALIDATION
     """Split whose records are scored; use `test` for final tables only."""
     checkpoint: Literal["best", "latest"] = "best"
+    text_tower: str | None = None
+    """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
     bootstrap: int = BOOTSTRAP
     """Number of bootstrap draws of patients for the 95 % intervals."""
     json: Path | None = None

@@ -1,13 +1,16 @@
-"""Conversion of Hugging Face BERT weights to the parameter tree of `bert.py`.
+"""Folders of Hugging Face BERTs: where they are, their config, and the parameter tree of `bert.py`.
 
 Every tensor must be used or be known to be unused; any other raises an error that names it.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import json
-import pickle
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +19,23 @@ import huggingface_hub.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
-from flax import serialization, traverse_util
+from flax import traverse_util
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import sha256
+from etp_jax.files import read_json
 from etp_jax.models.bert import ACTIVATIONS, Bert, BertConfig
+from etp_jax.models.weights import INDEX, WEIGHTS, Names, find_weights, read_weights, weights_sha256
 
-WEIGHTS = ("model.safetensors", "flax_model.msgpack", "pytorch_model.bin")
-"""Weight files in order of preference."""
-
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json", "special_tokens_map.json")
+SIZES = ("num_", "max_", "_size")
+"""Starts and ends of the names of sizes in `BertConfig`."""
+LARGEST = 1 << 24
+"""Largest size that is taken for possible; larger ones exceed the number types of the check of shapes."""
+POOLING = ("modules.json", "1_Pooling/config.json")
+"""Files of a sentence-transformers folder that describe its pooling."""
 
 HUB_TIMEOUT_S = 10.0
 """Longest wait for the hub's first answer."""
-
-Names = tuple[str, ...]
 
 
 def resolve(source: str) -> Path:
@@ -73,7 +76,8 @@ def from_hub(source: str) -> Path:
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
     try:
         for weights in WEIGHTS:
-            patterns = ["config.json", *TOKENIZER, weights]
+            shards = [f"{weights.partition('.')[0]}-*"] if weights.endswith(INDEX) else []
+            patterns = ["config.json", *TOKENIZER, *POOLING, *shards, weights]
             found = huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=bool(problem))
             if (Path(found) / weights).exists():
                 break
@@ -86,125 +90,88 @@ def from_hub(source: str) -> Path:
         ) from None
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[Any]:
+    """Imports `transformers` on first use, since that takes seconds, and silences its advice while the block runs."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns at its import that PyTorch is missing
+    transformers: Any = importlib.import_module("transformers")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield transformers
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
 def load_bert(folder: Path) -> tuple[BertConfig, dict[str, Any], str]:
-    """Reads a BERT's config and weights.
+    """Reads a BERT's config, parameter tree and SHA-256 of the weights, see `read_config` and `load_params`."""
+    config = read_config(folder)
+    return config, *load_params(folder, config)
+
+
+def load_params(folder: Path, config: BertConfig) -> tuple[dict[str, Any], str]:
+    """Reads a BERT's weights.
 
     Args:
-        folder: holds `config.json` and one of `WEIGHTS`.
+        folder: holds one of `WEIGHTS`.
+        config: sizes that the weights must have.
 
     Returns:
-        Config, parameter tree (float32 numpy arrays) and the SHA-256 of the weights file.
+        Parameter tree (float32 numpy arrays) and the SHA-256 of the weights.
 
     Raises:
-        EtpError: an unsupported architecture; a missing or unreadable file; a missing or unexpected tensor, or one of
-            the wrong shape.
+        EtpError: a missing or unreadable file; a missing or unexpected tensor, or one of the wrong shape.
     """
-    config = read_config(folder / "config.json")
-    file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if file is None:
-        raise EtpError(f"{folder}: no weights; expected one of {', '.join(WEIGHTS)}")
-    match file.name:
-        case "model.safetensors":
-            tensors = from_torch(read_safetensors(file))
-        case "flax_model.msgpack":
-            tensors = from_flax(read_msgpack(file))
-        case _:
-            tensors = from_torch(read_torch(file))
+    file = find_weights(folder)
+    tensors = read_weights(file)
     check(tensors, config, file)
-    params = traverse_util.unflatten_dict({path: np.asarray(value, np.float32) for path, value in tensors.items()})
-    return config, params, sha256(file)
+    return traverse_util.unflatten_dict(tensors), weights_sha256(file)
 
 
-def read_config(file: Path) -> BertConfig:
+def read_config(folder: Path) -> BertConfig:
     """Reads Hugging Face's `config.json`; raises EtpError unless `bert.py` implements its model."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EtpError(
-            f"{file}: no such file; a text tower's folder holds config.json, weights and tokenizer"
-        ) from None
-    except ValueError as error:
-        raise EtpError(f"{file}: not JSON ({error})") from None
-    expected = {"model_type": "bert", "position_embedding_type": "absolute"}
-    for key, value in expected.items():
+    file = folder / "config.json"
+    raw = read_json(file, "a text tower's folder holds config.json, weights and tokenizer")
+    expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
+    for key, value in (expected | {"add_cross_attention": False}).items():
         if raw.get(key, value) != value:
             raise EtpError(f"{file}: {key} is {raw[key]!r}; only {value!r} is supported")
-    if raw.get("hidden_act", "gelu") not in ACTIVATIONS:
+    if str(raw.get("hidden_act", "gelu")) not in ACTIVATIONS:
         raise EtpError(f"{file}: unknown hidden_act {raw['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}")
+    with quiet_transformers() as transformers:
+        # Configs of 2019 name no model_type, and AutoConfig would guess it from the name of the folder.
+        reader = transformers.AutoConfig if "model_type" in raw else transformers.BertConfig
+        try:
+            loaded = reader.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # noqa: BLE001 (types differ between versions of the library)
+            raise EtpError(f"{file}: not a BERT config ({one_line(error)}); get the file again") from None
     # The recipe sets the dropout rate; the two rates in the file were used in pre-training.
-    fields = [name for name in BertConfig.__dataclass_fields__ if name != "dropout"]
-    try:
-        return BertConfig(**{name: raw[name] for name in fields if name in raw})
-    except TypeError as error:
-        raise EtpError(f"{file}: not a complete BERT config ({error})") from None
+    config = BertConfig(
+        **{name: getattr(loaded, name) for name in BertConfig.__dataclass_fields__ if name != "dropout"}
+    )
+    check_config(config, file)
+    return config
 
 
-def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a safetensors file, by PyTorch name."""
-    try:
-        return safetensors.numpy.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise EtpError(f"{file}: not a whole safetensors file ({error}); get it again") from None
-
-
-def read_msgpack(file: Path) -> dict[str, Any]:
-    """Reads the parameter tree of a Hugging Face Flax model."""
-    try:
-        tree = serialization.msgpack_restore(file.read_bytes())
-    except (ValueError, TypeError) as error:
-        raise EtpError(f"{file}: not a whole Flax msgpack file ({error}); get it again") from None
-    if not isinstance(tree, dict):
-        raise EtpError(f"{file}: not a parameter tree; get it again")
-    return tree
-
-
-def read_torch(file: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a PyTorch pickle, by name; only tensors are unpickled."""
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise EtpError(f"{file}: PyTorch weights; install torch, or convert them to model.safetensors") from None
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise EtpError(f"{file}: not a whole file of plain tensors ({one_line(error)}); get it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise EtpError(f"{file}: not a dictionary of tensors; convert it to model.safetensors")
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
-
-
-def from_torch(tensors: dict[str, np.ndarray]) -> dict[Names, np.ndarray]:
-    """Renames PyTorch's tensors to Flax paths and transposes the kernels."""
-    result = {}
-    for name, value in tensors.items():
-        *parents, leaf = name.removeprefix("bert.").split(".")
-        if is_unused((*parents, leaf)):
-            continue
-        leaf = {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)  # before 2019
-        if leaf == "weight" and parents[-1:] == ["LayerNorm"]:
-            leaf = "scale"
-        elif leaf == "weight" and parents[:1] == ["embeddings"]:
-            leaf = "embedding"
-        elif leaf == "weight":
-            leaf, value = "kernel", value.T
-        result[(*parents, leaf)] = value
-    return result
-
-
-def from_flax(tree: dict[str, Any]) -> dict[Names, np.ndarray]:
-    """Flattens the tree of a Hugging Face Flax model; `bert.py` uses the same names."""
-    flat: dict[Names, Any] = dict(traverse_util.flatten_dict(tree))
-    bare = {path[1:] if path[0] == "bert" else path: value for path, value in flat.items()}
-    return {path: value for path, value in bare.items() if not is_unused(path)}
-
-
-def is_unused(path: Names) -> bool:
-    """Whether a tensor is known and not needed by a report encoder: heads, the pooler, and stored index buffers."""
-    return path[0] in ("cls", "pooler") or path in {("embeddings", "position_ids"), ("embeddings", "token_type_ids")}
+def check_config(config: BertConfig, file: Path) -> None:
+    """Raises EtpError for sizes that are not positive integers, or that no model can have."""
+    sizes = {name: value for name, value in vars(config).items() if name.startswith(SIZES) or name.endswith(SIZES)}
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1 or value > LARGEST:
+            raise EtpError(f"{file}: {name} is {value!r}; it must be a whole number from 1 to {LARGEST}")
+    if config.hidden_size % config.num_attention_heads:
+        raise EtpError(
+            f"{file}: hidden_size {config.hidden_size} is not divisible by {config.num_attention_heads} attention heads"
+        )
+    if type(config.layer_norm_eps) is not float or not 0 < config.layer_norm_eps < 1:
+        raise EtpError(f"{file}: layer_norm_eps is {config.layer_norm_eps!r}; it must be between 0 and 1")
 
 
 def check(tensors: dict[Names, np.ndarray], config: BertConfig, file: Path) -> None:
     """Raises EtpError that names the first tensor that is missing, unexpected or of the wrong shape."""
+    # One layer more than there are is enough to name what is missing; config.json may ask for any number.
+    layers = {path[2] for path in tensors if path[:2] == ("encoder", "layer")}
+    config = replace(config, num_hidden_layers=min(config.num_hidden_layers, len(layers) + 1))
     ids = jnp.zeros((1, 1), jnp.int32)
     expected = jax.eval_shape(Bert(config).init, jax.random.key(0), ids, ids)["params"]
     leaves: dict[Names, Any] = dict(traverse_util.flatten_dict(expected))

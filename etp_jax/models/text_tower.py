@@ -1,20 +1,18 @@
-"""The text side of the reports: tokenizer, token tables, and the frozen tower's output for every distinct report."""
+"""The text side of the reports: token tables, and the frozen tower's output for every distinct report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
@@ -22,123 +20,15 @@ from etp_jax.files import whole_file
 from etp_jax.metrics.vectors import unit
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.huggingface import load_bert, resolve
+from etp_jax.models.sentence_folder import bert_folder, differences
+from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.progress import Bar
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 STATEMENT_END = ". "
 """Separator of the statements in a prepared report."""
 
 BUCKET = 8
 """Token tables are padded to a multiple of this length, so that few shapes are compiled."""
-
-
-class Tokenizer:
-    """A WordPiece tokenizer as BERT uses it: `[CLS] ... [SEP]`."""
-
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        """Wraps a `tokenizers.Tokenizer`, and turns off the padding and truncation that its file specifies."""
-        inner.no_padding()
-        inner.no_truncation()
-        self.inner = inner
-
-    @classmethod
-    def load(cls, path: Path) -> Tokenizer:
-        """Loads a tokenizer from a `tokenizer.json`, or from a Hugging Face folder with that file or `vocab.txt`.
-
-        Raises:
-            EtpError: the file is missing, or is not a tokenizer with BERT's special tokens.
-        """
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if file.exists():
-            content = json.dumps(read_json(file, required="model"))
-            try:
-                inner = tokenizers.Tokenizer.from_str(content)
-            except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-                raise EtpError(f"{file}: not a tokenizer ({error}); get the file again") from None
-            check_special(file, inner.get_vocab())
-            return cls(inner)
-        file = path / "vocab.txt"
-        if not file.exists():
-            raise EtpError(f"{path}: no tokenizer; expected tokenizer.json or vocab.txt")
-        vocabulary = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").splitlines())}
-        check_special(file, vocabulary)
-        return cls(wordpiece(vocabulary, lowercase=is_lowercase(path, vocabulary)))
-
-    @classmethod
-    def train_wordpiece(cls, texts: Sequence[str], vocabulary: int) -> Tokenizer:
-        """Trains a lower-case vocabulary of at most `vocabulary` pieces; the result depends on the texts only."""
-        # The trainer numbers word-internal letters in the order of a random hash map, and breaks ties by number.
-        # Giving it every letter first, in sorted order, removes this randomness.
-        bare = wordpiece({}, lowercase=True)
-        letters = sorted({c for text in texts for c in bare.normalizer.normalize_str(text) if not c.isspace()})
-        first = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=max(vocabulary, len(first)), special_tokens=first, show_progress=False
-        )
-        bare.train_from_iterator(sorted(texts), trainer)
-        return cls(wordpiece(bare.get_vocab(), lowercase=True))
-
-    def save(self, file: Path) -> None:
-        """Writes `tokenizer.json`."""
-        self.inner.save(str(file))
-
-    @property
-    def size(self) -> int:
-        """Number of pieces, special ones included."""
-        return self.inner.get_vocab_size()
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the numbered pieces and of how the tokenizer treats capitals, accents and punctuation."""
-        [treated] = self(["Aa Ää Éé ST-T V1, 3 mm."], 64)
-        content = json.dumps([sorted(self.inner.get_vocab().items()), treated])
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def __call__(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Returns the token ids of each text, `[CLS]` and `[SEP]` included, truncated to `max_tokens`."""
-        self.inner.enable_truncation(max_tokens)
-        encodings = self.inner.encode_batch(list(texts))
-        self.inner.no_truncation()
-        return [encoding.ids for encoding in encodings]
-
-
-def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
-    """Builds a tokenizer from a vocabulary, with BERT's normaliser, splitter, WordPiece and `[CLS] ... [SEP]`."""
-    inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece()
-    special = [token for token in SPECIAL if token in vocabulary]
-    inner.add_special_tokens(special)
-    if "[CLS]" in vocabulary:
-        inner.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    return inner
-
-
-def check_special(file: Path, vocabulary: Collection[str]) -> None:
-    """Raises EtpError when the vocabulary lacks a special token that BERT's input needs."""
-    for token in ("[UNK]", "[CLS]", "[SEP]"):
-        if token not in vocabulary:
-            raise EtpError(f"{file}: lacks the token {token}; this is not BERT's tokenizer")
-
-
-def is_lowercase(folder: Path, vocabulary: Collection[str]) -> bool:
-    """Whether text is lower-cased: `tokenizer_config.json` decides, else whether the vocabulary has no capitals."""
-    file = folder / "tokenizer_config.json"
-    stated = read_json(file).get("do_lower_case") if file.exists() else None
-    return stated if stated is not None else all(word == word.lower() for word in vocabulary if word not in SPECIAL)
-
-
-def read_json(file: Path, required: str | None = None) -> dict[str, Any]:
-    """Reads a JSON object; raises EtpError when the file holds something else or lacks the key `required`."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EtpError(f"{file}: not JSON ({error}); get it again") from None
-    if not isinstance(value, dict) or (required and required not in value):
-        raise EtpError(f"{file}: lacks {required or 'an object'}; get it again")
-    return value
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
@@ -148,7 +38,11 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dic
         {"input_ids", "attention_mask"}, int32 [R, S]. S is the number of tokens of the longest text, rounded up to a
         multiple of 8, and at most `max_tokens`. Padding is 0 in both.
     """
-    rows = tokenizer(texts, max_tokens)
+    return token_table(tokenizer(texts, max_tokens), max_tokens)
+
+
+def token_table(rows: Sequence[Sequence[int]], max_tokens: int) -> dict[str, np.ndarray]:
+    """Pads token ids to a table, see `tokenize`."""
     width = min(round_up(max(map(len, rows), default=1)), max_tokens)
     input_ids = np.zeros((len(rows), width), np.int32)
     attention_mask = np.zeros((len(rows), width), np.int32)
@@ -167,7 +61,8 @@ class TextTower:
         params: pretrained weights (float32 numpy tree), or None for random initial weights.
         tokenizer: tokenizer of the tower.
         source: source of the weights; "" from scratch.
-        sha256: SHA-256 of the weights file; "" from scratch.
+        sha256: SHA-256 of the weights; "" from scratch.
+        doubts: what looks wrong with the folder or is not applied, one line each.
     """
 
     bert_config: BertConfig
@@ -175,6 +70,7 @@ class TextTower:
     tokenizer: Tokenizer
     source: str
     sha256: str
+    doubts: tuple[str, ...] = ()
 
 
 def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
@@ -189,6 +85,8 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
         if getattr(config, name) < least:
             raise EtpError(f"model.text.{name} is {getattr(config, name)}; it must be at least {least}")
     if config.pretrained is None:
+        if config.lowercase != "auto":
+            raise EtpError("model.text.lowercase is for a pretrained tower; a vocabulary from scratch is lower-case")
         if config.frozen:
             raise EtpError("model.text: a tower from scratch (pretrained = None) cannot be frozen; name its weights")
         if config.hidden % config.heads:
@@ -204,8 +102,9 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
             dropout=config.dropout,
         )
         return TextTower(bert_config, None, tokenizer, "", "")
-    folder = resolve(config.pretrained)
-    tokenizer = Tokenizer.load(folder)
+    root = resolve(config.pretrained)
+    folder = bert_folder(root)
+    tokenizer = Tokenizer.from_folder(folder, config.lowercase)
     bert_config, params, digest = load_bert(folder)
     if tokenizer.size > bert_config.vocab_size:
         raise EtpError(f"{folder}: the tokenizer has {tokenizer.size} pieces, the weights {bert_config.vocab_size}")
@@ -214,7 +113,20 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
             f"model.text.max_tokens is {config.max_tokens}; {config.pretrained} reads at most "
             f"{bert_config.max_position_embeddings}"
         )
-    return TextTower(replace(bert_config, dropout=config.dropout), params, tokenizer, config.pretrained, digest)
+    doubts = (*tokenizer.doubts(), *filter(None, [differences(root, config.pool)]))
+    bert_config = replace(bert_config, dropout=config.dropout)
+    return TextTower(bert_config, params, tokenizer, config.pretrained, digest, doubts)
+
+
+def describe_texts(tower: TextTower, config: TextTowerConfig, reports: Sequence[str]) -> str:
+    """Describes how the tower's tokenizer treats the distinct reports, or their statements (`config.unit`)."""
+    texts = reports if config.unit == "report" else distinct_statements(reports)
+    return tower.tokenizer.describe(apply_template(config.template, texts), config.max_tokens)
+
+
+def distinct_statements(reports: Sequence[str]) -> list[str]:
+    """Lists the statements of all reports, sorted, each once."""
+    return sorted({statement for report in reports for statement in report.split(STATEMENT_END)})
 
 
 def apply_template(template: str, reports: Sequence[str]) -> list[str]:
@@ -288,8 +200,7 @@ def frozen_outputs(
     """
     if config.unit == "report":
         return frozen_table(tower, config, apply_template(config.template, reports), cache)
-    statements = [report.split(STATEMENT_END) for report in reports]
-    distinct = sorted({statement for parts in statements for statement in parts})
+    statements, distinct = [report.split(STATEMENT_END) for report in reports], distinct_statements(reports)
     number = {statement: i for i, statement in enumerate(distinct)}
     table_SH = unit(frozen_table(tower, config, apply_template(config.template, distinct), cache))
     return np.stack([table_SH[[number[statement] for statement in parts]].mean(axis=0) for parts in statements])
@@ -310,13 +221,14 @@ def frozen_table(
         float32 [R, H].
     """
     assert tower.params is not None, "a tower from scratch is never frozen"
-    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, list(texts)])
+    rows = tower.tokenizer(texts, config.max_tokens)
+    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, rows])
     file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
     # Other processes share the folder. A file that cannot be read is computed again; a failed write is ignored.
     if file:
         with suppress(OSError, ValueError, EOFError):
             return np.load(file)
-    tokens = tokenize(tower.tokenizer, texts, config.max_tokens)
+    tokens = token_table(rows, config.max_tokens)
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
     if file:
         with suppress(OSError):

@@ -33,6 +33,7 @@ def predict(
     tasks: Sequence[str] = (),
     prompts: Sequence[str] = (),
     shards: Path | None = None,
+    text_tower: str | None = None,
 ) -> str:
     """Writes page and picture of a record, or the table of a folder; returns the printed summary.
 
@@ -44,13 +45,14 @@ def predict(
       tasks: see `Predictor`.
       prompts: see `Predictor`.
       shards: shard folder whose training reports are compared with a single record.
+      text_tower: see `etp_jax.load`.
 
     Raises:
       EtpError: the record, or every record of the folder, cannot be used; also as for `Predictor`.
     """
     if shards is not None and record.is_dir():
         raise EtpError(f"{record}: --shards finds the nearest reports of one record, not of a folder")
-    predictor = Predictor(load(run), tasks, prompts)
+    predictor = Predictor(load(run, text_tower=text_tower), tasks, prompts)
     if record.is_dir():
         return _predict_folder(predictor, record, out, layout)
     ecg = predictor.read(record, layout)

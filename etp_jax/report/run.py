@@ -39,13 +39,14 @@ NEAREST = 5
 """Number of reports listed under each example."""
 
 
-def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
+def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: str | None = None) -> Path:
     """Writes `report.html` into a run folder.
 
     Args:
       run: Run folder made by `etp train`; evaluations and checkpoints are shown if they exist.
       shards: Shard folder; the examples are from its validation split. Sampling rate and leads must be as in training.
       other_shards: Accept shards that the run was not trained on; the headings then name them.
+      text_tower: Present source of a frozen text tower, see `Encoder.from_run`.
 
     Returns:
       The page's path.
@@ -61,7 +62,7 @@ def write_page(run: Path, shards: Path, other_shards: bool = False) -> Path:
     others = _others(run, data)
     if others and not other_shards:
         raise EtpError(f"{shards}: {others}; name the run's own, or add --other-shards")
-    encoder = Encoder.from_run(run) if _has_checkpoint(run, config) else None
+    encoder = Encoder.from_run(run, text_tower=text_tower) if _has_checkpoint(run, config) else None
     sections = {
         "Results": results_section(read_evaluations(run / "evaluation")),
         "Training": _training(read_metrics(run), config),

@@ -15,7 +15,11 @@ from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
-from etp_jax.models.text_tower import TextTower, Tokenizer, apply_template, build_text, frozen_outputs, tokenize
+from etp_jax.models.huggingface import load_params, resolve
+from etp_jax.models.sentence_folder import bert_folder
+from etp_jax.models.text_tower import TextTower, apply_template, frozen_outputs, tokenize
+from etp_jax.models.tokenizer import Tokenizer
+from etp_jax.models.weights import find_weights, weights_sha256
 from etp_jax.training.jax_private import backends_are_initialized
 from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, same_tokenizer
 from etp_jax.training.step import compute_dtype
@@ -80,19 +84,32 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
 def load_text(run_dir: Path, config: TrainConfig) -> TextTower:
     """Loads the text tower of a finished run: a frozen one from its source, a trained one without weights.
 
+    Sizes and tokenizer are those in the run folder. An exported encoder has no tokenizer, so a frozen tower's comes
+    from its source.
+
     Raises:
       EtpError: not a run folder, or the frozen tower's weights or tokenizer differ from those of the run.
     """
-    about = read_about(run_dir / TEXT_FILE)
+    about, file = read_about(run_dir / TEXT_FILE), run_dir / TOKENIZER_FILE
+    bert, source = BertConfig(**about["bert"]), config.model.text.pretrained
     if not about["frozen"]:
-        tokenizer = Tokenizer.load(run_dir / TOKENIZER_FILE)
-        return TextTower(BertConfig(**about["bert"]), None, tokenizer, about["source"], about["sha256"])
-    text = build_text(config.model.text, ())
-    if text.sha256 != about["sha256"]:
+        return TextTower(bert, None, Tokenizer.from_file(file), about["source"], about["sha256"])
+    assert source is not None, "a tower from scratch is never frozen"
+    try:
+        folder = bert_folder(resolve(source))
+        weights = find_weights(folder)
+    except EtpError as error:
+        raise EtpError(f"{error}; if the folder has moved, name it with --text-tower") from None
+    digest = weights_sha256(weights)
+    if digest != about["sha256"]:
         raise EtpError(
-            f"{about['source']}: the weights of the text tower are not those of this run (SHA-256 {text.sha256[:12]}, "
-            f"{run_dir / TEXT_FILE} says {about['sha256'][:12]}); get the same ones"
+            f"{source}: the weights of the text tower are not those of this run (SHA-256 {digest[:12]}, "
+            f"{run_dir / TEXT_FILE} says {about['sha256'][:12]}); name a folder with the same ones with --text-tower"
         )
+    tokenizer = (
+        Tokenizer.from_file(file) if file.exists() else Tokenizer.from_folder(folder, config.model.text.lowercase)
+    )
+    text = TextTower(bert, load_params(folder, bert)[0], tokenizer, source, digest)
     if not same_tokenizer(about, text):
-        raise EtpError(f"{about['source']}: the tokenizer is not that of this run ({run_dir}); get the same one")
+        raise EtpError(f"{source}: the tokenizer is not that of this run ({run_dir}); get the same one")
     return text

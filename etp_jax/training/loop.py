@@ -18,7 +18,7 @@ from etp_jax.errors import EtpError, one_line
 from etp_jax.files import alone_in
 from etp_jax.losses.pairs import check_loss
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
-from etp_jax.models.text_tower import TextTower, build_text
+from etp_jax.models.text_tower import TextTower, build_text, describe_texts
 from etp_jax.shards.reader import ReportTable, Shards, Split
 from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
@@ -123,6 +123,10 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     _say(f"{workdir}: {'training' if start == 0 else f'resuming at step {start}'}")
     _say(_plan(config, data, parallel, dtype.name, total))
     _say(_size(config, state.params, text.params))
+    reports = [report for report in data.batches.reports.reports if report]
+    _say(f"  reports are read by {describe_texts(text, config.model.text, reports)}")
+    for doubt in text.doubts:
+        _say(f"  note: {doubt}")
 
     cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
@@ -244,6 +248,8 @@ def _run(run: _Run) -> int | None:
                     scores = run.validation(state) if validate else None
                     if scores:
                         progress.validation(done, scores)
+                        if done >= min(run.steps_per_epoch, run.total):
+                            progress.warn(run.validation.warning(scores))
                     checkpoints.save(done, run.parallel.to_global(state), run.compatibility, scores)
         checkpoints.wait()
     end = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "finished"

@@ -31,6 +31,7 @@ class Progress:
         self._pending: tuple[range, dict[str, jax.Array]] | None = None
         self._started: float | None = None
         self._steps, self._waited = 0, 0.0
+        self._warned = not chief
 
     def __enter__(self) -> Progress:
         """Returns the progress; it is closed at the end of the block."""
@@ -113,6 +114,12 @@ class Progress:
                 f"{scores['recall']:.3f}, median rank {scores['ecg_to_text_median_rank']:g}",
                 file=sys.stdout,
             )
+
+    def warn(self, warning: str) -> None:
+        """Shows a warning, unless it is empty or one has been shown before."""
+        if warning and not self._warned:
+            self._warned = True
+            self._bar.write(f"  warning: {warning}", file=sys.stdout)
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -14,11 +15,18 @@ from etp_jax.errors import EtpError
 from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.metrics.retrieval import retrieval
+from etp_jax.metrics.vectors import mean_cosine
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.shards.reader import ReportTable, Split
 from etp_jax.training.batches import epoch_order
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.step import TrainState, make_eval_step, semantic_table
+
+COLLAPSED = 0.99
+"""Mean cosine of different ECGs or reports above which their embeddings have collapsed."""
+NEAR = 0.01
+"""Relative distance from the loss of a guess, the logarithm of the batch size, that counts as equal to it."""
+ADVICE = "lower --optim.learning-rate or --optim.text-learning-rate, or warm up longer"
 
 
 class Validation:
@@ -62,7 +70,23 @@ class Validation:
             rows = slice(start, start + size)
             semantic = None if self._semantic is None else self._semantic[report_N[rows]]
             losses.append(self._loss_of(score, ecg_NE[rows], text_NE[rows], report_N[rows], semantic))
-        return {"loss": float(np.mean(losses)), **retrieval(ecg_NE, text_NE, report_N)}
+        _, first = np.unique(report_N, return_index=True)
+        cosines = {"ecg_mean_cosine": mean_cosine(ecg_NE), "text_mean_cosine": mean_cosine(text_NE[first])}
+        return {"loss": float(np.mean(losses)), **retrieval(ecg_NE, text_NE, report_N), **cosines}
+
+    def warning(self, scores: dict[str, float]) -> str:
+        """Describes what shows that nothing has been learned: equal embeddings, or the loss of a guess; "" if nothing.
+
+        Args:
+          scores: scores of a state that has been trained for an epoch.
+        """
+        chance = math.log(min(self._batch, len(self._records)))
+        for name, meaning in (("ecg", "ECGs"), ("text", "reports")):
+            if scores[f"{name}_mean_cosine"] > COLLAPSED:
+                return f"different {meaning} have nearly equal embeddings (mean cosine over {COLLAPSED}); {ADVICE}"
+        if self._loss.score == "softmax" and abs(scores["loss"] - chance) < NEAR * chance:
+            return f"the validation loss is {scores['loss']:.3f}, that of a guess (ln {math.exp(chance):.0f}); {ADVICE}"
+        return ""
 
     def _embed(self, params: Any, batch_stats: Any) -> tuple[NDArray, NDArray]:
         """Computes unit embeddings of the ECGs and of their reports, [N, E] each, on every host."""

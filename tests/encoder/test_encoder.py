@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from flax import serialization
 
+import etp_jax
 from etp_jax.config import load
 from etp_jax.encoder import encoder
 from etp_jax.encoder.encoder import CACHE_FOLDER, Encoder
+from etp_jax.encoder.export import export
 from etp_jax.errors import EtpError
 from etp_jax.models.bert import Bert, BertConfig
-from etp_jax.models.text_tower import Tokenizer, apply_template, encode_table, tokenize
+from etp_jax.models.text_tower import apply_template, encode_table, tokenize
+from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.shards.reader import Shards
 from tests.helpers.small_run import FINDINGS, small_config, write_run, write_shards
 
@@ -128,6 +131,36 @@ def test_frozen_text_tower_is_checked_again(tmp_path: Path, shards: Path):
     write_bert(source, seed=1)
     with pytest.raises(EtpError, match=rf"{source}.*not those of this run \(SHA-256 \w+, {other}/text.json says \w+"):
         Encoder.from_run(other).text(["sinus rhythm"])
+
+
+def test_frozen_text_tower_that_moved(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
+    """The run's own tokenizer is used, so only weights are needed, and `transformers` is not."""
+    source, there = write_bert(tmp_path / "bert"), tmp_path / "there"
+    run = write_run(tmp_path / "run", small_config(shards, pretrained=str(source), frozen=True, pool="mean"))
+    expected = Encoder.from_run(run).text(["sinus rhythm"])
+    export(run, tmp_path / "exported")
+    source.rename(there)
+    encoder._tower.cache_clear()
+    for folder in (run, tmp_path / "exported"):
+        with pytest.raises(EtpError, match=r"'.*bert': no such folder; if the folder has moved, name it with --text"):
+            _ = Encoder.from_run(folder).tower
+        found = Encoder.from_run(folder, text_tower=str(there)).tower
+        assert found.tokenizer.sha256 == json.loads((run / "text.json").read_text())["tokenizer_sha256"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        encoder._tower.cache_clear()
+        again = Encoder.from_run(run, text_tower=str(there)).text(["sinus rhythm"])
+        np.testing.assert_allclose(again, expected, atol=1e-6)
+        assert etp_jax.load(run, text_tower=there).encoder.text_source == str(there)
+    write_bert(there, seed=1)
+    encoder._tower.cache_clear()
+    with pytest.raises(EtpError, match=r"there: the weights of the text tower are not those of this run .* --text-tow"):
+        _ = Encoder.from_run(tmp_path / "exported", text_tower=str(there)).tower
+
+
+def test_trained_text_tower_is_not_named(run_dir: Path):
+    with pytest.raises(EtpError, match="the text tower was trained in this run; omit --text-tower"):
+        Encoder.from_run(run_dir, text_tower="bert")
 
 
 @pytest.mark.parametrize(

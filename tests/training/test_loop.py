@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,13 +20,14 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.metrics.retrieval import retrieval, retrieval_ranks
-from etp_jax.models.text_tower import Tokenizer
+from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build, loop, resume
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog, read_metrics
 from etp_jax.training.loop import train
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.validation import Validation
 from tests.helpers.tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
 from tests.helpers.wandb_stand_in import StandIn
 
@@ -64,12 +67,16 @@ def test_a_run_leaves_its_folder_and_says_what_it_did(
     assert "41 records (1 without a report left out), 5 distinct reports; 19 records validate" in said
     assert "15 steps: 3 epochs of 5, batch 8 on 1 x cpu of 1 host(s), float32, pmap" in said
     assert "ecg_projection 40 of 40" in said and "finished at step 15" in said
+    assert re.search(
+        r"\n  reports are read by WordPiece, \d+ pieces, lower-cased; .*% of \d distinct texts are cut at 16 tokens",
+        said,
+    )
 
     assert config_module.load(run / "config.json") == config
     assert json.loads((run / "shards.json").read_text())["fingerprint"] == Shards(config.data.shards).fingerprint
     text = json.loads((run / "text.json").read_text())
     assert (text["source"], text["frozen"], text["dim"]) == ("", False, 8)
-    assert Tokenizer.load(run / "tokenizer.json").size == text["bert"]["vocab_size"]
+    assert Tokenizer.from_file(run / "tokenizer.json").size == text["bert"]["vocab_size"]
     assert build.load_text(run, config).bert_config.hidden_size == 8
     assert list((run / "tensorboard").iterdir())
 
@@ -223,3 +230,35 @@ def test_collapsed_embeddings_gain_nothing() -> None:
     same = np.ones((40, 3))
     result = retrieval(same, same, np.arange(40))
     assert result["ecg_to_text_recall_10"] == 0 and result["ecg_to_text_median_rank"] == 1 + 39 / 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({}, ""),
+        ({"loss": math.log(8) * 1.005}, "the validation loss is 2.090, that of a guess (ln 8); lower"),
+        ({"loss": math.log(8) * 0.8}, ""),
+        ({"ecg_mean_cosine": 0.995}, "different ECGs have nearly equal embeddings"),
+        ({"text_mean_cosine": 0.995}, "different reports have nearly equal embeddings"),
+    ],
+    ids=["learns", "guesses", "better", "ecg", "text"],
+)
+def test_a_run_that_learns_nothing_is_shown_once(
+    config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    scores: dict[str, float],
+    expected: str,
+) -> None:
+    original = Validation.__call__
+
+    def scored(self: Validation, state: Any) -> dict[str, float]:
+        found = original(self, state)
+        assert -1 <= found["ecg_mean_cosine"] <= 1 and -1 <= found["text_mean_cosine"] <= 1
+        return found | {"loss": 1.0, "ecg_mean_cosine": 0.5, "text_mean_cosine": 0.5} | scores
+
+    monkeypatch.setattr(Validation, "__call__", scored)
+    train(config, tmp_path)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  warning: ")]
+    assert len(warnings) == bool(expected) and all(expected in line for line in warnings)
