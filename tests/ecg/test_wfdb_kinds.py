@@ -30,14 +30,7 @@ def test_every_format(tmp_path: Path, form: str, count: int) -> None:
     if form in ("61", "160", "310", "311", "8"):  # wfdb reads these but does not write them all
         write_by_hand(tmp_path / "r", digital, form)
     else:
-        arguments: dict[str, Any] = {
-            "fs": 250,
-            "units": ["mV"] * count,
-            "sig_name": list(LEADS[:count]),
-            "write_dir": str(tmp_path),
-        }
-        arguments |= {"adc_gain": [20.0] * count, "baseline": [3] * count, "fmt": [form] * count}
-        wfdb.wrsamp("r", d_signal=digital.astype(np.int64), **arguments)
+        write_by_wfdb(tmp_path, digital, form, baseline=3)
     expected: Any = wfdb.rdrecord(str(tmp_path / "r"))
     found = read_wfdb(tmp_path / "r")
     np.testing.assert_array_equal(found.signal, expected.p_signal * 1000)
@@ -267,13 +260,7 @@ def test_a_claim_beyond_the_file_is_refused_before_memory_is_taken(tmp_path: Pat
     if form in ("8", "311"):
         write_by_hand(tmp_path / "r", digital, form)
     else:
-        arguments: dict[str, Any] = {
-            "fs": 250,
-            "units": ["mV"] * 2,
-            "sig_name": ["I", "II"],
-            "write_dir": str(tmp_path),
-        }
-        wfdb.wrsamp("r", d_signal=digital, adc_gain=[20.0] * 2, baseline=[0] * 2, fmt=[form] * 2, **arguments)
+        write_by_wfdb(tmp_path, digital, form)
     for claim in (61, 10**11):
         rewrite(tmp_path / "r", "250 60", f"250 {claim}")
         with pytest.raises(EtpError, match=rf"^unreadable signal: r\.\w+ holds \d+ bytes, not {claim} samples of 2"):
