@@ -41,7 +41,7 @@ def test_every_format(tmp_path: Path, form: str, count: int) -> None:
 def write_by_wfdb(folder: Path, digital: np.ndarray, form: str, baseline: int = 0) -> None:
     """Writes the record `r`: 20 units a millivolt."""
     count = digital.shape[1]
-    names = {"units": ["mV"] * count, "sig_name": list(LEADS[:count]), "fmt": [form] * count}
+    names: Any = {"units": ["mV"] * count, "sig_name": list(LEADS[:count]), "fmt": [form] * count}
     scale: Any = {"adc_gain": [20.0] * count, "baseline": [baseline] * count}
     wfdb.wrsamp("r", 250, d_signal=digital.astype(np.int64), write_dir=str(folder), **names, **scale)
 
