@@ -46,7 +46,7 @@ def read_edf(path: Path, layout: Layout) -> Recording:
         path.name, [signal.label for signal in signals], [signal.physical_dimension for signal in signals], rates
     )
     chosen = [signals[number] for number in kept]
-    signal = np.column_stack([_values(one) * microvolts(one.physical_dimension) for one in chosen])
+    signal = np.column_stack([_values(one) * (microvolts(one.physical_dimension) or math.nan) for one in chosen])
     if edf.reserved[3:5] == "+D":
         signal = _place(path, edf, signal, rates[kept[0]])
         if missing := int(np.isnan(signal).all(axis=1).sum()):
@@ -57,14 +57,13 @@ def read_edf(path: Path, layout: Layout) -> Recording:
 def _open(path: Path) -> tuple[Any, list[str]]:
     """Reads the file, and notes on what its header gets wrong."""
     content = path.read_bytes()
-    is_bdf = content[:8] == b"\xffBIOSEMI"
+    is_bdf = content[:1] == b"\xff"
     if len(content) < 512 or not (is_bdf or content[:8].strip(b" \0") == b"0"):
         raise EtpError(f"unreadable signal: {path.name} is neither EDF nor BDF")
     size = 256 * (1 + int(content[252:256].strip(b" \0")))
-    header = content[:size]
-    if b"\0" in header:  # some writers fill fields with it in place of spaces
-        header = header.replace(b"\0", b" ")
-        content = header + content[size:]
+    # Some writers fill fields with zero bytes in place of spaces. The header's length follows from its signals.
+    header = (content[:184] + str(size).encode().ljust(8) + content[192:size]).replace(b"\0", b" ")
+    content = header + content[size:]
     announced = int(header[236:244])
     encoding = "latin-1"
     try:

@@ -44,7 +44,7 @@ def read_matlab(path: Path, layout: Layout) -> Recording:
         shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals.items()]
         found = ", ".join(shapes or variables) or "nothing"
         raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
-    return recording_of(*signals.values(), layout, path)
+    return recording_of(next(iter(signals.values())), layout, path)
 
 
 def _field(name: str) -> str:

@@ -178,6 +178,8 @@ def test_the_first_byte_decides_and_not_the_suffix(tmp_path: Path, kind: str, su
         field(8, "Jörg Größe", 80),
         field(8, "\0" * 80, 80),
         field(236, "-1"),
+        field(184, "0"),
+        field(184, ""),
         column(0, 3, 0, 16, "EKG II"),
         column(2, 3, 0, 16, "Märker"),
         column(2, 3, 104, 8, "0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from etp_jax.ecg import matlab
 from etp_jax.ecg import read as read_module
-from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.leads import LEADS, Layout, Recording
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.errors import EtpError
 from etp_jax.predict.run import records_in
@@ -118,7 +119,7 @@ def test_matlab_73_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A child process that ends with SIGSEGV, or hangs, by the file's name."""
     program = Path(matlab.matlab_child.__file__).read_text()
     reader = "    if path.name.startswith('crash'): os.kill(os.getpid(), 11)\n"
@@ -203,14 +204,14 @@ def test_hostile_numpy_files(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "error", [Exception("odd"), MemoryError(), RecursionError("deep\nand long"), ZeroDivisionError()]
 )
-def test_whatever_a_reader_raises_names_the_file(tmp_path: Path, monkeypatch, error: Exception) -> None:
-    def fail(path: Path, layout: Layout) -> None:
+def test_whatever_a_reader_raises_names_the_file(tmp_path: Path, monkeypatch, error: BaseException) -> None:
+    def fail(path: Path, layout: Layout) -> Recording:
         raise error
 
     (tmp_path / "a.edf").write_bytes(b"x")
     monkeypatch.setitem(read_module.READERS, ".edf", fail)
     assert error_of(tmp_path / "a.edf").startswith("unreadable signal: a.edf (")
-    monkeypatch.setitem(read_module.READERS, ".edf", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         read_signal(tmp_path / "a.edf", LAYOUT)
 

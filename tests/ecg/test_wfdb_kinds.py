@@ -30,14 +30,20 @@ def test_every_format(tmp_path: Path, form: str, count: int) -> None:
     if form in ("61", "160", "310", "311", "8"):  # wfdb reads these but does not write them all
         write_by_hand(tmp_path / "r", digital, form)
     else:
-        arguments = {"fs": 250, "units": ["mV"] * count, "sig_name": list(LEADS[:count]), "write_dir": str(tmp_path)}
-        arguments |= {"adc_gain": [20.0] * count, "baseline": [3] * count, "fmt": [form] * count}
-        wfdb.wrsamp("r", d_signal=digital.astype(np.int64), **arguments)
+        write_by_wfdb(tmp_path, digital, form, baseline=3)
     expected: Any = wfdb.rdrecord(str(tmp_path / "r"))
     found = read_wfdb(tmp_path / "r")
     np.testing.assert_array_equal(found.signal, expected.p_signal * 1000)
     np.testing.assert_array_equal(np.rint(found.signal / 50 + 3), digital)
     assert (found.fs, found.channels) == (250, LEADS[:count])
+
+
+def write_by_wfdb(folder: Path, digital: np.ndarray, form: str, baseline: int = 0) -> None:
+    """Writes the record `r`: 20 units a millivolt."""
+    count = digital.shape[1]
+    names: Any = {"units": ["mV"] * count, "sig_name": list(LEADS[:count]), "fmt": [form] * count}
+    scale: Any = {"adc_gain": [20.0] * count, "baseline": [baseline] * count}
+    wfdb.wrsamp("r", 250, d_signal=digital.astype(np.int64), write_dir=str(folder), **names, **scale)
 
 
 def write_by_hand(path: Path, digital: np.ndarray, form: str) -> None:
@@ -105,8 +111,7 @@ def test_a_name_of_another_alphabet_is_no_lead_but_is_read(tmp_path: Path) -> No
 @pytest.mark.parametrize("form", ["16", "212"])
 def test_upper_case_files(tmp_path: Path, upper: tuple[str, str], form: str) -> None:
     digital = wave(60, 2) // 10
-    arguments = {"fs": 250, "units": ["mV"] * 2, "sig_name": ["I", "II"], "write_dir": str(tmp_path)}
-    wfdb.wrsamp("r", d_signal=digital, adc_gain=[20.0] * 2, baseline=[0] * 2, fmt=[form] * 2, **arguments)
+    write_by_wfdb(tmp_path, digital, form)
     for old, new in zip(("r.hea", "r.dat"), upper, strict=True):
         (tmp_path / old).rename(tmp_path / new)
     for name in (*upper, "r"):
@@ -164,8 +169,7 @@ def test_leads_of_several_rates_none_of_which_has_most(frames: Path) -> None:
 
 @pytest.mark.parametrize("form", ["16", "212"])
 def test_skew_is_undone_as_wfdb_does(tmp_path: Path, form: str) -> None:
-    arguments = {"fs": 250, "units": ["mV"] * 2, "sig_name": ["I", "II"], "write_dir": str(tmp_path)}
-    wfdb.wrsamp("r", d_signal=wave(60, 2), adc_gain=[20.0] * 2, baseline=[5] * 2, fmt=[form] * 2, **arguments)
+    write_by_wfdb(tmp_path, wave(60, 2), form, baseline=5)
     header = (tmp_path / "r.hea").read_text().splitlines()
     header[2] = header[2].replace(f" {form} ", f" {form}:3 ", 1)
     (tmp_path / "r.hea").write_text("\n".join(header))
@@ -256,8 +260,7 @@ def test_a_claim_beyond_the_file_is_refused_before_memory_is_taken(tmp_path: Pat
     if form in ("8", "311"):
         write_by_hand(tmp_path / "r", digital, form)
     else:
-        arguments = {"fs": 250, "units": ["mV"] * 2, "sig_name": ["I", "II"], "write_dir": str(tmp_path)}
-        wfdb.wrsamp("r", d_signal=digital, adc_gain=[20.0] * 2, baseline=[0] * 2, fmt=[form] * 2, **arguments)
+        write_by_wfdb(tmp_path, digital, form)
     for claim in (61, 10**11):
         rewrite(tmp_path / "r", "250 60", f"250 {claim}")
         with pytest.raises(EtpError, match=rf"^unreadable signal: r\.\w+ holds \d+ bytes, not {claim} samples of 2"):
