@@ -26,6 +26,7 @@ _NUMBER = {
     ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
     ",": re.compile(r"[-+]?(?:\d+,?\d*|,\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
 }
+_LEAD_KEYS, _UNIT_KEYS = ("lead", "ableitung"), ("unit", "units", "einheit")
 _OTHER_UNITS = ("nu", "adu", "bpm", "mmhg", "pm", "%", "hh:mm:ss.mmm", *SECONDS)
 
 
@@ -92,7 +93,7 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
     Raises:
       ValueError: the rows hold no numbers, or differ in length.
     """
-    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    lines = [line for line in re.split(r"\r\n|\r|\n", text.replace("−", "-")) if line.strip()]  # noqa: RUF001 - a minus sign
     comments = [line for line in lines if re.match(r"\s*[#%]|sep=.\s*$", line)]
     lines = [line for line in lines if not re.match(r"\s*[#%]|sep=.\s*$", line)]
     while lines and not lines[-1].strip("\t ;,"):
@@ -110,7 +111,11 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
         lines = [";".join(column) for column in columns if any(column)]
     start = _first_row(lines, dialect)
     usual = dialect.count(lines[-1])
-    names, units, above = _header([dialect.names(line, usual) for line in lines[:start]])
+    head = [dialect.names(line, usual) for line in lines[:start]]
+    if not head and comments:  # numpy.savetxt writes the names as a comment
+        named = dialect.names(comments[-1].strip("#% "), usual)
+        head = [named] * (len(named) == usual and any(leads_of(named)))
+    names, units, above = _header(head, usual)
     if start < len(lines) and _counts_columns(dialect.split(lines[start])):
         start += 1
     notes += ["lines above the column names skipped"] * bool(above)
@@ -166,7 +171,7 @@ def _counts_columns(cells: Sequence[str]) -> bool:
     return len(counted) > 1 and any(counted == [str(n + first) for n in range(len(counted))] for first in (0, 1))
 
 
-def _header(rows: list[list[str]]) -> tuple[list[str] | None, list[str], list[list[str]]]:
+def _header(rows: list[list[str]], columns: int) -> tuple[list[str] | None, list[str], list[list[str]]]:
     """Returns the names of the columns, their units, and the rows above both."""
     rows = [[cell.strip("\"' ") for cell in row] for row in rows]
     units: list[str] = []
@@ -174,6 +179,10 @@ def _header(rows: list[list[str]]) -> tuple[list[str] | None, list[str], list[li
         units = [cell.strip("()[] ") for cell in rows.pop()]
     if not rows:
         return None, units, []
+    if columns == 1 and len(rows[-1]) == 2:  # as smartwatches write: keys and values above a single column
+        values = {row[0].casefold(): row[1] for row in rows if len(row) == 2}
+        lead, unit = (next((values[key] for key in keys if key in values), "") for keys in (_LEAD_KEYS, _UNIT_KEYS))
+        return [lead] if lead else None, [unit], rows
     *above, names = rows
     while names and not names[-1]:
         names.pop()

@@ -29,7 +29,7 @@ _TIME = re.compile(
     r"(?:[ _/]*[(\[] *(?P<boxed>[a-zμ]+) *[)\]]|[ _/]+(?P<bare>[a-zμ]+))?"
 )
 _INDEX = re.compile(
-    r"(?:sample|index|idx|n|no|nr|row|frame|lead|leads|channel|#)s?[ _.]*(?:#|no\.?|nr\.?|number|index)?"
+    r"(?:sample|index|idx|n|no|nr|row|frame|leads?|channel|unnamed: 0|#)s?[ _.]*(?:#|no\.?|nr\.?|number|index)?"
 )
 
 

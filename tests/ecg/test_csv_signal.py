@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.leads import LEADS, Layout, leads_of
 from etp_jax.ecg.prepare import prepare
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
@@ -114,6 +114,24 @@ FILES: dict[str, tuple[bytes, Layout, int, float]] = {
         12,
         500,
     ),
+    "numpy.savetxt": (text(f"# {HEAD}", *PLAIN), LAYOUT, 12, FS),
+    "minus signs": (text(HEAD, *PLAIN).decode().replace("-", "\u2212").encode(), LAYOUT, 12, FS),
+    "a watch": (
+        text(
+            "Name,x",
+            "Recorded Date,2020-12-30 10:00:00 +0100",
+            "Software Version,1.90",
+            "Sample Rate,512 hertz",
+            "",
+            "Lead,Lead I",
+            "Unit,mV",
+            "",
+            *(f"{value:.3f}" for value in SIGNAL[:, 0]),
+        ),
+        Layout(),
+        1,
+        512,
+    ),
     "one row for each lead": (
         text(*(f"{lead}," + ",".join(f"{v:.3f}" for v in SIGNAL[:, n]) for n, lead in enumerate(LEADS))),
         LAYOUT,
@@ -138,7 +156,7 @@ def test_every_way_of_writing(kind: str, tmp_path: Path) -> None:
     recording = read_signal(tmp_path / "a.csv", layout)
     assert recording.fs == fs and recording.signal.shape == (900, leads)
     np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, :leads], atol=1e-9)
-    assert recording.channels == (LEADS if leads == 12 else ("MLII", "V5") if leads == 2 else ("I",))
+    assert tuple(leads_of(recording.channels)) == (LEADS if leads == 12 else ("II", "V5") if leads == 2 else ("I",))
 
 
 @pytest.mark.parametrize("suffix", ["txt", "tsv", "csv.gz"])
@@ -257,6 +275,13 @@ def test_whatever_is_written_is_read_back(tmp_path: Path, data: st.DataObject) -
     recording = read_signal(tmp_path / "a.csv", layout)
     assert recording.channels == tuple(leads) and recording.fs == 250
     np.testing.assert_allclose(recording.signal, values / 10**digits * UNITS[unit], rtol=1e-12, atol=1e-9)
+
+
+def test_names_in_a_comment_are_the_leads(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "a.csv", SIGNAL[:, ::-1], delimiter=",", header=",".join(LEADS[::-1]))
+    recording = read_signal(tmp_path / "a.csv", LAYOUT)
+    assert recording.channels == LEADS[::-1]
+    np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, ::-1], atol=1e-9)
 
 
 def test_what_pandas_writes(tmp_path: Path) -> None:
