@@ -56,7 +56,7 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
         except EtpError as error:
             rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
     ages = database["age"].map(_number)
-    impossible = int((ages.notna() & (ages != AGE_ABOVE_89) & ~ages.between(0, OLDEST)).sum())
+    impossible = int(np.count_nonzero(ages.notna() & (ages != AGE_ABOVE_89) & ~ages.between(0, OLDEST)))
     return Archive(
         name=name,
         fs=rate,

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,7 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
 
 def _first_text(column: pd.Series) -> str:
     """Names the first cell of a column that is no number."""
-    wrong = column.notna() & pd.to_numeric(column, errors="coerce").isna()
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    wrong = column.notna() & numbers.isna()
     row = int(np.argmax(wrong.to_numpy(bool)))
     return f"row {row + 1}: {str(column.iloc[row])[:20]!r} is no number"

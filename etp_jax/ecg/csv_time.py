@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,7 +129,8 @@ def _clock(column: pd.Series) -> NDArray[np.float64]:
     text = column.astype(str).str.strip("\"' []")
     parts = text.str.extract(_TIME_OF_DAY.pattern)
     if parts[2].notna().all():
-        hours, minutes, seconds = (pd.to_numeric(parts[n].str.replace(",", ".")).fillna(0) for n in range(3))
+        columns: list[Any] = [pd.to_numeric(parts[n].str.replace(",", ".")) for n in range(3)]
+        hours, minutes, seconds = (column.fillna(0) for column in columns)
         return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas warns where cells have several formats

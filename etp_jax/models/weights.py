@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import safetensors
@@ -150,7 +150,8 @@ def read_torch(file: Path) -> Tensors:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise EtpError(f"{file}: not a whole file of plain tensors ({one_line(error)}); {ADVICE}") from None
     wrapped = next((content[key] for key in WRAPPERS if key in content), content) if _is_dict(content) else None
-    if not _is_dict(wrapped) or not all(isinstance(tensor, torch.Tensor) for tensor in wrapped.values()):
+    tensors: dict[str, Any] = wrapped if _is_dict(wrapped) else {"": None}
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise EtpError(f"{file}: not a dictionary of tensors; convert it to model.safetensors")
 
     def as_numpy(tensor: Any) -> np.ndarray:
@@ -161,10 +162,10 @@ def read_torch(file: Path) -> Tensors:
         # `as_float32` rejects bytes: 8-bit floats and quantised tensors have no meaning without their scales.
         return tensor.numpy() if known in FLOATS or known.startswith("int") else np.zeros(tensor.shape, np.uint8)
 
-    return {name: as_numpy(tensor) for name, tensor in wrapped.items()}
+    return {name: as_numpy(tensor) for name, tensor in tensors.items()}
 
 
-def _is_dict(content: Any) -> bool:
+def _is_dict(content: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(content, dict) and all(isinstance(name, str) for name in content)
 
 

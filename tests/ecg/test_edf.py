@@ -90,7 +90,7 @@ def files(draw: st.DrawFn) -> tuple[str, float, dict[str, np.ndarray], dict[str,
         changes["physical_min"].append(ends[0])
         changes["physical_max"].append(ends[1])
         changes["dimension"].append(draw(st.sampled_from(list(MICROVOLTS))))
-        signals[draw(st.sampled_from(["", "ECG ", "EKG "])) + lead] = rng.uniform(*ends, 3 * per_record)
+        signals[draw(st.sampled_from(["", "ECG ", "EKG "])) + lead] = rng.uniform(ends[0], ends[1], 3 * per_record)
     changes["sample_frequency"] = [per_record / duration] * len(leads)
     return kind, duration, signals, changes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def test_matlab_73_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A child process that ends with SIGSEGV, or hangs, by the file's name."""
     program = Path(matlab.matlab_child.__file__).read_text()
     reader = "    if path.name.startswith('crash'): os.kill(os.getpid(), 11)\n"
