@@ -6,23 +6,27 @@ from html import escape
 from pathlib import Path
 
 from etp_jax import __version__
+from etp_jax.ecg.leads import Highlight
 from etp_jax.files import write_text
-from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor, figure, rests_on
+from etp_jax.predict.predictor import NOTICE, Ecg, Finding, Prediction, Predictor, figure, rests_on
+from etp_jax.report.ecg_paper import NARROW, WIDE, lay_out
 from etp_jax.report.ecg_png import write_png
 from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import page, table
+
+DRAWN = "The drawing shows the signal as recorded, at its own sampling rate, not filtered; each lead is centred."
 
 
 def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]:
     """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both paths."""
     model, ecg, highlight = predictor.model, prediction.ecg, prediction.occlusion.highlight
-    drawn = ecg.prepared.ecg[: round(ecg.seconds * model.fs)], ecg.prepared.lead_mask, model.leads, model.fs
     html, png = out / f"{ecg.name}.html", out / f"{ecg.name}.png"
-    write_png(png, *drawn, f"{ecg.name} · {rests_on(prediction)} (blue; shaded)\n{NOTICE}", highlight)
-    svg = draw_ecg(*drawn, f"12-lead ECG of record {ecg.name}", highlight)
+    drawn = ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs
+    paper = lay_out(*drawn, unusable=ecg.unusable)
+    write_png(png, paper, f"{ecg.name} · {rests_on(prediction)} (blue; shaded)\n{NOTICE}", highlight)
     sections = {
-        "The ECG": f'<div class="scroll" tabindex="0" role="region" aria-label="ECG">{svg}</div>'
-        f"<p>{escape(rests_on(prediction))} (leads blue, seconds shaded).</p>",
+        "The ECG": _drawings(ecg, highlight)
+        + f"<p>{escape(rests_on(prediction))} (leads blue, seconds shaded). {DRAWN}</p>",
         "Findings": "".join(_findings(task, found, predictor) for task, found in prediction.findings.items()),
         "What it rests on": _falls(prediction),
     }
@@ -35,6 +39,24 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
     notes = "".join(f"<br>{escape(note)}" for note in ecg.notes)
     write_text(html, page(ecg.name, f"<strong>{NOTICE}</strong><br>{ecg.seconds:g} s{notes}", sections))
     return [html, png]
+
+
+def _drawings(ecg: Ecg, highlight: Highlight) -> str:
+    """Draws the ECG as the usual sheet, and for a phone with two leads in a row; the style sheet shows one of them."""
+    parts = []
+    for style, layout in (("desk", WIDE), ("phone", NARROW)):
+        svg = draw_ecg(
+            ecg.recorded.ecg,
+            ecg.recorded.lead_mask,
+            ecg.leads,
+            ecg.fs,
+            f"12-lead ECG of record {ecg.name}",
+            highlight,
+            layout,
+            ecg.unusable,
+        )
+        parts.append(f'<div class="scroll {style}" tabindex="0" role="region" aria-label="ECG">{svg}</div>')
+    return "".join(parts)
 
 
 def _findings(task: str, findings: list[Finding], predictor: Predictor) -> str:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from etp_jax.api import EcgModel
-from etp_jax.ecg.leads import Layout
-from etp_jax.ecg.prepare import Prepared
+from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.encoder.calibration import Calibration, load_calibration
 from etp_jax.encoder.encoder import encode_ecg
@@ -61,10 +61,24 @@ class Ecg:
     """File name without its suffix."""
     prepared: Prepared
     """Signal and lead mask at the encoder's sampling rate."""
+    recorded: Prepared
+    """The same part of the signal for drawing: all leads, at the recording's own rate and without filters."""
+    leads: tuple[str, ...]
+    """Leads of `recorded`: the standard ones, and any others of the encoder."""
+    fs: float
+    """Sampling rate of the recording, in Hz."""
     seconds: float
     """Duration of the signal that was read, in seconds."""
     notes: tuple[str, ...]
     """Warnings about the signal: missing, flat or clipped leads."""
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Why a lead that was recorded is not drawn, by lead."""
+        mask = zip(self.leads, self.recorded.lead_mask.tolist(), strict=True)
+        dropped = {lead for lead, usable in mask if not usable}
+        judged = (verdict.rpartition(" lead ") for verdict in self.recorded.verdicts)
+        return {lead: f"{why}, not used" for why, _, lead in judged if lead in dropped}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +141,9 @@ class Predictor:
         try:
             recording = read_signal(path, layout)
             prepared = self.model.prepare_recording(recording)
+            seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
+            leads = (*LEADS, *(lead for lead in self.model.leads if lead not in LEADS))
+            recorded = prepare(recording, recording.fs, round(seconds * recording.fs), leads)
         except EtpError as error:
             raise EtpError(f"{path}: {error}") from None
         judged = {verdict.rpartition(" lead ")[2] for verdict in prepared.verdicts}
@@ -136,8 +153,8 @@ class Predictor:
         notes += [", ".join(prepared.verdicts)] * bool(prepared.verdicts)
         if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
-        seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
-        return Ecg(path.stem if path.suffix in SUFFIXES else path.name, prepared, seconds, tuple(notes))
+        name = path.stem if path.suffix in SUFFIXES else path.name
+        return Ecg(name, prepared, recorded, leads, recording.fs, seconds, tuple(notes))
 
     def embed(self, ecg_NTL: NDArray[np.int16], mask_NL: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Unit embeddings [N, E] of prepared ECGs."""
