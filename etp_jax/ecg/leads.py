@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -52,6 +53,10 @@ class Recording:
     """Channel names, spelled as in the source."""
     notes: tuple[str, ...] = ()
     """What the reader assumed or left out, such as `channel PLETH (NU) left out`."""
+    age: float = math.nan
+    """Age of the person in years; NaN if the source does not have it."""
+    sex: str = ""
+    """Sex of the person: `male`, `female`, or empty if the source does not have it."""
 
 
 def lead_of(channel: str) -> str | None:
