@@ -240,9 +240,9 @@ def draw_predict() -> None:
     picture = figure.add_axes((0, 1 - share, 1, share))
     picture.imshow(drawing, aspect="auto", interpolation="none")
     picture.set_axis_off()
-    for number, task in enumerate(PREDICT_TASKS):
-        axes = figure.add_axes((0.015 + number * 0.25, 0.02, 0.22, 1 - share - 0.075))
-        bars(axes, task, [(f.name, f.probability or 0.0) for f in prediction.findings[task][:4]])
+    for number, (group, findings) in enumerate(prediction.groups.items()):
+        axes = figure.add_axes((0.015 + number * 0.33, 0.02, 0.3, 1 - share - 0.075))
+        bars(axes, group, [(f.name, f.probability or 0.0) for f in findings[:4]])
     path = IMAGES / "predict.png"
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
@@ -250,8 +250,8 @@ def draw_predict() -> None:
     print(f"wrote {path.relative_to(ROOT)}, {path.stat().st_size // 1000} kB")
 
 
-def bars(axes: Axes, task: str, findings: list[tuple[str, float]]) -> None:
-    """Probabilities of a task's first findings, the likeliest on top."""
+def bars(axes: Axes, group: str, findings: list[tuple[str, float]]) -> None:
+    """Probabilities of a group's first findings, the likeliest on top."""
     for row, (name, probability) in enumerate(findings):
         axes.barh(-row, 1, height=0.34, color=GRID)
         axes.barh(-row, probability, height=0.34, color=BLUE if row == 0 else "#9cc3dc")
@@ -259,7 +259,7 @@ def bars(axes: Axes, task: str, findings: list[tuple[str, float]]) -> None:
         axes.text(0, -row + 0.24, short, fontsize=8, va="bottom")
         axes.text(1.0, -row + 0.24, f"{probability:.0%}", fontsize=8, va="bottom", ha="right", color=MUTED)
     axes.set(xlim=(0, 1), ylim=(-len(findings) + 0.7, 0.75))
-    axes.set_title(task, loc="left", fontweight="bold", fontsize=9.5)
+    axes.set_title(group, loc="left", fontweight="bold", fontsize=9.5)
     axes.set_axis_off()
 
 

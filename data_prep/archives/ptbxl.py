@@ -11,6 +11,8 @@ import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, sizes_sha
 from etp_jax.data_prep.archives.csv_table import read_table
 from etp_jax.ecg.leads import LEADS, Recording, lead_of

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +13,7 @@ import tyro
 
 from etp_jax.cli.command import Command
 from etp_jax.ecg.leads import Layout
+from etp_jax.errors import EtpError
 
 
 @dataclass(frozen=True)
@@ -21,16 +25,19 @@ class Predict:
     run: Path = Path("shipped")
     """Run folder, folder made by `etp export`, or the word `shipped` for the package's own encoder."""
     task: tuple[str, ...] = ()
-    """Tasks by name, or .json files of your own; the top finding of the first task is explained. Default: all tasks for
-    which the encoder has probabilities."""
+    """Tasks by name, or .json files of your own. Default: all tasks for which the encoder has probabilities."""
     prompt: tuple[str, ...] = ()
-    """Sentences of your own, scored by similarity only, without probabilities. They need the text tower."""
+    """Sentences of your own, scored by similarity, with a percentile among other ECGs. They need the text tower."""
     shards: Path | None = None
     """Shard folder whose training reports are compared with the ECG; needs the text tower."""
     text_tower: str | None = None
     """Folder or name of the run's frozen text tower, where it has moved; its weights must be the same."""
     out: Path = Path("predictions")
     """Folder to write into."""
+    json: bool = False
+    """Print the result of one record as JSON instead of text; the schema is in the documentation."""
+    open: bool = False
+    """Open the page of one record in a browser."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
 
 
@@ -63,8 +70,13 @@ def predict(args: Predict) -> None:
     from etp_jax.encoder.folder import run_folder
     from etp_jax.predict.run import predict as run
 
+    if args.record.is_dir() and (args.json or args.open):
+        raise EtpError(f"{args.record}: --json and --open are for one record, not for a folder; read its table")
     folder = run_folder(args.run)
-    print(run(args.record, args.out, args.layout, folder, args.task, args.prompt, args.shards, args.text_tower))
+    done = run(args.record, args.out, args.layout, folder, args.task, args.prompt, args.shards, args.text_tower)
+    print(json.dumps(done.result, indent=1, ensure_ascii=False) if args.json else done.text)
+    if args.open and done.page is not None and not webbrowser.open(done.page.resolve().as_uri()):
+        print(f"etp: no browser was found; open {done.page}", file=sys.stderr)
 
 
 def export(args: Export) -> None:

@@ -255,7 +255,7 @@ def fit(signal: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
 
 
 def prepare(
-    recording: Recording, fs: int, samples: int, leads: Sequence[str] = LEADS, filters: Filters = NO_FILTERS
+    recording: Recording, fs: float, samples: int, leads: Sequence[str] = LEADS, filters: Filters = NO_FILTERS
 ) -> Prepared:
     """Crops, arranges, judges, repairs, filters, resamples, pads, and rounds a recording to int16 microvolts.
 

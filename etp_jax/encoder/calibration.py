@@ -1,11 +1,12 @@
-"""Probabilities from zero-shot scores: Platt scaling, fitted on a validation split."""
+"""Probabilities from zero-shot scores by Platt scaling, and thresholds, both fitted on a validation split."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,28 @@ from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
-from etp_jax.tasks import get_task, labels, task_names
+from etp_jax.tasks import Task, get_task, labels, task_names
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The probability from which a finding counts as present, and how often that was right on the validation split."""
+
+    probability: float
+    """The threshold. Of all probabilities of the split, it has the greatest F1 score."""
+    precision: float
+    """Of the records at or above the threshold, the share that had the finding."""
+    sensitivity: float
+    """Of the records that had the finding, the share at or above the threshold."""
+
+    def verdict(self, probability: float) -> Verdict:
+        """Compares a probability. At or above the threshold, it must also be more likely right than wrong.
+
+        It is so if the probability or the threshold's precision is at least one half; otherwise nothing is decided.
+        """
+        if probability < self.probability:
+            return "below"
+        return "above" if max(self.precision, probability) >= DECIDED else "not decided"
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,8 @@ class Calibration:
     """Parameters (a, b) by task and class; the probability is 1 / (1 + exp(-(a x score + b)))."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digest of each task that comes from a user's own file, by task name."""
+    thresholds: dict[str, dict[str, Threshold]] = field(default_factory=dict)
+    """Thresholds by task and class, for the classes of `tasks`; empty for a file of version 0.1."""
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
@@ -47,11 +71,20 @@ def load_calibration(folder: Path) -> Calibration | None:
     if not file.exists():
         return None
     try:
-        return Calibration(**read_json(file, "export the run again"))
-    except TypeError as error:
+        content = read_json(file, "export the run again")
+        thresholds = {
+            task: {code: Threshold(**values) for code, values in classes.items()}
+            for task, classes in content.get("thresholds", {}).items()
+        }
+        return Calibration(**{**content, "thresholds": thresholds})
+    except (TypeError, AttributeError) as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
 
 
+Verdict = Literal["above", "below", "not decided"]
+"""A probability compared with the threshold of its class."""
+DECIDED = 0.5
+"""Minimum probability, or precision of the threshold, of a finding that counts as above its threshold."""
 MINIMUM = 10
 """Minimum number of positive and of negative records that a class needs to be calibrated."""
 
@@ -69,7 +102,7 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
     """
     split = shards.split(VALIDATION)
     _, ecg_NE = encoder.ecg(split)
-    tasks, digests = {}, {}
+    tasks, digests, thresholds = {}, {}, {}
     for task in (get_task(name, prompts) for name in (*own, *task_names())):
         if task.max_per_class or task.overlapping or task.codes.isdisjoint(shards.label_vocabulary):
             continue
@@ -83,8 +116,32 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
         if fits:
             tasks[task.name] = fits
             digests |= {task.name: task.digest} if task.file else {}
+            thresholds[task.name] = fit_thresholds(task, fits, scores_NC, y_NC)
     fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"
-    return Calibration(prompts, fitted_on, tasks, digests)
+    return Calibration(prompts, fitted_on, tasks, digests, thresholds)
+
+
+def fit_thresholds(
+    task: Task, fits: Mapping[str, tuple[float, float]], scores_NC: NDArray[np.float32], y_NC: NDArray[np.bool_]
+) -> dict[str, Threshold]:
+    """Fits the threshold of each calibrated class of a task, from the scores [N, C] and classes [N, C] of N records."""
+    columns = zip(task.classes, scores_NC.T, y_NC.T, strict=True)
+    return {
+        c.code: threshold(expit(fits[c.code][0] * scores_N + fits[c.code][1]), y_N)
+        for c, scores_N, y_N in columns
+        if c.code in fits
+    }
+
+
+def threshold(probability_N: NDArray[np.floating], y_N: NDArray[np.bool_]) -> Threshold:
+    """Finds the probability with the greatest F1 score; of several, the highest."""
+    order_N = np.argsort(-probability_N, kind="stable")
+    sorted_N, found_N = probability_N[order_N], np.cumsum(y_N[order_N])
+    count_N = np.arange(1, len(y_N) + 1)
+    last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)  # equal probabilities are above the threshold together
+    best = int(np.where(last_N, 2 * found_N / (count_N + y_N.sum()), -1).argmax())
+    precision, sensitivity = found_N[best] / count_N[best], found_N[best] / y_N.sum()
+    return Threshold(float(sorted_N[best]), float(precision), float(sensitivity))
 
 
 def platt(scores_N: NDArray[np.float32], y_N: NDArray[np.bool_]) -> tuple[float, float]:

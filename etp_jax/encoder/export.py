@@ -9,22 +9,34 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etp_jax import config as config_module
 from etp_jax.encoder.calibration import calibrate, save_calibration
 from etp_jax.encoder.card import write_card
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.folder import CALIBRATION_FILE, ONNX_FILE, check_free, save_encoder, save_prompts
+from etp_jax.encoder.folder import (
+    CALIBRATION_FILE,
+    ONNX_FILE,
+    REFERENCE_FILE,
+    check_free,
+    save_encoder,
+    save_prompts,
+    save_reference,
+)
 from etp_jax.encoder.onnx import save_onnx
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, load_task_file, prompt_sets, task_names
 from etp_jax.tasks.task_file import task_text
 from etp_jax.training import run_folder
 
 PROMPTS = "contrast"
 """Prompt set used for calibrated probabilities; it was chosen on fold 9."""
+REFERENCES = 1000
+"""Maximum number of ECGs whose embeddings are exported, to rank a similarity among; 0.26 MB for 128 dimensions."""
 TASKS_FOLDER = "tasks"
 """Subfolder of an exported encoder that holds the user's own tasks."""
 
@@ -63,7 +75,7 @@ def export(
     encoder = Encoder.from_run(run, checkpoint, text_tower)
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in (CALIBRATION_FILE, ONNX_FILE):
+    for name in (CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)
     for name in (run_folder.TEXT_FILE, run_folder.SHARDS_FILE):
@@ -86,13 +98,21 @@ def export(
     size = sum(file.stat().st_size for file in out.iterdir())
     probabilities = "no probabilities: name --shards to calibrate them"
     if shards is not None:
-        calibration = calibrate(Encoder.from_run(out), Shards(shards), prompts, [task.file for task in own])
+        exported = Encoder.from_run(out)
+        calibration = calibrate(exported, Shards(shards), prompts, [task.file for task in own])
         save_calibration(out, calibration)
+        save_reference(out, reference(exported, Shards(shards)))
         count = sum(map(len, calibration.tasks.values()))
         probabilities = f"probabilities of {count} classes, {calibration.fitted_on}"
         without = [task.name for task in own if task.name not in calibration.tasks]
         probabilities += f"; none of {', '.join(without)}: too few records of each class" * bool(without)
     return f"encoder of {run} (step {encoder.step}) as {dtype}, {size / 1e6:.1f} MB; {probabilities}\nwrote {out}"
+
+
+def reference(encoder: Encoder, shards: Shards) -> NDArray[np.float32]:
+    """Computes unit embeddings [R, E] of `REFERENCES` records of the validation split, or all, in random order."""
+    embeddings_NE = encoder.ecg(shards.split(VALIDATION))[1]
+    return embeddings_NE[np.random.default_rng(0).permutation(len(embeddings_NE))[:REFERENCES]]
 
 
 def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:

@@ -5,7 +5,8 @@ accept it as a run. Instead of checkpoints it holds
 
 - `encoder.safetensors`: ECG tower, batch statistics, both projections and logit scale, by the names of the Flax tree;
 - `prompts.safetensors`: unit embeddings of all prompts of all tasks, so that these need no text tower;
-- `calibration.json`: parameters that turn scores into probabilities;
+- `calibration.json`: parameters that turn scores into probabilities, and thresholds;
+- `reference.safetensors`: unit embeddings of ECGs that a similarity is ranked among, without any ids;
 - `encoder.onnx`, `tasks/*.json`: if the export included them;
 - `README.md`, `LICENSE`, `NOTICE`: its model card, and the files that the software's licence requires.
 
@@ -40,11 +41,21 @@ SHIPPED = "shipped"
 ENCODER_FILE = "encoder.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
 CALIBRATION_FILE = "calibration.json"
+REFERENCE_FILE = "reference.safetensors"
 ONNX_FILE = "encoder.onnx"
 CARD_FILE = "README.md"
 LEGAL_FILES = ("LICENSE", "NOTICE")
 REQUIRED_FILES = (CONFIG_FILE, TEXT_FILE, SHARDS_FILE, ENCODER_FILE)
-FILES = (*REQUIRED_FILES, PROMPTS_FILE, CALIBRATION_FILE, ONNX_FILE, "tasks/*.json", CARD_FILE, *LEGAL_FILES)
+FILES = (
+    *REQUIRED_FILES,
+    PROMPTS_FILE,
+    CALIBRATION_FILE,
+    REFERENCE_FILE,
+    ONNX_FILE,
+    "tasks/*.json",
+    CARD_FILE,
+    *LEGAL_FILES,
+)
 """Files of an exported encoder; no others are copied, uploaded to a hub or downloaded from one."""
 FORMAT = "1"
 TEXT_TOWER = "text_tower"
@@ -141,6 +152,18 @@ def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
     arrays, metadata = _open(folder / PROMPTS_FILE)
     keys = [(text, whole) for text, whole in json.loads(metadata["prompts"])]
     return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))
+
+
+def save_reference(folder: Path, ecg_RE: NDArray[np.float32]) -> None:
+    """Writes the unit embeddings [R, E] of reference ECGs as float16."""
+    _write(folder / REFERENCE_FILE, {"embeddings": jnp.asarray(ecg_RE, jnp.float16)}, {"format": FORMAT})
+
+
+def load_reference(folder: Path) -> NDArray[np.float32] | None:
+    """Reads the unit embeddings [R, E] of reference ECGs; returns None if there are none."""
+    if not (folder / REFERENCE_FILE).exists():
+        return None
+    return np.asarray(_open(folder / REFERENCE_FILE)[0]["embeddings"], np.float32)
 
 
 def _write(file: Path, arrays: dict[str, jax.Array], metadata: dict[str, str]) -> None:

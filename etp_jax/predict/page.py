@@ -2,64 +2,135 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from etp_jax import __version__
 from etp_jax.files import write_text
-from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor, figure, rests_on
+from etp_jax.predict import words
+from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
+from etp_jax.report.ecg_paper import NARROW, WIDE, lay_out
 from etp_jax.report.ecg_png import write_png
 from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import page, table
 
+DRAWN = (
+    "The signal is drawn as recorded, at its own sampling rate and without filters; each lead is centred on its median."
+)
+MEASURED = (
+    "Intervals are global: of all leads together, on the median beat. PR and QT are measured by the tangent method, "
+    "which ends T some 15 ms before the wave has vanished."
+)
+
 
 def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]:
     """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both paths."""
-    model, ecg, highlight = predictor.model, prediction.ecg, prediction.occlusion.highlight
-    drawn = ecg.prepared.ecg[: round(ecg.seconds * model.fs)], ecg.prepared.lead_mask, model.leads, model.fs
+    model, ecg = predictor.model, prediction.ecg
     html, png = out / f"{ecg.name}.html", out / f"{ecg.name}.png"
-    write_png(png, *drawn, f"{ecg.name} · {rests_on(prediction)} (blue; shaded)\n{NOTICE}", highlight)
-    svg = draw_ecg(*drawn, f"12-lead ECG of record {ecg.name}", highlight)
+    paper = lay_out(ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, unusable=ecg.unusable)
+    lines = f"{ecg.name} · {words.about(ecg)}", words.summary(prediction), words.caption(prediction), NOTICE
+    write_png(png, paper, "\n".join(filter(None, lines)), prediction.highlight)
     sections = {
-        "The ECG": f'<div class="scroll" tabindex="0" role="region" aria-label="ECG">{svg}</div>'
-        f"<p>{escape(rests_on(prediction))} (leads blue, seconds shaded).</p>",
-        "Findings": "".join(_findings(task, found, predictor) for task, found in prediction.findings.items()),
-        "What it rests on": _falls(prediction),
+        "The ECG": _drawings(prediction) + _paragraphs(words.caption(prediction), DRAWN),
+        "Measurements": _measurements(prediction),
+        "Findings": "".join(_group(group, found, predictor) for group, found in prediction.groups.items()),
     }
+    if prediction.prompts:
+        sections["Your sentences"] = _similarities("sentence", prediction.prompts, predictor, "")
+    sections["What it rests on"] = _rests_on(prediction)
     if prediction.compared:
         rows = [[f"{cosine:.3f}", escape(report)] for cosine, report in prediction.reports]
         caption = f"Nearest of {prediction.compared} distinct training reports"
-        sections["Nearest reports"] = table([("cosine", ""), ("report", "")], rows, caption)
+        sections["Nearest reports"] = _captioned([("cosine", ""), ("report", "")], rows, caption)
     step = f"{model.encoder.run_dir.name}, step {model.encoder.step}"
-    sections["About"] = f"<p>{NOTICE}</p><p>Encoder {escape(step)}; etp-jax {__version__}.</p>"
+    sections["About"] = _paragraphs(NOTICE, f"Encoder {step}; etp-jax {__version__}.")
     notes = "".join(f"<br>{escape(note)}" for note in ecg.notes)
-    write_text(html, page(ecg.name, f"<strong>{NOTICE}</strong><br>{ecg.seconds:g} s{notes}", sections))
+    top = f"<strong>{escape(words.summary(prediction))}</strong><br>{escape(words.about(ecg))}{notes}<br>{NOTICE}"
+    write_text(html, page(ecg.name, top, sections))
     return [html, png]
 
 
-def _findings(task: str, findings: list[Finding], predictor: Predictor) -> str:
-    """Formats the findings of a task as a table, the most probable first."""
-    caption = f"Probabilities by Platt scaling, fitted on the {predictor.fitted_on}"
-    if all(finding.probability is None for finding in findings):
-        caption = "Similarities; no probabilities are available"
-    rows = [
-        [str(rank), escape(finding.code), escape(finding.name) if task else "", figure(finding)]
-        for rank, finding in enumerate(findings, 1)
-    ]
-    heads = [("rank", "number"), ("class" if task else "prompt", ""), ("", ""), ("", "number")]
-    return f"<h3>{escape(task or 'Your prompts')}</h3>{table(heads, rows, caption)}"
+def _drawings(prediction: Prediction) -> str:
+    """Draws the ECG as the usual sheet, and for a phone with two leads in a row; the style sheet shows one of them."""
+    ecg, parts = prediction.ecg, []
+    drawn = ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, f"12-lead ECG of record {ecg.name}"
+    for style, layout in (("desk", WIDE), ("phone", NARROW)):
+        svg = draw_ecg(*drawn, prediction.highlight, layout, ecg.unusable)
+        parts.append(f'<div class="scroll {style}" tabindex="0" role="region" aria-label="ECG">{svg}</div>')
+    return "".join(parts)
 
 
-def _falls(prediction: Prediction) -> str:
-    """Formats how far the score falls without each lead and each second."""
-    name, score = escape(prediction.explained.name), prediction.explained.score
-    leads = [[lead, f"{fall:+.3f}"] for lead, fall in prediction.occlusion.by_lead.items()]
-    seconds = [[f"{s}-{s + 1}", f"{fall:+.3f}"] for s, fall in enumerate(prediction.occlusion.by_second)]
-    text = (
-        f"<p>The score of {name} is {score:.3f}. The tables show how far it falls when a lead is masked or a second "
-        "is made flat; a negative figure means that it rises. They show what the encoder depends on, not where the "
-        "disease is.</p>"
+def _measurements(prediction: Prediction) -> str:
+    if words.value(prediction.ecg, "rate_bpm") is None:
+        return _paragraphs(words.measurement_line(prediction.ecg))
+    rows = [[escape(cell) for cell in row] for row in words.measurements(prediction.ecg)]
+    return table([("", ""), ("value", "number"), ("rests on", "")], rows) + _paragraphs(MEASURED)
+
+
+def _group(group: str, findings: Sequence[Finding], predictor: Predictor) -> str:
+    """Formats the findings of a group: those with a probability, and below them those with a similarity only."""
+    parts = []
+    if probable := [finding for finding in findings if finding.probability is not None]:
+        rows = [_probable(finding) for finding in probable]
+        heads = [
+            ("finding", ""),
+            ("probability", "number"),
+            ("threshold", "number"),
+            ("", ""),
+            ("right if above", "number"),
+        ]
+        parts.append(_captioned(heads, rows, f"Probability and threshold were fitted on the {predictor.fitted_on}."))
+    if others := [finding for finding in findings if finding.probability is None]:
+        why = "Without a probability: too few ECGs to fit one." if probable else "No probabilities are available."
+        parts.append(_similarities("finding", others, predictor, why))
+    return f"<h3>{escape(group)}</h3>{''.join(parts)}"
+
+
+def _probable(finding: Finding) -> list[str]:
+    cells = [escape(finding.name), words.percent(finding.probability or 0.0)]
+    if finding.threshold is None:
+        return [*cells, "", "no threshold", ""]
+    verdict = f"<strong>{finding.verdict}</strong>" if finding.verdict == "above" else finding.verdict
+    limit = finding.threshold
+    return [*cells, words.percent(limit.probability), verdict, f"{limit.precision:.0%}"]
+
+
+def _similarities(noun: str, findings: Sequence[Finding], predictor: Predictor, why: str) -> str:
+    """Formats findings without probabilities, with their percentiles among the reference ECGs."""
+    rows = [[escape(finding.name), f"{finding.score:.3f}"] for finding in findings]
+    heads = [(noun, ""), ("similarity", "number")]
+    if predictor.reference_RE is not None:
+        heads.append(("percentile", "number"))
+        rows = [[*row, f"{finding.percentile:.0f}"] for row, finding in zip(rows, findings, strict=True)]
+        why += f" Percentile among {words.reference(predictor)}."
+    return _captioned(heads, rows, why.strip())
+
+
+def _rests_on(prediction: Prediction) -> str:
+    """Names the leads and seconds that each explained finding depends on, with all decreases below."""
+    if not prediction.explained:
+        return _paragraphs("No finding is above its threshold, so none is explained.")
+    text = _paragraphs(
+        "For each finding, the leads and seconds without which its score falls most. Only those are named whose fall "
+        "exceeds all falls without random stretches of the same size, and that of an encoder with random weights. They "
+        "show what the encoder depends on, not where the disease is."
     )
-    if leads:
-        text += table([("without lead", ""), ("fall", "number")], leads)
-    return text + table([("without second", ""), ("fall", "number")], seconds)
+    for finding, occlusion in prediction.explained:
+        falls = {**occlusion.by_lead, **{f"{s}–{s + 1} s": fall for s, fall in enumerate(occlusion.by_second)}}
+        rows = [[name, f"{fall:+.3f}"] for name, fall in falls.items()]
+        caption = (
+            f"Fall of the score, {finding.score:.3f}; at most {occlusion.by_chance:+.3f} without random stretches."
+        )
+        details = _captioned([("without", ""), ("fall", "number")], rows, caption)
+        text += f"<details><summary>{escape(words.rests_on(finding, occlusion))}</summary>{details}</details>"
+    return text
+
+
+def _captioned(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Formats a table below its caption, which on a phone does not scroll away with it."""
+    return f'<p class="quiet">{escape(caption)}</p>{table(heads, rows)}'
+
+
+def _paragraphs(*texts: str) -> str:
+    return "".join(f"<p>{escape(text)}</p>" for text in texts if text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,27 @@ from scipy.special import expit
 
 from etp_jax.api import EcgModel
 from etp_jax.ecg.heart_rate import impossible_rate
-from etp_jax.ecg.leads import Layout
-from etp_jax.ecg.prepare import Prepared
+from etp_jax.ecg.leads import LEADS, Highlight, Layout, Recording
+from etp_jax.ecg.person import read_person
+from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.ecg.read import SUFFIXES, read_signal
-from etp_jax.encoder.calibration import Calibration, load_calibration
-from etp_jax.encoder.encoder import encode_ecg
+from etp_jax.encoder.calibration import Calibration, Threshold, Verdict, load_calibration
+from etp_jax.encoder.encoder import Encoder, encode_ecg
 from etp_jax.encoder.export import PROMPTS, exported_task
+from etp_jax.encoder.folder import load_reference
 from etp_jax.encoder.scores import class_directions
 from etp_jax.errors import EtpError
 from etp_jax.predict.occlusion import Occlusion, hidden, occlusion
 from etp_jax.tasks import get_task
+from etp_jax.waveform.measure import FS as MEASURED_FS
+from etp_jax.waveform.measure import Measures, measure
 
 NOTICE = "Research software, no medical device: not for diagnosis or treatment."
 """Printed on every output."""
 UNCALIBRATED = "ptbxl-super"
 """Default task of an encoder without stored probabilities."""
+EXPLAINED = 5
+"""Maximum number of findings with an occlusion map."""
 NEAREST = 5
 """Number of nearest training reports to show."""
 BATCH = 32
@@ -47,11 +54,22 @@ class Finding:
     """Cosine similarity, minus the contrast of the prompt set."""
     probability: float | None
     """Calibrated probability; None if the encoder has no calibration for the class."""
+    threshold: Threshold | None = None
+    """Threshold of the probability; None if the encoder has none for the class."""
+    percentile: float | None = None
+    """Share of the reference ECGs with a lower score, in percent; None if the encoder has no reference ECGs."""
 
     @property
     def key(self) -> tuple[float, float]:
         """Sort key: the most probable first; classes without a probability last, by score."""
         return (-1.0 if self.probability is None else self.probability), self.score
+
+    @property
+    def verdict(self) -> Verdict:
+        """The probability compared with its threshold; not decided if there is none."""
+        if self.probability is None or self.threshold is None:
+            return "not decided"
+        return self.threshold.verdict(self.probability)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +80,42 @@ class Ecg:
     """File name without its suffix."""
     prepared: Prepared
     """Signal and lead mask at the encoder's sampling rate."""
+    recording: Recording
+    """The signal as recorded."""
+    leads: tuple[str, ...]
+    """Leads that are drawn and measured: the standard ones, and any others of the encoder."""
     seconds: float
-    """Duration of the signal that was read, in seconds."""
+    """Duration of the part that the encoder reads, in seconds."""
+    age: float
+    """Age in years; NaN if the file does not have it."""
+    sex: str
+    """`male`, `female`, or empty if the file does not have it."""
     notes: tuple[str, ...]
     """Warnings about the signal: missing, flat or clipped leads."""
+
+    @property
+    def fs(self) -> float:
+        """Sampling rate of the recording, in Hz."""
+        return self.recording.fs
+
+    @cached_property
+    def recorded(self) -> Prepared:
+        """The part that the encoder reads, for drawing: all leads, at the recording's own rate and without filters."""
+        return prepare(self.recording, self.fs, round(self.seconds * self.fs), self.leads)
+
+    @cached_property
+    def measures(self) -> Measures:
+        """Measurements on all leads of that part, see `etp_jax.waveform.measure`."""
+        fine = prepare(self.recording, MEASURED_FS, round(self.seconds * MEASURED_FS), self.leads)
+        return measure(fine, MEASURED_FS, self.leads)
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Why a lead that was recorded is not drawn, by lead."""
+        mask = zip(self.leads, self.recorded.lead_mask.tolist(), strict=True)
+        dropped = {lead for lead, usable in mask if not usable}
+        judged = (verdict.rpartition(" lead ") for verdict in self.recorded.verdicts)
+        return {lead: f"{why}, not used" for why, _, lead in judged if lead in dropped}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +124,37 @@ class Prediction:
 
     ecg: Ecg
     """The record as the encoder reads it."""
-    findings: dict[str, list[Finding]]
-    """Findings by task name, the most probable first; an empty name is for the user's prompts."""
-    occlusion: Occlusion
-    """Occlusion map of the top-ranked finding."""
+    groups: dict[str, list[Finding]]
+    """Findings by the heading of their tasks, each class once, the most probable first."""
+    prompts: list[Finding]
+    """The user's prompts, the most similar first."""
+    explained: list[tuple[Finding, Occlusion]]
+    """Occlusion maps of the findings above their thresholds; of the top-ranked one if no class has a threshold."""
     reports: list[tuple[float, str]]
     """Cosine similarity and text of the nearest training reports."""
     compared: int
     """Number of training reports that were compared."""
 
     @property
-    def explained(self) -> Finding:
-        """The finding that the occlusion map explains."""
-        return next(iter(self.findings.values()))[0]
+    def findings(self) -> list[Finding]:
+        """The findings of all groups, without the prompts."""
+        return [finding for findings in self.groups.values() for finding in findings]
+
+    @property
+    def above(self) -> list[Finding]:
+        """Findings above their thresholds."""
+        return [finding for finding in self.findings if finding.verdict == "above"]
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether any class has a threshold."""
+        return any(finding.threshold for finding in self.findings)
+
+    @property
+    def highlight(self) -> Highlight:
+        """Marks of the drawing: those of the first explained finding for which anything stands out."""
+        marks = [occlusion.highlight for _, occlusion in self.explained]
+        return next((mark for mark in marks if mark != Highlight()), Highlight())
 
 
 class Predictor:
@@ -108,9 +176,20 @@ class Predictor:
         run = model.encoder.run_dir
         calibration = load_calibration(run) or Calibration(PROMPTS, "", {})
         self.fitted_on = calibration.fitted_on
+        self.reference_RE = load_reference(run)
+        self.groups: dict[str, str] = {}
+        """Heading of each task."""
+        self.shown: set[tuple[str, str]] = set()
+        """Task and code of the classes that a page shows: of those with the same code and data set, the first."""
+        self.thresholds = {
+            (task, code): threshold
+            for task, classes in calibration.thresholds.items()
+            for code, threshold in classes.items()
+        }
+        """Threshold of each class that has one, by task and code."""
         self.classes: list[tuple[str, str, str, tuple[float, float] | None]] = []
         """Task, code, name, and Platt's slope and intercept of each class, in the order of the directions."""
-        directions = []
+        directions, known = [], set()
         for name in tasks or tuple(calibration.tasks) or (UNCALIBRATED,):
             task = get_task(exported_task(run, name), calibration.prompts)
             platt = calibration.tasks.get(task.name, {})
@@ -118,6 +197,10 @@ class Predictor:
                 raise EtpError(f"{task.file}: has changed since {run} was exported with it; export the run again")
             self.classes += [(task.name, c.code, c.name, platt.get(c.code)) for c in task.classes]
             directions.append(class_directions(model.encoder, task))
+            self.groups[task.name] = task.group
+            places = {(task.dataset or task.name, c.code): (task.name, c.code) for c in task.classes}
+            self.shown |= {class_ for place, class_ in places.items() if place not in known}
+            known |= places.keys()
         if prompts:
             self.classes += [("", prompt, prompt, None) for prompt in prompts]
             directions.append(model.encode_text(prompts))
@@ -138,12 +221,22 @@ class Predictor:
         if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
         seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
+        leads = (*LEADS, *(lead for lead in self.model.leads if lead not in LEADS))
         name = path.stem if path.suffix.lower() in SUFFIXES else path.name
-        return Ecg(name, prepared, seconds, tuple(filter(None, notes)))
+        age, sex = read_person(path)
+        age, sex = recording.age if np.isfinite(recording.age) else age, recording.sex or sex
+        return Ecg(name, prepared, recording, leads, seconds, age, sex, tuple(filter(None, notes)))
 
-    def embed(self, ecg_NTL: NDArray[np.int16], mask_NL: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Unit embeddings [N, E] of prepared ECGs."""
-        encoder, parts = self.model.encoder, []
+    @cached_property
+    def untrained(self) -> Encoder:
+        """The same encoder with random weights."""
+        return self.model.encoder.random(0)
+
+    def embed(
+        self, ecg_NTL: NDArray[np.int16], mask_NL: NDArray[np.bool_], encoder: Encoder | None = None
+    ) -> NDArray[np.float32]:
+        """Unit embeddings [N, E] of prepared ECGs, by the model's encoder or another one."""
+        encoder, parts = encoder or self.model.encoder, []
         for start in range(0, len(ecg_NTL), BATCH):
             rows = np.arange(start, start + BATCH) % len(ecg_NTL)  # the last batch wraps: one shape serves all
             parts.append(encode_ecg(encoder.model, encoder.variables, ecg_NTL[rows], mask_NL[rows])[1])
@@ -152,48 +245,44 @@ class Predictor:
     def findings(self, embedding_E: NDArray[np.float32]) -> list[Finding]:
         """Computes the score of every class and prompt, in the order of `classes`."""
         found = []
-        for (task, code, name, platt), score in zip(
-            self.classes, (self.directions_CE @ embedding_E).tolist(), strict=True
-        ):
+        score_C = self.directions_CE @ embedding_E
+        below_C = [None] * len(score_C)
+        if self.reference_RE is not None:
+            below_C = (100 * (self.reference_RE @ self.directions_CE.T < score_C).mean(axis=0)).tolist()
+        for (task, code, name, platt), score, below in zip(self.classes, score_C.tolist(), below_C, strict=True):
             probability = None if platt is None else float(expit(platt[0] * score + platt[1]))
-            found.append(Finding(task, code, name, score, probability))
+            found.append(Finding(task, code, name, score, probability, self.thresholds.get((task, code)), below))
         return found
 
     def predict(
         self, ecg: Ecg, reports: Sequence[str] = (), reports_RE: NDArray[np.float32] | None = None
     ) -> Prediction:
-        """Computes findings of a record, the occlusion map of the top-ranked one, and the nearest reports."""
+        """Computes findings of a record, the occlusion maps of those above their thresholds, and nearest reports."""
         read = ecg.prepared.ecg[: round(ecg.seconds * self.model.fs)]
         ecg_NTL, mask_NL = hidden(read, ecg.prepared.lead_mask, self.model.fs)
-        padding = ((0, 0), (0, self.model.samples - len(read)), (0, 0))
-        embedding_NE = self.embed(np.pad(ecg_NTL, padding), mask_NL)
+        padded_NTL = np.pad(ecg_NTL, ((0, 0), (0, self.model.samples - len(read)), (0, 0)))
+        embedding_NE = self.embed(padded_NTL, mask_NL)
         listed = self.findings(embedding_NE[0])
-        tasks = dict.fromkeys(finding.task for finding in listed)
-        ranked = {
-            task: sorted((f for f in listed if f.task == task), key=lambda f: f.key, reverse=True) for task in tasks
-        }
-        first = next(iter(ranked.values()))[0]
-        score_N = embedding_NE @ self.directions_CE[listed.index(first)]
+        groups: dict[str, list[Finding]] = {}
+        for finding in listed:
+            if (finding.task, finding.code) in self.shown:
+                groups.setdefault(self.groups[finding.task], []).append(finding)
+        groups = {group: sorted(findings, key=lambda f: f.key, reverse=True) for group, findings in groups.items()}
+        prompts = sorted((f for f in listed if not f.task), key=lambda f: f.key, reverse=True)
         nearest = []
         if reports_RE is not None:
             cosine_R = reports_RE @ embedding_NE[0]
             nearest = [(float(cosine_R[n]), reports[int(n)]) for n in np.argsort(-cosine_R)[:NEAREST]]
-        rests_on = occlusion(score_N, ecg.prepared.lead_mask, self.model.leads)
-        return Prediction(ecg, ranked, rests_on, nearest, len(reports))
-
-
-def figure(finding: Finding) -> str:
-    """Formats the probability in percent, or the similarity if there is no probability."""
-    if finding.probability is None:
-        return f"similarity {finding.score:.3f}"
-    return f"{finding.probability:.1%}"
-
-
-def rests_on(prediction: Prediction) -> str:
-    """Describes the leads and seconds that the explained finding depends on."""
-    highlight = prediction.occlusion.highlight
-    parts = [f"leads {', '.join(highlight.leads)}"] * bool(highlight.leads)
-    parts += [f"seconds {', '.join(f'{s}-{s + 1}' for s in highlight.seconds)}"] * bool(highlight.seconds)
-    if not parts:
-        return f"{prediction.explained.name}: no lead or second lowers its score when it is hidden"
-    return f"{prediction.explained.name}: its score falls most when one hides {' and '.join(parts)}"
+        bare = Prediction(ecg, groups, prompts, [], nearest, len(reports))
+        chosen = sorted(bare.above, key=lambda f: f.key, reverse=True)[:EXPLAINED]
+        if not bare.has_thresholds:
+            chosen = bare.findings[:1]
+        if not chosen:
+            return bare
+        untrained_NE = self.embed(padded_NTL, mask_NL, self.untrained)
+        explained = []
+        for finding in chosen:
+            direction_E = self.directions_CE[listed.index(finding)]
+            scores = embedding_NE @ direction_E, untrained_NE @ direction_E
+            explained.append((finding, occlusion(*scores, ecg.prepared.lead_mask, self.model.leads)))
+        return replace(bare, explained=explained)

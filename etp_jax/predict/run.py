@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +16,28 @@ from etp_jax.ecg.leads import Layout
 from etp_jax.ecg.read import SUFFIXES, suffix_of
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
-from etp_jax.predict import page
-from etp_jax.predict.predictor import BATCH, NOTICE, Prediction, Predictor, figure, rests_on
+from etp_jax.predict import page, words
+from etp_jax.predict.predictor import BATCH, NOTICE, Finding, Prediction, Predictor
+from etp_jax.predict.result import as_json
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
 
 SHOWN = 5
-"""Number of findings printed for each task; the page shows all."""
+"""Number of findings printed for each group, besides those above or not decided; the page shows all."""
 TABLE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `etp predict` prints or opens."""
+
+    text: str
+    """Summary for the terminal."""
+    result: dict[str, Any] | None = None
+    """Result of one record, for `--json`; None for a folder."""
+    page: Path | None = None
+    """Page of one record; None for a folder."""
 
 
 def predict(
@@ -34,8 +49,8 @@ def predict(
     prompts: Sequence[str] = (),
     shards: Path | None = None,
     text_tower: str | None = None,
-) -> str:
-    """Writes page and picture of a record, or the table of a folder; returns the printed summary.
+) -> Output:
+    """Writes page and picture of a record, or the table of a folder.
 
     Args:
       record: a file that `read_signal` reads, or a folder that holds such files at any depth.
@@ -65,22 +80,41 @@ def predict(
     prediction = predictor.predict(ecg, reports, reports_RE)
     out.mkdir(parents=True, exist_ok=True)
     written = page.write(prediction, predictor, out)
-    return "\n".join((*summary_lines(prediction), NOTICE, f"wrote {', '.join(map(str, written))}"))
+    text = "\n".join((*summary_lines(prediction, predictor), NOTICE, f"wrote {', '.join(map(str, written))}"))
+    return Output(text, as_json(prediction, predictor, written), written[0])
 
 
-def summary_lines(prediction: Prediction) -> list[str]:
-    """Formats the printed summary: findings of each task, explanation, nearest reports."""
-    lines = [f"{prediction.ecg.name}, {prediction.ecg.seconds:g} s", *(f"  {note}" for note in prediction.ecg.notes)]
-    for task, findings in prediction.findings.items():
-        lines.append(task or "your prompts, by similarity (no probabilities)")
-        for rank, finding in enumerate(findings[: SHOWN if task else None], 1):
-            words = finding.name if finding.name == finding.code else f"{finding.code}, {finding.name}"
-            lines.append(f"  {rank:>2}  {figure(finding):<17}  {words}")
-    lines.append(rests_on(prediction))
+def summary_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
+    """Formats what is printed: summary, measurements, findings of each group, what they rest on, nearest reports."""
+    ecg = prediction.ecg
+    lines = [words.summary(prediction), f"{ecg.name}, {words.about(ecg)}", *(f"  {note}" for note in ecg.notes)]
+    lines.append(f"measurements: {words.measurement_line(ecg)}")
+    for group, findings in prediction.groups.items():
+        probable = [finding for finding in findings if finding.probability is not None]
+        shown = [f for f in probable if f in probable[:SHOWN] or f.verdict != "below"]
+        lines += [f"{group}: probability, threshold"] * bool(shown) + [f"  {_probable(finding)}" for finding in shown]
+        others = [] if probable else findings[:SHOWN]
+        lines += [f"{group}: similarity, no probabilities"] * bool(others) + [f"  {_similar(f)}" for f in others]
+    if prediction.prompts:
+        among = f", percentile among {words.reference(predictor)}" if predictor.reference_RE is not None else ""
+        lines += [f"your sentences: similarity{among}", *(f"  {_similar(finding)}" for finding in prediction.prompts)]
+    if prediction.explained:
+        lines += ["what it rests on", *(f"  {words.rests_on(*explained)}" for explained in prediction.explained)]
     if prediction.compared:
         lines.append(f"nearest of {prediction.compared} training reports, with cosine")
         lines += [f"  {cosine:.3f}  {report}" for cosine, report in prediction.reports]
     return lines
+
+
+def _probable(finding: Finding) -> str:
+    limit = words.percent(finding.threshold.probability) if finding.threshold else "none"
+    verdict = finding.verdict if finding.threshold else ""
+    return f"{verdict:<12}{words.percent(finding.probability or 0.0):>6}  {limit:>6}  {finding.name}"
+
+
+def _similar(finding: Finding) -> str:
+    percentile = "" if finding.percentile is None else f"{finding.percentile:4.0f}"
+    return f"{finding.score:6.3f}{percentile}  {finding.name}"
 
 
 def records_in(folder: Path, besides: Path) -> list[Path]:
@@ -91,7 +125,7 @@ def records_in(folder: Path, besides: Path) -> list[Path]:
     return [path for path in files if path.suffix.lower() == ".hea" or path.with_suffix("") not in headers]
 
 
-def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> str:
+def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layout) -> Output:
     """Writes the table of a folder, one row for each record."""
     paths = records_in(folder, out / TABLE)
     if not paths:
@@ -128,4 +162,4 @@ def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layou
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / TABLE, stream.getvalue())
     left_out = f", {len(troubles)} of them could not be used (column `trouble`)" if troubles else ""
-    return f"{len(paths)} records{left_out}\n{NOTICE}\nwrote {out / TABLE}"
+    return Output(f"{len(paths)} records{left_out}\n{NOTICE}\nwrote {out / TABLE}")

@@ -1,67 +1,61 @@
-"""Draws the ECG of `ecg_svg` as PNG, with matplotlib."""
+"""Draws the ECG of `ecg_paper` as PNG, with matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Highlight
 from etp_jax.files import whole_file
-from etp_jax.report.ecg_svg import LEFT, MARGIN, MM, ROW, ROWS, SECOND, drawn_samples, strips
+from etp_jax.report.ecg_paper import LEFT, LETTER, MM, SECOND, Paper
 
 DPI = 150
 INCH = 2540
 """Number of drawing units per inch."""
-FOOT = 12 * MM
-"""Height of the text below the leads."""
+LINE = round(4.5 * MM)
+"""Height of a line of the text below the leads."""
 
 
-def write_png(
-    file: Path,
-    ecg_TL: NDArray[np.int16],
-    lead_mask_L: NDArray[np.bool_],
-    leads: Sequence[str],
-    fs: int,
-    caption: str,
-    highlight: Highlight,
-) -> None:
-    """Draws an ECG at its true size, 25 mm/s and 10 mm/mV.
+def write_png(file: Path, paper: Paper, caption: str, highlight: Highlight) -> None:
+    """Draws an ECG at its true size, 25 mm/s and the paper's gain.
 
     Args:
       file: file to write.
-      ecg_TL: [T, leads] int16, µV.
-      lead_mask_L: [leads] bool.
-      leads: names of the columns.
-      fs: sampling rate, Hz.
-      caption: lines below the drawing.
+      paper: the ECG, laid out.
+      caption: lines below the drawing; lines wider than the paper are wrapped.
       highlight: leads and seconds to mark.
     """
-    width = LEFT + max(round(drawn_samples(ecg_TL, fs) / fs * SECOND), 10 * MM) + MARGIN
-    height = 2 * MARGIN + ROW * (len(ROWS) + 1)
-    figure = Figure((width / INCH, (height + FOOT) / INCH), dpi=DPI)
+    text = [
+        line
+        for part in f"{paper.scale}\n{caption}".splitlines()
+        for line in textwrap.wrap(part, (paper.width - 2 * MM) // LETTER)
+    ]
+    foot = LINE * len(text) + 2 * MM
+    figure = Figure((paper.width / INCH, (paper.height + foot) / INCH), dpi=DPI)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(0, width), ylim=(height + FOOT, 0))
+    axes.set(xlim=(0, paper.width), ylim=(paper.height + foot, 0))
     axes.set_axis_off()
-    for second in highlight.seconds:
-        axes.fill_between([LEFT + second * SECOND, LEFT + (second + 1) * SECOND], 0, height, color="#fff3c4")
+    for x, y, width, height in (box for second in highlight.seconds for box in paper.marked(second)):
+        axes.fill_between([x, x + width], y, y + height, color="#fff3c4", linewidth=0)
     for step, colour, line in ((MM, "#f6d9d5", 0.3), (5 * MM, "#e8aaa3", 0.5)):
-        axes.hlines(np.arange(0, height + 1, step), 0, width, colour, linewidth=line)
-        axes.vlines(np.arange(0, width + 1, step), 0, height, colour, linewidth=line)
-    for strip in strips(ecg_TL, lead_mask_L, leads, fs):
-        baseline = MARGIN + strip.row * ROW + ROW // 2
+        axes.hlines(np.arange(0, paper.height + 1, step), 0, paper.width, colour, linewidth=line)
+        axes.vlines(np.arange(0, paper.width + 1, step), 0, paper.height, colour, linewidth=line)
+    for band in paper.bands:  # a calibration pulse of 1 mV for 200 ms
+        x = LEFT - 10 * MM + np.cumsum([0, 2 * MM, 0, SECOND // 5, 0, 2 * MM])
+        axes.plot(x, band.baseline - paper.gain * MM * np.array([0, 0, 1, 1, 0, 0]), color="#10131a", linewidth=0.8)
+    for strip in paper.strips:
         colour = "#0072b2" if strip.lead in highlight.leads else "#10131a"
-        left = LEFT + strip.start / fs * SECOND
-        axes.text(left + MM, baseline - 10 * MM, strip.lead, color=colour, fontsize=9)
-        if strip.microvolt is None:
-            axes.text(left + MM, baseline, "not recorded", fontsize=9)
+        axes.text(*strip.label, strip.lead, color=colour, fontsize=9)
+        if strip.missing:
+            axes.text(strip.label[0], paper.bands[strip.row].baseline, strip.missing, fontsize=9)
         else:
-            x = left + np.arange(len(strip.microvolt)) / fs * SECOND
-            axes.plot(x, baseline - strip.microvolt, color=colour, linewidth=0.8)
-    axes.text(MM, height + MM, f"25 mm/s · 10 mm/mV · {fs} Hz\n{caption}", fontsize=8, verticalalignment="top")
+            axes.plot(strip.x, strip.y, color=colour, linewidth=0.8)
+    axes.text(
+        MM, paper.height + MM, "\n".join(text), fontsize=8, linespacing=1.25, verticalalignment="top", parse_math=False
+    )
     with whole_file(file) as stream:
         FigureCanvasAgg(figure).print_png(stream)

@@ -1,57 +1,28 @@
-"""A 12-lead ECG drawn on ECG paper, as SVG: 25 mm/s, 10 mm/mV, 3 rows of 4 leads and a rhythm strip.
-
-The drawing's unit is 0.01 mm. So one microvolt is one unit upwards, one sample at 100 Hz is 25 units to the right, and
-the stored integers are written to the page unchanged. Colours come from the page's style sheet.
-"""
+"""A 12-lead ECG drawn on ECG paper, as SVG; `ecg_paper` lays it out. Colours come from the page's style sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Highlight
+from etp_jax.report.ecg_paper import LEFT, MM, SECOND, WIDE, Paper, Row, Strip, lay_out
 
-ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
-RHYTHM = "II"
-SECONDS = 10.0
-"""Maximum duration that is drawn, in seconds; of a longer record, the beginning."""
-MM = 100
-"""Number of drawing units per millimetre."""
-SECOND = 25 * MM
-"""Number of drawing units per second, at 25 mm/s."""
-MILLIVOLT = 10 * MM
-"""Number of drawing units per millivolt, at 10 mm/mV; one microvolt is one unit."""
-ROW = 30 * MM
-"""Distance between the baselines of two rows."""
-LEFT = 15 * MM
-"""Width left of the leads, for the calibration pulse."""
-MARGIN = 5 * MM
 NO_HIGHLIGHT = Highlight()
-
-
-@dataclass(frozen=True, eq=False)
-class Strip:
-    """The part of a lead that is drawn in one place."""
-
-    lead: str
-    row: int
-    start: int
-    """Index of the first sample of this part."""
-    microvolt: NDArray[np.int64] | None
-    """Signal minus the lead's median, µV, as a recorder's high-pass filter would centre it; None: not recorded."""
 
 
 def draw_ecg(
     ecg_TL: NDArray[np.int16],
     lead_mask_L: NDArray[np.bool_],
     leads: Sequence[str],
-    fs: int,
+    fs: float,
     name: str,
     highlight: Highlight = NO_HIGHLIGHT,
+    layout: Sequence[Row] = WIDE,
+    unusable: Mapping[str, str] | None = None,
 ) -> str:
     """Draws one ECG on ECG paper.
 
@@ -62,48 +33,26 @@ def draw_ecg(
       fs: Sampling rate in Hz.
       name: What the drawing shows, read out by screen readers.
       highlight: Leads and seconds to mark.
+      layout: Rows from top to bottom.
+      unusable: Why a lead is not drawn, by lead, instead of "not recorded".
 
     Returns:
       An `<svg>` element whose viewBox is in units of 0.01 mm.
     """
-    samples = drawn_samples(ecg_TL, fs)
-    width = LEFT + max(round(samples / fs * SECOND), 10 * MM) + MARGIN
-    height = 2 * MARGIN + ROW * (len(ROWS) + 1)
+    paper = lay_out(ecg_TL, lead_mask_L, leads, fs, layout, unusable)
     parts = [
-        f'<rect class="second" x="{LEFT + s * SECOND}" width="{SECOND}" height="{height}"/>' for s in highlight.seconds
+        f'<rect class="second" data-second="{second}" x="{x}" y="{y}" width="{width}" height="{height}"/>'
+        for second in highlight.seconds
+        for x, y, width, height in paper.marked(second)
     ]
-    parts.append(_grid(width, height))
-    parts += [_calibration_pulse(_baseline(row)) for row in range(len(ROWS) + 1)]
-    parts += [_lead(strip, fs, strip.lead in highlight.leads) for strip in strips(ecg_TL, lead_mask_L, leads, fs)]
-    parts.append(_text(MM, height - MM, f"25 mm/s · 10 mm/mV · {fs} Hz"))
+    parts.append(_grid(paper.width, paper.height))
+    parts += [_calibration_pulse(band.baseline, paper.gain) for band in paper.bands]
+    parts += [_lead(strip, paper, strip.lead in highlight.leads) for strip in paper.strips]
+    parts.append(_text(MM, paper.height - MM, paper.scale))
     return (
-        f'<svg class="ecg" role="img" aria-label="{escape(name)}" viewBox="0 0 {width} {height}"'
-        f' style="max-width:{width / MM:g}mm">{"".join(parts)}</svg>'
+        f'<svg class="ecg" role="img" aria-label="{escape(name)}" viewBox="0 0 {paper.width} {paper.height}"'
+        f' style="max-width:{paper.width / MM:g}mm">{"".join(parts)}</svg>'
     )
-
-
-def drawn_samples(ecg_TL: NDArray[np.int16], fs: int) -> int:
-    """Number of samples that fit on the paper."""
-    return min(len(ecg_TL), round(SECONDS * fs))
-
-
-def strips(ecg_TL: NDArray[np.int16], lead_mask_L: NDArray[np.bool_], leads: Sequence[str], fs: int) -> list[Strip]:
-    """Places the leads on the paper; arguments as for `draw_ecg`."""
-    samples = drawn_samples(ecg_TL, fs)
-    recorded = {lead: ecg_TL[:samples, column] for column, lead in enumerate(leads) if lead_mask_L[column]}
-    found = []
-    for row, names in enumerate((*ROWS, (RHYTHM,))):
-        edges = np.linspace(0, samples, len(names) + 1).round().astype(int)
-        for lead, start, stop in zip(names, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            signal_T, microvolt = recorded.get(lead), None
-            if signal_T is not None:
-                microvolt = signal_T[start:stop].astype(int) - round(float(np.median(signal_T)))
-            found.append(Strip(lead, row, start, microvolt))
-    return found
-
-
-def _baseline(row: int) -> int:
-    return MARGIN + row * ROW + ROW // 2
 
 
 def _grid(width: int, height: int) -> str:
@@ -116,21 +65,19 @@ def _grid(width: int, height: int) -> str:
     return f'<path class="fine" d="{lines(MM)}"/><path class="strong" d="{lines(5 * MM)}"/>'
 
 
-def _calibration_pulse(baseline: int) -> str:
+def _calibration_pulse(baseline: int, gain: float) -> str:
     """Draws a pulse of 1 mV for 200 ms."""
-    width = SECOND // 5
-    return f'<path class="pulse" d="M{5 * MM} {baseline}h200v-{MILLIVOLT}h{width}v{MILLIVOLT}h200"/>'
+    width, height = SECOND // 5, round(gain * MM)
+    return f'<path class="pulse" d="M{LEFT - 10 * MM} {baseline}h200v-{height}h{width}v{height}h200"/>'
 
 
-def _lead(strip: Strip, fs: int, highlight: bool) -> str:
+def _lead(strip: Strip, paper: Paper, highlight: bool) -> str:
     """Draws the lead's name and its trace at the position of its recording time."""
-    left, baseline = LEFT + round(strip.start / fs * SECOND), _baseline(strip.row)
     mark = " highlight" if highlight else ""
-    title = _text(left + MM, baseline - 10 * MM, strip.lead, mark)
-    if strip.microvolt is None:
-        return title + _text(left + MM, baseline, "not recorded")
-    x = LEFT + np.rint(np.arange(strip.start, strip.start + len(strip.microvolt)) / fs * SECOND).astype(int)
-    y = baseline - strip.microvolt
+    title = _text(*strip.label, strip.lead, mark)
+    if strip.missing:
+        return title + _text(strip.label[0], paper.bands[strip.row].baseline, strip.missing)
+    x, y = strip.x, strip.y
     steps = " ".join(f"{dx} {dy}" for dx, dy in zip(np.diff(x).tolist(), np.diff(y).tolist(), strict=True))
     return f'{title}<path class="trace{mark}" data-lead="{strip.lead}" d="M{x[0]} {y[0]}l{steps}"/>'
 

@@ -74,6 +74,7 @@ def get_task(name: str, prompts: str = DEFAULT) -> Task:
         whole_prompts=wording in file.templates,
         against=contrast.against if contrast else (),
         against_weight=contrast.weight if contrast else 0.0,
+        group=file.group or file.title,
         dataset=file.dataset,
         archive=file.archive,
         max_per_class=file.max_per_class,

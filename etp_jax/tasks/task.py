@@ -46,6 +46,8 @@ class Task:
     """Sentences whose score, times `against_weight`, is subtracted from every class score."""
     against_weight: float = 0.0
     """Factor of the subtracted score."""
+    group: str = ""
+    """Heading above the task's classes in `etp predict`."""
     dataset: str = ""
     """Data set whose label codes the task uses."""
     archive: str | None = None

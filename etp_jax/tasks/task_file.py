@@ -68,6 +68,8 @@ class TaskFields:
     """The task in one line."""
     classes: tuple[ClassEntry, ...]
     """All classes of the task, in the order of its tables."""
+    group: str = ""
+    """Heading above the task's classes in `etp predict`; by default the title. Tasks may share a heading."""
     source: str = ""
     """Source of classes and codes."""
     of: str | None = None
@@ -126,7 +128,7 @@ class TaskFile(TaskFields):
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-DESCRIPTIVE = ("title", "source", "order")
+DESCRIPTIVE = ("title", "group", "source", "order")
 """Fields that do not affect results; a file with `of` does not inherit them."""
 
 

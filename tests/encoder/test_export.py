@@ -9,14 +9,15 @@ import onnx
 import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_recall_curve
 
 from etp_jax import config as config_module
 from etp_jax.api import load
 from etp_jax.cli import main
-from etp_jax.encoder.calibration import load_calibration, platt
+from etp_jax.encoder.calibration import Threshold, load_calibration, platt, threshold
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import all_prompts, export
-from etp_jax.encoder.folder import ENCODER_FILE
+from etp_jax.encoder.folder import ENCODER_FILE, load_reference
 from etp_jax.encoder.onnx import ONNX_FILE
 from etp_jax.encoder.scores import class_directions, class_scores
 from etp_jax.errors import EtpError
@@ -165,11 +166,34 @@ def test_platt_is_logistic_regression_on_smoothed_targets():
     assert np.isfinite(separated).all() and 0.5 < expit(sum(separated)) < 1
 
 
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_the_threshold_has_the_greatest_f1(decimals: int):
+    rng = np.random.default_rng(0)
+    y = rng.random(500) < 0.15
+    probability = np.round(expit(rng.normal(size=500) + 1.5 * y - 2), decimals)
+    precision, recall, limits = precision_recall_curve(y, probability)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1[:-1].argmax())
+    found = threshold(probability, y)
+    expected = limits[best], precision[best], recall[best]
+    np.testing.assert_allclose((found.probability, found.precision, found.sensitivity), expected)
+    assert found.verdict(found.probability - 1e-9) == "below"
+    assert Threshold(0.1, 0.3, 0.5).verdict(0.2) == "not decided" and Threshold(0.1, 0.3, 0.5).verdict(0.5) == "above"
+    assert Threshold(0.1, 0.5, 0.5).verdict(0.1) == "above"
+
+
 def test_calibration_covers_the_frequent_classes(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
     main.main(["export", "--run", str(frozen[0]), "--out", str(tmp_path / "out"), "--shards", str(shards)])
     calibration = load_calibration(tmp_path / "out")
     assert calibration is not None and calibration.prompts == "contrast"
     assert set(calibration.tasks["ptbxl-super"]) == {"NORM", "MI", "HYP"} and len(FINDINGS) == 4
+    assert {task: set(fits) for task, fits in calibration.tasks.items()} == {
+        task: set(found) for task, found in calibration.thresholds.items()
+    }
+    reference_RE = load_reference(tmp_path / "out")
+    ecg_NE = Encoder.from_run(tmp_path / "out").ecg(Shards(shards).split("validation"))[1]
+    assert reference_RE is not None
+    np.testing.assert_allclose(np.sort(reference_RE, axis=0), np.sort(ecg_NE, axis=0), atol=1e-3)
     (tmp_path / "out" / "calibration.json").write_text("{")
     with pytest.raises(EtpError, match="export the run again"):
         load_calibration(tmp_path / "out")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 import shutil
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,21 +19,25 @@ from scipy.special import expit
 from etp_jax.api import EcgModel, load
 from etp_jax.cli import main
 from etp_jax.ecg.leads import LEADS, Filters, Highlight, Recording
+from etp_jax.ecg.person import read_person
 from etp_jax.ecg.prepare import prepare
-from etp_jax.encoder.calibration import Calibration, save_calibration
-from etp_jax.encoder.folder import PRETRAINED
+from etp_jax.encoder.calibration import Calibration, Threshold, save_calibration
+from etp_jax.encoder.folder import PRETRAINED, load_reference, save_reference
 from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
+from etp_jax.metrics.vectors import unit
 from etp_jax.models.text_tower import build_text
-from etp_jax.predict.occlusion import hidden, occlusion
+from etp_jax.predict.occlusion import RANDOM, hidden, occlusion
 from etp_jax.predict.predictor import NOTICE, Predictor
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
 from etp_jax.training import run_folder
+from tests.helpers.analytic_ecg import Known, draw
 from tests.helpers.small_run import SAMPLES, small_config, write_shards
 
 FS = 100
 PLATT = {"MI": (3.0, -0.5), "NORM": (2.0, 0.1)}
+THRESHOLDS = {"MI": Threshold(0.01, 0.9, 0.8), "NORM": Threshold(0.999, 0.9, 0.8)}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> Path:
     config = small_config(shards)
     text = build_text(config.model.text, Shards(shards).reports("train").reports)
     run_folder.write_run_folder(run, config, Shards(shards), text)
-    save_calibration(run, Calibration("contrast", "validation split of small, 60 records", {"ptbxl-super": PLATT}))
+    fitted_on = "validation split of small, 60 records"
+    calibration = Calibration("contrast", fitted_on, {"ptbxl-super": PLATT}, {}, {"ptbxl-super": THRESHOLDS})
+    save_calibration(run, calibration)
+    save_reference(run, unit(np.random.default_rng(0).normal(size=(40, config.model.embedding_dim)).astype(np.float32)))
     return run
 
 
@@ -66,7 +76,7 @@ class Words(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.text, self.marked, self.seconds = "", set(), 0
+        self.text, self.marked, self.seconds = "", set(), set()
         self.feed(html)
 
     def handle_data(self, data: str) -> None:
@@ -74,7 +84,8 @@ class Words(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        self.seconds += tag == "rect" and found.get("class") == "second"
+        if tag == "rect" and found.get("class") == "second":
+            self.seconds.add(found["data-second"])
         if tag == "path" and found.get("class") == "trace highlight":
             self.marked.add(found["data-lead"])
 
@@ -92,21 +103,30 @@ def test_one_record_of_two_leads(run: Path, model: EcgModel, signal: np.ndarray,
         zip([c.code for c in task.classes], class_scores(embedding[None], model.encoder, task)[0], strict=True)
     )
     probabilities = {code: expit(a * scores[code] + b) for code, (a, b) in PLATT.items()}
+    names = {c.code: c.name for c in task.classes}
     ranked = sorted(PLATT, key=lambda code: -probabilities[code])
-    ranked += sorted(scores.keys() - PLATT.keys(), key=lambda code: -scores[code])
+    others = sorted(scores.keys() - PLATT.keys(), key=lambda code: -scores[code])
     page = Words((tmp_path / "out" / "rec.html").read_text(encoding="utf-8"))
-    figures = [f"{probabilities[c]:.1%}" if c in PLATT else f"similarity {scores[c]:.3f}" for c in ranked]
+    reference_RE = load_reference(run)
+    assert reference_RE is not None
     for text in (told, page.text):
-        places = [text.index(part) for code, shown in zip(ranked, figures, strict=True) for part in (code, shown)]
-        order = [text.index(shown) for shown in figures]
-        assert order == sorted(order) and len(places) == 10
-        for prompt, cosine in model.zero_shot(
-            signal[:, [7, 1]], ["pacemaker", "sinus <rhythm>"], FS, ["V2", "II"]
-        ).items():
-            assert prompt in text and f"similarity {cosine:.3f}" in text
+        order = [text.index(f"{probabilities[code]:.1%}") for code in ranked]
+        assert order == sorted(order)
+        assert "Above the threshold: myocardial infarction" in text and "MI," not in text and "ptbxl-super" not in text
+        cosines = model.zero_shot(signal[:, [7, 1]], ["pacemaker", "sinus <rhythm>"], FS, ["V2", "II"])
+        for (prompt, cosine), embedding_E in zip(cosines.items(), model.encode_text(list(cosines)), strict=True):
+            percentile = 100 * (reference_RE @ embedding_E < cosine).mean()
+            line = re.search(
+                rf"{cosine:.3f}\s*{percentile:.0f}\s+{prompt}|{prompt}\s*{cosine:.3f}\s*{percentile:.0f}", text
+            )
+            assert line, prompt
         assert NOTICE in text and "leads I, III, aVR, aVL, aVF, V1, V3, V4, V5, V6 were not recorded" in text
         assert "fitted on complete ECGs" in text and "training reports" in text and "cropped" in text
-    assert page.marked <= {"V2", "II"} and page.seconds <= 1 and page.marked | set(range(page.seconds))
+        assert "40 ECGs of the validation split of small" in text
+    places = [page.text.index(names[code]) for code in ranked + others]
+    assert all(f"{scores[code]:.3f}" in page.text for code in others) and min(places) > 0
+    assert "no probability" not in page.text and "right if above" in page.text and "90%" in page.text
+    assert page.marked <= {"V2", "II"} and len(page.seconds) <= 1
     assert (tmp_path / "out" / "rec.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -155,6 +175,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys):
         "none of its 1 records can be used": [str(tmp_path), "--fs", "100"],
         "no task 'ptbxl-supper'": [str(tmp_path / "text.csv"), "--task", "ptbxl-supper"],
         "not of a folder": [str(tmp_path), "--shards", "x"],
+        "--json and --open are for one record": [str(tmp_path), "--json"],
     }
     for message, argv in cases.items():
         with pytest.raises(SystemExit) as stop:
@@ -166,17 +187,120 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys):
 
 def test_occlusion_finds_what_a_score_reads():
     rng = np.random.default_rng(1)
-    ecg, mask = rng.integers(400, 600, (250, 3)).astype(np.int16), np.array([True, True, False])
+    ecg, mask = rng.integers(400, 600, (1000, 3)).astype(np.int16), np.array([True, True, False])
     ecg[100:200, 1] += 900
     ecg_NTL, mask_NL = hidden(ecg, mask, FS)
-    assert ecg_NTL.shape == (1 + 3 + 3, 250, 3) and not mask_NL[2, 1] and not ecg_NTL[2, :, 1].any()
+    assert ecg_NTL.shape == (1 + 3 + 10 + RANDOM, 1000, 3) and not mask_NL[2, 1] and not ecg_NTL[2, :, 1].any()
     np.testing.assert_array_equal(ecg_NTL[0], ecg)
-    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])  # the last half second is cut off separately
-    found = occlusion(ecg_NTL[:, 100:200, 1].mean(axis=1), mask, ("I", "II", "V1"))
+    np.testing.assert_array_equal(ecg_NTL[6, :200], ecg[:200])
+    changed = (ecg_NTL[-RANDOM:] != ecg).any(axis=1)
+    assert not changed[:, 2].any() and changed[:, :2].any(axis=1).all()
+    assert ((ecg_NTL[-RANDOM:] != ecg).sum(axis=(1, 2)) <= 2 * FS).all()
+
+    score_N, flat_N = ecg_NTL[:, 100:200, 1].clip(0, 1300).mean(axis=1), rng.normal(0, 1, len(ecg_NTL))
+    found = occlusion(score_N, flat_N, mask, ("I", "II", "V1"))
     assert found.highlight == Highlight(("II",), (1,)) and set(found.by_lead) == {"I", "II"}
     assert found.by_lead["I"] == found.by_second[0] == 0
-    alone = occlusion(-(np.arange(7.0) ** 2), np.array([False, True, False]), ("I", "II", "V1"))
-    assert alone.by_lead == {} and alone.highlight.seconds == (1, 2)
+    assert occlusion(score_N, score_N, mask, ("I", "II", "V1")).highlight == Highlight()  # random weights do the same
+    assert occlusion(flat_N, score_N, mask, ("I", "II", "V1")).highlight.leads == ()
+    alone = occlusion(score_N, flat_N, np.array([False, True, False]), ("I", "II", "V1"))
+    assert alone.by_lead == {} and alone.highlight.leads == ()
+
+
+def test_nothing_stands_out_of_noise():
+    rng, mask = np.random.default_rng(2), np.ones(12, bool)
+    marked = []
+    for _ in range(50):
+        score_N, untrained_N = rng.normal(size=(2, 1 + 12 + 10 + RANDOM))
+        found = occlusion(score_N, untrained_N, mask, LEADS).highlight
+        marked.append(len(found.leads) + len(found.seconds))
+    assert np.mean(marked) < 1  # of 22 parts
+
+
+def write_ecg(folder: Path, comments: list[str]) -> Path:
+    """A drawn ECG of known intervals at 500 Hz, as a WFDB record."""
+    known = Known(rate_bpm=72, p_ms=100, pr_ms=160, qrs_ms=96, qt_ms=400, t_fall_ms=90, axis_deg=40)
+    ecg = draw(known, 500, 5, np.random.default_rng(0)) / 1000
+    about = {"fs": 500, "units": ["mV"] * 12, "sig_name": list(LEADS), "fmt": ["16"] * 12, "comments": comments}
+    wfdb.wrsamp("ecg", p_signal=ecg, write_dir=str(folder), **about)
+    return folder / "ecg.hea"
+
+
+def test_the_result_as_json(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)) or True)
+    record = write_ecg(tmp_path, ["Age: 56", "Sex: Female", "Name: Secret Person"])
+    main.main(["predict", str(record), "--out", str(tmp_path / "out"), "--json", "--open"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["age"], result["sex"], result["fs"], result["seconds"]) == (56, "female", 500, 10)
+    measured = result["measurements"]
+    expected = (("rate_bpm", 72, 1), ("pr_ms", 151, 10), ("qrs_ms", 96, 10), ("qt_ms", 384, 10), ("qtc_ms", 408, 12))
+    for name, value, error in expected:
+        assert abs(measured[name] - value) <= error, (name, measured[name])
+    assert measured["beats"] >= measured["median_beats"] >= 8
+    classes = [(f["group"], f["name"]) for f in result["findings"]]
+    assert {group for group, _ in classes} == {"Diagnosis", "Form of the waves", "Rhythm"}
+    codes = [f["code"] for f in result["findings"]]
+    assert len(set(codes)) == len(codes) and {"NORM", "NST_", "STTC", "SR"} <= set(codes)
+    for finding in result["findings"]:
+        if finding["probability"] is None:
+            assert finding["threshold"] is None and finding["verdict"] == "not decided"
+        else:
+            over = finding["probability"] >= finding["threshold"]
+            assert over == (finding["verdict"] in ("above", "not decided"))
+    above = [f["name"] for f in result["findings"] if f["verdict"] == "above"]
+    assert above and all(name in result["summary"] for name in above) and "heart rate 72/min" in result["summary"]
+    assert 0 < len(result["rests_on"]) <= 5
+    page = tmp_path / "out" / "ecg.html"
+    assert result["files"][0] == str(page) and opened == [page.resolve().as_uri()]
+    html = page.read_text(encoding="utf-8")
+    text = Words(html).text
+    assert "500 Hz" in text and "56 years, female" in text and "Secret" not in html
+    assert len(re.findall(r'data-lead="V1" d="M[^"]+"', html)) == 2  # the usual sheet, and the one for a phone
+    assert text.count("normal ECG") <= 3 and "NST_" not in text  # summary, table, what it rests on
+
+
+def test_an_encoder_of_version_0_1_has_no_thresholds(run: Path, signal: np.ndarray, tmp_path: Path, capsys):
+    old = shutil.copytree(run, tmp_path / "run")
+    calibration = json.loads((old / "calibration.json").read_text())
+    del calibration["thresholds"]
+    (old / "calibration.json").write_text(json.dumps(calibration))
+    (old / "reference.safetensors").unlink()
+    np.save(tmp_path / "ecg.npy", signal)
+    main.main(["predict", str(tmp_path / "ecg.npy"), "--fs", "100", "--run", str(old), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert told.startswith("This encoder has no thresholds; findings are ranked only") and "percentile" not in told
+    assert "above" not in told and "what it rests on" in told
+
+
+@pytest.mark.parametrize(
+    ("header", "person"),
+    [
+        ("# Age: 56\n#Sex: Male\n", (56, "male")),
+        ("#<age>: 69  <sex>: M  <diagnoses>: x\n", (69, "male")),
+        ("# 69 M 1085 1629 x1\n# Aldomet\n", (69, "male")),
+        ("#Age: NaN\n#Sex: Unknown\n", (None, "")),
+        ("#Age: 300\n# gender: f\n", (None, "female")),
+        ("#Dosage: 50\n", (None, "")),
+    ],
+)
+def test_age_and_sex_of_a_wfdb_header(header: str, person: tuple[float | None, str], tmp_path: Path):
+    (tmp_path / "x.hea").write_text(f"x 1 100 1000\nx.dat 16 1000/mV 16 0 0 0 0 I\n{header}")
+    for name in ("x.hea", "x", "x.dat"):
+        age, sex = read_person(tmp_path / name)
+        assert (age if np.isfinite(age) else None, sex) == person
+
+
+def test_age_and_sex_of_an_edf_file(tmp_path: Path):
+    edfio = pytest.importorskip("edfio")
+    patient = edfio.Patient(sex="F", birthdate=date(1951, 5, 2), name="Somebody")
+    recording = edfio.Recording(startdate=date(2010, 1, 1))
+    signal = edfio.EdfSignal(np.zeros(1000), 100, label="I", physical_dimension="mV", physical_range=(-5, 5))
+    edfio.Edf([signal], patient=patient, recording=recording).write(tmp_path / "x.edf")
+    assert read_person(tmp_path / "x.edf") == (58, "female")
+    edfio.Edf([signal]).write(tmp_path / "y.edf")
+    age, sex = read_person(tmp_path / "y.edf")
+    assert np.isnan(age) and sex == ""
 
 
 def test_the_shipped_encoder_knows_its_sentences(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from etp_jax.encoder.calibration import load_calibration
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.folder import PRETRAINED
+from etp_jax.encoder.export import REFERENCES
+from etp_jax.encoder.folder import PRETRAINED, load_reference
 from etp_jax.encoder.scores import class_scores
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task, labels
@@ -28,6 +29,10 @@ def test_figures_and_probabilities_of_the_card(fold_9: Path, tmp_path: Path, mon
     encoder, split = Encoder.from_run(PRETRAINED), Shards(fold_9).split("validation")
     ecg_NE = encoder.ecg(split)[1]
     calibration = load_calibration(PRETRAINED)
+    reference_RE = load_reference(PRETRAINED)
+    assert reference_RE is not None and len(reference_RE) == REFERENCES
+    nearest_R = (reference_RE[:50] @ ecg_NE.T).max(axis=1)
+    np.testing.assert_allclose(nearest_R, 1, atol=2e-3)
     assert calibration is not None and calibration.prompts == "contrast" and calibration.tasks.keys() == set(TASKS)
     card = (PRETRAINED / "MODEL_CARD.md").read_text(encoding="utf-8").split("Fold 10")[0]
     for name in TASKS:
@@ -50,4 +55,8 @@ def test_figures_and_probabilities_of_the_card(fold_9: Path, tmp_path: Path, mon
         for c, scores_N, y_N in zip(task.classes, scores_NC.T, y_NC.T, strict=True):
             if c.code in calibration.tasks[name]:
                 a, b = calibration.tasks[name][c.code]
-                assert abs(expit(a * scores_N + b).mean() - y_N.mean()) < 0.005, (name, c.code)
+                probability_N, found = expit(a * scores_N + b), calibration.thresholds[name][c.code]
+                assert abs(probability_N.mean() - y_N.mean()) < 0.005, (name, c.code)
+                above_N = probability_N >= found.probability - 1e-4  # a record at the threshold, despite rounding
+                assert abs(y_N[above_N].mean() - found.precision) < 0.02, (name, c.code)
+                assert abs(above_N[y_N].mean() - found.sensitivity) < 0.02, (name, c.code)

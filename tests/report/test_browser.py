@@ -17,6 +17,7 @@ import pytest
 from matplotlib import image
 
 from etp_jax.cli import main
+from etp_jax.ecg.leads import LEADS
 from etp_jax.report.run import write_page
 from tests.helpers.evaluations import measure
 
@@ -97,4 +98,21 @@ def test_a_page_opens_without_a_network(
     assert pixels.shape == (844, width, 3)
     dark = (pixels.mean(axis=-1) < 0.4).mean()
     assert 0.005 < dark < 0.5  # there is text on a background
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_all_leads_of_a_prediction_are_in_reach(browser: Any, pages: dict[str, Path], width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844}, offline=True)
+    page = context.new_page()
+    page.goto(pages["prediction"].as_uri())
+    shown = {}
+    for trace in page.locator("path[data-lead]").all():
+        box = trace.bounding_box()
+        if trace.is_visible() and box and box["x"] >= 0 and box["x"] + box["width"] <= width:
+            shown[trace.get_attribute("data-lead")] = box
+    assert set(shown) == set(LEADS)
+    for text in page.locator("main p, header p").all():  # none is cut by a scrolling table
+        box = text.bounding_box()
+        assert not box or box["x"] + box["width"] <= width
     context.close()

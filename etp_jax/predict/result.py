@@ -1,0 +1,59 @@
+"""The result of `etp predict --json`, described in docs/predict-and-export.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etp_jax.predict import words
+from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
+
+FORMAT = 1
+"""Version of the schema; fields may be added without a new version."""
+
+
+def as_json(prediction: Prediction, predictor: Predictor, files: Sequence[Path]) -> dict[str, Any]:
+    """Everything about one record, for `json.dumps`; null is what could not be measured or is unknown."""
+    ecg, encoder = prediction.ecg, predictor.model.encoder
+    quantities = [quantity for _, quantity, _ in words.MEASURED]
+    return {
+        "format": FORMAT,
+        "notice": NOTICE,
+        "record": ecg.name,
+        "summary": words.summary(prediction),
+        "seconds": ecg.seconds,
+        "fs": ecg.fs,
+        "age": ecg.age if math.isfinite(ecg.age) else None,
+        "sex": ecg.sex or None,
+        "notes": list(ecg.notes),
+        "measurements": {name: words.value(ecg, name) for name in (*quantities, "beats", "median_beats")},
+        "findings": [
+            {"group": group, **_finding(finding)} for group, found in prediction.groups.items() for finding in found
+        ],
+        "prompts": [{"text": f.name, "similarity": f.score, "percentile": f.percentile} for f in prediction.prompts],
+        "rests_on": [
+            {"task": f.task, "code": f.code, "leads": list(o.highlight.leads), "seconds": list(o.highlight.seconds)}
+            for f, o in prediction.explained
+        ],
+        "reports": [{"cosine": cosine, "report": report} for cosine, report in prediction.reports],
+        "encoder": {"name": encoder.run_dir.name, "step": encoder.step},
+        "files": [str(file) for file in files],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    threshold = finding.threshold
+    return {
+        "task": finding.task,
+        "code": finding.code,
+        "name": finding.name,
+        "probability": finding.probability,
+        "threshold": threshold and threshold.probability,
+        "precision": threshold and threshold.precision,
+        "sensitivity": threshold and threshold.sensitivity,
+        "verdict": finding.verdict,
+        "similarity": finding.score,
+        "percentile": finding.percentile,
+    }

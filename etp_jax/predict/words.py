@@ -1,0 +1,105 @@
+"""What `etp predict` says in words, on the page and on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from etp_jax.ecg.leads import Highlight
+from etp_jax.predict.occlusion import Occlusion
+from etp_jax.predict.predictor import Ecg, Finding, Prediction, Predictor
+
+MEASURED = (
+    ("heart rate", "rate_bpm", "/min"),
+    ("PR", "pr_ms", " ms"),
+    ("QRS", "qrs_ms", " ms"),
+    ("QT", "qt_ms", " ms"),
+    ("QTc (Fridericia)", "qtc_ms", " ms"),
+    ("QRS axis", "axis_deg", "°"),
+)
+"""Name, quantity and unit of each measurement that is shown."""
+NO_THRESHOLDS = "This encoder has no thresholds; findings are ranked only"
+NOTHING = "nothing stands out: hiding random stretches, or an encoder with random weights, changes the score as much"
+
+
+def value(ecg: Ecg, quantity: str) -> float | None:
+    """Returns a measurement of the whole ECG, or None if it could not be measured."""
+    found = float(ecg.measures.get(quantity, math.nan))  # pyright: ignore[reportArgumentType]
+    return found if math.isfinite(found) else None
+
+
+def summary(prediction: Prediction) -> str:
+    """One line: the findings above their thresholds, heart rate and QTc."""
+    names = ", ".join(dict.fromkeys(finding.name for finding in prediction.above))
+    parts = [f"Above the threshold: {names}" if names else "No finding is above its threshold"]
+    if not prediction.has_thresholds:
+        parts = [NO_THRESHOLDS]
+    rate, qtc = value(prediction.ecg, "rate_bpm"), value(prediction.ecg, "qtc_ms")
+    parts += [f"heart rate {rate:.0f}/min"] if rate is not None else []
+    parts += [f"QTc {qtc:.0f} ms"] if qtc is not None else []
+    return "; ".join(parts)
+
+
+def about(ecg: Ecg) -> str:
+    """The record, its duration and rate, and age and sex if the file has them."""
+    parts = [f"{ecg.seconds:g} s at {ecg.fs:g} Hz"]
+    parts += [f"{ecg.age:g} years"] if math.isfinite(ecg.age) else []
+    return ", ".join([*parts, *filter(None, [ecg.sex])])
+
+
+def measurements(ecg: Ecg) -> list[tuple[str, str, str]]:
+    """Name, value with its unit, and what it rests on, of each measurement."""
+    beats, averaged = value(ecg, "beats"), value(ecg, "median_beats")
+    rests = [f"{count:.0f} beats" if count else "" for count in (beats, averaged)]
+    rows = []
+    for name, quantity, unit in MEASURED:
+        found = value(ecg, quantity)
+        basis = rests[0] if quantity == "rate_bpm" else f"median of {rests[1]}"
+        rows.append((name, "not measured", "") if found is None else (name, f"{found:.0f}{unit}", basis))
+    return rows
+
+
+def measurement_line(ecg: Ecg) -> str:
+    """All measurements in one line."""
+    if value(ecg, "rate_bpm") is None:
+        return "not measured: fewer than three heart beats were found"
+    by_basis: dict[str, list[str]] = {}
+    for name, found, basis in measurements(ecg):
+        by_basis.setdefault(basis, []).append(f"{name} {found}")
+    return "; ".join(", ".join(texts) + f" ({basis})" * bool(basis) for basis, texts in by_basis.items())
+
+
+def percent(share: float) -> str:
+    """A share in percent, with one decimal."""
+    return f"{share:.1%}"
+
+
+def reference(predictor: Predictor) -> str:
+    """The ECGs among which a percentile is counted."""
+    count = 0 if predictor.reference_RE is None else len(predictor.reference_RE)
+    return f"{count:,} ECGs of the {predictor.fitted_on.partition(',')[0]}"
+
+
+def rests_on(finding: Finding, occlusion: Occlusion) -> str:
+    """The leads and seconds that a finding depends on."""
+    return f"{finding.name}: {marks(occlusion.highlight) or NOTHING}"
+
+
+def marks(highlight: Highlight) -> str:
+    """Leads and seconds in words; empty if there are none."""
+    seconds = (f"{second}–{second + 1} s" for second in highlight.seconds)
+    parts = [_listed("lead", highlight.leads), _listed("second", [text.removesuffix(" s") for text in seconds])]
+    return " and ".join(filter(None, parts))
+
+
+def caption(prediction: Prediction) -> str:
+    """Explains the marks of the drawing; empty if there are none."""
+    for finding, occlusion in prediction.explained:
+        if occlusion.highlight != Highlight():
+            return f"Marked: {rests_on(finding, occlusion)} (leads blue, seconds shaded)"
+    return ""
+
+
+def _listed(noun: str, names: Iterable[str]) -> str:
+    items = list(names)
+    return f"{noun}{'s' * (len(items) > 1)} {', '.join(items)}" if items else ""
