@@ -2,7 +2,7 @@
 
 Hiding any part of an ECG changes a score. A decrease stands out if it exceeds two comparisons: every decrease by hiding
 as much of the signal in random places; and, in units of their spread, what hiding the same part does to an encoder with
-random weights.
+shuffled weights.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def occlusion(
 
     Args:
       score_N: scores of the ECGs made by `hidden`.
-      untrained_N: scores of the same ECGs by an encoder with random weights.
+      untrained_N: scores of the same ECGs by an encoder with shuffled weights.
       lead_mask_L: usable leads.
       leads: names of the leads.
     """

@@ -113,7 +113,7 @@ def _rests_on(prediction: Prediction) -> str:
         return _paragraphs("No finding is above its threshold, so none is explained.")
     text = _paragraphs(
         "For each finding, the leads and seconds without which its score falls most. Only those are named whose fall "
-        "exceeds all falls without random stretches of the same size, and that of an encoder with random weights. They "
+        "exceeds all falls without random stretches of the same size, and that of an encoder with shuffled weights. They "
         "show what the encoder depends on, not where the disease is."
     )
     for finding, occlusion in prediction.explained:

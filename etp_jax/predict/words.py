@@ -19,7 +19,7 @@ MEASURED = (
 )
 """Name, quantity and unit of each measurement that is shown."""
 NO_THRESHOLDS = "This encoder has no thresholds; findings are ranked only"
-NOTHING = "nothing stands out: hiding random stretches, or an encoder with random weights, changes the score as much"
+NOTHING = "nothing stands out: hiding random stretches, or an encoder with shuffled weights, changes the score as much"
 
 
 def value(ecg: Ecg, quantity: str) -> float | None:
