@@ -79,6 +79,12 @@ class Recording:
     """What the reader assumed or left out, such as `channel PLETH (NU) left out`."""
     unit: str = ""
     """Unit that the user gave, or the reader assumed, for numbers without one; empty if the file states its units."""
+    age: float = math.nan
+    """Age of the person in years; NaN if the source does not have it."""
+    sex: str = ""
+    """Sex of the person: `male`, `female`, or empty if the source does not have it."""
+    report: str = ""
+    """Statements in the file, without names and dates; empty if the source does not have any."""
 
 
 def unit_of(text: str) -> str | None:

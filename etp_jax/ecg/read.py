@@ -8,6 +8,8 @@ from pathlib import Path
 from etp_jax.ecg import csv_signal
 from etp_jax.ecg.bare_numbers import read_npy
 from etp_jax.ecg.channels import name_channels, unreadable
+from etp_jax.ecg.clinical import read_clinical
+from etp_jax.ecg.dicom import read_dicom
 from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.ecg.matlab import read_matlab
@@ -21,11 +23,13 @@ READERS: dict[str, Callable[[Path, Layout], Recording]] = {
     ".rec": read_edf,
     ".mat": read_matlab,
     ".npy": read_npy,
+    ".dcm": read_dicom,
+    **dict.fromkeys((".xml", ".scp", ".ecg", ".mwf", ".mfer", ".json"), read_clinical),
     **dict.fromkeys(csv_signal.SUFFIXES, csv_signal.read_csv_signal),
 }
 """Reader of each suffix, in lower case. A reader may raise any exception, which becomes one EtpError."""
 WFDB = (".hea", ".dat")
-SUFFIXES = tuple(suffix for suffix in (*WFDB, *READERS) if not suffix.startswith(".txt"))
+SUFFIXES = tuple(suffix for suffix in (*WFDB, *READERS) if not suffix.startswith((".txt", ".json")))
 """Suffixes of the files that are ECGs wherever they are found; a text file is read only if it is named."""
 RATES = (1.0, 1e6)
 """Lowest and highest sampling rate that is accepted, in Hz."""
@@ -36,7 +40,8 @@ def read_signal(path: Path, layout: Layout) -> Recording:
 
     Args:
       path: the file. `.hea`, `.dat` and no suffix mean WFDB, as do `.mat`, and a suffix that is not read, if a header
-        of the same name exists. Upper-case suffixes are read too.
+        of the same name exists. Upper-case suffixes are read too. A DICOM file may have any name without a suffix that
+        is read.
       layout: sampling rate, unit and leads of files that do not state them. Its leads also name the channels of a file
         whose own names denote no lead.
 
@@ -44,7 +49,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
       EtpError: the file is missing, unreadable or of an unknown kind, or the layout does not fit it. The message is
         `kind: detail`.
     """
-    suffix = suffix_of(path)
+    suffix = ".dcm" if _is_dicom(path) else suffix_of(path)
     record = path.with_suffix("") if suffix in SUFFIXES else path
     with unreadable(path.name):
         if suffix in ("", *WFDB) or ((suffix not in READERS or suffix == ".mat") and _has_header(record)):
@@ -64,6 +69,14 @@ def suffix_of(path: Path) -> str:
     """Returns the suffix that decides how a file is read, in lower case: `.csv.gz` for a compressed table."""
     double = "".join(path.suffixes[-2:]).lower()
     return double if double in READERS else path.suffix.lower()
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file whose suffix is not read is DICOM: these are often named by a number (`1.2.840.113619.2`)."""
+    if suffix_of(path) in READERS or path.suffix.lower() in WFDB or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _has_header(record: Path) -> bool:
