@@ -92,11 +92,13 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
 
 def _bare(message: object, path: Path) -> str:
     """Returns a message of ecgdatakit in one line, without the path of the file."""
-    return re.sub(rf"\s*(?:in|of)? *(?:{re.escape(str(path))}|{re.escape(path.name)})", "", " ".join(str(message).split()))
+    return re.sub(
+        rf"\s*(?:in|of)? *(?:{re.escape(str(path))}|{re.escape(path.name)})", "", " ".join(str(message).split())
+    )
 
 
 def _name(record: Any, lead: Any) -> str:
-    """Returns the name of a lead; ecgdatakit numbers those of ISHNE files that have none, as if they were I, II, III."""
+    """Returns the name of a lead; ecgdatakit calls the first lead without a name in ISHNE files `Lead 1`, as lead I."""
     unnamed = record.file_format.parser == "ISHNEHolterParser" and lead.label.startswith("Lead ")
     return lead.label.replace("Lead", "channel") if unnamed else lead.label
 

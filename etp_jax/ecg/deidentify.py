@@ -14,13 +14,13 @@ _PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _DATE = re.compile(
     rf"\b(?:\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}|\d{{1,2}}[- .]*{_MONTH}[- .,]*\d{{2,4}}"
-    rf"|{_MONTH}[- .]*\d{{1,2}}[- ,.]+\d{{2,4}}|(?:19|20)\d{{6}}(?:\d{{4,6}})?)(?:[ T,]+\d{{1,2}}:\d{{2}}(?::\d{{2}})?)?"
-    r"|\b\d{1,2}:\d{2}(?::\d{2})?\b",
+    rf"|{_MONTH}[- .]*\d{{1,2}}[- ,.]+\d{{2,4}}|(?:19|20)\d{{6}}(?:\d{{4,6}})?)"
+    r"(?:[ T,]+\d{1,2}:\d{2}(?::\d{2})?)?|\b\d{1,2}:\d{2}(?::\d{2})?\b",
     re.IGNORECASE,
 )
 _SIGNED = re.compile(
     r"\b(?:confirmed|reviewed|signed|over-?read|interpreted|edited|referred|ordered|requested|validated|verified|read)"
-    r"\s*(?:by|:)|\b(?:dr|md|phd|physician|technician|operator)\b\.?|electronically|\bname\s*:|\bid\s*:|\bdob\b|date of birth",
+    r"\s*(?:by|:)|\b(?:dr|md|phd|physician|technician|operator|dob)\b|electronically|\b(?:name|id)\s*:|date of birth",
     re.IGNORECASE,
 )
 

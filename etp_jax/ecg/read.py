@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from etp_jax.ecg.dicom import read_dicom
 from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.ecg.matlab import read_matlab
+from etp_jax.ecg.parquet import read_parquet, read_parquet_row
+from etp_jax.ecg.stacks import read_arrays, read_row
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.ecg.wfdb_header import find
 from etp_jax.errors import EtpError
@@ -23,11 +26,19 @@ READERS: dict[str, Callable[[Path, Layout], Recording]] = {
     ".rec": read_edf,
     ".mat": read_matlab,
     ".npy": read_npy,
+    **dict.fromkeys((".h5", ".hdf5", ".npz"), read_arrays),
+    ".parquet": read_parquet,
     ".dcm": read_dicom,
     **dict.fromkeys((".xml", ".scp", ".ecg", ".mwf", ".mfer", ".json"), read_clinical),
     **dict.fromkeys(csv_signal.SUFFIXES, csv_signal.read_csv_signal),
 }
 """Reader of each suffix, in lower case. A reader may raise any exception, which becomes one EtpError."""
+ROW_READERS: dict[str, Callable[[Path, str, Layout], Recording]] = {
+    **dict.fromkeys((".h5", ".hdf5", ".npz", ".npy"), read_row),
+    ".parquet": read_parquet_row,
+}
+"""Reader of one ECG of a file with many, by suffix."""
+_ROW = re.compile(rf"(?P<file>.*(?:{'|'.join(map(re.escape, ROW_READERS))}))#(?P<row>.+)", re.IGNORECASE | re.DOTALL)
 WFDB = (".hea", ".dat")
 SUFFIXES = tuple(suffix for suffix in (*WFDB, *READERS) if not suffix.startswith((".txt", ".json")))
 """Suffixes of the files that are ECGs wherever they are found; a text file is read only if it is named."""
@@ -41,7 +52,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
     Args:
       path: the file. `.hea`, `.dat` and no suffix mean WFDB, as do `.mat`, and a suffix that is not read, if a header
         of the same name exists. Upper-case suffixes are read too. A DICOM file may have any name without a suffix that
-        is read.
+        is read. `FILE#ROW` is one ECG of a file with many (HDF5, npz, npy, Parquet).
       layout: sampling rate, unit and leads of files that do not state them. Its leads also name the channels of a file
         whose own names denote no lead.
 
@@ -49,6 +60,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
       EtpError: the file is missing, unreadable or of an unknown kind, or the layout does not fit it. The message is
         `kind: detail`.
     """
+    path, row = split_row(path)
     suffix = ".dcm" if _is_dicom(path) else suffix_of(path)
     record = path.with_suffix("") if suffix in SUFFIXES else path
     with unreadable(path.name):
@@ -58,11 +70,19 @@ def read_signal(path: Path, layout: Layout) -> Recording:
             raise EtpError(f"kind not read: {suffix}; read are {', '.join((*WFDB, *READERS))}")
         elif not path.is_file():
             raise EtpError(f"missing file: {path.name}")
+        elif row:
+            recording = ROW_READERS[suffix](path, row, layout)
         else:
             recording = READERS[suffix](path, layout)
         if not RATES[0] <= recording.fs <= RATES[1]:
             raise EtpError(f"sampling rate: {recording.fs:g} Hz of {path.name} is not between 1 Hz and 1 MHz")
         return name_channels(recording, layout, path.name)
+
+
+def split_row(path: Path) -> tuple[Path, str]:
+    """Splits `FILE#ROW` into file and row; the row is empty if the path names a whole file."""
+    match = _ROW.fullmatch(str(path))
+    return (Path(match["file"]), match["row"]) if match and not path.exists() else (path, "")
 
 
 def suffix_of(path: Path) -> str:
