@@ -35,7 +35,8 @@ def clinical_extra(file: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise EtpError(f"kind not read: {file} needs {error.name}; pip install 'etp-jax[clinical]'") from None
+        package = (error.name or "another package").partition(".")[0]
+        raise EtpError(f"kind not read: {file} needs {package}; pip install 'etp-jax[clinical]'") from None
 
 
 def microvolts(unit: str) -> float | None:

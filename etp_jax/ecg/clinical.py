@@ -47,6 +47,8 @@ def read_clinical(path: Path, layout: Layout) -> Recording:
     samples = np.column_stack([np.asarray(lead.samples, np.float64) for lead in chosen])
     if record.file_format.parser == "ISHNEHolterParser":
         samples[samples == _FAULT] = np.nan
+        if (announced := record.raw_metadata["ecg_size"]) != len(samples):
+            notes.append(f"the header announces {announced} samples, the file holds {len(samples)}")
     scales = [microvolts(lead.resolution_unit) or np.nan for lead in chosen]
     signal = (samples * [lead.resolution for lead in chosen] + [lead.offset for lead in chosen]) * scales
     person = record.patient
