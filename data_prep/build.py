@@ -20,7 +20,7 @@ from typing import Any
 
 from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject
 from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
-from etp_jax.data_prep.reports import clean_report, coverage
+from etp_jax.data_prep.reports import clean_report, coverage, split_english
 from etp_jax.ecg import prepare
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import disk_errors
@@ -190,8 +190,13 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
 
 def _record(archive: Archive, study: ArchiveRecord, seen: _Seen) -> Record:
     """Prepares a study as a record; raises EtpError if its signal cannot be used."""
-    prepared = prepare.prepare(study.read(), archive.fs, archive.samples, archive.leads, archive.filters)
-    statements = _clean(study.report).statements if study.statements is None else study.statements
+    recording = study.read()
+    prepared = prepare.prepare(recording, archive.fs, archive.samples, archive.leads, archive.filters)
+    report, statements = study.report, study.statements
+    if not report and recording.report:
+        report, statements = recording.report, None if statements is None else split_english(recording.report)
+        seen.notes["report of the signal file"] += 1
+    statements = _clean(report).statements if statements is None else statements
     seen.verdicts.update(prepared.kinds)
     seen.verdicts["empty report"] += not statements
     seen.leads.update(verdict for verdict in prepared.verdicts if " lead " in verdict)
@@ -202,12 +207,12 @@ def _record(archive: Archive, study: ArchiveRecord, seen: _Seen) -> Record:
         record_id=study.record_id,
         patient_id=study.patient_id,
         report=". ".join(statements),
-        report_original=study.report,
+        report_original=report,
         statements=statements,
         labels=study.labels,
         likelihoods=study.likelihoods,
-        age=study.age,
-        sex=study.sex,
+        age=recording.age if math.isnan(study.age) else study.age,
+        sex=study.sex or recording.sex,
         dataset=study.dataset or archive.name,
     )
 

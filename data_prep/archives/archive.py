@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from etp_jax.ecg.leads import Filters, Recording
@@ -25,14 +26,17 @@ def sizes_sha(files: Iterable[str]) -> str:
 
     The paths are strings and not `Path`s, since there may be 800,000.
     """
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), lru_cache(maxsize=64)(_size)  # many records may share a file
     for file in files:
-        try:
-            size = os.stat(file).st_size  # noqa: PTH116 - many times as fast as Path
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            size = -1
-        digest.update(b"%d " % size)
+        digest.update(b"%d " % size(file))
     return digest.hexdigest()
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - many times as fast as Path
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 from etp_jax.data_prep.archives.ptbxl import OLDEST
@@ -18,6 +19,7 @@ SEXES = {
     **dict.fromkeys(("male", "m", "man", "mann", "männlich", "maennlich"), "male"),
     **dict.fromkeys(("female", "f", "w", "woman", "frau", "weiblich"), "female"),
 }
+FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SEPARATOR = re.compile(r"[;,|]")
 _AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(y|yr|yrs|year|years|yo|a|j|jahre|m|w|d)?\.?(?:\s*old)?", re.IGNORECASE)
 _PER_YEAR = {"m": 12.0, "w": 52.18, "d": 365.25}
@@ -32,8 +34,9 @@ def is_empty(cell: str) -> bool:
 def labels_of(cell: str) -> dict[str, float]:
     """Parses the labels of a record, each with its likelihood in percent, which is -1 where none is given.
 
-    A cell holds labels separated by `;`, `,` or `|`; a list, tuple or set in Python or JSON; or a dictionary of labels
-    and likelihoods in percent, or of labels and true or false. As in PTB-XL, a label with likelihood 0 is present.
+    A cell holds labels separated by `;`, `,` or `|`; or a label in each line, which may contain commas; a list, tuple
+    or set in Python or JSON; or a dictionary of labels and likelihoods in percent, or of labels and true or false. As
+    in PTB-XL, a label with likelihood 0 is present.
 
     Raises:
       EtpError: the cell is a list or a dictionary of another kind.
@@ -43,7 +46,8 @@ def labels_of(cell: str) -> dict[str, float]:
         return {}
     if text[0] in "[{" or (text[-1] == ")" and text.startswith(("(", "set(", "frozenset(", "array("))):
         return _collection(text)
-    parts = [part.strip().strip("\"'").strip() for part in _SEPARATOR.split(text)]
+    parts = text.splitlines() if "\n" in cell else _SEPARATOR.split(text)  # LUDB ends each label with a line break
+    parts = [part.strip().strip("\"'").strip() for part in parts]
     return {whole_number(part): -1.0 for part in parts if not is_empty(part)}
 
 
@@ -120,8 +124,22 @@ def age_of(cell: str) -> float | None:
     return age if age <= OLDEST else None
 
 
-def sex_of(cell: str) -> str | None:
-    """Parses a sex; returns an empty text if the cell is empty, None if it is not understood."""
+@lru_cache(maxsize=256)
+def flag_of(cell: str) -> bool | None:
+    """Parses true or false, also as 1 or 0; returns None if the cell is neither."""
+    return FLAGS.get(whole_number(cell.strip()).casefold())
+
+
+def sex_of(cell: str, column: str = "") -> str | None:
+    """Parses a sex; returns an empty text if the cell is empty, None if it is not understood.
+
+    Args:
+      cell: text of the cell.
+      column: name of its column; true and false are understood in `is_male`, `male`, `is_female` and `female`.
+    """
+    asked = SEXES.get(column.casefold().removeprefix("is_"))
+    if asked and (flag := flag_of(cell)) is not None:
+        return asked if flag else {"male": "female", "female": "male"}[asked]
     return "" if is_empty(cell) else SEXES.get(cell.strip().casefold())
 
 

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
-from etp_jax.data_prep.archives.cells import age_of, labels_of, patient_of, report_of, sex_of
+from etp_jax.data_prep.archives.cells import age_of, flag_of, is_empty, labels_of, patient_of, report_of, sex_of
 from etp_jax.data_prep.archives.csv_table import read_own_table
 from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
-from etp_jax.ecg.read import read_signal
+from etp_jax.ecg.read import read_signal, split_row
 from etp_jax.errors import EtpError
 
 SPLITS = ("train", "validation", "test")
@@ -29,20 +29,31 @@ class TableColumns:
 
     signal_column: str
     """Column with the path of the signal file, absolute or relative to the table's folder."""
+    row_column: str | None = None
+    """Column with the row of the record in a signal file that holds many (HDF5, npz, npy, Parquet): its id in the file,
+    or its number from 0 if the file has no ids."""
     report_column: str | None = None
-    """Column with the report; without it, no record has a report, and the shards cannot train an encoder."""
+    """Column with the report; without it, the report is that of the signal file. Shards without reports cannot train an
+    encoder."""
     id_column: str | None = None
-    """Column with the record id; without it, the path of the signal file is the id."""
+    """Column with the record id; without it, the path of the signal file is the id, followed by the row."""
     patient_column: str | None = None
     """Column with the patient id, in which 00123, 123.0 and 123 are one; without it, every record is one patient."""
     split_column: str | None = None
     """Column with the split (train, validation or test); without it, a hash of the patient id determines the split."""
     label_column: str | None = None
     """Column with the labels: separated by `;`, `,` or `|`, or a list or dictionary of Python or JSON."""
+    label_columns: tuple[str, ...] = ()
+    """Columns that are labels themselves: true or 1 where the record has the label, false or 0 where it does not."""
     age_column: str | None = None
     """Column with the age in years."""
     sex_column: str | None = None
     """Column with the sex: male, m, female, f or w; other words count as unknown."""
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """The names of the columns that hold one thing, by what they hold: `signal`, `report`, ..."""
+        return {field.removesuffix("_column"): name for field, name in asdict(self).items() if isinstance(name, str)}
 
 
 def open_archive(
@@ -73,8 +84,10 @@ def open_archive(
         raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
     check_name(name)
     layout.check()
-    table, sha, assumed = read_own_table(csv, tuple(filter(None, asdict(columns).values())))
-    rows = table.to_dict("records")
+    names = tuple(dict.fromkeys((*columns.named.values(), *columns.label_columns)))
+    table, sha, assumed = read_own_table(csv, names)
+    cells = zip(*(table[name].tolist() for name in names), strict=True)
+    rows = [dict(zip(names, row, strict=True)) for row in cells]  # to_dict takes many times as long
     notes = Counter(dict.fromkeys(assumed, len(rows)))
     known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
     studies, rejects = [], []
@@ -84,7 +97,7 @@ def open_archive(
             studies.append(study)
             notes.update(found)
         except EtpError as error:
-            rejects.append(Reject(row[columns.id_column or columns.signal_column], "", str(error)))
+            rejects.append(Reject(_record_id(row, columns), "", str(error)))
     return Archive(
         name=name,
         fs=rate,
@@ -119,6 +132,7 @@ def check_name(name: str) -> None:
 
 def _files(paths: Iterable[Path]) -> Iterable[str]:
     """Yields the file of each record that contains the signal, so that its size changes with the signal."""
+    paths = (split_row(path)[0] if "#" in path.name else path for path in paths)
     return (f"{str(path).removesuffix('.hea')}.dat" if path.suffix in ("", ".hea") else str(path) for path in paths)
 
 
@@ -135,38 +149,69 @@ def _study(
     row: dict[str, str], columns: TableColumns, known: frozenset[str], translate: bool, folder: Path, layout: Layout
 ) -> tuple[ArchiveRecord, list[str]]:
     """Converts one row; also returns what was assumed. Raises EtpError if the record cannot be used."""
-    named = {field.removesuffix("_column"): name for field, name in asdict(columns).items() if name is not None}
-    cells = {field: row[name].strip() for field, name in named.items()}
-    record = cells.get("id", cells["signal"])
+    cells = {field: row[name].strip() for field, name in columns.named.items()}
+    record = _record_id(row, columns)
     if not cells["signal"]:
         raise EtpError("signal: the cell is empty")
     if "\0" in cells["signal"]:
         raise EtpError("signal: the path contains a NUL character")
+    if "row" in cells and is_empty(cells["row"]):
+        raise EtpError("row: the cell is empty")
     if not record:
         raise EtpError("record id: empty")
     patient = patient_of(cells["patient"]) if "patient" in cells else record
     split = cells.get("split", hashed_split(patient))
     if split not in SPLITS:
         raise EtpError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    labels, separated = _separate(labels_of(cells.get("label", "")), known)
-    age, sex, report = age_of(cells.get("age", "")), sex_of(cells.get("sex", "")), report_of(cells.get("report", ""))
+    labels, separated = _separate(labels_of(row[columns.label_column]) if columns.label_column else {}, known)
+    flags, unknown = _flags(row, columns.label_columns)
+    labels |= flags
+    sex = sex_of(cells.get("sex", ""), columns.sex_column or "")
+    age, report = age_of(cells.get("age", "")), report_of(cells.get("report", ""))
     notes = ["patient ids without leading zeros and .0"] * (patient != cells.get("patient", record))
     notes += ["labels separated by blanks"] * separated
     notes += ["labels with likelihood 0 count as present"] * (0 in labels.values())
+    notes += [f"empty cell of label {name} counts as absent" for name in unknown]
     notes += [AGE_UNKNOWN] * (age is None) + ["sex is not understood; stored as unknown"] * (sex is None)
     study = ArchiveRecord(
         record_id=record,
         patient_id=patient,
         split=split,
-        read=partial(read_signal, folder / cells["signal"], layout),
+        read=partial(read_signal, folder / _signal(cells), layout),
         report=report,
         labels=tuple(labels),
         likelihoods=tuple(labels.values()),
         age=math.nan if age is None else age,
         sex=sex or "",
-        statements=None if translate else split_english(report),
+        statements=None if translate else split_english(report) if report else (),
     )
     return study, notes
+
+
+def _record_id(row: dict[str, str], columns: TableColumns) -> str:
+    """Returns the id of a record: that of the table, or else the path of its signal."""
+    if columns.id_column:
+        return row[columns.id_column].strip()
+    return _signal({field: row[name].strip() for field, name in columns.named.items()})
+
+
+def _signal(cells: dict[str, str]) -> str:
+    """Returns the path of a record's signal, as `read_signal` takes it: FILE, or FILE#ROW."""
+    return f"{cells['signal']}#{cells['row']}" if "row" in cells else cells["signal"]
+
+
+def _flags(row: dict[str, str], columns: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:
+    """Returns the labels whose columns are true, and those whose cell is empty; raises EtpError for other cells."""
+    labels, unknown = {}, []
+    for name in columns:
+        flag = flag_of(row[name])
+        if flag:
+            labels[name] = -1.0
+        elif flag is None and is_empty(row[name]):
+            unknown.append(name)
+        elif flag is None:
+            raise EtpError(f"labels: {row[name]!r} in column {name} is neither true nor false")
+    return labels, unknown
 
 
 def _separate(labels: dict[str, float], known: frozenset[str]) -> tuple[dict[str, float], bool]:

@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.ecg.leads import Layout, Recording, lead_of
 from etp_jax.errors import EtpError
+
+NAME_ONE = "name one of them as FILE#ROW, or with --row-column in a table"
 
 
 def read_npy(path: Path, layout: Layout) -> Recording:
     """Reads a NumPy file of one array, samples by leads or leads by samples."""
     # A mapped file is checked against the size that its header claims; without, memory is taken first.
     array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim == 3:
+        raise EtpError(f"stack: {path.name} holds {len(array)} ECGs; {NAME_ONE}")
     return recording_of(array, layout, path)
+
+
+def recording_among(variables: Mapping[str, Any], layout: Layout, path: Path) -> Recording:
+    """Finds the ECG among named arrays: one matrix, one vector, or one vector per lead.
+
+    Args:
+      variables: arrays of numbers by name, `ECG.data` or `ECG/data` for one in a structure; None for anything else.
+      layout: sampling rate, unit and leads.
+      path: file that holds the arrays.
+
+    Raises:
+      EtpError: the arrays are none of these, or several; or the layout does not fit them.
+    """
+    arrays = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
+    matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
+    vectors = {name: value for name, value in arrays.items() if value.ndim == 1 and value.size}
+    leads = {name: value for name, value in vectors.items() if lead_of(_field(name))}
+    if leads and not matrices:
+        return _one_per_lead(leads, [name for name in vectors if name not in leads], layout, path)
+    signals = matrices or vectors
+    if len(signals) != 1:
+        shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals.items()]
+        found = ", ".join(shapes or variables) or "nothing"
+        raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
+    return recording_of(*signals.values(), layout, path)
+
+
+def _field(name: str) -> str:
+    return re.split(r"[./]", name)[-1]
+
+
+def _one_per_lead(leads: dict[str, NDArray[Any]], others: list[str], layout: Layout, path: Path) -> Recording:
+    """Joins the vectors of the leads; other vectors, such as a time axis, are left out with a note."""
+    lengths = {name: len(value) for name, value in leads.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise EtpError(f"unreadable signal: the leads of {path.name} have several lengths: {found}")
+    recording = recording_of(np.column_stack(list(leads.values())), layout, path, tuple(map(_field, leads)))
+    notes = tuple(f"array {name} left out" for name in others)
+    return replace(recording, notes=(*recording.notes, *notes))
 
 
 def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequence[str] = ()) -> Recording:

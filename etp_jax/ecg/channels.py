@@ -29,6 +29,16 @@ def unreadable(name: str, what: str = "signal") -> Iterator[None]:
         raise EtpError(f"unreadable {what}: {name} ({one_line(error)})") from None
 
 
+@contextmanager
+def clinical_extra(file: str) -> Iterator[None]:
+    """Converts the lack of a package, imported inside, into one EtpError that names the extra which installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "another package").partition(".")[0]
+        raise EtpError(f"kind not read: {file} needs {package}; pip install 'etp-jax[clinical]'") from None
+
+
 def microvolts(unit: str) -> float | None:
     """Returns the microvolts per unit, or None if the unit is no voltage."""
     name = unit_of(unit)

@@ -83,6 +83,8 @@ class Recording:
     """Age of the person in years; NaN if the source does not have it."""
     sex: str = ""
     """Sex of the person: `male`, `female`, or empty if the source does not have it."""
+    report: str = ""
+    """Statements in the file, without names and dates; empty if the source does not have any."""
 
 
 def unit_of(text: str) -> str | None:

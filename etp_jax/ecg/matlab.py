@@ -6,18 +6,14 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from etp_jax.ecg import matlab_child
-from etp_jax.ecg.bare_numbers import rate, recording_of
-from etp_jax.ecg.leads import Layout, Recording, lead_of
+from etp_jax.ecg.bare_numbers import rate, recording_among
+from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
 
 TIMEOUT = 120.0
@@ -32,34 +28,7 @@ def read_matlab(path: Path, layout: Layout) -> Recording:
       EtpError: the file holds none of these, or several; or the layout does not fit it.
     """
     rate(layout, path)  # before the child is started
-    variables = _load(path)
-    arrays = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
-    matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
-    vectors = {name: value for name, value in arrays.items() if value.ndim == 1 and value.size}
-    leads = {name: value for name, value in vectors.items() if lead_of(_field(name))}
-    if leads and not matrices:
-        return _one_per_lead(leads, [name for name in vectors if name not in leads], layout, path)
-    signals = matrices or vectors
-    if len(signals) != 1:
-        shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals.items()]
-        found = ", ".join(shapes or variables) or "nothing"
-        raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
-    return recording_of(next(iter(signals.values())), layout, path)
-
-
-def _field(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _one_per_lead(leads: dict[str, NDArray[Any]], others: list[str], layout: Layout, path: Path) -> Recording:
-    """Joins the vectors of the leads; other vectors, such as a time axis, are left out with a note."""
-    lengths = {name: len(value) for name, value in leads.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise EtpError(f"unreadable signal: the leads of {path.name} have several lengths: {found}")
-    recording = recording_of(np.column_stack(list(leads.values())), layout, path, tuple(map(_field, leads)))
-    notes = tuple(f"array {name} left out" for name in others)
-    return replace(recording, notes=(*recording.notes, *notes))
+    return recording_among(_load(path), layout, path)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def _rests_on(prediction: Prediction) -> str:
         return _paragraphs("No finding is above its threshold, so none is explained.")
     text = _paragraphs(
         "For each finding, the leads and seconds without which its score falls most. Only those are named whose fall "
-        "exceeds all falls without random stretches of the same size, and that of an encoder with shuffled weights. They "
-        "show what the encoder depends on, not where the disease is."
+        "exceeds all falls without random stretches of the same size, and that of an encoder with shuffled weights. "
+        "They show what the encoder depends on, not where the disease is."
     )
     for finding, occlusion in prediction.explained:
         falls = {**occlusion.by_lead, **{f"{s}–{s + 1} s": fall for s, fall in enumerate(occlusion.by_second)}}

@@ -1,0 +1,117 @@
+"""Reading of hospital files by ecgdatakit: XML of carts, HL7 aECG, SCP-ECG, ISHNE, MFER and Kardia."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etp_jax.ecg.channels import choose_channels, clinical_extra, microvolts
+from etp_jax.ecg.deidentify import plausible, sex_word, statements
+from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.errors import EtpError
+
+KINDS = {
+    "GEMuseXMLParser": "GE MUSE XML",
+    "SierraXMLParser": "Philips XML",
+    "MortaraEL250Parser": "Mortara XML",
+    "HL7aECGParser": "HL7 aECG",
+    "SCPECGParser": "SCP-ECG",
+    "ISHNEHolterParser": "ISHNE",
+    "MFERParser": "MFER",
+    "AliveCorKardiaParser": "Kardia JSON",
+}
+"""Kind of each of ecgdatakit's parsers that is used; the first bytes of a file decide which."""
+MAX_BYTES = 2**28
+"""Largest file that is read, in bytes: its samples take up to ten times as much memory."""
+_FAULT = -32768
+"""Value that marks a missing sample in ISHNE files."""
+_ON_SIGNALS = re.compile(
+    r"waveform|series|sequence|frame|lead|sample|crc|checksum|channel|section|beat|rate|offset", re.IGNORECASE
+)
+
+
+def read_clinical(path: Path, layout: Layout) -> Recording:
+    """Reads the rhythm of a hospital file; median beats and filtered copies of the rhythm are left out."""
+    record, notes = _parse(path)
+    leads: list[Any] = record.leads
+    names, units = [_name(record, lead) for lead in leads], [str(lead.resolution_unit) for lead in leads]
+    kept, left_out = choose_channels(path.name, names, units, _rates(record))
+    chosen = [leads[number] for number in kept]
+    extents = {(lead.annotations.get("start_sample", "1"), len(lead.samples)) for lead in chosen}
+    if len(extents) > 1:
+        raise EtpError(f"unreadable signal: the leads of {path.name} do not start and end together")
+    samples = np.column_stack([np.asarray(lead.samples, np.float64) for lead in chosen])
+    if record.file_format.parser == "ISHNEHolterParser":
+        samples[samples == _FAULT] = np.nan
+        if (announced := record.raw_metadata["ecg_size"]) != len(samples):
+            notes.append(f"the header announces {announced} samples, the file holds {len(samples)}")
+    scales = [microvolts(lead.resolution_unit) or np.nan for lead in chosen]
+    signal = (samples * [lead.resolution for lead in chosen] + [lead.offset for lead in chosen]) * scales
+    person = record.patient
+    return Recording(
+        signal,
+        _rates(record)[kept[0]],
+        tuple(names[number] for number in kept),
+        (*notes, *left_out),
+        age=plausible(person.age),
+        sex=sex_word(person.sex),
+        report=statements(
+            (text for text, _ in record.interpretation.statements),
+            *(person.first_name, person.last_name, person.patient_id),
+            *(record.recording.technician, record.recording.referring_physician, record.interpretation.interpreter),
+        ),
+    )
+
+
+def _parse(path: Path) -> tuple[Any, list[str]]:
+    """Parses a file to ecgdatakit's record of stored values; also returns notes on its signals."""
+    with clinical_extra(path.name):
+        from ecgdatakit.exceptions import ECGDataKitError
+        from ecgdatakit.parsing import FileParser
+    if path.stat().st_size > MAX_BYTES:
+        raise EtpError(f"size: {path.name} holds more than {MAX_BYTES / 2**20:g} MiB")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found: Any = FileParser.detect_format(path)
+        if found is None or found["parser"] not in KINDS:
+            raise EtpError(f"kind not read: {path.name} is none of {', '.join(KINDS.values())}")
+        try:
+            record: Any = FileParser.parse(path, auto_scale=False)
+        except ECGDataKitError as error:
+            # A cause that ecgdatakit did not foresee may quote the file, and a person's name with it.
+            reason = type(error.__cause__).__name__ if "cannot decode" in str(error) else _bare(error, path)
+            raise EtpError(f"unreadable signal: {path.name} ({KINDS[found['parser']]}: {reason})") from None
+    notes = [_bare(warning.message, path) for warning in caught]
+    notes = [note for note in dict.fromkeys(notes) if _ON_SIGNALS.search(note) and "auto_scale" not in note]
+    notes += ["median beats left out"] * bool(record.median_beats)
+    notes += ["filtered copy of the signal left out"] * bool(record.leads_enhanced)
+    return record, notes
+
+
+def _bare(message: object, path: Path) -> str:
+    """Returns a message of ecgdatakit in one line, without the path of the file."""
+    return re.sub(
+        rf"\s*(?:in|of)? *(?:{re.escape(str(path))}|{re.escape(path.name)})", "", " ".join(str(message).split())
+    )
+
+
+def _name(record: Any, lead: Any) -> str:
+    """Returns the name of a lead; ecgdatakit calls the first lead without a name in ISHNE files `Lead 1`, as lead I."""
+    unnamed = record.file_format.parser == "ISHNEHolterParser" and lead.label.startswith("Lead ")
+    return lead.label.replace("Lead", "channel") if unnamed else lead.label
+
+
+def _rates(record: Any) -> list[float]:
+    """Returns the sampling rate of each lead, which ecgdatakit's leads have as whole numbers only."""
+    details = record.raw_metadata
+    if "sampling_rates" in details:
+        return [float(rate) for rate in details["sampling_rates"]]
+    if "rhythm_sample_interval_us" in details:
+        return [1e6 / details["rhythm_sample_interval_us"]] * len(record.leads)
+    if "rhythm_time" in details:
+        return [float(details["rhythm_time"]["sampling_rate_exact"])] * len(record.leads)
+    return [float(lead.sampling_rate) for lead in record.leads]

@@ -1,0 +1,281 @@
+"""Hospital files: each is written from its specification and read back; DICOM is compared with pydicom's own values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etp_jax.ecg.deidentify import statements
+from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.read import read_signal
+from etp_jax.errors import EtpError
+from tests.helpers import clinical_files as files
+from tests.helpers.wfdb_samples import wave
+
+STORED = wave(300, 12)
+EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+OF_EIGHT = STORED[:, [LEADS.index(lead) for lead in EIGHT]]
+LAYOUT = Layout()
+REPORT = "Sinus rhythm. Left axis deviation"
+KINDS: dict[str, tuple[Callable[[], str | bytes], float, float, tuple[str, ...]]] = {
+    "muse.xml": (lambda: files.muse(OF_EIGHT, EIGHT, 500), 4.88, 500, EIGHT),
+    "millivolts.xml": (lambda: files.muse(OF_EIGHT, EIGHT, 250, 0.005, "MILLIVOLTS"), 5, 250, EIGHT),
+    "aecg.xml": (lambda: files.aecg(STORED, LEADS, 1000), 2.5, 1000, LEADS),
+    "odd_rate.xml": (lambda: files.aecg(STORED, LEADS, 360.5, 0.0025, "mV"), 2.5, 360.5, LEADS),
+    "philips.xml": (lambda: files.philips(STORED, LEADS, 500), 5, 500, LEADS),
+    "xli.xml": (lambda: files.philips(STORED, LEADS, 500, packed=True), 5, 500, LEADS),
+    "mortara.xml": (lambda: files.mortara(STORED, LEADS, 1000), 2.5, 1000, LEADS),
+    "plain.scp": (lambda: files.scp(STORED, LEADS, 2000), 2.5, 500, LEADS),
+    "first.scp": (lambda: files.scp(STORED, LEADS, 2000, differences=1), 2.5, 500, LEADS),
+    "second.scp": (lambda: files.scp(STORED, LEADS, 2000, 1000, differences=2), 1, 500, LEADS),
+    "huffman.scp": (lambda: files.scp(STORED, LEADS, 2000, differences=2, huffman=True), 2.5, 500, LEADS),
+    "beat.scp": (lambda: files.scp(STORED, LEADS, 2000, huffman=True, beat=STORED[:50] // 2), 2.5, 500, LEADS),
+    "odd_rate.scp": (lambda: files.scp(STORED, LEADS, 7000), 2.5, 1e6 / 7000, LEADS),
+    "a.ecg": (lambda: files.ishne(STORED[:, :3], LEADS[:3], 200), 2.5, 200, LEADS[:3]),
+    "little.mwf": (lambda: files.mfer(STORED, LEADS, 500), 2.5, 500, LEADS),
+    "big.MFER": (lambda: files.mfer(STORED, LEADS, 250, 1250, big=True), 1.25, 250, LEADS),
+    "kardia.json": (lambda: files.kardia(STORED[:, :6], LEADS[:6], 300), 0.5, 300, LEADS[:6]),
+}
+"""Content of each file, microvolts per stored unit, sampling rate and leads."""
+
+
+def save(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def error_of(path: Path, layout: Layout = LAYOUT) -> str:
+    with pytest.raises(EtpError) as error:
+        read_signal(path, layout)
+    assert "\n" not in str(error.value)
+    assert not any(private in str(error.value) for private in files.PRIVATE)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_values_rates_and_leads(tmp_path: Path, name: str) -> None:
+    content, gain, fs, leads = KINDS[name]
+    found = read_signal(save(tmp_path / name, content()), LAYOUT)
+    stored = STORED[:, [LEADS.index(lead) for lead in leads]]
+    np.testing.assert_allclose(found.signal, stored * gain, rtol=1e-12, atol=1e-9)
+    assert found.fs == pytest.approx(fs, rel=1e-12)
+    assert found.channels == leads
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_report_age_and_sex_but_no_name_id_or_date(tmp_path: Path, name: str) -> None:
+    found = read_signal(save(tmp_path / name, KINDS[name][0]()), LAYOUT)
+    whole = repr(replace(found, signal=np.zeros(0)))
+    assert not any(private in whole for private in files.PRIVATE), whole
+    assert "SMITH" not in whole
+    if name in ("muse.xml", "millivolts.xml"):
+        assert found.report == f"{REPORT}. When compared with ECG of ___, ___"
+    elif not name.endswith((".ecg", ".mwf", ".MFER", ".json")):
+        assert found.report == REPORT
+    if not name.endswith(".json"):
+        assert (found.age, found.sex) == (63, "female")
+
+
+@pytest.mark.parametrize(
+    ("name", "note"), [("muse.xml", "median"), ("aecg.xml", "median"), ("kardia.json", "filtered")]
+)
+def test_what_is_left_out_is_noted(tmp_path: Path, name: str, note: str) -> None:
+    assert any(note in line for line in read_signal(save(tmp_path / name, KINDS[name][0]()), LAYOUT).notes)
+
+
+def test_leads_without_a_name_in_an_ishne_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ecg", files.ishne(STORED[:, :3], [None] * 3, 200))
+    assert "no channel of a.ecg (channel 1, channel 2, channel 3) is a lead" in error_of(path)
+    found = read_signal(path, Layout(leads=("V1", "V5", "aVF")))
+    assert found.channels == ("V1", "V5", "aVF")
+
+
+def test_missing_samples_in_an_ishne_file(tmp_path: Path) -> None:
+    stored = STORED[:, :3].copy()
+    stored[5:9, 1] = -32768
+    found = read_signal(save(tmp_path / "a.ecg", files.ishne(stored, LEADS[:3], 200)), LAYOUT)
+    assert np.argwhere(np.isnan(found.signal)).tolist() == [[row, 1] for row in range(5, 9)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_truncated_files(tmp_path: Path, name: str, share: float) -> None:
+    content = KINDS[name][0]()
+    content = content.encode() if isinstance(content, str) else content
+    path = save(tmp_path / name, content[: int(share * len(content))])
+    if name == "a.ecg" and share >= 0.5:  # samples follow up to the end of the file
+        assert any("the header announces 300 samples" in note for note in read_signal(path, LAYOUT).notes)
+    else:
+        assert error_of(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.integers(0, 10**6), byte=st.integers(0, 255), name=st.sampled_from(sorted(KINDS)))
+def test_a_changed_byte(tmp_path_factory: pytest.TempPathFactory, place: int, byte: int, name: str) -> None:
+    """A damaged file is read or refused in one line."""
+    content = KINDS[name][0]()
+    data = bytearray(content.encode() if isinstance(content, str) else content)
+    data[place % len(data)] = byte
+    path = save(tmp_path_factory.mktemp("byte") / name, bytes(data))
+    try:
+        read_signal(path, LAYOUT)
+    except EtpError as error:
+        assert "\n" not in str(error)
+
+
+def test_units_that_are_no_voltage_or_missing(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.xml", files.muse(OF_EIGHT, EIGHT, 500, unit=""))
+    assert error_of(path).startswith("unit: a.xml is in ''")
+
+
+def test_other_files_of_the_suffixes(tmp_path: Path) -> None:
+    assert error_of(save(tmp_path / "a.xml", "<html/>")).startswith("kind not read: a.xml is none of GE MUSE XML, ")
+    assert error_of(save(tmp_path / "a.json", "{}")).startswith("kind not read: a.json is none of ")
+    assert error_of(save(tmp_path / "a.ecg", b"\0" * 1000)).startswith("kind not read: a.ecg is none of ")
+
+
+BOMB = '<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize("root", ["RestingECG", "AnnotatedECG", "restingecgdata", "ECG ACQUISITION_TIME='1'"])
+def test_entities_are_refused(tmp_path: Path, root: str) -> None:
+    path = save(tmp_path / "a.xml", f"{BOMB}<{root}>&b;</{root.split()[0]}>")
+    assert "entit" in error_of(path).lower()
+
+
+def test_large_files_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.xml").open("wb") as file:
+        file.write(b"<RestingECG>")
+        file.truncate(2**28 + 1)
+    assert error_of(tmp_path / "a.xml") == "size: a.xml holds more than 256 MiB"
+
+
+def test_statements_without_names_and_dates() -> None:
+    texts = [
+        "Sinus rhythm.",
+        "Sinus  rhythm",
+        "ECG of 12-MAY-2010 15:04: no change",
+        "2:1 AV block",
+        "Reviewed by J. Doe",
+    ]
+    texts += ["Anterior infarct (V1-V4), Doe", "Dr. Miller", "since 2012-03-04", "Name: X"]
+    assert statements(texts, "Doe^Jane", "12") == (
+        "Sinus rhythm. ECG of ___: no change. 2:1 AV block. Anterior infarct (V1-V4), ___. since ___"
+    )
+
+
+# DICOM
+
+
+def test_a_real_dicom_file() -> None:
+    """The ECG among pydicom's own test files: two groups, of which the second is the median beat."""
+    path = Path(pydicom.__path__[0]) / "data" / "test_files" / "waveform_ecg.dcm"
+    found = read_signal(path, LAYOUT)
+    expected = pydicom.dcmread(path).waveform_array(0)
+    np.testing.assert_array_equal(found.signal, expected)
+    assert (found.fs, found.channels) == (1000, LEADS)
+    assert found.notes == ("waveform MEDIAN BEAT left out: RHYTHM is read",)
+    assert (found.age, found.sex, found.report) == (42, "female", "RITMO SINUSALE. ECG NORMALE")
+
+
+MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    unit=st.sampled_from(sorted(MICROVOLTS)),
+    kind=st.sampled_from(["<i2", "<u2", "<i4"]),
+    gain=st.floats(0.001, 1000),
+    correction=st.floats(0.5, 2),
+    baseline=st.floats(-1000, 1000),
+    fs=st.sampled_from([100, 128, 250.5, 500, 1000]),
+)
+def test_dicom_of_any_leads_gains_offsets_and_rates(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, unit: str, kind: str, **scale: float
+) -> None:
+    leads = data.draw(st.permutations(LEADS).map(lambda names: names[: 1 + len(names) // 2]))
+    fs = scale.pop("fs")
+    stored = wave(40, len(leads), seed=int(fs)).astype(kind)
+    group = files.dicom_group(stored, leads, fs, unit=unit, **scale)
+    path = files.write_dicom(tmp_path_factory.mktemp("dicom") / "a.dcm", [group])
+    found = read_signal(path, LAYOUT)
+    whole = stored * (scale["gain"] * scale["correction"]) + scale["baseline"]
+    half = scale["gain"] * scale["correction"] * MICROVOLTS[unit] / 2
+    np.testing.assert_allclose(found.signal, whole * MICROVOLTS[unit], rtol=1e-8, atol=half * 1e-3)
+    np.testing.assert_allclose(found.signal, pydicom.dcmread(path).waveform_array(0) * MICROVOLTS[unit], rtol=1e-12)
+    assert (found.channels, found.fs) == (tuple(leads), fs)
+
+
+def rhythm(**changes: Any) -> pydicom.Dataset:
+    return files.dicom_group(STORED, LEADS, 500, **changes)
+
+
+def test_which_waveform_of_a_dicom_file_is_read(tmp_path: Path) -> None:
+    beat = files.dicom_group(STORED[:50] + 100, LEADS, 500, label="MEDIAN BEAT", originality="DERIVED")
+    filtered, other = rhythm(label="FILTERED RHYTHM"), files.dicom_group(STORED[:, :1], ["II"], 500, label="STRIP")
+    found = read_signal(files.write_dicom(tmp_path / "a.dcm", [beat, other, filtered, rhythm()]), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 2.5)
+    assert [note.split(" left out")[0] for note in found.notes] == [
+        "waveform MEDIAN BEAT",
+        "waveform STRIP",
+        "waveform FILTERED RHYTHM",
+    ]
+    path = files.write_dicom(tmp_path / "b.dcm", [beat])
+    assert error_of(path) == "unreadable signal: b.dcm holds only MEDIAN BEAT, no rhythm"
+
+
+def test_leads_of_a_dicom_file(tmp_path: Path) -> None:
+    names = ["Lead I (Einthoven)", "MDC_ECG_LEAD_II", "Respiration"]
+    group = files.dicom_group(STORED[:, :3], ["x", "y", "z"], 500, meanings=names)
+    assert read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT).channels == (
+        "Lead I",
+        "MDC_ECG_LEAD_II",
+        "Respiration",
+    )
+    group = files.dicom_group(STORED[:, :2], ["I", "II"], 500, meanings=["Lead I", "Lead III"])
+    path = files.write_dicom(tmp_path / "b.dcm", [group])
+    assert error_of(path) == "lead names: a channel of b.dcm is II by its code and III by its name"
+
+
+def test_missing_samples_of_a_dicom_file(tmp_path: Path) -> None:
+    group = rhythm()
+    group.WaveformPaddingValue = STORED[7, 3].tobytes()
+    found = read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT)
+    np.testing.assert_array_equal(np.isnan(found.signal), STORED[7, 3] == STORED)
+
+
+def test_what_dicom_files_lack(tmp_path: Path) -> None:
+    assert "sensitivity" in error_of(files.write_dicom(tmp_path / "a.dcm", [rhythm(gain=None)]))
+    assert error_of(files.write_dicom(tmp_path / "b.dcm", [rhythm(unit="mm[Hg]")])).startswith(
+        "unit: b.dcm is in 'mm[Hg]'"
+    )
+    assert "holds no waveform, but 12-lead ECG Waveform Storage" in error_of(files.write_dicom(tmp_path / "c.dcm", []))
+    short = rhythm()
+    short.WaveformData = short.WaveformData[:1000]
+    assert error_of(files.write_dicom(tmp_path / "d.dcm", [short]))
+    assert error_of(save(tmp_path / "e.dcm", b"no dicom" * 100))
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2.1", "a.ima"])
+def test_dicom_files_by_any_name(tmp_path: Path, name: str) -> None:
+    np.testing.assert_allclose(read_signal(files.write_dicom(tmp_path / name, [rhythm()]), LAYOUT).signal, STORED * 2.5)
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.dcm", "pydicom"), ("muse.xml", "ecgdatakit")])
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    path = tmp_path / name
+    files.write_dicom(path, [rhythm()]) if package == "pydicom" else save(path, KINDS[name][0]())
+    for module in [module for module in sys.modules if module.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert error_of(path) == f"kind not read: {name} needs {package}; pip install 'etp-jax[clinical]'"
