@@ -7,53 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
 from etp_jax.data_prep.archives.cells import age_of, flag_of, is_empty, labels_of, patient_of, report_of, sex_of
 from etp_jax.data_prep.archives.csv_table import read_own_table
 from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
+from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal, split_row
 from etp_jax.errors import EtpError
 
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableColumns:
-    """Names of the table's columns, for `etp prep table`."""
-
-    signal_column: str
-    """Column with the path of the signal file, absolute or relative to the table's folder."""
-    row_column: str | None = None
-    """Column with the row of the record in a signal file that holds many (HDF5, npz, npy, Parquet): its id in the file,
-    or its number from 0 if the file has no ids."""
-    report_column: str | None = None
-    """Column with the report; without it, the report is that of the signal file. Shards without reports cannot train an
-    encoder."""
-    id_column: str | None = None
-    """Column with the record id; without it, the path of the signal file is the id, followed by the row."""
-    patient_column: str | None = None
-    """Column with the patient id, in which 00123, 123.0 and 123 are one; without it, every record is one patient."""
-    split_column: str | None = None
-    """Column with the split (train, validation or test); without it, a hash of the patient id determines the split."""
-    label_column: str | None = None
-    """Column with the labels: separated by `;`, `,` or `|`, or a list or dictionary of Python or JSON."""
-    label_columns: tuple[str, ...] = ()
-    """Columns that are labels themselves: true or 1 where the record has the label, false or 0 where it does not."""
-    age_column: str | None = None
-    """Column with the age in years."""
-    sex_column: str | None = None
-    """Column with the sex: male, m, female, f or w; other words count as unknown."""
-
-    @cached_property
-    def named(self) -> dict[str, str]:
-        """The names of the columns that hold one thing, by what they hold: `signal`, `report`, ..."""
-        return {field.removesuffix("_column"): name for field, name in asdict(self).items() if isinstance(name, str)}
 
 
 def open_archive(

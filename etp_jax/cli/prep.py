@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from etp_jax.cli.command import Command
-from etp_jax.data_prep.archives.table import TableColumns
+from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.ecg.leads import Filters, Layout
 
 if TYPE_CHECKING:

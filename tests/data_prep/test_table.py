@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from etp_jax.cli import main
 from etp_jax.data_prep.archives.archive import hashed_split
-from etp_jax.data_prep.archives.table import TableColumns, open_archive
+from etp_jax.data_prep.archives.table import open_archive
+from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.build import build
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
