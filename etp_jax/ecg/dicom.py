@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.ecg.channels import choose_channels, clinical_extra, microvolts
+from etp_jax.ecg.channels import check_bytes, choose_channels, clinical_extra, microvolts
 from etp_jax.ecg.deidentify import age_in_years, sex_word, statements
 from etp_jax.ecg.leads import LEADS, Layout, Recording, lead_of
 from etp_jax.errors import EtpError
 
+MAX_BYTES = 2**28
+"""Largest file that is read, in bytes."""
 _BEAT = re.compile(r"median|average|mean|representative|template|beat", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
 _CODE = re.compile(r"(?:5\.6\.3-9-|2:)(\d+)")
@@ -32,6 +34,7 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
     with clinical_extra(path.name):
         import pydicom
         from pydicom.waveforms import multiplex_array
+    check_bytes(path, MAX_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on values outside the standard, which may be names
         if str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:

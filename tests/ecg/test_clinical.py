@@ -137,6 +137,16 @@ def test_units_that_are_no_voltage_or_missing(tmp_path: Path) -> None:
     assert error_of(path).startswith("unit: a.xml is in ''")
 
 
+def test_what_mfer_files_leave_open(tmp_path: Path) -> None:
+    content = files.mfer(STORED, LEADS, 500)
+    start = content.index(b"\x0b\x06")
+    path = save(tmp_path / "a.mwf", content[:start] + content[start + 8 :])
+    found = read_signal(path, LAYOUT)
+    assert found.fs == 1000 and any("1000 Hz" in note for note in found.notes)
+    path = save(tmp_path / "b.mwf", content[:start] + b"\x0d\x02\x05\x00" + content[start:])
+    assert "MWF_OFF" in error_of(path)
+
+
 def test_other_files_of_the_suffixes(tmp_path: Path) -> None:
     assert error_of(save(tmp_path / "a.xml", "<html/>")).startswith("kind not read: a.xml is none of GE MUSE XML, ")
     assert error_of(save(tmp_path / "a.json", "{}")).startswith("kind not read: a.json is none of ")
@@ -155,8 +165,8 @@ def test_entities_are_refused(tmp_path: Path, root: str) -> None:
 def test_large_files_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.xml").open("wb") as file:
         file.write(b"<RestingECG>")
-        file.truncate(2**28 + 1)
-    assert error_of(tmp_path / "a.xml") == "size: a.xml holds more than 256 MiB"
+        file.truncate(2**26 + 1)
+    assert error_of(tmp_path / "a.xml") == "size: a.xml holds more than 64 MiB"
 
 
 def test_statements_without_names_and_dates() -> None:
