@@ -80,7 +80,9 @@ def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequenc
     fs, leads = rate(layout, path), tuple(leads) or layout.named
     samples = _by_samples(np.asarray(array, np.float64), leads, path)
     notes = ("no unit given: mV assumed",) * (layout.unit is None)
-    return Recording(samples * layout.scale, fs, leads, notes, layout.unit or "mV")
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged files hold huge numbers
+        samples = samples * layout.scale
+    return Recording(samples, fs, leads, notes, layout.unit or "mV")
 
 
 def rate(layout: Layout, path: Path) -> float:

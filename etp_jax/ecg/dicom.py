@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,19 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
             kind = data.file_meta.get("MediaStorageSOPClassUID", pydicom.uid.UID("")).name
             raise EtpError(f"unreadable signal: {path.name} holds no waveform, but {kind or 'another object'}")
         number, notes = _rhythm(path, groups)
-        raw: NDArray[Any] = multiplex_array(data, number, as_raw=True)
-        patient = str(data.get("PatientName", "")), str(data.get("PatientID", ""))
+        recording = _recording(path, groups[number], multiplex_array(data, number, as_raw=True))
         texts = [str(one.get("UnformattedTextValue", "")) for one in data.get("WaveformAnnotationSequence") or ()]
-        report = statements(texts, *patient)
-        age, sex = age_in_years(str(data.get("PatientAge", ""))), sex_word(str(data.get("PatientSex", "")))
-    group = groups[number]
+        return replace(
+            recording,
+            notes=(*notes, *recording.notes),
+            age=age_in_years(str(data.get("PatientAge", ""))),
+            sex=sex_word(str(data.get("PatientSex", ""))),
+            report=statements(texts, str(data.get("PatientName", "")), str(data.get("PatientID", ""))),
+        )
+
+
+def _recording(path: Path, group: Any, raw: NDArray[Any]) -> Recording:
+    """Converts the stored values [T, channels] of a group."""
     definitions: list[Any] = list(group.ChannelDefinitionSequence)
     if len(definitions) != raw.shape[1]:
         raise EtpError(f"unreadable signal: {path.name} describes {len(definitions)} channels and has {raw.shape[1]}")
@@ -65,9 +73,7 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
     skews = [float(definitions[one].get("ChannelSampleSkew") or 0) for one in kept]
     if max(skews) - min(skews) >= 1:
         raise EtpError(f"unreadable signal: the channels of {path.name} are shifted by whole samples")
-    return Recording(
-        signal, fs, tuple(names[one] for one in kept), (*notes, *left_out), age=age, sex=sex, report=report
-    )
+    return Recording(signal, fs, tuple(names[one] for one in kept), tuple(left_out))
 
 
 def _rhythm(path: Path, groups: list[Any]) -> tuple[int, list[str]]:

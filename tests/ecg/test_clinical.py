@@ -197,6 +197,17 @@ def test_a_real_dicom_file() -> None:
     assert (found.age, found.sex, found.report) == (42, "female", "RITMO SINUSALE. ECG NORMALE")
 
 
+@pytest.mark.filterwarnings("error")
+def test_pydicom_warns_of_no_value_of_a_patient(tmp_path: Path) -> None:
+    path = files.write_dicom(tmp_path / "a.dcm", [rhythm()])
+    content = path.read_bytes()
+    for valid, invalid in ((b"063Y", b"Quux"), (b"19510502", b"Quuxquux"), (b"5.6.3-9-1 ", b"Quux\xff56789")):
+        assert valid in content
+        content = content.replace(valid, invalid)
+    found = read_signal(save(path, content), LAYOUT)
+    assert np.isnan(found.age) and found.channels == ("Lead I", *LEADS[1:])
+
+
 MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}
 
 
