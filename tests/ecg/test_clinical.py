@@ -92,6 +92,21 @@ def test_what_is_left_out_is_noted(tmp_path: Path, name: str, note: str) -> None
     assert any(note in line for line in read_signal(save(tmp_path / name, KINDS[name][0]()), LAYOUT).notes)
 
 
+def test_the_origin_of_an_aecg_file(tmp_path: Path) -> None:
+    """A value is origin + scale x digit, each with a unit of its own."""
+    text = files.aecg(STORED, LEADS, 500, 2.5, origin=0.125).replace('"0.125" unit="uV"', '"0.125" unit="mV"')
+    found = read_signal(save(tmp_path / "a.xml", text), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 2.5 + 125)
+
+
+def test_the_offset_of_a_philips_file(tmp_path: Path) -> None:
+    text = files.philips(STORED + 20_000, LEADS, 500).replace(
+        "<parsedwaveforms", '<parsedwaveforms signaloffset="20000"'
+    )
+    found = read_signal(save(tmp_path / "a.xml", text), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 5.0)
+
+
 def test_leads_without_a_name_in_an_ishne_file(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ecg", files.ishne(STORED[:, :3], [None] * 3, 200))
     assert "no channel of a.ecg (channel 1, channel 2, channel 3) is a lead" in error_of(path)
