@@ -17,7 +17,7 @@ from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
 from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
-from etp_jax.ecg.read import read_signal, split_row
+from etp_jax.ecg.read import ROW_READERS, read_signal, split_row
 from etp_jax.errors import EtpError
 
 SPLITS = ("train", "validation", "test")
@@ -124,6 +124,8 @@ def _study(
         raise EtpError("signal: the path contains a NUL character")
     if "row" in cells and is_empty(cells["row"]):
         raise EtpError("row: the cell is empty")
+    if "row" in cells and not cells["signal"].lower().endswith(tuple(ROW_READERS)):
+        raise EtpError(f"row: {cells['signal']} holds no rows; files that do are {', '.join(ROW_READERS)}")
     if not record:
         raise EtpError("record id: empty")
     patient = patient_of(cells["patient"]) if "patient" in cells else record

@@ -21,7 +21,8 @@ class Predict:
     """Computes findings: page and picture for one ECG, or a table for a folder of ECGs. Not a medical device."""
 
     record: tyro.conf.Positional[Path]
-    """WFDB, EDF, .mat, .npy or .csv file with any leads; or a folder of such files."""
+    """File of a kind in docs/formats.md (WFDB, EDF, DICOM, .csv, ...) with any leads; FILE#ROW of a file with many; or
+    a folder of files."""
     run: Path = Path("shipped")
     """Run folder, folder made by `etp export`, or the word `shipped` for the package's own encoder."""
     task: tuple[str, ...] = ()

@@ -98,7 +98,7 @@ class PrepMitdb(Prep):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepTable(Prep):
-    """Reads your own ECGs: a CSV table and WFDB, EDF, .mat, .npy or .csv signal files.
+    """Reads your own ECGs: a CSV table and signal files of any kind that is read, as listed in docs/formats.md.
 
     The table has one row per record, with the path of the signal file, and labels and report where there are any.
     """

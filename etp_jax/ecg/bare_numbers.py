@@ -43,12 +43,12 @@ def recording_among(variables: Mapping[str, Any], layout: Layout, path: Path) ->
     leads = {name: value for name, value in vectors.items() if lead_of(_field(name))}
     if leads and not matrices:
         return _one_per_lead(leads, [name for name in vectors if name not in leads], layout, path)
-    signals = matrices or vectors
+    signals = list((matrices or vectors).items())
     if len(signals) != 1:
-        shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals.items()]
+        shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals]
         found = ", ".join(shapes or variables) or "nothing"
         raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
-    return recording_of(*signals.values(), layout, path)
+    return recording_of(signals[0][1], layout, path)
 
 
 def _field(name: str) -> str:
@@ -80,7 +80,9 @@ def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequenc
     fs, leads = rate(layout, path), tuple(leads) or layout.named
     samples = _by_samples(np.asarray(array, np.float64), leads, path)
     notes = ("no unit given: mV assumed",) * (layout.unit is None)
-    return Recording(samples * layout.scale, fs, leads, notes, layout.unit or "mV")
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged files hold huge numbers
+        samples = samples * layout.scale
+    return Recording(samples, fs, leads, notes, layout.unit or "mV")
 
 
 def rate(layout: Layout, path: Path) -> float:

@@ -39,6 +39,12 @@ def clinical_extra(file: str) -> Iterator[None]:
         raise EtpError(f"kind not read: {file} needs {package}; pip install 'etp-jax[clinical]'") from None
 
 
+def check_bytes(path: Path, limit: int) -> None:
+    """Raises EtpError if a file is larger than `limit` bytes, before memory is taken for its content."""
+    if path.stat().st_size > limit:
+        raise EtpError(f"size: {path.name} holds more than {limit / 2**20:g} MiB")
+
+
 def microvolts(unit: str) -> float | None:
     """Returns the microvolts per unit, or None if the unit is no voltage."""
     name = unit_of(unit)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from etp_jax.ecg.channels import choose_channels, clinical_extra, microvolts
+from etp_jax.ecg.channels import check_bytes, choose_channels, clinical_extra, microvolts
 from etp_jax.ecg.deidentify import plausible, sex_word, statements
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
@@ -25,12 +25,13 @@ KINDS = {
     "AliveCorKardiaParser": "Kardia JSON",
 }
 """Kind of each of ecgdatakit's parsers that is used; the first bytes of a file decide which."""
-MAX_BYTES = 2**28
-"""Largest file that is read, in bytes: its samples take up to ten times as much memory."""
+MAX_BYTES = {".xml": 2**26, ".json": 2**26}
+"""Largest text that is read, in bytes; it takes up to 20 times as much memory."""
+MAX_BINARY_BYTES = 2**28
 _FAULT = -32768
 """Value that marks a missing sample in ISHNE files."""
 _ON_SIGNALS = re.compile(
-    r"waveform|series|sequence|frame|lead|sample|crc|checksum|channel|section|beat|rate|offset", re.IGNORECASE
+    r"waveform|series|sequence|frame|lead|sampl|crc|checksum|channel|section|beat|rate|offset", re.IGNORECASE
 )
 
 
@@ -44,6 +45,8 @@ def read_clinical(path: Path, layout: Layout) -> Recording:
     extents = {(lead.annotations.get("start_sample", "1"), len(lead.samples)) for lead in chosen}
     if len(extents) > 1:
         raise EtpError(f"unreadable signal: the leads of {path.name} do not start and end together")
+    if record.file_format.parser == "MFERParser" and any(lead.offset for lead in chosen):
+        raise EtpError(f"unreadable signal: {path.name} has an offset (MWF_OFF), whose sign is not known for sure")
     samples = np.column_stack([np.asarray(lead.samples, np.float64) for lead in chosen])
     if record.file_format.parser == "ISHNEHolterParser":
         samples[samples == _FAULT] = np.nan
@@ -72,8 +75,7 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
     with clinical_extra(path.name):
         from ecgdatakit.exceptions import ECGDataKitError
         from ecgdatakit.parsing import FileParser
-    if path.stat().st_size > MAX_BYTES:
-        raise EtpError(f"size: {path.name} holds more than {MAX_BYTES / 2**20:g} MiB")
+    check_bytes(path, MAX_BYTES.get(path.suffix.lower(), MAX_BINARY_BYTES))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found: Any = FileParser.detect_format(path)
@@ -93,10 +95,9 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
 
 
 def _bare(message: object, path: Path) -> str:
-    """Returns a message of ecgdatakit in one line, without the path of the file."""
-    return re.sub(
-        rf"\s*(?:in|of)? *(?:{re.escape(str(path))}|{re.escape(path.name)})", "", " ".join(str(message).split())
-    )
+    """Returns a message of ecgdatakit in one line, without the path of the file and advice on ecgdatakit."""
+    names = rf"\s*(?:in|of)? *(?:{re.escape(str(path))}|{re.escape(path.name)})"
+    return re.sub(rf"{names}|[;,]? *\(?see raw_metadata\S*", "", " ".join(str(message).split()))
 
 
 def _name(record: Any, lead: Any) -> str:

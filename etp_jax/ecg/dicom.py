@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.ecg.channels import choose_channels, clinical_extra, microvolts
+from etp_jax.ecg.channels import check_bytes, choose_channels, clinical_extra, microvolts
 from etp_jax.ecg.deidentify import age_in_years, sex_word, statements
 from etp_jax.ecg.leads import LEADS, Layout, Recording, lead_of
 from etp_jax.errors import EtpError
 
+MAX_BYTES = 2**28
+"""Largest file that is read, in bytes."""
 _BEAT = re.compile(r"median|average|mean|representative|template|beat", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
 _CODE = re.compile(r"(?:5\.6\.3-9-|2:)(\d+)")
 """Code of a lead in SCP-ECG (`5.6.3-9-1`) and in MDC (`2:1`), which share their numbers."""
-_LEAD_OF_CODE = dict(zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, strict=True))
+_LEAD_OF_CODE: dict[int, str] = dict(zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, strict=True))
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -31,23 +34,32 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
     """
     with clinical_extra(path.name):
         import pydicom
-        from pydicom.waveforms import multiplex_array
+        from pydicom import filereader, uid
+        from pydicom.waveforms import multiplex_array  # pyright: ignore[reportPrivateImportUsage]
+    check_bytes(path, MAX_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on values outside the standard, which may be names
-        if str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:
+        if str(filereader.read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:
             raise EtpError(f"unreadable signal: {path.name} is deflated; save it as Explicit VR Little Endian")
         data: Any = pydicom.dcmread(path)
         groups: list[Any] = list(data.get("WaveformSequence") or ())
         if not groups:
-            kind = data.file_meta.get("MediaStorageSOPClassUID", pydicom.uid.UID("")).name
+            kind = data.file_meta.get("MediaStorageSOPClassUID", uid.UID("")).name
             raise EtpError(f"unreadable signal: {path.name} holds no waveform, but {kind or 'another object'}")
         number, notes = _rhythm(path, groups)
-        raw: NDArray[Any] = multiplex_array(data, number, as_raw=True)
-        patient = str(data.get("PatientName", "")), str(data.get("PatientID", ""))
+        recording = _recording(path, groups[number], multiplex_array(data, number, as_raw=True))
         texts = [str(one.get("UnformattedTextValue", "")) for one in data.get("WaveformAnnotationSequence") or ()]
-        report = statements(texts, *patient)
-        age, sex = age_in_years(str(data.get("PatientAge", ""))), sex_word(str(data.get("PatientSex", "")))
-    group = groups[number]
+        return replace(
+            recording,
+            notes=(*notes, *recording.notes),
+            age=age_in_years(str(data.get("PatientAge", ""))),
+            sex=sex_word(str(data.get("PatientSex", ""))),
+            report=statements(texts, str(data.get("PatientName", "")), str(data.get("PatientID", ""))),
+        )
+
+
+def _recording(path: Path, group: Any, raw: NDArray[Any]) -> Recording:
+    """Converts the stored values [T, channels] of a group."""
     definitions: list[Any] = list(group.ChannelDefinitionSequence)
     if len(definitions) != raw.shape[1]:
         raise EtpError(f"unreadable signal: {path.name} describes {len(definitions)} channels and has {raw.shape[1]}")
@@ -62,9 +74,7 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
     skews = [float(definitions[one].get("ChannelSampleSkew") or 0) for one in kept]
     if max(skews) - min(skews) >= 1:
         raise EtpError(f"unreadable signal: the channels of {path.name} are shifted by whole samples")
-    return Recording(
-        signal, fs, tuple(names[one] for one in kept), (*notes, *left_out), age=age, sex=sex, report=report
-    )
+    return Recording(signal, fs, tuple(names[one] for one in kept), tuple(left_out))
 
 
 def _rhythm(path: Path, groups: list[Any]) -> tuple[int, list[str]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etp_jax.data_prep.archives.cells import age_of, labels_of, patient_of, report_of, sex_of
+from etp_jax.data_prep.archives.cells import age_of, flag_of, labels_of, patient_of, report_of, sex_of
 from etp_jax.errors import EtpError
 
 
@@ -137,3 +137,24 @@ def test_sexes_and_reports() -> None:
     assert [sex_of(cell) for cell in ("0", "1", "x")] == [None, None, None]
     assert report_of("Linksanteriorer H&auml;miblock, QRS &lt; 120 ms") == "Linksanteriorer Hämiblock, QRS < 120 ms"
     assert [report_of(cell) for cell in ("NaN", "nan", "None", "")] == [""] * 4
+
+
+def test_true_and_false() -> None:
+    assert [flag_of(cell) for cell in ("True", "1", "1.0", " yes ", "FALSE", "0", "0.0", "no")] == [True] * 4 + [
+        False
+    ] * 4
+    assert [flag_of(cell) for cell in ("", "2", "-1", "maybe")] == [None] * 4
+
+
+def test_sex_in_a_column_that_asks_for_it() -> None:
+    assert [sex_of(cell, "is_male") for cell in ("True", "0", "")] == ["male", "female", ""]
+    assert [sex_of(cell, "Female") for cell in ("1", "False", "m")] == ["female", "male", "male"]
+    assert sex_of("1", "sex") is None
+
+
+def test_a_label_in_each_line() -> None:
+    assert list(labels_of("Atrial flutter, typical\n")) == ["Atrial flutter, typical"]
+    assert list(labels_of("Left atrial hypertrophy\r\nSinus rhythm; fast\n")) == [
+        "Left atrial hypertrophy",
+        "Sinus rhythm; fast",
+    ]

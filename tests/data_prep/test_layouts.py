@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 
 from etp_jax.cli import main
-from etp_jax.ecg.leads import LEADS, Recording
+from etp_jax.data_prep.archives.table import TableColumns, open_archive
+from etp_jax.data_prep.build import build
+from etp_jax.ecg.leads import LEADS, Layout, Recording
 from etp_jax.ecg.prepare import prepare
 from etp_jax.ecg.stacks import PADDING
 from etp_jax.shards.reader import Shards
@@ -199,8 +201,20 @@ def test_dicom(walked: Callable[[str], Shards]) -> None:
     assert shards.build["notes"] == {"report of the signal file": COUNT}
 
 
-def test_nothing_of_a_patient_leaves_dicom_files(walked: Callable[[str], Shards], run: Path) -> None:
+def test_nothing_of_a_patient_leaves_dicom_files(
+    walked: Callable[[str], Shards], run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shards = walked("A folder of DICOM files")
+    archive = shards.folder.parents[1] / "dicom"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    content = (archive / "0.dcm").read_bytes()
+    for number, length in enumerate(np.linspace(140, len(content), 40, dtype=int).tolist()):
+        (damaged / f"{number}.dcm").write_bytes(content[:length])
+    task = str(shards.folder.parents[1] / "dicom.json")
+    for record in (archive / "3.dcm", damaged):
+        argv = ["predict", str(record), "--run", str(run), "--task", task, "--out", str(tmp_path / "out")]
+        main.main(argv)
     private = (
         clinical_files.FAMILY,
         clinical_files.GIVEN,
@@ -209,8 +223,39 @@ def test_nothing_of_a_patient_leaves_dicom_files(walked: Callable[[str], Shards]
         "19510502",
         "JUN-2014",
     )
-    written = [path for folder in (shards.folder, run) for path in folder.rglob("*") if path.is_file()]
+    written = [
+        path for folder in (shards.folder, run, tmp_path / "out") for path in folder.rglob("*") if path.is_file()
+    ]
     written.append(shards.folder.parents[1] / "dicom.json")
-    for path in written:
-        content = path.read_bytes().lower()
-        assert not any(word.lower().encode() in content for word in private), path
+    texts = [path.read_bytes().lower() for path in written]
+    texts += [text.lower().encode() for text in capfd.readouterr()]
+    assert not [word for word in private for text in texts if word.lower().encode() in text]
+
+
+def test_rows_that_are_not_understood(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", ecg_id=np.arange(3), ecg=np.stack([beats(number, 100, 10, 12) for number in range(3)]))
+    rows = [
+        "file,row,AF,SR",
+        "a.npz,0,1,0",
+        "a.npz,1.0,,True",
+        "a.npz,7,0,0",
+        "a.npz,2,2,0",
+        "a.npz,,0,0",
+        "a.edf,1,0,0",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    columns = TableColumns(signal_column="file", row_column="row", label_columns=("AF", "SR"))
+    archive = open_archive(tmp_path / "t.csv", columns, Layout(fs=100, unit="uV"))
+    build(archive, tmp_path / "shards")
+    shards = Shards(tmp_path / "shards")
+    found = records(shards)
+    assert {name: record.labels for name, record in found.items()} == {"a.npz#0": ("AF",), "a.npz#1.0": ("SR",)}
+    np.testing.assert_array_equal(found["a.npz#1.0"].ecg, beats(1, 100, 10, 12))
+    assert shards.build["notes"]["empty cell of label AF counts as absent"] == 1
+    reasons = {row["record_id"]: row["reason"] for row in csv.DictReader((tmp_path / "shards" / "rejects.csv").open())}
+    assert reasons == {
+        "a.npz#7": "stack: no row of a.npz has ecg_id 7",
+        "a.npz#2": "labels: '2' in column AF is neither true nor false",
+        "a.npz#": "row: the cell is empty",
+        "a.edf#1": "row: a.edf holds no rows; files that do are .h5, .hdf5, .npz, .npy, .parquet",
+    }

@@ -92,6 +92,21 @@ def test_what_is_left_out_is_noted(tmp_path: Path, name: str, note: str) -> None
     assert any(note in line for line in read_signal(save(tmp_path / name, KINDS[name][0]()), LAYOUT).notes)
 
 
+def test_the_origin_of_an_aecg_file(tmp_path: Path) -> None:
+    """A value is origin + scale x digit, each with a unit of its own."""
+    text = files.aecg(STORED, LEADS, 500, 2.5, origin=0.125).replace('"0.125" unit="uV"', '"0.125" unit="mV"')
+    found = read_signal(save(tmp_path / "a.xml", text), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 2.5 + 125)
+
+
+def test_the_offset_of_a_philips_file(tmp_path: Path) -> None:
+    text = files.philips(STORED + 20_000, LEADS, 500).replace(
+        "<parsedwaveforms", '<parsedwaveforms signaloffset="20000"'
+    )
+    found = read_signal(save(tmp_path / "a.xml", text), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 5.0)
+
+
 def test_leads_without_a_name_in_an_ishne_file(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ecg", files.ishne(STORED[:, :3], [None] * 3, 200))
     assert "no channel of a.ecg (channel 1, channel 2, channel 3) is a lead" in error_of(path)
@@ -137,6 +152,16 @@ def test_units_that_are_no_voltage_or_missing(tmp_path: Path) -> None:
     assert error_of(path).startswith("unit: a.xml is in ''")
 
 
+def test_what_mfer_files_leave_open(tmp_path: Path) -> None:
+    content = files.mfer(STORED, LEADS, 500)
+    start = content.index(b"\x0b\x06")
+    path = save(tmp_path / "a.mwf", content[:start] + content[start + 8 :])
+    found = read_signal(path, LAYOUT)
+    assert found.fs == 1000 and any("1000 Hz" in note for note in found.notes)
+    path = save(tmp_path / "b.mwf", content[:start] + b"\x0d\x02\x05\x00" + content[start:])
+    assert "MWF_OFF" in error_of(path)
+
+
 def test_other_files_of_the_suffixes(tmp_path: Path) -> None:
     assert error_of(save(tmp_path / "a.xml", "<html/>")).startswith("kind not read: a.xml is none of GE MUSE XML, ")
     assert error_of(save(tmp_path / "a.json", "{}")).startswith("kind not read: a.json is none of ")
@@ -155,8 +180,8 @@ def test_entities_are_refused(tmp_path: Path, root: str) -> None:
 def test_large_files_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.xml").open("wb") as file:
         file.write(b"<RestingECG>")
-        file.truncate(2**28 + 1)
-    assert error_of(tmp_path / "a.xml") == "size: a.xml holds more than 256 MiB"
+        file.truncate(2**26 + 1)
+    assert error_of(tmp_path / "a.xml") == "size: a.xml holds more than 64 MiB"
 
 
 def test_statements_without_names_and_dates() -> None:
@@ -185,6 +210,17 @@ def test_a_real_dicom_file() -> None:
     assert (found.fs, found.channels) == (1000, LEADS)
     assert found.notes == ("waveform MEDIAN BEAT left out: RHYTHM is read",)
     assert (found.age, found.sex, found.report) == (42, "female", "RITMO SINUSALE. ECG NORMALE")
+
+
+@pytest.mark.filterwarnings("error")
+def test_pydicom_warns_of_no_value_of_a_patient(tmp_path: Path) -> None:
+    path = files.write_dicom(tmp_path / "a.dcm", [rhythm()])
+    content = path.read_bytes()
+    for valid, invalid in ((b"063Y", b"Quux"), (b"19510502", b"Quuxquux"), (b"5.6.3-9-1 ", b"Quux\xff56789")):
+        assert valid in content
+        content = content.replace(valid, invalid)
+    found = read_signal(save(path, content), LAYOUT)
+    assert np.isnan(found.age) and found.channels == ("Lead I", *LEADS[1:])
 
 
 MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "nV": 1e-3}

@@ -20,7 +20,7 @@ FAMILY, GIVEN, ID, BORN, RECORDED = "Quux", "Zebedee", "ID4711", "1951-05-02", "
 STATEMENTS = ("Sinus rhythm", "Left axis deviation")
 PRIVATE = (FAMILY, GIVEN, ID, "1951", "2014")
 """What no output may contain."""
-SCP_CODES = dict(zip(LEADS, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), strict=True))
+SCP_CODES: dict[str, int] = dict(zip(LEADS, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), strict=True))
 """Numbers of the leads in SCP-ECG, DICOM and MFER."""
 
 

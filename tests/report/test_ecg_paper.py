@@ -98,6 +98,7 @@ def test_the_drawing_is_what_was_laid_out() -> None:
     for strip, (lead, x, y, steps) in zip(
         paper.strips, re.findall(r'data-lead="(\w+)" d="M(\d+) (-?\d+)l([^"]+)"', svg), strict=True
     ):
-        points = np.cumsum([[int(x), int(y)], *np.array(steps.split(), int).reshape(-1, 2)], axis=0)
+        moves = np.array(steps.split(), int).reshape(-1, 2)
+        points = np.cumsum(np.concatenate([[[int(x), int(y)]], moves]), axis=0)
         assert lead == strip.lead
         np.testing.assert_array_equal(points, np.stack([strip.x, strip.y], axis=1))
