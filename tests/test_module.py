@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ import etp_jax
 from etp_jax import EcgModel
 from etp_jax.shards.reader import Shards
 from tests.helpers.small_run import small_config, write_run
-from tests.helpers.tiny_run import quick_compiling
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Iterator[EcgModel]:
+def model(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> EcgModel:
     """Of two blocks."""
-    with quick_compiling(tmp_path_factory.getbasetemp() / "jax-cache"):
-        yield etp_jax.load(write_run(tmp_path_factory.mktemp("module") / "run", small_config(shards)))
+    return etp_jax.load(write_run(tmp_path_factory.mktemp("module") / "run", small_config(shards)))
 
 
 def test_the_module_is_the_encoder_in_evaluation_mode(shards: Path, model: EcgModel) -> None:

@@ -21,6 +21,7 @@ from etp_jax.cli import main
 from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from tests.helpers.devices import QUICK_COMPILING
 from tests.helpers.shard_samples import sample_splits, write_folder
 
 SMALL = ["--model.ecg.width", "8", "--samples", "200", "--repeats", "2"]
@@ -34,7 +35,7 @@ def test_figures(tmp_path: Path) -> None:
     files = ["--json", str(json_path), "--plot", str(plot), "--trace", str(trace), "--data.shards", str(shards)]
     peaks = ["--peak-tflops", "0.1", "--peak-gb-per-s", "10"]
     argv = ["bench", *SMALL, "--data.batch-size", "4", "--device-counts", "1", "2", *peaks, *files]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # to compile fast
+    flags = f"{QUICK_COMPILING} --xla_force_host_platform_device_count=2"
     program = f"from etp_jax.bench import run; from etp_jax.cli import main; run.BLOCK_S = 0.05; main.main({argv})"
     done = subprocess.run(
         [sys.executable, "-c", program],

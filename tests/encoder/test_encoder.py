@@ -23,6 +23,7 @@ from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.text_tower import apply_template, encode_table, tokenize
 from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.shards.reader import Shards
+from tests.helpers.devices import QUICK_COMPILING
 from tests.helpers.small_run import FINDINGS, small_config, write_run, write_shards
 
 
@@ -83,7 +84,11 @@ def test_embeddings_are_the_same_on_eight_devices(run_dir: Path, shards: Path, t
         "np.savez(sys.argv[3], *arrays)"
     )
     out = tmp_path / "out.npz"
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"{QUICK_COMPILING} --xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
     subprocess.run([sys.executable, "-c", code, str(run_dir), str(shards), str(out)], check=True, env=env)
     one = Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))
     with np.load(out) as eight:

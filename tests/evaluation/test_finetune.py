@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,15 @@ from etp_jax.evaluation.tuning import Tuned
 from etp_jax.tasks import get_task
 from tests.helpers.evaluations import measure
 from tests.helpers.small_run import small_config, write_run, write_shards
-from tests.helpers.tiny_run import quick_compiling
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetune")
-    with quick_compiling(folder / "compiled"):
-        write_shards(folder / "shards")
-        yield write_run(folder / "run", small_config(folder / "shards"))
+    write_shards(folder / "shards")
+    return write_run(folder / "run", small_config(folder / "shards"))
 
 
 def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.MonkeyPatch):

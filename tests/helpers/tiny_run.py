@@ -7,15 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from etp_jax import config as config_module
 from etp_jax.config import (
@@ -101,30 +98,6 @@ def change(config: TrainConfig, **values: Any) -> TrainConfig:
         for name, value in values.items()
     }
     return replace(config, **parts)
-
-
-@contextmanager
-def quick_compiling(cache: Path) -> Iterator[None]:
-    """Programs compiled roughly, and each once for all processes."""
-    values = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(cache),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    jax.clear_caches()  # which hold programs that were compiled well
-    before = {name: getattr(jax.config, name, False) for name in values}
-    environment = {name.upper(): str(value) for name, value in values.items()}
-    os.environ.update(environment)
-    for name, value in values.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    jax.clear_caches()
-    compilation_cache.reset_cache()
-    for name in environment:
-        del os.environ[name]
 
 
 def final_state(run_dir: Path, which: Any = "latest") -> dict[str, np.ndarray]:

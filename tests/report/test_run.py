@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from etp_jax.training import build, run_folder
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog
 from tests.helpers.evaluations import measure
-from tests.helpers.tiny_run import quick_compiling
 
 SAMPLES, RECORDS = 200, 24
 REPORTS = [
@@ -54,15 +53,14 @@ VOID = {"meta", "br"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run folder and its shards."""
     folder = tmp_path_factory.mktemp("page")
-    with quick_compiling(folder / "compiled"):
-        shards = write_shards(folder / "shards")
-        run = write_run(folder / "run <1> & co", shards)
-        measure("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
-        measure("retrieval", run, shards, bootstrap=20)
-        yield run, shards
+    shards = write_shards(folder / "shards")
+    run = write_run(folder / "run <1> & co", shards)
+    measure("zero-shot", run, shards, "ptbxl-super", bootstrap=20)
+    measure("retrieval", run, shards, bootstrap=20)
+    return run, shards
 
 
 @pytest.fixture(scope="module")

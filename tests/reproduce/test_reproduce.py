@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,7 +27,6 @@ from etp_jax.reproduce import plan, reproduce
 from etp_jax.reproduce.study import read
 from etp_jax.training.progress import Progress
 from tests.helpers.small_run import small_config, write_run, write_shards
-from tests.helpers.tiny_run import quick_compiling
 
 pytestmark = pytest.mark.slow
 
@@ -78,12 +76,6 @@ labels = 0.01
 macro_auroc = {{ ptbxl-super = 0.8 }}
 """
 SECONDS = {"time", "seconds"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compiling(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,12 @@ from etp_jax.cli import main
 from etp_jax.config import TrainConfig
 from etp_jax.training.distributed import STOPPED
 from etp_jax.training.progress import Progress
-from tests.helpers.devices import ROOT
+from tests.helpers.devices import QUICK_COMPILING, ROOT
 from tests.helpers.tiny_run import (
     change,
     disturb,
     final_state,
     learned_lines,
-    quick_compiling,
     start,
     tiny_config,
     write_shards,
@@ -37,14 +35,13 @@ from tests.helpers.tiny_run import (
 
 pytestmark = pytest.mark.slow
 
-DEVICES = "--xla_force_host_platform_device_count="
+DEVICES = f"{QUICK_COMPILING} --xla_force_host_platform_device_count="
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainConfig]:
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("multihost")
-    with quick_compiling(tmp_path_factory.getbasetemp() / "jax-cache"):
-        yield change(tiny_config(write_shards(folder / "shards")), optim={"epochs": 2.0}, run={"precision": "float64"})
+    return change(tiny_config(write_shards(folder / "shards")), optim={"epochs": 2.0}, run={"precision": "float64"})
 
 
 @pytest.fixture(scope="module")

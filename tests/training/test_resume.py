@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from etp_jax.training.log import FILE
 from etp_jax.training.loop import train
 from etp_jax.training.progress import Progress
 from etp_jax.training.resume import check_same
-from tests.helpers.tiny_run import change, final_state, learned_lines, quick_compiling, start, tiny_config, write_shards
+from tests.helpers.tiny_run import change, final_state, learned_lines, start, tiny_config, write_shards
 
 STEPS = 15
 
@@ -34,13 +33,12 @@ class Reference(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A finished run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("resume")
     config = tiny_config(write_shards(folder / "shards"))
-    with quick_compiling(tmp_path_factory.getbasetemp() / "jax-cache"):
-        train(config, folder / "reference")
-        yield Reference(config, folder, folder / "reference")
+    train(config, folder / "reference")
+    return Reference(config, folder, folder / "reference")
 
 
 def assert_same_run(run: Path, reference: Path) -> None:

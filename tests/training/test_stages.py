@@ -16,7 +16,7 @@ from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.training.checkpoint import restore_params
 from etp_jax.training.loop import train
-from tests.helpers.tiny_run import change, final_state, quick_compiling, tiny_config, write_shards
+from tests.helpers.tiny_run import change, final_state, tiny_config, write_shards
 
 RECIPE = """
 from dataclasses import replace
@@ -24,12 +24,6 @@ from etp_jax.config import TrainConfig
 config = TrainConfig(seed=1)
 stages = {"coarse": config, "fine": replace(config, seed=2)}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory):
-    with quick_compiling(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")
