@@ -10,9 +10,9 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-OLDEST = 120
-"""Ages beyond this, in years, are placeholders."""
-SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
+from etp_jax.ecg.deidentify import plausible, sex_word
+from etp_jax.ecg.wfdb_header import find
+
 _AGE = re.compile(r"^#.*?\bage\W+(\d{1,3})\b", re.IGNORECASE | re.MULTILINE)
 _SEX = re.compile(r"^#.*?\b(?:sex|gender)\W+(\w+)", re.IGNORECASE | re.MULTILINE)
 _MITDB = re.compile(r"^#\s*(\d{1,3})\s+([MF])\s", re.MULTILINE)
@@ -25,25 +25,24 @@ def read_person(path: Path) -> tuple[float, str]:
     patient field (`X F 02-MAY-1951 X`), where the age is that at the recording.
     """
     try:
-        if path.suffix.lower() in (".edf", ".bdf"):
+        if path.suffix.lower() in (".edf", ".bdf", ".rec"):
             with path.open("rb") as file:
                 return _of_edf(file.read(256).decode("latin-1"))
-        header = path if path.suffix.lower() == ".hea" else _header(path)
-        return _of_wfdb(header.read_text(encoding="latin-1"))
+        return _of_wfdb(find(_header(path)).read_text(encoding="latin-1"))
     except OSError:
         return math.nan, ""
 
 
 def _header(path: Path) -> Path:
     """The header beside a signal file, whose name has no suffix of its own in `records/00001_lr`."""
-    return path.with_suffix(".hea") if path.suffix.lower() in (".dat", ".mat") else Path(f"{path}.hea")
+    return path.with_suffix(".hea") if path.suffix.lower() in (".hea", ".dat", ".mat") else Path(f"{path}.hea")
 
 
 def _of_wfdb(text: str) -> tuple[float, str]:
     age, sex, both = _AGE.search(text), _SEX.search(text), _MITDB.search(text)
     years = age[1] if age else both[1] if both else ""
     word = sex[1] if sex else both[2] if both else ""
-    return _years(float(years) if years else math.nan), SEXES.get(word.casefold(), "")
+    return plausible(float(years) if years else None), sex_word(word)
 
 
 def _of_edf(header: str) -> tuple[float, str]:
@@ -53,8 +52,4 @@ def _of_edf(header: str) -> tuple[float, str]:
         age = (start - datetime.strptime(born, "%d-%b-%Y")).days / 365.25
     except ValueError:
         age = math.nan
-    return _years(math.floor(age) if math.isfinite(age) else age), SEXES.get(sex.casefold(), "")
-
-
-def _years(age: float) -> float:
-    return age if 0 <= age <= OLDEST else math.nan
+    return plausible(math.floor(age) if math.isfinite(age) else None), sex_word(sex)

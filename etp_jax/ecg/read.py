@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from etp_jax.ecg import csv_signal
@@ -15,6 +17,7 @@ from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.ecg.matlab import read_matlab
 from etp_jax.ecg.parquet import read_parquet, read_parquet_row
+from etp_jax.ecg.person import read_person
 from etp_jax.ecg.stacks import read_arrays, read_row
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.ecg.wfdb_header import find
@@ -76,6 +79,9 @@ def read_signal(path: Path, layout: Layout) -> Recording:
             recording = READERS[suffix](path, layout)
         if not RATES[0] <= recording.fs <= RATES[1]:
             raise EtpError(f"sampling rate: {recording.fs:g} Hz of {path.name} is not between 1 Hz and 1 MHz")
+        if math.isnan(recording.age) and not recording.sex:
+            age, sex = read_person(path)
+            recording = replace(recording, age=age, sex=sex)
         return name_channels(recording, layout, path.name)
 
 

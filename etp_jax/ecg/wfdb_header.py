@@ -64,10 +64,10 @@ class Header:
 
 
 def find(path: Path) -> Path:
-    """Returns the file of this name, whatever the case of its letters; `path` itself if there is none."""
-    if path.exists() or not path.parent.is_dir():
-        return path
-    return next((other for other in path.parent.iterdir() if other.name.casefold() == path.name.casefold()), path)
+    """Returns the file of this name, or with name or suffix in upper or lower case; `path` itself if there is none."""
+    cases = (path.name, path.stem + path.suffix.upper(), path.name.upper(), path.name.lower())
+    # A list of the folder would take long where it holds 100,000 records.
+    return next((other for other in map(path.with_name, cases) if other.exists()), path)
 
 
 def read_header(path: Path) -> Header:

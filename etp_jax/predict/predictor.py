@@ -15,7 +15,6 @@ from scipy.special import expit
 from etp_jax.api import EcgModel
 from etp_jax.ecg.heart_rate import impossible_rate
 from etp_jax.ecg.leads import LEADS, Highlight, Layout, Recording
-from etp_jax.ecg.person import read_person
 from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.encoder.calibration import Calibration, Threshold, Verdict, load_calibration
@@ -87,10 +86,6 @@ class Ecg:
     """Leads that are drawn and measured: the standard ones, and any others of the encoder."""
     seconds: float
     """Duration of the part that the encoder reads, in seconds."""
-    age: float
-    """Age in years; NaN if the file does not have it."""
-    sex: str
-    """`male`, `female`, or empty if the file does not have it."""
     notes: tuple[str, ...]
     """Warnings about the signal: missing, flat or clipped leads."""
 
@@ -224,9 +219,7 @@ class Predictor:
         seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
         leads = (*LEADS, *(lead for lead in self.model.leads if lead not in LEADS))
         name = path.stem if path.suffix.lower() in SUFFIXES else path.name
-        age, sex = read_person(path)
-        age, sex = recording.age if np.isfinite(recording.age) else age, recording.sex or sex
-        return Ecg(name, prepared, recording, leads, seconds, age, sex, tuple(filter(None, notes)))
+        return Ecg(name, prepared, recording, leads, seconds, tuple(filter(None, notes)))
 
     @cached_property
     def untrained(self) -> Encoder:

@@ -25,8 +25,8 @@ def as_json(prediction: Prediction, predictor: Predictor, files: Sequence[Path])
         "summary": words.summary(prediction),
         "seconds": ecg.seconds,
         "fs": ecg.fs,
-        "age": ecg.age if math.isfinite(ecg.age) else None,
-        "sex": ecg.sex or None,
+        "age": ecg.recording.age if math.isfinite(ecg.recording.age) else None,
+        "sex": ecg.recording.sex or None,
         "notes": list(ecg.notes),
         "measurements": {name: words.value(ecg, name) for name in (*quantities, "beats", "median_beats")},
         "findings": [

@@ -42,9 +42,10 @@ def summary(prediction: Prediction) -> str:
 
 def about(ecg: Ecg) -> str:
     """The record, its duration and rate, and age and sex if the file has them."""
+    recording = ecg.recording
     parts = [f"{ecg.seconds:g} s at {ecg.fs:g} Hz"]
-    parts += [f"{ecg.age:g} years"] if math.isfinite(ecg.age) else []
-    return ", ".join([*parts, *filter(None, [ecg.sex])])
+    parts += [f"{recording.age:g} years"] if math.isfinite(recording.age) else []
+    return ", ".join([*parts, *filter(None, [recording.sex])])
 
 
 def measurements(ecg: Ecg) -> list[tuple[str, str, str]]:
