@@ -320,6 +320,9 @@ class RunConfig:
     """Number of steps between two lines of `metrics.jsonl`."""
     validate_every: float = 1.0
     """Number of epochs between two validations."""
+    validation_records: int = 0
+    """Number of records that a validation reads, a fixed random sample. 0: all of the split, but of a large one no more
+    than a tenth of the records trained on since the last validation (never fewer than 4096)."""
     checkpoint_every: int = 200
     """Number of steps between two checkpoints; every validation saves one too."""
     best: Literal["loss", "recall"] = "loss"

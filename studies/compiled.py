@@ -5,7 +5,9 @@ ECGs of 10 s at 100 Hz on one v5e chip, and METS with 200,000 resident records a
 
     python studies/compiled.py step ptbxl 256 1000 --chips 1
     python studies/compiled.py step mets 2048 1000 --topology v5e:2x4 --resident 200000 --steps 10
+    python studies/compiled.py gather 2048 5000 --topology v5e:2x4 --resident 60000 --steps 10
     python studies/compiled.py loss 65536 --topology v5e:16x16 --block 8192 [--ring]
+    python studies/compiled.py ranks 20000
 
 JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 makes compilation several times shorter; the memory is the same, the cycles are
 then useless. Cycles are the compiler's estimate, without collectives, and high for operations bound by memory.
@@ -18,8 +20,10 @@ import dataclasses
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
@@ -37,7 +41,7 @@ from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.models.layers import AXIS
-from etp_jax.training import build, feed, optim
+from etp_jax.training import build, feed, optim, ranks
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
 from etp_jax.training.step import init_state, make_train_step
 
@@ -66,14 +70,19 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
+def turns(found: dict[str, list[Instruction]], rest: str) -> int:
+    """How many turns a `while` makes: the constant in its condition; 0 if the program decides."""
+    condition = re.search(r"condition=%?([\w.-]+)", rest)
+    lines = found[condition[1]] if condition else []
+    return max((int(x[2].split(")")[0]) for x in lines if x[1] == "constant" and x[0].startswith("s32[]")), default=0)
+
+
 def walk(found: dict[str, list[Instruction]], name: str, times: int = 1) -> Iterator[tuple[Instruction, int]]:
     """Every instruction that a computation runs and how many times, loops followed."""
     for instruction in found[name]:
         yield instruction, times
-        if instruction[1] == "while":
-            body = re.search(r"body=%?([\w.-]+)", instruction[2])
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction[2])
-            yield from walk(found, body[1] if body else "", times * (int(trips[1]) if trips else 1))
+        if instruction[1] == "while" and (body := re.search(r"body=%?([\w.-]+)", instruction[2])):
+            yield from walk(found, body[1], times * max(1, turns(found, instruction[2])))
 
 
 def describe(compiled: Any, copies_from: float) -> str:
@@ -84,8 +93,7 @@ def describe(compiled: Any, copies_from: float) -> str:
         estimate = re.search(r'"estimated_cycles":"(\d+)"', rest)
         cycles += times * int(estimate[1]) if estimate else 0
         if operation == "while":
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-            loops.append(trips[1] if trips else "?")
+            loops.append(f"{turns(found, rest) or '?'}")
         moves = operation in ("copy", "copy-start", "fusion", "slice", "transpose", "reshape", "async-start")
         if moves and copies_from and size(shape) > copies_from:
             large.append(f"{times} x {operation} {size(shape) / 2**20:.0f} MiB")
@@ -104,7 +112,7 @@ def describe(compiled: Any, copies_from: float) -> str:
 
 
 def lowered_step(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, float]:
-    """The recipe's own step, as training would dispatch it, and the bytes of 1 % of its resident table."""
+    """The recipe's own step."""
     config = configs.load_recipe(args.recipe)
     config = dataclasses.replace(
         config,
@@ -125,30 +133,45 @@ def lowered_step(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, flo
         f"ours: {work.bytes / parallel.devices / 1e9:.3f} GB, {work.flops / parallel.devices / 1e12:.3f} TFLOP a chip"
     )
 
+    texts: Any = {"embeddings": jax.ShapeDtypeStruct((args.reports, bert.hidden_size), jnp.float32)}
+    if not frozen:
+        texts = {
+            name: jax.ShapeDtypeStruct((args.reports, TOKENS), jnp.int32) for name in ("input_ids", "attention_mask")
+        }
+    if needs_tower(config.loss):
+        texts["semantic"] = jax.ShapeDtypeStruct((args.reports, bert.hidden_size), jnp.float32)
+    step = make_train_step(model, optimizer, schedule, config, args.samples // 10)
+    return dispatched(step, state, texts, args, parallel)
+
+
+def lowered_gather(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, float]:
+    """A step that only reads its records."""
+
+    def step(state: jax.Array, batch: Any, texts: jax.Array) -> tuple[jax.Array, Any]:
+        x = batch["ecg"].astype(jnp.float32) * batch["lead_mask"][:, None] * texts[batch["report"]][:, None, None]
+        return state + jax.lax.pmean(x.mean(), AXIS), {"loss": x.max()}
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    return dispatched(step, scalar, jax.ShapeDtypeStruct((1000,), jnp.float32), args, parallel)
+
+
+def dispatched(step: Any, state: Any, texts: Any, args: argparse.Namespace, parallel: Parallel) -> tuple[Any, float]:
+    """The dispatch of a step as in training, lowered, and the bytes of 1 % of the resident table."""
+
     def array(spec: Any, dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(parallel.mesh, spec))
 
-    reports, width = args.reports, bert.hidden_size
-    texts: Any = {"embeddings": array(REPLICATED, jnp.float32, reports, width)}
-    if not frozen:
-        texts = {name: array(REPLICATED, jnp.int32, reports, TOKENS) for name in ("input_ids", "attention_mask")}
-    if needs_tower(config.loss):
-        texts["semantic"] = array(REPLICATED, jnp.float32, reports, width)
-    step: Any = make_train_step(model, optimizer, schedule, config, args.samples // 10)
     per = (args.batch, args.steps) if args.steps > 1 else (args.batch,)
     batch = {"position": array(SPLIT, jnp.int32, *per)}
     if args.resident:
         batch["row"] = array(SPLIT, jnp.int32, *per)
         split = feed.table_shapes(args.resident, args.samples, 12)
-        step, texts = (
-            feed.gathering(step, args.samples),
-            (texts, {k: array(REPLICATED, x.dtype, *x.shape) for k, x in split.items()}),
-        )
+        step, texts = feed.gathering(step, args.samples), (texts, split)
     else:
         batch |= {"ecg": array(SPLIT, jnp.int16, *per, args.samples, 12), "report": array(SPLIT, jnp.int32, *per)}
         batch |= {"lead_mask": array(SPLIT, jnp.bool_, *per, 12)}
     step = feed.several(step) if args.steps > 1 else step
-    state = jax.tree.map(lambda x: array(REPLICATED, x.dtype, *x.shape), state)
+    state, texts = jax.tree.map(lambda x: array(REPLICATED, x.dtype, *x.shape), (state, texts))
     return parallel.wrap_train_step(step).lower(state, batch, texts), args.resident * args.samples * 24 / 100
 
 
@@ -175,23 +198,40 @@ def lowered_loss(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, flo
     return jax.jit(spread).lower(jax.ShapeDtypeStruct((), jnp.float32), batch, None), 0
 
 
+def lowered_ranks(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, float]:
+    """Retrieval ranks of a validation, both directions."""
+    row = jax.ShapeDtypeStruct((args.batch, args.width), jnp.float32)
+    return parallel.wrap_eval_step(ranks.step).lower(
+        row,
+        row,
+        jax.ShapeDtypeStruct(ranks.layout(args.batch, parallel.devices), jnp.int32),
+        jax.ShapeDtypeStruct((args.batch,), jnp.int32),
+    ), 0
+
+
 def main() -> None:
     """Compiles what the arguments describe and prints a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
-    step = what.add_parser("step")
+    step, gather = what.add_parser("step"), what.add_parser("gather")
     step.add_argument("recipe")
-    step.add_argument("batch", type=int)
-    step.add_argument("samples", type=int)
-    step.add_argument("--resident", type=int, default=0, help="records in the resident table")
     step.add_argument("--reports", type=int, default=10_000)
-    step.add_argument("--steps", type=int, default=1, help="steps a dispatch")
     step.set_defaults(lowered=lowered_step)
+    gather.set_defaults(lowered=lowered_gather)
+    for each in (step, gather):
+        each.add_argument("batch", type=int)
+        each.add_argument("samples", type=int)
+        each.add_argument("--resident", type=int, default=0, help="records in the resident table")
+        each.add_argument("--steps", type=int, default=1, help="steps a dispatch")
     loss = what.add_parser("loss")
     loss.add_argument("batch", type=int)
     loss.add_argument("--width", type=int, default=128)
     loss.set_defaults(lowered=lowered_loss)
-    for each in (step, loss):
+    retrieval = what.add_parser("ranks")
+    retrieval.add_argument("batch", type=int, metavar="records")
+    retrieval.add_argument("--width", type=int, default=128)
+    retrieval.set_defaults(lowered=lowered_ranks)
+    for each in (step, gather, loss, retrieval):
         each.add_argument("--topology", default="v5e:2x2")
         each.add_argument("--chips", type=int, default=0, help="the first chips of the topology; 0: all")
         each.add_argument("--block", type=int, default=0)
@@ -203,10 +243,9 @@ def main() -> None:
     lowered, copies_from = args.lowered(args, parallel)
     started = time.time()
     compiled = lowered.compile()
-    print(f"{vars(args)}: {describe(compiled, copies_from)}; compiled in {time.time() - started:.0f} s")
+    print(f"{' '.join(sys.argv[1:])}: {describe(compiled, copies_from)}; compiled in {time.time() - started:.0f} s")
     if args.hlo:
-        with open(args.hlo, "w", encoding="utf-8") as file:
-            file.write(compiled.as_text())
+        Path(args.hlo).write_text(compiled.as_text())
 
 
 if __name__ == "__main__":

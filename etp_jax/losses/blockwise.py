@@ -49,7 +49,7 @@ def over_columns(f: Callable[[Tree], Tree], columns: Tree, block: int, ring_axis
 def _in_blocks(f: Callable[[Tree], Tree], columns: Tree, block: int) -> Tree:
     """Applies `f` to every block and stacks the results; the last block may be shorter."""
     # In a loop, XLA cannot merge the recomputation with the first computation, so barriers would only slow it down.
-    f = jax.checkpoint(f, prevent_cse=False)
+    f = jax.checkpoint(f, prevent_cse=False, policy=_is_reduction)
     size = jax.tree.leaves(columns)[0].shape[0]
     whole, rest = divmod(size, block)
     parts = []
@@ -59,3 +59,8 @@ def _in_blocks(f: Callable[[Tree], Tree], columns: Tree, block: int) -> Tree:
     if rest:
         parts.append(jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[whole * block :], columns))))
     return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def _is_reduction(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a result is kept for the gradient: sums and maxima over columns are small and take a pass each."""
+    return primitive.name in ("reduce_sum", "reduce_max")

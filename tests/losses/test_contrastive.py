@@ -31,7 +31,7 @@ LAYOUTS: Any = [
     ("pmap", 1, 5, False),  # of 16 columns: the last block is a single one
     ("pmap", 4, 18, False),  # less than a block
     ("shard_map", 8, 1, False),
-    ("shard_map", 2, 3, True),  # of 8
+    ("shard_map", 2, 4, True),  # of 8
     ("pmap", 4, 9, True),  # of 4: less than a block
     ("shard_map", 8, 1, True),  # of 2
 ]
