@@ -249,7 +249,10 @@ class LossConfig:
     block: int = 0
     """Number of columns of the score matrix (rows of the global batch) that a device computes at a time; 0: all. Loss
     and gradients are the same except for rounding. All at once takes several float32 matrices of (batch size /
-    devices) rows and (batch size) columns; for large batches set about 512."""
+    devices) rows and (batch size) columns; where they do not fit, set 512 to 8192."""
+    ring: bool = False
+    """With `block`: pass the embeddings round the devices instead of gathering the whole batch's on each. It saves
+    memory if these alone are too large, but every round waits for the network."""
 
     def __post_init__(self) -> None:
         """Raises EtpError for temperatures, weights and blocks that make no loss."""
@@ -257,6 +260,7 @@ class LossConfig:
             _require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "be positive")
         for name in ("fnm_weight", "block"):
             _require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "not be negative")
+        _require(not self.ring or self.block > 0, "loss.ring", self.ring, "have a loss.block")
         _require(0 <= self.semantic_weight <= 1, "loss.semantic_weight", self.semantic_weight, "lie between 0 and 1")
         if 1 / self.temperature > self.max_logit_scale:
             raise EtpError(
@@ -316,6 +320,9 @@ class RunConfig:
     """Number of steps between two lines of `metrics.jsonl`."""
     validate_every: float = 1.0
     """Number of epochs between two validations."""
+    validation_records: int = 0
+    """Number of records that a validation reads, a fixed random sample. 0: all of the split, but of a large one no more
+    than a tenth of the records trained on since the last validation (never fewer than 4096)."""
     checkpoint_every: int = 200
     """Number of steps between two checkpoints; every validation saves one too."""
     best: Literal["loss", "recall"] = "loss"

@@ -1,12 +1,13 @@
-"""Minimum FLOPs and memory traffic of a step, counted from the shapes, for utilisation and roofline.
+"""FLOPs and memory traffic of a step, counted from the shapes, for utilisation and roofline.
 
 FLOPs are those of convolutions and matrix products; a multiply-add is two. A trained part counts three times (forward,
 gradient of its input, gradient of its weights). A part that only propagates gradients counts twice, and a frozen part
 once. Recomputation that saves memory does not count.
 
-Bytes are the minimum that layers, computed one after another, move between memory and chip. Every output of a
-convolution or matrix product is written and read once. In training it is read again for the gradient, and its own
-gradient is written and read. All operations between two of them count as fused with them, including attention scores.
+Bytes are those that layers, computed one after another, move between memory and chip. Every output of a convolution or
+matrix product is written and read once. In training it is read again for the gradient, and its own gradient is written
+and read. All operations between two of them count as fused with them, including attention scores. A convolution whose
+output is normalised over the batch moves more in training (`NORMALISED`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from etp_jax.training import optim
 
 TRANSFERS = {1: 2, 2: 4, 3: 5}
 """Number of times that a part's outputs are moved, by the number of times that its FLOPs count."""
+NORMALISED = 13
+"""Number of times that a normalised output is moved in training, as in XLA's programs of ResNet18 (v5e; other devices
+are within a quarter). Statistics of the whole batch cut the step into passes over each output and its gradient: for
+their sums, for the gradients of input and kernel, which recompute the normalised output, and for the shortcuts."""
 PARAMETER_BYTES = 4
 
 
@@ -107,6 +112,8 @@ def train_step(
     # Parameters, gradients and both moments are read and written; fixed parameters are read.
     state = 8 * learned + (all_params - learned) + (2 * all_params if config.optim.ema > 0 else 0)
     moved = sum(dtype.itemsize * TRANSFERS[times] * part.outputs for part, times in parts)
+    normalised = sum(part.normalised for part, times in parts if times == 3)
+    moved += dtype.itemsize * (NORMALISED - TRANSFERS[3]) * normalised
     moved += 2 * samples * leads + (4 * text_dim if text_tower is None else 0)
     return Step(flops, batch * moved + devices * PARAMETER_BYTES * state)
 

@@ -18,9 +18,9 @@ USUAL = (
     *("data.shards", "data.stage_dir", "data.train_share", "data.resident"),
     *("augment.few_leads",),
     *("model.text.lowercase", "model.text.remat", "model.text.scan", "model.text.fused_attention"),
-    *("loss.fnm_weight", "loss.fnm_mean", "loss.block"),
+    *("loss.fnm_weight", "loss.fnm_mean", "loss.block", "loss.ring"),
     *("optim.micro_batches",),
-    *("run.parallel", "run.steps_per_dispatch", "run.tensorboard", "run.deterministic"),
+    *("run.parallel", "run.steps_per_dispatch", "run.validation_records", "run.tensorboard", "run.deterministic"),
 )
 """Options in the short help, besides those that a shipped recipe sets: the ones that the documentation names."""
 

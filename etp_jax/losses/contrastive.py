@@ -1,7 +1,7 @@
 """The contrastive loss over the batch of all devices: pairs (`pairs.py`), score (`scores.py`) and recall.
 
 Every formula is written for a block of columns of the global batch, and its results are combined over the blocks. The
-dense form has one block and the blockwise form many (`blockwise.py`); they differ in memory only.
+dense form has one block, the blockwise forms have many (`blockwise.py`); they differ in memory and time only.
 """
 
 from __future__ import annotations
@@ -62,15 +62,21 @@ def contrastive_loss(
         semantic_bD = jax.lax.stop_gradient(text_bE)
     semantic_bD = None if semantic_bD is None else semantic_bD.astype(dtype)
     if config.block:
-        # A ring that needs no embeddings must not overtake the collectives inside the encoders. On virtual CPU devices
-        # collectives block their threads, so some would wait in the ring and others in the encoders: a deadlock. The
-        # sum makes the ring depend on the embeddings without changing it, because no component exceeds 2.
-        report_b = report_b + (ecg_bE.max() > 2)
+        # Collectives that need no embeddings must not overtake those inside the encoders. On virtual CPU devices
+        # collectives block their threads, so some would wait here and others in the encoders: a deadlock. The sums make
+        # them depend on the embeddings without changing them, because no component exceeds 2.
+        never = ecg_bE.max() > 2
+        report_b = report_b + never
+        semantic_bD = None if semantic_bD is None else semantic_bD + never
     local = Rows(first + jnp.arange(len(report_b)), report_b, semantic_bD)
+    columns, ring_axis = (local, ecg_bE, text_bE), axis_name if config.ring else None
+    if axis_name is not None and not config.ring:
+        gathered = jax.lax.all_gather((report_b, semantic_bD, ecg_bE, text_bE), axis_name, tiled=True)
+        columns = (Rows(jnp.arange(len(gathered[0])), *gathered[:2]), *gathered[2:])
 
     all_columns = None
     if needs_share(config):
-        parts = over_columns(lambda columns: share(local, columns, config), local, config.block, axis_name)
+        parts = over_columns(lambda rows: share(local, rows, config), columns[0], config.block, ring_axis)
         all_columns = add(parts)
 
     def compare(columns: tuple[Rows, jax.Array, jax.Array]) -> tuple[tuple[Part, ...], jax.Array | None, Best, Best]:
@@ -84,7 +90,7 @@ def contrastive_loss(
         reports = column_rows.report_b
         return score.part(*biased, pairs), fnm_b, best(text_logits_bC, reports), best(ecg_logits_bC, reports)
 
-    parts, fnm_kb, texts, ecgs = over_columns(compare, (local, ecg_bE, text_bE), config.block, axis_name)
+    parts, fnm_kb, texts, ecgs = over_columns(compare, columns, config.block, ring_axis)
     loss = combine(parts)
     if fnm_kb is not None:
         loss += config.fnm_weight * fnm(fnm_kb, config, axis_name)

@@ -5,6 +5,8 @@ Uses numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +25,13 @@ def retrieval(ecg_NE: NDArray, text_NE: NDArray, report_N: NDArray) -> dict[str,
       Recall at 1, 5 and 10 and median rank in both directions: `ecg_to_text_recall_1`, ...,
       `text_to_ecg_median_rank`; and `recall`, the mean of the two recalls at 10.
     """
+    return recalls(retrieval_ranks(ecg_NE, text_NE, report_N))
+
+
+def recalls(ranks: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Summarises `retrieval_ranks` as `retrieval` does."""
     result: dict[str, float] = {}
-    for name, ranks_N in retrieval_ranks(ecg_NE, text_NE, report_N).items():
+    for name, ranks_N in ranks.items():
         result |= {f"{name}_recall_{k}": float(np.mean(ranks_N <= k)) for k in RECALL_AT}
         result[f"{name}_median_rank"] = float(np.median(ranks_N))
     result["recall"] = (result["ecg_to_text_recall_10"] + result["text_to_ecg_recall_10"]) / 2

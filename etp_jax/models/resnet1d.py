@@ -8,6 +8,7 @@ in PyTorch, because XLA's "SAME" pads stride-2 layers on the other side.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,7 @@ def work(config: ResNetConfig, samples: int, leads: int) -> Work:
             if stride != 1 or channels != outer:
                 total += linear(steps, channels, outer)
             channels = outer
-    return total
+    return replace(total, normalised=total.outputs)  # a normalisation follows every convolution
 
 
 def _strided(steps: int, stride: int) -> int:

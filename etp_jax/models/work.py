@@ -14,14 +14,16 @@ class Work:
 
     flops: int
     outputs: int
+    normalised: int = 0
+    """Those of `outputs` whose normalisation needs statistics of the whole signal: batch and group normalisation."""
 
     def __add__(self, other: Work) -> Work:
         """Adds the work of two parts."""
-        return Work(self.flops + other.flops, self.outputs + other.outputs)
+        return Work(self.flops + other.flops, self.outputs + other.outputs, self.normalised + other.normalised)
 
     def __mul__(self, times: int) -> Work:
         """Multiplies the work by a number of equal parts."""
-        return Work(self.flops * times, self.outputs * times)
+        return Work(self.flops * times, self.outputs * times, self.normalised * times)
 
 
 def linear(rows: int, inputs: int, features: int) -> Work:

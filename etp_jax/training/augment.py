@@ -40,33 +40,46 @@ def augment(
     if config == AugmentConfig():
         return ecg_BTL, lead_mask_BL
     check_augment(config, ecg_BTL.shape[1], fs)
-    return jax.vmap(lambda ecg, mask, key: augment_one(ecg, mask, key, config, fs))(ecg_BTL, lead_mask_BL, keys_B)
+    by_B, kept_BL = jax.vmap(lambda mask, key: draw(mask, key, config, fs))(lead_mask_BL, keys_B)
+    x_BTL = ecg_BTL.astype(float)
+    if config.time_shift_s > 0:
+        x_BTL = shift(x_BTL, by_B, greatest_shift(config, fs))
+    if config.lead_dropout > 0 or config.few_leads > 0:
+        x_BTL = jnp.where(kept_BL[:, None], x_BTL, 0)
+    return x_BTL, kept_BL
 
 
-def augment_one(
-    ecg_TL: jax.Array, lead_mask_L: jax.Array, key: jax.Array, config: AugmentConfig, fs: int
-) -> tuple[jax.Array, jax.Array]:
-    """Augments one example."""
+def greatest_shift(config: AugmentConfig, fs: int) -> int:
+    """Returns the greatest time shift in samples."""
+    return round(config.time_shift_s * fs)
+
+
+def draw(lead_mask_L: jax.Array, key: jax.Array, config: AugmentConfig, fs: int) -> tuple[jax.Array, jax.Array]:
+    """Draws one example's time shift in samples, and the mask of the leads that stay."""
     # Version 0.1 used keys 0, 1, 2 and 4 for other changes. The numbering stays, so its runs continue with equal draws.
     keys = jax.random.split(key, 6)
     shift_key, drop_key, few_key = keys[3], keys[5], jax.random.fold_in(key, 6)
-    x = ecg_TL.astype(float)
-    if config.time_shift_s > 0:
-        x = shift(shift_key, x, round(config.time_shift_s * fs))
+    greatest = greatest_shift(config, fs)
+    by = jax.random.randint(shift_key, (), -greatest, greatest + 1)
     if config.lead_dropout > 0:
         lead_mask_L = drop_leads(drop_key, lead_mask_L, config.lead_dropout)
     if config.few_leads > 0:
         lead_mask_L = keep_few_leads(few_key, lead_mask_L, config.few_leads)
-    if config.lead_dropout > 0 or config.few_leads > 0:
-        x = jnp.where(lead_mask_L, x, 0)
-    return x, lead_mask_L
+    return by, lead_mask_L
 
 
-def shift(key: jax.Array, x_TL: jax.Array, greatest: int) -> jax.Array:
-    """Shifts the record by up to `greatest` samples in either direction; zeros fill the gap."""
-    by = jax.random.randint(key, (), -greatest, greatest + 1)
-    padded = jnp.pad(x_TL, ((greatest, greatest), (0, 0)))
-    return jax.lax.dynamic_slice_in_dim(padded, greatest - by, x_TL.shape[0])
+def shift(x_BTL: jax.Array, by_B: jax.Array, greatest: int) -> jax.Array:
+    """Shifts each record by its own number of samples, -`greatest` ... `greatest`; zeros fill the gap.
+
+    The shift is composed of powers of two, each a choice between two fixed slices of the batch. A slice at a different
+    place for each record would be a loop over the records on a TPU.
+    """
+    steps_B, bits = greatest - by_B, (2 * greatest).bit_length()
+    x_BTL = jnp.pad(x_BTL, ((0, 0), (greatest, 2**bits - 1 - greatest), (0, 0)))
+    for size in (2**bit for bit in reversed(range(bits))):
+        chosen_B11 = (steps_B & size)[:, None, None] > 0
+        x_BTL = jnp.where(chosen_B11, x_BTL[:, size:], x_BTL[:, :-size])
+    return x_BTL
 
 
 def drop_leads(key: jax.Array, lead_mask_L: jax.Array, probability: float) -> jax.Array:

@@ -6,6 +6,7 @@ and only the row numbers of a batch are sent. The step gets the same input in bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ PIECE = 64 * 2**20
 """Bytes of signals read and sent at a time, so that the host never holds a whole split."""
 PREFETCH = 2
 """Number of batches (one per dispatch) that are prefetched to the devices."""
+WIDEST = 94 * 128
+"""Maximum values in a row of the resident table. A TPU gathers rows of whole tiles of 128 values in place if they are
+not much wider; from any other table it copies all of it at every dispatch."""
 RESIDENT_SHARE = 0.5
 """Maximum share of a device's free memory for resident records; parameters and reports are already on the device."""
 MOST_STEPS = 10
@@ -51,7 +55,7 @@ class DeviceFeed:
 
     def wrap(self, step: Step) -> Step:
         """Returns `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
-        step = step if self._split is None else gathering(step)
+        step = step if self._split is None else gathering(step, self._batches.split.shards.samples)
         return step if self.per_dispatch == 1 else several(step)
 
     def tables(self, texts: Any) -> Any:
@@ -117,13 +121,38 @@ def several(step: Step) -> Step:
     return steps
 
 
-def gathering(step: Step) -> Step:
+def row_shape(values: int) -> tuple[int, int]:
+    """Returns the rows that a record of `values` values takes in the resident table, and their width."""
+    rows = -(-values // WIDEST)
+    return rows, -(-values // (128 * rows)) * 128
+
+
+def table_shapes(records: int, samples: int, leads: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the resident table.
+
+    Returns:
+        `ecg` int16 [records * rows, width] (`row_shape`), flat because TPUs pad a last axis of 12 to 128; `lead_mask`
+        bool [records, leads]; `report` int32 [records].
+    """
+    rows, width = row_shape(samples * leads)
+    return {
+        "ecg": jax.ShapeDtypeStruct((records * rows, width), jnp.int16),
+        "lead_mask": jax.ShapeDtypeStruct((records, leads), jnp.bool_),
+        "report": jax.ShapeDtypeStruct((records,), jnp.int32),
+    }
+
+
+def gathering(step: Step, samples: int) -> Step:
     """Turns a step into one that takes `Batches.rows` and gathers the records from its last argument."""
 
     def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
         texts, split = tables
-        records = {name: x[batch["row"]] for name, x in split.items()}
-        records["ecg"] = records["ecg"].reshape(len(batch["row"]), -1, records["lead_mask"].shape[1])
+        records = {name: split[name][batch["row"]] for name in ("lead_mask", "report")}
+        count, leads = records["lead_mask"].shape
+        rows, width = row_shape(samples * leads)
+        taken = (batch["row"][:, None] * rows + jnp.arange(rows, dtype=jnp.int32)).reshape(-1)
+        ecg = split["ecg"][taken].reshape(count, rows * width)[:, : samples * leads]
+        records["ecg"] = ecg.reshape(count, samples, leads)
         # The barrier keeps XLA from fusing the gather with the step, so the step has the bits of the host path.
         return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
 
@@ -131,9 +160,10 @@ def gathering(step: Step) -> Step:
 
 
 def _split_bytes(batches: Batches) -> int:
-    """Returns the bytes of the records used for training, with lead mask and report number."""
+    """Returns the bytes of the resident table."""
     shards = batches.split.shards
-    return len(batches.paired) * (shards.signal_bytes + len(shards.leads) + 4)
+    table = table_shapes(len(batches.paired), shards.samples, len(shards.leads)).values()
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in table)
 
 
 def has_room(devices: Iterable[Any], size: int, share: float) -> bool:
@@ -151,24 +181,22 @@ def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bo
 
 
 def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
-    """Copies the records of `batches.paired` to every device.
-
-    Returns:
-        `ecg` int16 [P, T * leads], flat because TPUs pad a last axis of 12 to 128; `lead_mask` bool [P, leads];
-        `report` int32 [P].
-    """
-    split, rows = batches.split, batches.paired
-    size = min(len(rows), max(1, PIECE // split.shards.signal_bytes))
+    """Copies the records of `batches.paired` to every device, as `table_shapes` describes."""
+    split, paired = batches.split, batches.paired
+    values = split.shards.samples * len(split.shards.leads)
+    rows, width = row_shape(values)
+    size = min(len(paired), max(1, PIECE // split.shards.signal_bytes))
     everywhere = NamedSharding(parallel.mesh.local_mesh, REPLICATED)
 
     def load(start: int) -> jax.Array:
-        piece = split.ecg(rows[start : start + size])
-        return jax.device_put(piece.reshape(size, -1), everywhere)
+        piece = np.zeros((size, rows * width), np.int16)
+        piece[:, :values] = split.ecg(paired[start : start + size]).reshape(size, values)
+        return jax.device_put(piece.reshape(size * rows, width), everywhere)
 
-    write = jax.jit(lambda ecg, piece, start: jax.lax.dynamic_update_slice(ecg, piece, (start, 0)), donate_argnums=0)
-    ecg = jnp.zeros((len(rows), split.shards.signal_bytes // 2), jnp.int16, device=everywhere)
-    starts = (min(start, len(rows) - size) for start in range(0, len(rows), size))  # the last piece has full size too
+    write = jax.jit(lambda ecg, piece, row: jax.lax.dynamic_update_slice(ecg, piece, (row, 0)), donate_argnums=0)
+    ecg = jnp.zeros((len(paired) * rows, width), jnp.int16, device=everywhere)
+    starts = (min(start, len(paired) - size) for start in range(0, len(paired), size))  # the last piece is full too
     for start, piece in prefetch(starts, load):
-        ecg = jax.block_until_ready(write(ecg, piece, start))
-    table = {"lead_mask": split.columns.lead_mask[rows], "report": batches.reports.number[rows]}
+        ecg = jax.block_until_ready(write(ecg, piece, start * rows))
+    table = {"lead_mask": split.columns.lead_mask[paired], "report": batches.reports.number[paired]}
     return parallel.replicate({"ecg": ecg, **table})

@@ -29,8 +29,8 @@ from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
 from etp_jax.training.signals import StopSignals
-from etp_jax.training.step import TrainState, init_state, make_train_step
-from etp_jax.training.validation import Validation
+from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
+from etp_jax.training.validation import Validation, sample_size
 
 
 def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
@@ -121,7 +121,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         state = checkpoints.restore(start, parallel.to_global(parallel.replicate(state)))
 
     _say(f"{workdir}: {'training' if start == 0 else f'resuming at step {start}'}")
-    _say(_plan(config, data, parallel, dtype.name, total))
+    between = max(1, round(config.run.validate_every * steps_per_epoch)) * config.data.batch_size
+    _say(_plan(config, data, parallel, dtype.name, total, between))
     _say(_size(config, state.params, text.params))
     reports = [report for report in data.batches.reports.reports if report]
     _say(f"  reports are read by {describe_texts(text, config.model.text, reports)}")
@@ -131,8 +132,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
-    texts, state = parallel.replicate((texts, state))
-    validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel)
+    texts, state = parallel.replicate((device_texts(texts), state))
+    validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
     feed = DeviceFeed(config, data.batches, parallel)
     _say(str(feed))
     step = make_train_step(model, optimizer, schedule, config, data.shards.fs)
@@ -162,6 +163,8 @@ def _check_options(config: TrainConfig) -> None:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
         raise EtpError(f"run.steps_per_dispatch is {config.run.steps_per_dispatch}; it must not be negative")
+    if config.run.validation_records < 0:
+        raise EtpError(f"run.validation_records is {config.run.validation_records}; it must not be negative")
     check_loss(config.loss)
     log.check_boards(config.run)
 
@@ -190,15 +193,17 @@ def _initial_variables(
     return variables
 
 
-def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, total: int) -> str:
+def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, total: int, between: int) -> str:
     """Describes the run to the user: records, steps, devices."""
     batches, held_out = data.batches, len(data.held_out_reports.paired)
+    sample = sample_size(config.run, held_out, between)
+    validating = f"{held_out}" if sample == held_out else f"{sample} of {held_out}"
     planned = round(config.optim.epochs * batches.steps_per_epoch)
     capped = f", cut from {planned} by --max-steps" if total < planned else ""
     left_out = f" ({batches.unpaired} without a report left out)" if batches.unpaired else ""
     distinct = len(set(batches.reports.number[batches.paired].tolist()))
     return (
-        f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {held_out} records validate\n"
+        f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {validating} records validate\n"
         f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}{capped}, batch "
         f"{batches.batch_size} on {parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of "
         f"{jax.process_count()} host(s), {dtype}, {config.run.parallel}"

@@ -20,7 +20,8 @@ MAY_DIFFER = (
     "model.text.pretrained",  # compared by the checksum of the weights
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
-    "loss.block",  # likewise
+    "loss.block",  # likewise, and so does the next one
+    "loss.ring",
     "optim.epochs",  # has its own rule, and so has the next one
     "optim.max_steps",
     "run.",  # how the run is carried out: devices, precision, logging, intervals, which checkpoint counts as best

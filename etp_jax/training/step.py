@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -57,10 +58,41 @@ def init_state(variables: Tree, optimizer: optax.GradientTransformation, config:
     )
 
 
-def text_input(texts: dict[str, jax.Array], report_b: jax.Array) -> Any:
+@struct.dataclass
+class TokenTable:
+    """Tokens of all reports on the devices, in rows of whole tiles: a TPU copies any other table at every dispatch."""
+
+    words_RW: jax.Array
+    """int32, twice the id of each token, plus 1 where the token is attended; zeros fill the row."""
+    tokens: int = struct.field(pytree_node=False)
+    """Tokens of a row; the others are filling."""
+
+    @classmethod
+    def of(cls, input_ids_RS: Any, attention_mask_RS: Any) -> TokenTable:
+        """Packs the tokens of `build.text_inputs`."""
+        tokens = input_ids_RS.shape[1]
+        return cls(np.pad(2 * input_ids_RS + attention_mask_RS, ((0, 0), (0, -tokens % 128))), tokens)
+
+    def rows(self, report_b: jax.Array) -> dict[str, jax.Array]:
+        """Selects {"input_ids", "attention_mask"} of reports by number."""
+        words_bS = self.words_RW[report_b][:, : self.tokens]
+        return {"input_ids": words_bS >> 1, "attention_mask": words_bS & 1}
+
+
+def device_texts(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Packs the token table of `build.text_inputs`, if there is one, for the devices."""
+    if "input_ids" not in texts:
+        return dict(texts)
+    rest = {name: x for name, x in texts.items() if name not in ("input_ids", "attention_mask")}
+    return {**rest, "tokens": TokenTable.of(texts["input_ids"], texts["attention_mask"])}
+
+
+def text_input(texts: Mapping[str, Any], report_b: jax.Array) -> Any:
     """Selects the input of the model's `encode_text` for reports by number: cached outputs, or tokens."""
     if "embeddings" in texts:
         return texts["embeddings"][report_b]
+    if "tokens" in texts:
+        return texts["tokens"].rows(report_b)
     return {name: texts[name][report_b] for name in ("input_ids", "attention_mask")}
 
 
@@ -91,7 +123,8 @@ def make_train_step(
     Returns:
         `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
         of `batches.Batches`. `texts` is the whole report table: {"embeddings" [R, D]} of a frozen tower, or
-        {"input_ids", "attention_mask"} [R, S], with "semantic" [R, D] for `semantic` pairs. The step returns the next
+        {"input_ids", "attention_mask"} [R, S] or as `device_texts` packs them, with "semantic" [R, D] for `semantic`
+        pairs. The step returns the next
         state and scalars: loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping),
         learning_rate.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.config import TrainConfig
+from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
-from etp_jax.metrics.retrieval import retrieval
+from etp_jax.metrics.retrieval import recalls
 from etp_jax.metrics.vectors import mean_cosine
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.shards.reader import ReportTable, Split
 from etp_jax.training.batches import epoch_order
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import TrainState, make_eval_step, semantic_table
+from etp_jax.training.ranks import LARGEST_SCORES, SMALL, Ranks
+from etp_jax.training.step import TrainState, device_texts, make_eval_step, semantic_table
 
 COLLAPSED = 0.99
 """Mean cosine of different ECGs or reports above which their embeddings have collapsed."""
@@ -29,8 +31,16 @@ NEAR = 0.01
 ADVICE = "lower --optim.learning-rate or --optim.text-learning-rate, or warm up longer"
 
 
+def sample_size(config: RunConfig, paired: int, between: int) -> int:
+    """Returns how many of `paired` records are read, given the number trained on `between` two validations.
+
+    Reading a record takes a third of the work of training on it, so a tenth of the records takes less of the time.
+    """
+    return min(paired, config.validation_records or max(SMALL, between // 10))
+
+
 class Validation:
-    """Evaluates a state on all records of the validation split that have a report."""
+    """Evaluates a state on the records of the validation split that have a report, or on a fixed sample of them."""
 
     def __init__(
         self,
@@ -40,19 +50,35 @@ class Validation:
         reports: ReportTable,
         texts: dict[str, NDArray],
         parallel: Parallel,
+        between: int,
     ):
-        """Sets up the batches; `texts` is `build.text_inputs` of the split's reports."""
+        """Sets up the batches.
+
+        Args:
+          config: the recipe.
+          model: both towers.
+          split: validation split.
+          reports: report table of the split.
+          texts: `build.text_inputs` of its reports.
+          parallel: devices.
+          between: number of records trained on between two validations; it bounds the sample.
+
+        Raises:
+          EtpError: no record has a report.
+        """
         self._split, self._parallel, self._loss = split, parallel, config.loss
         self._batch = config.data.batch_size
         # Shuffled once, because neighbours in the file are often of one patient; all validations use the same batches.
-        self._records = reports.paired[epoch_order(len(reports.paired), 0, 0)]
+        size = sample_size(config.run, len(reports.paired), between)
+        self._records = reports.paired[epoch_order(len(reports.paired), 0, 0)][:size]
         if len(self._records) == 0:
             raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
         self._report = reports.number
-        self._texts = parallel.replicate(texts)
+        self._texts = parallel.replicate(device_texts(texts))
         self._semantic = semantic_table(texts) if needs_tower(config.loss) else None
         self._encode = parallel.wrap_eval_step(make_eval_step(model))
         self._loss_of = jax.jit(self._batch_loss)
+        self._ranks = Ranks(parallel)
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -72,7 +98,7 @@ class Validation:
             losses.append(self._loss_of(score, ecg_NE[rows], text_NE[rows], report_N[rows], semantic))
         _, first = np.unique(report_N, return_index=True)
         cosines = {"ecg_mean_cosine": mean_cosine(ecg_NE), "text_mean_cosine": mean_cosine(text_NE[first])}
-        return {"loss": float(np.mean(losses)), **retrieval(ecg_NE, text_NE, report_N), **cosines}
+        return {"loss": float(np.mean(losses)), **recalls(self._ranks(ecg_NE, text_NE, report_N)), **cosines}
 
     def warning(self, scores: dict[str, float]) -> str:
         """Describes what shows that nothing has been learned: equal embeddings, or the loss of a guess; "" if nothing.
@@ -111,4 +137,6 @@ class Validation:
     ) -> jax.Array:
         scale = jnp.exp(score["logit_scale"])
         bias = score.get("logit_bias")
-        return contrastive_loss(Embeddings(ecg_bE, text_bE, report_b), self._loss, scale, bias, semantic_bD)[0]
+        block = LARGEST_SCORES // len(report_b)
+        config = self._loss if len(report_b) <= block else replace(self._loss, block=block)
+        return contrastive_loss(Embeddings(ecg_bE, text_bE, report_b), config, scale, bias, semantic_bD)[0]

@@ -91,7 +91,7 @@ def test_bytes() -> None:
     assert step_of(averaged).bytes - one.bytes == 2 * 4 * size
     # Stem, four convolutions of the first stage and the last one's, by hand: steps x channels.
     stage = [500 * 64 * 5, 250 * 128 * 5, 125 * 256 * 5, 63 * 512 * 5]
-    assert activations == BATCH * 5 * 4 * (sum(stage) + 128 + 128)
+    assert activations == BATCH * 4 * (13 * sum(stage) + 5 * (128 + 128))
 
 
 def test_peaks() -> None:

@@ -23,15 +23,17 @@ from tests.helpers.devices import run_on
 PAIRS = ("own", "equal-masked", "equal-positive", "semantic")
 SCORES = ("softmax", "sigmoid")
 LAYOUTS: Any = [
-    # mode, devices, block; 0 is dense
-    ("pmap", 1, 0),
-    ("pmap", 2, 0),
-    ("pmap", 8, 0),
-    ("shard_map", 8, 0),
-    ("pmap", 1, 5),  # of 16 local rows: the last block is a single one
-    ("shard_map", 2, 3),  # of 8
-    ("pmap", 4, 9),  # of 4: less than a block
-    ("shard_map", 8, 1),  # of 2
+    # mode, devices, block (0 is dense), ring
+    ("pmap", 1, 0, False),
+    ("pmap", 2, 0, False),
+    ("pmap", 8, 0, False),
+    ("shard_map", 8, 0, False),
+    ("pmap", 1, 5, False),  # of 16 columns: the last block is a single one
+    ("pmap", 4, 18, False),  # less than a block
+    ("shard_map", 8, 1, False),
+    ("shard_map", 2, 4, True),  # of 8
+    ("pmap", 4, 9, True),  # of 4: less than a block
+    ("shard_map", 8, 1, True),  # of 2
 ]
 CONFIGS = {
     f"{pairs} {score}": LossConfig(pairs=pairs, score=score, semantic_weight=0.3, semantic_temperature=0.2)
@@ -120,10 +122,10 @@ def measure() -> dict[str, dict[str, Any]]:
         for name, config in CONFIGS.items()
     }
 
-    def step(params: Any, batch: Any, _: Any, block: int) -> tuple[Any, Any]:
+    def step(params: Any, batch: Any, _: Any, block: int, ring: bool) -> tuple[Any, Any]:
         results, before = {}, jnp.zeros(())
         for name, config in CONFIGS.items():
-            config = replace(config, block=block)
+            config = replace(config, block=block, ring=ring)
             # One kind after the other: virtual devices that choose different rings to begin with wait for ever.
             params = jax.tree.map(lambda x, before=before: x + 0 * before, params)
             grad = jax.value_and_grad(lambda p, config=config: spread_loss(p, batch, config, AXIS), has_aux=True)
@@ -133,9 +135,9 @@ def measure() -> dict[str, dict[str, Any]]:
         return params, results
 
     deviations: dict[str, dict[str, Any]] = {}
-    for mode, devices, block in LAYOUTS:
+    for mode, devices, block, ring in LAYOUTS:
         parallel = Parallel(mode, jax.devices()[:devices])
-        wrapped = parallel.wrap_train_step(partial(step, block=block))
+        wrapped = parallel.wrap_train_step(partial(step, block=block, ring=ring))
         _, results = wrapped(parallel.replicate(PARAMS), parallel.put_batch(BATCH), None)
         jax.block_until_ready(results)
         for name, (result, metrics) in results.items():
@@ -144,7 +146,7 @@ def measure() -> dict[str, dict[str, Any]]:
                 for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected[name]), strict=True)
             ]
             recalls = float(metrics["ecg_to_text_recall_1"]), float(metrics["text_to_ecg_recall_1"])
-            deviations[f"{mode} {devices} {block} {name}"] = {"error": float(max(errors)), "recalls": recalls}
+            deviations[f"{mode} {devices} {block} {ring} {name}"] = {"error": float(max(errors)), "recalls": recalls}
     return deviations
 
 
@@ -154,9 +156,9 @@ def deviations() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("mode", "devices", "block"), LAYOUTS)
-def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, block, name):
-    assert deviations[f"{mode} {devices} {block} {name}"]["error"] < 1e-13
+@pytest.mark.parametrize(("mode", "devices", "block", "ring"), LAYOUTS)
+def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, block, ring, name):
+    assert deviations[f"{mode} {devices} {block} {ring} {name}"]["error"] < 1e-13
 
 
 def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(deviations):

@@ -78,6 +78,7 @@ def trained(config: TrainConfig, batches: Batches, dtype: str) -> list[np.ndarra
 def measure() -> dict[str, Any]:
     """Digests of float32 runs both ways; float64 runs' deviation from the host's path, a step at a time."""
     feed_module.PIECE = 7 * 2 * SAMPLES * len(LEADS)  # so that the records take several pieces, not all of them whole
+    feed_module.WIDEST = SAMPLES * len(LEADS) // 4  # so that a record takes several rows
     with tempfile.TemporaryDirectory() as folder:
         shards = Shards(write_shards(Path(folder) / "shards"))
         batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0, devices=8, share=0.9)
@@ -122,6 +123,14 @@ def test_several_steps_a_dispatch_give_the_same_but_for_rounding(outcome: dict[s
     assert max(outcome["deviation"].values()) < 1e-10
 
 
+@pytest.mark.parametrize(
+    ("samples", "shape"), [(1000, (1, 12_032)), (5000, (5, 12_032)), (1003, (2, 6144)), (7, (1, 128))]
+)
+def test_rows_of_the_resident_table_are_whole_tiles_that_hold_a_record(samples: int, shape: tuple[int, int]) -> None:
+    assert feed_module.row_shape(12 * samples) == shape
+    assert shape[1] % 128 == 0 and shape[0] * shape[1] >= 12 * samples
+
+
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_dispatches_share_the_steps_out(most: int) -> None:
     spans = list(dispatches(4, 33, most, *INTERVALS))
@@ -155,8 +164,9 @@ def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) ->
     assert (on_cpu.resident_bytes, on_cpu.per_dispatch) == (0, 1)
     assert str(on_cpu) == "  data: read as needed, 2 batches ahead; 1 step(s) a dispatch"
 
-    monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * SAMPLES * 12 + 12 + 4))
-    assert DeviceFeed(config, batches, parallel).resident_bytes == 41 * (2 * SAMPLES * 12 + 12 + 4)
+    padded = -(-SAMPLES * 12 // 128) * 128
+    monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * padded + 12 + 4))
+    assert DeviceFeed(config, batches, parallel).resident_bytes == 41 * (2 * padded + 12 + 4)
     assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for log_every, steps in ((20, 10), (4, 4)):

@@ -23,7 +23,7 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.training import optim
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import (
+from etp_jax.training.step import device_texts, (
     TrainState,
     compute_dtype,
     example_keys,
@@ -72,7 +72,7 @@ def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tup
     optimizer, schedule = optim.make_optimizer(EVERYTHING.optim, 4)
     parallel = Parallel(mode, jax.devices()[:devices])
     step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, EVERYTHING, FS))
-    state, texts = parallel.replicate((init_state(variables, optimizer, EVERYTHING), TOKENS))
+    state, texts = parallel.replicate((init_state(variables, optimizer, EVERYTHING), device_texts(TOKENS)))
     metrics = None
     for batch in BATCHES:
         state, metrics = step(state, parallel.put_batch(batch), texts)
