@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from etp_jax.config import DataConfig, TrainConfig
+from etp_jax.config import DataConfig, RunConfig, TrainConfig
 from etp_jax.training.batches import Batch, Batches, prefetch
 from etp_jax.training.parallel import REPLICATED, Parallel
 
@@ -46,13 +46,11 @@ class DeviceFeed:
         resident = _is_resident(config.data, batches, parallel)
         self._split = _put_split(batches, parallel) if resident else None
         self.resident_bytes = _split_bytes(batches) if resident else 0
-        many = resident and jax.default_backend() != "cpu"
-        self.per_dispatch = config.run.steps_per_dispatch or (min(MOST_STEPS, config.run.log_every) if many else 1)
+        self.per_dispatch = steps_per_dispatch(config.run, resident, parallel.platform)
 
     def wrap(self, step: Step) -> Step:
         """Returns `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
-        step = step if self._split is None else gathering(step)
-        return step if self.per_dispatch == 1 else several(step)
+        return dispatching(step, self._split is not None, self.per_dispatch)
 
     def tables(self, texts: Any) -> Any:
         """Returns the last argument of the dispatch, from the report table on the devices."""
@@ -75,6 +73,18 @@ class DeviceFeed:
         if self._split is not None:
             where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
         return f"  data: {where}; {self.per_dispatch} step(s) a dispatch"
+
+
+def steps_per_dispatch(config: RunConfig, resident: bool, platform: str) -> int:
+    """Returns the maximum number of steps in one dispatch: the option, or else an automatic number."""
+    many = resident and platform != "cpu"
+    return config.steps_per_dispatch or (min(MOST_STEPS, config.log_every) if many else 1)
+
+
+def dispatching(step: Step, resident: bool, per_dispatch: int) -> Step:
+    """Returns the function that a run dispatches: a step with its gather of resident records, or a loop of them."""
+    step = gathering(step) if resident else step
+    return step if per_dispatch == 1 else several(step)
 
 
 def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[range]:
@@ -128,6 +138,15 @@ def gathering(step: Step) -> Step:
         return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
 
     return gathered
+
+
+def split_shapes(records: int, samples: int, leads: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the resident records on each device."""
+    return {
+        "ecg": jax.ShapeDtypeStruct((records, samples * leads), jnp.int16),
+        "lead_mask": jax.ShapeDtypeStruct((records, leads), jnp.bool_),
+        "report": jax.ShapeDtypeStruct((records,), jnp.int32),
+    }
 
 
 def _split_bytes(batches: Batches) -> int:

@@ -96,8 +96,8 @@ class _Data:
 def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     """Builds all parts of the run, restores the newest checkpoint, and prints the plan; None if the run is finished."""
     _check_options(config)
-    dtype = build.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
+    dtype = build.set_precision(config.run.precision, parallel.platform)
     data = _open_data(config, parallel)
     steps_per_epoch = data.batches.steps_per_epoch
     optimizer, schedule = optim.make_optimizer(config.optim, steps_per_epoch)
@@ -112,7 +112,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         _say(f"{workdir}: this run is finished ({start} steps); to continue it, add --extend and more --optim.epochs")
         return None
 
-    model = build.build_model(config, text.bert_config, dtype)
+    model = build.build_model(config, text.bert_config, dtype, parallel.platform)
     variables = _initial_variables(config, model, data.shards, text, resumed=start > 0)
     if jax.process_index() == 0:
         run_folder.write_run_folder(workdir, config, data.shards, text)
@@ -135,7 +135,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel)
     feed = DeviceFeed(config, data.batches, parallel)
     _say(str(feed))
-    step = make_train_step(model, optimizer, schedule, config, data.shards.fs)
+    step = make_train_step(model, optimizer, schedule, config, data.shards.fs, parallel.platform)
     return _Run(
         config=config,
         workdir=workdir,
