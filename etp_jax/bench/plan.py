@@ -40,6 +40,7 @@ from etp_jax.config import TrainConfig, to_dict
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.losses.pairs import check_loss
+from etp_jax.training.room import parts_for, smaller
 
 FORMAT = 1
 CLOCKS = {"TPU v4": 1.05e9, "TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}
@@ -48,8 +49,6 @@ LARGE_COPY = 256 * 2**20
 """Bytes of a copy that is warned about."""
 MOST_PERMUTES = 16
 """Number of dependent permutes above which their latency is warned about."""
-BLOCK = 512
-"""`loss.block` that is tried where a step does not fit."""
 HOST_FLOPS = 1e11
 """Assumed FLOPs per second of a host, which computes the retrieval of a validation."""
 
@@ -100,7 +99,7 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
         return compiled({**request, "config": to_dict(config), "sizes": asdict(sizes)})
 
     found = compile_for(config, options.quick, f"batch {config.data.batch_size}")
-    changes = larger_and_smaller(config, found["chips"], sizes.records) if found["fits"] else smaller(config, found)
+    changes = larger_and_smaller(config, found["chips"], sizes.records) if found["fits"] else may_fit(config, found)
     others = []
     for change, changed in changes if options.others else ():
         other = compile_for(changed, True, change)
@@ -153,22 +152,11 @@ def larger_and_smaller(config: TrainConfig, chips: int, records: int) -> list[tu
     return [with_batch(config, size * chips) for size in sizes if size * chips <= records]
 
 
-def smaller(config: TrainConfig, refused: dict[str, Any]) -> list[tuple[str, TrainConfig]]:
+def may_fit(config: TrainConfig, refused: dict[str, Any]) -> list[tuple[str, TrainConfig]]:
     """Lists runs that may fit where a step does not, from the bytes that it needs."""
-    rows = config.data.batch_size // refused["chips"]
-    ratio = (refused["needed_bytes"] or 0) / (refused["device_bytes"] or 1)
-    parts = 1 << max(1, math.ceil(math.log2(max(ratio, 1))))
-    changes = []
-    for count in (parts, 2 * parts):
-        if rows >= count:
-            changes.append(with_batch(config, (1 << (rows // count).bit_length() - 1) * refused["chips"]))
-        micro_batches = config.optim.micro_batches * count
-        if rows % micro_batches == 0:
-            optim = replace(config.optim, micro_batches=micro_batches)
-            changes.append((f"--optim.micro-batches {micro_batches}", replace(config, optim=optim)))
-    if not config.loss.block and config.data.batch_size > BLOCK:
-        changes.append((f"--loss.block {BLOCK}", replace(config, loss=replace(config.loss, block=BLOCK))))
-    return changes
+    parts = parts_for((refused["needed_bytes"] or 0) / (refused["device_bytes"] or math.inf))
+    changes = smaller(config, refused["chips"], parts) | smaller(config, refused["chips"], 2 * parts)
+    return list(changes.items())
 
 
 def with_batch(config: TrainConfig, batch_size: int) -> tuple[str, TrainConfig]:

@@ -29,7 +29,6 @@ ENVIRONMENT = {
 QUICK = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1"}
 COPIES_FROM = 2**20
 """Bytes from which copies are listed."""
-UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def compiled(request: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +75,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from etp_jax.bench.program import Sizes, program
     from etp_jax.config import from_dict
     from etp_jax.training.parallel import Parallel
+    from etp_jax.training.room import refused_bytes
 
     config, sizes = from_dict(request["config"]), Sizes(**request["sizes"])
     devices = _devices(request["topology"], request["slices"])
@@ -96,7 +96,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return about | {"fits": False, **_refusal(str(error))}
+        needed = refused_bytes(str(error))
+        return about | {"fits": False, "needed_bytes": needed, "message": one_line(error)[:300]}
     times = {"lower_s": lowered_at - started, "compile_s": time.perf_counter() - lowered_at}
     return about | {"fits": True, **times, **_described(done, built, request, len(devices))}
 
@@ -122,6 +123,8 @@ def _device_bytes(device: Any) -> int | None:
     import jax
     import jax.numpy as jnp
 
+    from etp_jax.training.room import UNITS
+
     shape = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=jax.sharding.SingleDeviceSharding(device))
     try:
         jax.jit(lambda x: x + 1).lower(shape).compile()
@@ -129,15 +132,6 @@ def _device_bytes(device: Any) -> int | None:
         limit = re.search(r"available HBM \(([\d.]+)([BKMGT])\)", str(error))
         return int(float(limit[1]) * UNITS[limit[2]]) if limit else None
     return None
-
-
-def _refusal(message: str) -> dict[str, Any]:
-    """Reads the bytes that a program needs from the compiler's refusal."""
-    needed = re.search(r"[Uu]sed ([\d.]+)([BKMGT]) of", message) or re.search(r"\(([\d.]+)([BKMGT])\) exceeds", message)
-    return {
-        "needed_bytes": int(float(needed[1]) * UNITS[needed[2]]) if needed else None,
-        "message": one_line(Exception(message))[:300],
-    }
 
 
 def _described(done: Any, built: Any, request: dict[str, Any], chips: int) -> dict[str, Any]:

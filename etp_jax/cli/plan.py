@@ -6,7 +6,7 @@ import tyro
 
 from etp_jax.bench.plan_options import PlanOptions
 from etp_jax.cli.command import Command
-from etp_jax.cli.option_help import own_options, pointer, recipe_options
+from etp_jax.cli.option_help import own_options, pointer
 from etp_jax.cli.recipe import named_recipe
 
 
@@ -16,10 +16,9 @@ def default(argv: list[str]) -> PlanOptions:
 
 
 def brief(argv: list[str]) -> str:
-    """Formats the short help: the options of `etp plan` and the commonly used options of the recipe."""
-    options = default(argv)
-    own, recipe = own_options(PlanOptions, options), recipe_options(options.config)
-    return "\n".join(["usage: etp plan --topology v5e:16x16 [options]", "", *own, *recipe, "", *pointer("plan")])
+    """Formats the short help: the options of `etp plan`, without those of training."""
+    own = own_options(PlanOptions, default(argv))
+    return "\n".join(["usage: etp plan --topology v5e:16x16 [options]", "", *own, "", *pointer("plan")])
 
 
 def plan(options: PlanOptions) -> None:

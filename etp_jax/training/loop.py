@@ -28,6 +28,7 @@ from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.room import check_fits
 from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, init_state, make_train_step
 from etp_jax.training.validation import Validation
@@ -236,6 +237,9 @@ def _run(run: _Run) -> int | None:
             with progress.waiting():
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
+            if done == run.start:
+                resident = run.feed.resident_bytes > 0
+                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, resident)
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)
             done = steps.stop
