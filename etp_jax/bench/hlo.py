@@ -82,7 +82,7 @@ def summary(text: str, copies_from: int) -> Summary:
                 sizes[kind] += times * _result_bytes(inner)
         size = array_bytes(instruction.shape)
         if size >= copies_from and _is_copy(found, instruction):
-            copies.append(Copy(_readable(instruction.shape), _result_bytes(instruction), times))
+            copies.append(Copy(_result(instruction), _result_bytes(instruction), times))
         if instruction.operation == "while" and (trips := _trips(instruction)) is not None:
             loops[trips] += 1
     collectives = {kind: {"number": numbers[kind], "bytes": sizes[kind]} for kind in COLLECTIVES if numbers[kind]}
@@ -126,10 +126,15 @@ def array_bytes(shape: str) -> int:
 
 def _result_bytes(instruction: Instruction) -> int:
     """Returns the bytes of a result; the tuple of an asynchronous start also holds its operand."""
-    arrays = [array_bytes(f"{kind}[{dims}]") for kind, dims in ARRAY.findall(instruction.shape)]
-    if instruction.operation.endswith("-start") and len(arrays) > 1:
-        return max(arrays)
-    return sum(arrays)
+    return array_bytes(_result(instruction))
+
+
+def _result(instruction: Instruction) -> str:
+    """Returns the shape of a result without layouts; of an asynchronous start, the largest array of its tuple."""
+    if instruction.operation.endswith("-start"):
+        arrays = [f"{kind}[{dims}]" for kind, dims in ARRAY.findall(instruction.shape)]
+        return max(arrays, key=array_bytes, default="")
+    return re.sub(r"\{[^{}]*\}", "", instruction.shape)
 
 
 def _called(found: dict[str, list[Instruction]], instruction: Instruction) -> list[Instruction]:
@@ -159,7 +164,3 @@ def _trips(instruction: Instruction) -> int | None:
     trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
     return int(trips[1]) if trips else None
 
-
-def _readable(shape: str) -> str:
-    """Removes layouts from a shape."""
-    return re.sub(r"\{[^{}]*\}", "", shape)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,6 +91,11 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
     Raises:
       EtpError: the slice is unknown, libtpu is missing, or an option is impossible.
     """
+    if not re.match(r"v\d|tpu", options.topology):
+        raise EtpError(
+            f"--topology {options.topology}: name a TPU slice such as v5e:16x16; NVIDIA GPUs are not supported yet "
+            "(compiling for them needs JAX's CUDA plugin, jax-cuda12-plugin and jax-cuda12-pjrt)"
+        )
     config, sizes = options.config, _sizes(options)
     check_loss(config.loss)
 
