@@ -163,4 +163,3 @@ def _trips(instruction: Instruction) -> int | None:
     """Returns the length of a loop; None where the compiler does not know it."""
     trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
     return int(trips[1]) if trips else None
-

@@ -44,7 +44,9 @@ def check_fits(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         ratio = (refused_bytes(str(error)) or 0) / (limit or math.inf)
-        raise EtpError(f"a step does not fit: {one_line(error)}; {_advice(config, parallel, ratio, resident)}") from error
+        raise EtpError(
+            f"a step does not fit: {one_line(error)}; {_advice(config, parallel, ratio, resident)}"
+        ) from error
     if analysis is None or limit is None:
         return
     fixed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes

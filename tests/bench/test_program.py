@@ -62,7 +62,7 @@ def test_a_vit_lowers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_attention_kernel_is_that_of_the_platform(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN's own checks run, with only the questions about the hardware answered for it."""
+    """CuDNN's own checks run, with only the questions about the hardware answered for it."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda _: False)
