@@ -226,14 +226,15 @@ def step_range(
     if bandwidth and found["xla_bytes"]:
         lower["the compiler's bytes at peak"] = found["xla_bytes"] / bandwidth
     low_from = max(lower, key=lambda name: lower[name], default=None)
-    high = found["program"]["cycles"] / clock if clock and found["program"]["cycles"] else None
+    high = high_from = None
+    if clock and found["program"]["cycles"]:
+        high = found["program"]["cycles"] / clock
+        high_from = f"the compiler's cycles at {clock / 1e9:g} GHz, assumed; no collectives"
     return {
         "low": low_from and lower[low_from],
         "low_from": low_from,
         "high": high,
-        "high_from": f"the compiler's cycles at {clock / 1e9:g} GHz, assumed; no collectives"
-        if high and clock
-        else None,
+        "high_from": high_from,
     }
 
 
@@ -242,9 +243,8 @@ def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: Tra
     program, lines = found["program"], []
     for copy in program["copies"]:
         if copy["bytes"] >= LARGE_COPY:
-            lines.append(
-                f"copy of {copy['shape']}, {copy['bytes'] / 2**20:,.0f} MiB, {copy['times']} time(s) a dispatch"
-            )
+            size = f"{copy['bytes'] / 2**20:,.0f} MiB"
+            lines.append(f"copy of {copy['shape']}, {size}, {copy['times']} time(s) a dispatch")
     for rows, number in example_loops(found, config).items():
         lines.append(f"{number} loop(s) over the examples, one turn for each of {rows} rows of a chip")
     permutes = program["collectives"].get("collective-permute", {"number": 0})["number"]

@@ -111,7 +111,7 @@ def _devices(topology: str, slices: int) -> list[Any]:
         options["chip_config_name"] = "megacore"  # otherwise a device would be half a chip
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
-    except Exception as error:  # of many types, by the kind of mistake
+    except (RuntimeError, ValueError) as error:
         raise EtpError(
             f"--topology {topology}: libtpu has no such slice ({one_line(error)}); name one like v5e:16x16, v6e:8x8 "
             "or v5p:4x4x4"

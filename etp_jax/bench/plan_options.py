@@ -13,7 +13,7 @@ from etp_jax.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Compiles a recipe's step for a TPU slice that need not be there: memory, collectives, time and cost of an epoch."""
+    """Compiles a recipe's step for a TPU slice that need not be there: memory, collectives, time and cost."""
 
     topology: str
     """Slice to compile for, as libtpu names it: v5e:16x16, v6e:8x8, v5p:4x4x4, v4:4x4x4."""

@@ -44,18 +44,18 @@ def check_fits(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         ratio = (refused_bytes(str(error)) or 0) / (limit or math.inf)
-        raise EtpError(
-            f"a step does not fit: {one_line(error)}; {_advice(config, parallel, ratio, resident)}"
-        ) from error
+        advice = _advice(config, parallel, ratio, resident)
+        raise EtpError(f"a step does not fit: {one_line(error)}; {advice}") from error
     if analysis is None or limit is None:
         return
     fixed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     needed = fixed + analysis.temp_size_in_bytes
     if needed > limit:
         ratio = analysis.temp_size_in_bytes / max(limit - fixed, 1)
+        advice = _advice(config, parallel, ratio, resident)
         raise EtpError(
             f"a step needs {needed / GIB:.2f} GiB on each device, {analysis.temp_size_in_bytes / GIB:.2f} of them for "
-            f"temporaries (XLA's count), and a device has {limit / GIB:.2f}; {_advice(config, parallel, ratio, resident)}"
+            f"temporaries (XLA's count), and a device has {limit / GIB:.2f}; {advice}"
         )
 
 

@@ -46,13 +46,13 @@ HloModule jit_step, is_scheduled=true
 
 ENTRY %main.1 (table: s16[1024,1024]) -> f32[256,8] {
   %table = s16[1024,1024]{1,0:T(8,128)} parameter(0)
-  %fusion.1 = s16[1024,1024]{0,1:T(8,128)} fusion(%table), kind=kLoop, calls=%moved, backend_config={"estimated_cycles":"100"}
+  %fusion.1 = s16[1024,1024]{0,1:T(8,128)} fusion(%table), calls=%moved, backend_config={"estimated_cycles":"100"}
   %fusion.2 = s16[1024,1024]{0,1:T(8,128)} fusion(%table), kind=kLoop, calls=%computed
   %slice.1 = s16[512,1024]{0,1:T(8,128)} slice(%fusion.2), slice={[0:512], [0:1024]}
   %copy-start.1 = (s16[1024,1024]{1,0}, s16[1024,1024]{0,1}, u32[]) copy-start(%fusion.2)
   %all-reduce.1 = (f32[64]{0}, f32[64]{0}) all-reduce(%slice.1, %slice.1), to_apply=%add
   %async-start.1 = ((bf16[8,128]{1,0}), bf16[64,128]{1,0}, s32[]) async-start(%slice.1), calls=%gathered
-  %while.1 = (s32[], f32[256,8]{1,0}) while(%all-reduce.1), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"512"},"estimated_cycles":"0"}
+  %while.1 = (s32[], f32[256,8]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"512"}}
   ROOT %out = f32[256,8]{1,0} get-tuple-element(%while.1), index=1
 }
 """

@@ -1,4 +1,4 @@
-"""Tests that the step of every recipe lowers for TPUs and NVIDIA GPUs, and that a plan compiles what a run dispatches."""
+"""Tests that every recipe's step lowers for TPUs and NVIDIA GPUs, and that a plan compiles what a run dispatches."""
 
 from __future__ import annotations
 
