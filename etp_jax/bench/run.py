@@ -82,7 +82,8 @@ def measure(options: BenchOptions) -> Report:
     """
     config = options.config
     _check(options)
-    dtype, device = build.set_precision(config.run.precision), jax.devices()[0]
+    device = jax.devices()[0]
+    dtype = build.set_precision(config.run.precision, device.platform)
     best = peak(device.device_kind, dtype.name, options.peak_tflops, options.peak_gb_per_s)
     batch_sizes = options.batch_sizes or (config.data.batch_size,)
     points = grid(batch_sizes, options.device_counts or (jax.device_count(),), options.scaling)

@@ -127,7 +127,7 @@ def _contenders(
     model = DualEncoder(config, signal.shape[1], table.shape[1]).to(device)
     kind: Any = torch.optim.Adam if config.optim.name == "adam" else torch.optim.AdamW
     optimizer = kind(model.parameters(), config.optim.learning_rate, weight_decay=config.optim.weight_decay)
-    narrow = compute_dtype(config.run.precision).name == "bfloat16"
+    narrow = compute_dtype(config.run.precision, jax.default_backend()).name == "bfloat16"
     loss_of: Any = torch.compile(model) if mode == "compiled" else model
     encode_of: Any = torch.compile(model.encode_ecg) if mode == "compiled" else model.encode_ecg
 

@@ -13,6 +13,7 @@ from etp_jax import progress
 from etp_jax.cli import (
     bench,
     evaluate,
+    plan,
     predict,
     prep,
     quickstart,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     **runs.COMMANDS,
     **predict.COMMANDS,
     **bench.COMMANDS,
+    **plan.COMMANDS,
     **reproduce.COMMANDS,
 }
 """All commands by name, which has one or two words."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
-    fused: bool
+    kernel: Literal["xla", "cudnn"] | None
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -116,11 +116,12 @@ class SelfAttention(nn.Module):
             return y.reshape(*y.shape[:2], heads, width)
 
         query, key, value = split("query"), split("key"), split("value")
-        if self.fused and (keys is None or self.config.dropout == 0):
+        if self.kernel is not None and (keys is None or self.config.dropout == 0):
             # cuDNN accepts no column mask. Padding is at the end, so sequence lengths are enough.
             lengths_B = attention_mask_BS.sum(axis=1, dtype=jnp.int32)
-            kernel = "cudnn" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "xla"
-            y = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths_B, implementation=kernel)
+            y = jax.nn.dot_product_attention(
+                query, key, value, key_value_seq_lengths=lengths_B, implementation=self.kernel
+            )
             return y.reshape(x_BSH.shape)
         scores_BNSS = jnp.einsum("bqnd,bknd->bnqk", query, key) / width**0.5
         # The softmax is in float32: bfloat16 would lose the padding mask and small weights.
@@ -150,12 +151,12 @@ class Attention(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
-    fused: bool
+    kernel: Literal["xla", "cudnn"] | None
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        y_BSH = SelfAttention(self.config, self.dtype, self.fused, name="self")(x_BSH, attention_mask_BS, keys)
+        y_BSH = SelfAttention(self.config, self.dtype, self.kernel, name="self")(x_BSH, attention_mask_BS, keys)
         return Output(self.config, self.dtype, name="output")(y_BSH, x_BSH, keys)
 
 
@@ -164,13 +165,13 @@ class Layer(nn.Module):
 
     config: BertConfig
     dtype: DTypeLike
-    fused: bool
+    kernel: Literal["xla", "cudnn"] | None
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
         config = self.config
-        x_BSH = Attention(config, self.dtype, self.fused, name="attention")(x_BSH, attention_mask_BS, keys)
+        x_BSH = Attention(config, self.dtype, self.kernel, name="attention")(x_BSH, attention_mask_BS, keys)
         y = Intermediate(config, self.dtype, name="intermediate")(x_BSH)
         return Output(config, self.dtype, name="output")(y, x_BSH, keys)
 
@@ -195,7 +196,7 @@ class Layers(nn.Module):
     dtype: DTypeLike
     remat: bool
     scan: bool
-    fused: bool
+    kernel: Literal["xla", "cudnn"] | None
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -204,12 +205,12 @@ class Layers(nn.Module):
         if not self.scan or self.is_initializing():
             layer = nn.remat(Layer) if self.remat else Layer
             for i in numbers:
-                x_BSH = layer(self.config, self.dtype, self.fused, name=str(i))(x_BSH, attention_mask_BS, keys)
+                x_BSH = layer(self.config, self.dtype, self.kernel, name=str(i))(x_BSH, attention_mask_BS, keys)
             return x_BSH
 
         # Parameters are stacked in every step, so they keep their names; the copy is small beside the activations.
         layers = jax.tree.map(lambda *each: jnp.stack(each), *(self.variables["params"][str(i)] for i in numbers))
-        layer = Layer(self.config, self.dtype, self.fused, parent=None)
+        layer = Layer(self.config, self.dtype, self.kernel, parent=None)
 
         def turn(x_BSH: jax.Array, numbered: tuple[jax.Array, Any]) -> tuple[jax.Array, None]:
             number, params = numbered
@@ -227,12 +228,12 @@ class Encoder(nn.Module):
     dtype: DTypeLike
     remat: bool
     scan: bool
-    fused: bool
+    kernel: Literal["xla", "cudnn"] | None
 
     @nn.compact
     def __call__(self, x_BSH: jax.Array, attention_mask_BS: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, S, H] to [B, S, H]."""
-        layers = Layers(self.config, self.dtype, self.remat, self.scan, self.fused, name="layer")
+        layers = Layers(self.config, self.dtype, self.remat, self.scan, self.kernel, name="layer")
         return layers(x_BSH, attention_mask_BS, keys)
 
 
@@ -246,6 +247,7 @@ class Bert(nn.Module):
         scan: compile one layer and loop over all; the dropout masks differ from those without `scan`.
         fused_attention: compute attention with `jax.nn.dot_product_attention` where it has no dropout. In bfloat16 on
             NVIDIA GPUs this is a cuDNN kernel. Its softmax is float32 even in float64.
+        platform: platform of the devices; `gpu` permits the cuDNN kernel.
     """
 
     config: BertConfig
@@ -253,6 +255,7 @@ class Bert(nn.Module):
     remat: bool = False
     scan: bool = False
     fused_attention: bool = False
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(
@@ -269,7 +272,9 @@ class Bert(nn.Module):
             Last hidden states [B, S, H] in the compute type.
         """
         x_BSH = Embeddings(self.config, self.dtype, name="embeddings")(input_ids_BS, keys)
-        encoder = Encoder(self.config, self.dtype, self.remat, self.scan, self.fused_attention, name="encoder")
+        cudnn = self.platform == "gpu" and jnp.dtype(self.dtype) == jnp.bfloat16
+        kernel = None if not self.fused_attention else "cudnn" if cudnn else "xla"
+        encoder = Encoder(self.config, self.dtype, self.remat, self.scan, kernel, name="encoder")
         return encoder(x_BSH, attention_mask_BS, keys)
 
 

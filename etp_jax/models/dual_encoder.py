@@ -123,6 +123,7 @@ class DualEncoder(nn.Module):
         text_dim: width of the text tower's output.
         dtype: compute type of the towers; projections, embeddings and the score's parameters stay at least float32.
         loss: loss options; they set the initial temperature and whether there is a bias.
+        platform: platform of the devices; `gpu` permits the text tower's attention kernel for NVIDIA GPUs.
     """
 
     config: ModelConfig
@@ -130,6 +131,7 @@ class DualEncoder(nn.Module):
     text_dim: int
     dtype: DTypeLike = jnp.float32
     loss: LossConfig = LossConfig()
+    platform: str = "cpu"
 
     def setup(self) -> None:
         """Creates the submodules and the parameters of the score."""
@@ -138,7 +140,7 @@ class DualEncoder(nn.Module):
         nn.share_scope(self, self.ecg)  # puts its parameters at the top level, not under `ecg`
         if self.bert is not None:
             text = self.config.text
-            self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention)
+            self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention, self.platform)
         self.text_projection = Projection(self.config, exact)
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)

@@ -43,16 +43,17 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def set_precision(precision: str) -> jnp.dtype:
+def set_precision(precision: str, platform: str) -> jnp.dtype:
     """Returns the towers' compute type; float64 also switches jax to 64 bits, so call this before making any array."""
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    return compute_dtype(precision)
+    return compute_dtype(precision, platform)
 
 
-def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype) -> DualEncoder:
+def build_model(config: TrainConfig, bert: BertConfig, dtype: jnp.dtype, platform: str = "cpu") -> DualEncoder:
     """Builds the model of a recipe, with a text tower of these sizes; a frozen text tower is not part of the model."""
-    return DualEncoder(config.model, None if config.model.text.frozen else bert, bert.hidden_size, dtype, config.loss)
+    tower = None if config.model.text.frozen else bert
+    return DualEncoder(config.model, tower, bert.hidden_size, dtype, config.loss, platform)
 
 
 def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], cache: Path | None) -> dict[str, NDArray]:

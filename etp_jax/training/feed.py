@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from etp_jax.config import DataConfig, TrainConfig
+from etp_jax.config import DataConfig, RunConfig, TrainConfig
 from etp_jax.training.batches import Batch, Batches, prefetch
 from etp_jax.training.parallel import REPLICATED, Parallel
 
@@ -50,13 +50,12 @@ class DeviceFeed:
         resident = _is_resident(config.data, batches, parallel)
         self._split = _put_split(batches, parallel) if resident else None
         self.resident_bytes = _split_bytes(batches) if resident else 0
-        many = resident and jax.default_backend() != "cpu"
-        self.per_dispatch = config.run.steps_per_dispatch or (min(MOST_STEPS, config.run.log_every) if many else 1)
+        self.per_dispatch = steps_per_dispatch(config.run, resident, parallel.platform)
 
     def wrap(self, step: Step) -> Step:
         """Returns `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
-        step = step if self._split is None else gathering(step, self._batches.split.shards.samples)
-        return step if self.per_dispatch == 1 else several(step)
+        samples = self._batches.split.shards.samples
+        return dispatching(step, self._split is not None, self.per_dispatch, samples)
 
     def tables(self, texts: Any) -> Any:
         """Returns the last argument of the dispatch, from the report table on the devices."""
@@ -79,6 +78,18 @@ class DeviceFeed:
         if self._split is not None:
             where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
         return f"  data: {where}; {self.per_dispatch} step(s) a dispatch"
+
+
+def steps_per_dispatch(config: RunConfig, resident: bool, platform: str) -> int:
+    """Returns the maximum number of steps in one dispatch: the option, or else an automatic number."""
+    many = resident and platform != "cpu"
+    return config.steps_per_dispatch or (min(MOST_STEPS, config.log_every) if many else 1)
+
+
+def dispatching(step: Step, resident: bool, per_dispatch: int, samples: int) -> Step:
+    """Returns the function that a run dispatches: a step with its gather of resident records, or a loop of them."""
+    step = gathering(step, samples) if resident else step
+    return step if per_dispatch == 1 else several(step)
 
 
 def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[range]:

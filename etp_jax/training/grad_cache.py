@@ -25,6 +25,7 @@ def value_and_grad(
     params: Tree,
     batch: Tree,
     micro_batches: int,
+    platform: str,
 ) -> tuple[tuple[jax.Array, tuple[Tree, Tree]], Tree]:
     """Computes the loss of a batch and its gradient, with the activations of one micro-batch at a time.
 
@@ -35,6 +36,7 @@ def value_and_grad(
         params: parameters to differentiate with respect to.
         batch: arrays [b, ...], this device's rows.
         micro_batches: number of micro-batches, each of consecutive rows. 1 encodes the batch as a whole, once.
+        platform: platform of the devices, which decides the form of the loop over micro-batches.
 
     Returns:
         (loss, (metrics, statistics averaged over the micro-batches)) and the gradient.
@@ -64,7 +66,7 @@ def value_and_grad(
     def forward(_: None, number: Any) -> tuple[None, Any]:
         return None, encode(params, part(batch, number))
 
-    _, (rows, statistics) = _loop(forward, None, micro_batches)
+    _, (rows, statistics) = _loop(forward, None, micro_batches, platform)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
     (loss, metrics), (direct, cached) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(params, rows)
 
@@ -73,17 +75,17 @@ def value_and_grad(
         _, pull_back = jax.vjp(lambda params: encode(params, part(batch, number))[0], params)
         return (jax.tree.map(jnp.add, grads, *pull_back(part(cached, number))), cached), None
 
-    (grads, _), _ = _loop(backward, (direct, cached), micro_batches)
+    (grads, _), _ = _loop(backward, (direct, cached), micro_batches, platform)
     return (loss, (metrics, jax.tree.map(lambda x: x.mean(axis=0), statistics))), grads
 
 
-def _loop(f: Callable[[Tree, Any], tuple[Tree, Tree]], carry: Tree, length: int) -> tuple[Tree, Tree]:
+def _loop(f: Callable[[Tree, Any], tuple[Tree, Tree]], carry: Tree, length: int, platform: str) -> tuple[Tree, Tree]:
     """Runs `lax.scan` over range(length); unrolled on a CPU, where convolutions in loops are many times slower.
 
     XLA's CPU compiler drops `optimization_barrier`. It would merge the second encoding with the first, and keep the
     activations of all parts. To prevent this, the number of each part depends on the preceding carry.
     """
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return jax.lax.scan(f, carry, jnp.arange(length))
     results = []
     for number in range(length):

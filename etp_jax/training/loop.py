@@ -28,6 +28,7 @@ from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.room import check_fits
 from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
@@ -96,8 +97,8 @@ class _Data:
 def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     """Builds all parts of the run, restores the newest checkpoint, and prints the plan; None if the run is finished."""
     _check_options(config)
-    dtype = build.set_precision(config.run.precision)
     parallel = Parallel(config.run.parallel)
+    dtype = build.set_precision(config.run.precision, parallel.platform)
     data = _open_data(config, parallel)
     steps_per_epoch = data.batches.steps_per_epoch
     optimizer, schedule = optim.make_optimizer(config.optim, steps_per_epoch)
@@ -112,7 +113,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         _say(f"{workdir}: this run is finished ({start} steps); to continue it, add --extend and more --optim.epochs")
         return None
 
-    model = build.build_model(config, text.bert_config, dtype)
+    model = build.build_model(config, text.bert_config, dtype, parallel.platform)
     variables = _initial_variables(config, model, data.shards, text, resumed=start > 0)
     if jax.process_index() == 0:
         run_folder.write_run_folder(workdir, config, data.shards, text)
@@ -136,7 +137,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
     feed = DeviceFeed(config, data.batches, parallel)
     _say(str(feed))
-    step = make_train_step(model, optimizer, schedule, config, data.shards.fs)
+    step = make_train_step(model, optimizer, schedule, config, data.shards.fs, parallel.platform)
     return _Run(
         config=config,
         workdir=workdir,
@@ -241,6 +242,9 @@ def _run(run: _Run) -> int | None:
             with progress.waiting():
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
+            if done == run.start:
+                resident = run.feed.resident_bytes > 0
+                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, resident)
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)
             done = steps.stop

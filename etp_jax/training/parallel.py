@@ -39,6 +39,12 @@ class Parallel:
         """Number of devices over all hosts."""
         return self.mesh.size
 
+    @property
+    def platform(self) -> str:
+        """Platform of the devices: `cpu`, `gpu` or `tpu`. They need not be attached (`etp plan`)."""
+        platform = self.mesh.devices.flat[0].platform
+        return "gpu" if platform == "cuda" else platform
+
     def wrap_train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps `step(state, batch, texts) -> (state, metrics)`; both are replicated, the state is donated."""
         return self._wrap(step, (REPLICATED, SPLIT, REPLICATED), donate=(0,))

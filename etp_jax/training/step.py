@@ -39,10 +39,10 @@ class TrainState:
     """Moving average of `params`, or None."""
 
 
-def compute_dtype(precision: str) -> jnp.dtype:
+def compute_dtype(precision: str, platform: str) -> jnp.dtype:
     """Returns the type of `run.precision`; `auto` is bfloat16 on TPU and GPU and float32 on CPU."""
     if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        precision = "float32" if platform == "cpu" else "bfloat16"
     return jnp.dtype(precision)
 
 
@@ -110,6 +110,7 @@ def make_train_step(
     schedule: optim.Schedule,
     config: TrainConfig,
     fs: int,
+    platform: str,
 ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
@@ -119,6 +120,7 @@ def make_train_step(
         schedule: learning-rate schedule from the same call.
         config: config of the run.
         fs: sampling rate of the ECGs, Hz.
+        platform: platform of the devices that run the step, `Parallel.platform`.
 
     Returns:
         `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
@@ -162,7 +164,7 @@ def make_train_step(
 
         learned = optim.take(state.params, mask)
         (loss, (metrics, batch_stats)), grads = value_and_grad(
-            encode, loss_of, learned, batch, config.optim.micro_batches
+            encode, loss_of, learned, batch, config.optim.micro_batches, platform
         )
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, learned)

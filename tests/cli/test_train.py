@@ -47,6 +47,7 @@ def test_wrong_options_are_found_before_anything_is_read(
         (["train"], 120, ["--workdir", "--max-steps", "--optim.learning-rate", "0.002", "--model.ecg.stem"]),
         (["train", "--config", "fgclep", "--model.ecg.kind", "vit"], 120, ["--model.ecg.patch", "2e-05", "sigmoid"]),
         (["bench"], 30, ["--batch-sizes", "--config", "mets"]),
+        (["plan", "--topology", "v5e:2x4"], 30, ["--topology", "--quick", "--price", "mets"]),
     ],
 )
 def test_help_is_short_and_shows_the_recipe(

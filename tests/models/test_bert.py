@@ -221,11 +221,10 @@ def test_scanned_layers_drop_different_units(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_cudnn_takes_the_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own checks, with only the questions about the hardware answered for it."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda _: False)
-    model = Bert(dataclasses.replace(CONFIG, hidden_size=32), jnp.bfloat16, fused_attention=True)
+    model = Bert(dataclasses.replace(CONFIG, hidden_size=32), jnp.bfloat16, fused_attention=True, platform="gpu")
     params = jax.eval_shape(model.init, jax.random.key(0), IDS, MASK)["params"]
 
     def loss(params: Any) -> Any:

@@ -67,7 +67,7 @@ def trained(config: TrainConfig, batches: Batches, dtype: str) -> list[np.ndarra
     optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
     state, texts = parallel.replicate((init_state({"params": params, "batch_stats": {}}, optimizer, config), texts))
     feed = DeviceFeed(config, batches, parallel)
-    dispatch = parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, 100)))  # pyright: ignore[reportArgumentType]
+    dispatch = parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, 100, "cpu")))  # pyright: ignore[reportArgumentType]
     rows = []
     for steps, batch in feed.batches(dispatches(0, STEPS, feed.per_dispatch, *INTERVALS)):
         state, metrics = dispatch(state, batch, feed.tables(texts))
@@ -168,7 +168,7 @@ def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * padded + 12 + 4))
     assert DeviceFeed(config, batches, parallel).resident_bytes == 41 * (2 * padded + 12 + 4)
     assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(Parallel, "platform", "gpu")
     for log_every, steps in ((20, 10), (4, 4)):
         assert DeviceFeed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
     assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1

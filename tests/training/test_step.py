@@ -71,7 +71,7 @@ def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tup
     """State and metrics after some steps."""
     optimizer, schedule = optim.make_optimizer(EVERYTHING.optim, 4)
     parallel = Parallel(mode, jax.devices()[:devices])
-    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, EVERYTHING, FS))
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, EVERYTHING, FS, "cpu"))
     state, texts = parallel.replicate((init_state(variables, optimizer, EVERYTHING), device_texts(TOKENS)))
     metrics = None
     for batch in BATCHES:
@@ -163,7 +163,7 @@ def run_tiny(config: TrainConfig, steps: int, model: Any = None) -> tuple[TrainS
     variables = {"params": tiny_params(model), "batch_stats": {}}
     optimizer, schedule = optim.make_optimizer(config.optim, 10)
     parallel = Parallel("shard_map", jax.devices()[:1])
-    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS))
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS, "cpu"))
     start = init_state(variables, optimizer, config)
     state, texts = parallel.replicate((start, TEXTS))
     states, rows = [], []
@@ -240,7 +240,7 @@ def test_unknown_losses_are_refused(loss: dict[str, str], known: str):
     optimizer, schedule = optim.make_optimizer(OptimConfig(), 10)
     config = TrainConfig(loss=LossConfig(**loss))  # pyright: ignore[reportArgumentType]
     with pytest.raises(EtpError, match=rf"loss\.{next(iter(loss))} is 'x'; there are .*{known}"):
-        make_train_step(Tiny(), optimizer, schedule, config, FS)  # pyright: ignore[reportArgumentType]
+        make_train_step(Tiny(), optimizer, schedule, config, FS, "cpu")  # pyright: ignore[reportArgumentType]
 
 
 def test_fixed_parameters_do_not_move_and_have_no_moments():
@@ -279,14 +279,16 @@ def test_bfloat16_keeps_parameters_and_metrics_in_float32():
 
 
 def test_auto_precision_is_float32_on_the_cpu():
-    assert [compute_dtype(p).name for p in ("auto", "bfloat16", "float64")] == ["float32", "bfloat16", "float64"]
+    on_cpu = [compute_dtype(p, "cpu").name for p in ("auto", "bfloat16", "float64")]
+    assert on_cpu == ["float32", "bfloat16", "float64"]
+    assert [compute_dtype(p, "tpu").name for p in ("auto", "float32")] == ["bfloat16", "float32"]
 
 
 def test_the_state_is_donated():
     model, config = Tiny(), TrainConfig()
     optimizer, schedule = optim.make_optimizer(config.optim, 10)
     parallel = Parallel("pmap", jax.devices()[:1])
-    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS))  # pyright: ignore[reportArgumentType]
+    step = parallel.wrap_train_step(make_train_step(model, optimizer, schedule, config, FS, "cpu"))  # pyright: ignore[reportArgumentType]
     state, texts = parallel.replicate(
         (init_state({"params": tiny_params(model), "batch_stats": {}}, optimizer, config), TEXTS)
     )

@@ -1,0 +1,165 @@
+"""What the text of a compiled program shows: collectives, copies, loops, and the compiler's estimate of cycles.
+
+The text is XLA's HLO after optimisation. One instruction is a line `%name = shape operation(operands), attributes`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+SIZES |= {"s64": 8, "u64": 8, "f64": 8}
+ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) .*\{$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)$")
+COLLECTIVES = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
+MOVES = frozenset(("copy", "copy-start", "slice", "slice-start", "transpose"))
+"""Operations whose result is a part of their operand, moved."""
+FREE = frozenset(("parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"))
+"""Operations that move nothing."""
+
+
+class Instruction(NamedTuple):
+    """One instruction of a computation."""
+
+    shape: str
+    operation: str
+    rest: str
+    """Operands and attributes."""
+
+
+class Turn(NamedTuple):
+    """An instruction that the program runs."""
+
+    instruction: Instruction
+    times: int
+    """Number of times that it runs; a loop of unknown length counts once."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of an array."""
+
+    shape: str
+    bytes: int
+    times: int
+    """Number of times in a dispatch; a loop over the steps of a dispatch counts once."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a program does on one device.
+
+    Attributes:
+        cycles: the compiler's estimate of all cycles, without collectives.
+        collectives: number and bytes of the results by kind, for each step.
+        copies: copies from a given size on, the largest first.
+        loops: lengths of the loops, with the number of loops of each length.
+    """
+
+    cycles: int
+    collectives: dict[str, dict[str, int]]
+    copies: list[Copy]
+    loops: dict[int, int]
+
+
+def summary(text: str, copies_from: int) -> Summary:
+    """Summarises a compiled program; copies of less than `copies_from` bytes are left out."""
+    found, entry = computations(text)
+    cycles, numbers, sizes = 0, Counter[str](), Counter[str]()
+    copies, loops = [], Counter[int]()
+    for instruction, times in walk(found, entry):
+        cycles += times * _cycles(instruction)
+        for inner in (instruction, *_called(found, instruction)):
+            kind = inner.operation.removesuffix("-start")
+            if kind in COLLECTIVES:
+                numbers[kind] += times
+                sizes[kind] += times * _result_bytes(inner)
+        size = array_bytes(instruction.shape)
+        if size >= copies_from and _is_copy(found, instruction):
+            copies.append(Copy(_result(instruction), _result_bytes(instruction), times))
+        if instruction.operation == "while" and (trips := _trips(instruction)) is not None:
+            loops[trips] += 1
+    collectives = {kind: {"number": numbers[kind], "bytes": sizes[kind]} for kind in COLLECTIVES if numbers[kind]}
+    copies = sorted((copy for copy in copies if copy.bytes >= copies_from), key=lambda copy: -copy.bytes)
+    return Summary(cycles, collectives, copies, dict(loops))
+
+
+def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Reads all computations of a program by name; also returns the name of the entry."""
+    found: dict[str, list[Instruction]] = {}
+    name = entry = ""
+    for line in text.splitlines():
+        if start := COMPUTATION.match(line):
+            name = start[2]
+            found[name] = []
+            entry = name if start[1] else entry
+        elif name and (body := INSTRUCTION.match(line)):
+            found[name].append(Instruction(body[1], body[2], body[3]))
+    return found, entry
+
+
+def walk(found: dict[str, list[Instruction]], name: str, times: int = 1) -> Iterator[Turn]:
+    """Yields the instructions that a computation runs, with those of its loops, branches and calls."""
+    for instruction in found.get(name, []):
+        yield Turn(instruction, times)
+        if instruction.operation == "while":
+            inner = times * (_trips(instruction) or 1)
+            for body in re.findall(r"\bbody=%?([\w.-]+)", instruction.rest):
+                yield from walk(found, body, inner)
+        elif instruction.operation in ("call", "conditional"):
+            named = re.findall(r"(?:to_apply|true_computation|false_computation)=%?([\w.-]+)", instruction.rest)
+            branches = re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest)
+            for body in named + re.findall(r"[\w.-]+", " ".join(branches)):
+                yield from walk(found, body, times)
+
+
+def array_bytes(shape: str) -> int:
+    """Sums the bytes of all arrays of a shape, which may be a tuple."""
+    return sum(SIZES[kind] * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in ARRAY.findall(shape))
+
+
+def _result_bytes(instruction: Instruction) -> int:
+    """Returns the bytes of a result; the tuple of an asynchronous start also holds its operand."""
+    return array_bytes(_result(instruction))
+
+
+def _result(instruction: Instruction) -> str:
+    """Returns the shape of a result without layouts; of an asynchronous start, the largest array of its tuple."""
+    if instruction.operation.endswith("-start"):
+        arrays = [f"{kind}[{dims}]" for kind, dims in ARRAY.findall(instruction.shape)]
+        return max(arrays, key=array_bytes, default="")
+    return re.sub(r"\{[^{}]*\}", "", instruction.shape)
+
+
+def _called(found: dict[str, list[Instruction]], instruction: Instruction) -> list[Instruction]:
+    """Returns the instructions inside a fusion, an asynchronous start or a custom call."""
+    if instruction.operation not in ("fusion", "async-start", "custom-call"):
+        return []
+    names = re.findall(r"\bcalls=%?([\w.-]+)", instruction.rest)
+    names += re.findall(r"called_computations=\{%?([\w.-]+)", instruction.rest)
+    return [inner for name in names for inner in found.get(name, [])]
+
+
+def _is_copy(found: dict[str, list[Instruction]], instruction: Instruction) -> bool:
+    """Whether an instruction only moves data, by itself or as a fusion of nothing else."""
+    inside = [inner.operation for inner in _called(found, instruction) if inner.operation not in FREE]
+    if instruction.operation in ("fusion", "async-start"):
+        return bool(inside) and MOVES.issuperset(inside)
+    return instruction.operation in MOVES
+
+
+def _cycles(instruction: Instruction) -> int:
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+    return int(cycles[1]) if cycles else 0
+
+
+def _trips(instruction: Instruction) -> int | None:
+    """Returns the length of a loop; None where the compiler does not know it."""
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+    return int(trips[1]) if trips else None
