@@ -19,6 +19,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.step import device_texts
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 SIZES = Sizes(samples=1000, records=5000, reports=500, tokens=64)
@@ -83,7 +84,7 @@ def test_a_plan_has_the_arguments_of_a_run(tmp_path: Path, mode: Any, resident: 
     feed = DeviceFeed(config, batches, parallel)
     batch = next(iter(feed.batches([range(per_dispatch)])))[1]
     reports = {name: np.zeros((5, 16), np.int32) for name in ("input_ids", "attention_mask")}
-    tables = feed.tables(parallel.replicate(reports))
+    tables = feed.tables(parallel.replicate(device_texts(reports)))
 
     built = program(config, Sizes(SAMPLES, len(batches.paired), 5, 16), parallel)
     assert (built.resident, built.per_dispatch) == (resident == "always", per_dispatch)

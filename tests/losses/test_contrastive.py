@@ -22,19 +22,22 @@ from tests.helpers.devices import run_on
 
 PAIRS = ("own", "equal-masked", "equal-positive", "semantic")
 SCORES = ("softmax", "sigmoid")
-LAYOUTS: Any = [
-    # mode, devices, block (0 is dense), ring
+QUICK: Any = [
+    # mode, devices, block (0 is dense), ring: one of each kind
+    ("pmap", 8, 0, False),
+    ("pmap", 1, 5, False),  # of 16 columns: the last block is a single one
+    ("shard_map", 2, 4, True),  # of 8
+]
+OTHERS: Any = [
     ("pmap", 1, 0, False),
     ("pmap", 2, 0, False),
-    ("pmap", 8, 0, False),
     ("shard_map", 8, 0, False),
-    ("pmap", 1, 5, False),  # of 16 columns: the last block is a single one
     ("pmap", 4, 18, False),  # less than a block
     ("shard_map", 8, 1, False),
-    ("shard_map", 2, 4, True),  # of 8
     ("pmap", 4, 9, True),  # of 4: less than a block
     ("shard_map", 8, 1, True),  # of 2
 ]
+LAYOUTS = [*QUICK, *(pytest.param(*layout, marks=pytest.mark.slow) for layout in OTHERS)]
 CONFIGS = {
     f"{pairs} {score}": LossConfig(pairs=pairs, score=score, semantic_weight=0.3, semantic_temperature=0.2)
     for pairs, score in product(PAIRS, SCORES)
@@ -115,7 +118,7 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
     return total / size
 
 
-def measure() -> dict[str, dict[str, Any]]:
+def measure(layouts: Any = QUICK) -> dict[str, dict[str, Any]]:
     """Greatest relative deviation of loss and gradients from the dense reference, by layout and kind of loss."""
     expected = {
         name: jax.jit(jax.value_and_grad(dense_loss), static_argnums=2)(PARAMS, BATCH, config)
@@ -135,7 +138,7 @@ def measure() -> dict[str, dict[str, Any]]:
         return params, results
 
     deviations: dict[str, dict[str, Any]] = {}
-    for mode, devices, block, ring in LAYOUTS:
+    for mode, devices, block, ring in layouts:
         parallel = Parallel(mode, jax.devices()[:devices])
         wrapped = parallel.wrap_train_step(partial(step, block=block, ring=ring))
         _, results = wrapped(parallel.replicate(PARAMS), parallel.put_batch(BATCH), None)
@@ -150,18 +153,31 @@ def measure() -> dict[str, dict[str, Any]]:
     return deviations
 
 
+def measure_others() -> dict[str, dict[str, Any]]:
+    return measure(OTHERS)
+
+
 @pytest.fixture(scope="module")
 def deviations() -> dict[str, dict[str, Any]]:
     return run_on(8, measure, x64=True)
 
 
+@pytest.fixture(scope="module")
+def other_deviations() -> dict[str, dict[str, Any]]:
+    return run_on(8, measure_others, x64=True)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("mode", "devices", "block", "ring"), LAYOUTS)
-def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(deviations, mode, devices, block, ring, name):
+def test_loss_and_gradients_equal_the_dense_reference_on_any_layout(request, mode, devices, block, ring, name):
+    quick = (mode, devices, block, ring) in QUICK
+    deviations = request.getfixturevalue("deviations" if quick else "other_deviations")
     assert deviations[f"{mode} {devices} {block} {ring} {name}"]["error"] < 1e-13
 
 
-def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(deviations):
+@pytest.mark.parametrize("which", ["deviations", pytest.param("other_deviations", marks=pytest.mark.slow)])
+def test_recall_does_not_depend_on_the_layout_and_counts_equal_reports(request, which):
+    deviations = request.getfixturevalue(which)
     score = np.asarray(embed(PARAMS, BATCH, "ecg") @ embed(PARAMS, BATCH, "text").T)
     report = BATCH["report"]
     expected = [float((report[s.argmax(1)] == report).mean()) for s in (score, score.T)]

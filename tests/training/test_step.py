@@ -65,7 +65,8 @@ EVERYTHING = TrainConfig(
 )
 """Every option that draws random numbers or reduces over the batch."""
 
-LAYOUTS = [("pmap", 1), ("pmap", 2), ("pmap", 8), ("shard_map", 8)]
+LAYOUTS = [("pmap", 1), ("pmap", 8)]
+ALL_LAYOUTS = [*LAYOUTS, ("pmap", 2), ("shard_map", 8)]
 
 
 def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tuple[TrainState, Any]:
@@ -81,12 +82,12 @@ def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tup
     return state, metrics
 
 
-def measure() -> dict[str, Any]:
+def measure(layouts: Any = LAYOUTS) -> dict[str, Any]:
     """The real model in float64 on each layout: deviation from one device, whether replicas agree, a digest."""
     model = DualEncoder(EVERYTHING.model, BertConfig(50, 8, 1, 2, 16, 16, dropout=0.1), 8, jnp.float64)
     variables = jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), SAMPLES, LEADS))
     results, first = {}, None
-    for mode, devices in LAYOUTS:
+    for mode, devices in layouts:
         out = train_on(mode, devices, model, variables)
         leaves = jax.tree.leaves(out)
         values = [np.asarray(leaf) for leaf in leaves]
@@ -101,25 +102,41 @@ def measure() -> dict[str, Any]:
     return results
 
 
+def measure_all() -> dict[str, Any]:
+    return measure(ALL_LAYOUTS)
+
+
 @pytest.fixture(scope="module")
 def layouts() -> dict[str, Any]:
     return run_on(8, measure, x64=True)
 
 
-def test_training_does_not_depend_on_the_number_of_devices(layouts):
+@pytest.fixture(scope="module")
+def all_layouts() -> dict[str, Any]:
+    return run_on(8, measure_all, x64=True)
+
+
+BOTH = pytest.mark.parametrize("which", ["layouts", pytest.param("all_layouts", marks=pytest.mark.slow)])
+
+
+@BOTH
+def test_training_does_not_depend_on_the_number_of_devices(request, which):
     """Parameters, statistics, moments, average and metrics, with augmentation, dropout and batch normalisation."""
-    assert {name: row["deviation"] for name, row in layouts.items() if row["deviation"] > 1e-10} == {}
-    assert layouts["pmap 1"]["types"] == ["float64", "int32"]
+    found = request.getfixturevalue(which)
+    assert {name: row["deviation"] for name, row in found.items() if row["deviation"] > 1e-10} == {}
+    assert found["pmap 1"]["types"] == ["float64", "int32"]
 
 
-def test_all_replicas_agree_bit_for_bit(layouts):
-    for (_, devices), row in zip(LAYOUTS, layouts.values(), strict=True):
-        assert row["replicas"] == [devices]
+@BOTH
+def test_all_replicas_agree_bit_for_bit(request, which):
+    for name, row in request.getfixturevalue(which).items():
+        assert row["replicas"] == [int(name.split()[1])]
         assert row["agree"]
 
 
-def test_pmap_and_shard_map_give_the_same_bits(layouts):
-    assert layouts["pmap 8"]["bits"] == layouts["shard_map 8"]["bits"]
+@pytest.mark.slow
+def test_pmap_and_shard_map_give_the_same_bits(all_layouts):
+    assert all_layouts["pmap 8"]["bits"] == all_layouts["shard_map 8"]["bits"]
 
 
 class Tiny(nn.Module):
