@@ -97,7 +97,8 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
     Raises:
       EtpError: the batch is not a multiple of the number of devices, or the model is impossible.
     """
-    dtype, parallel = build.set_precision(config.run.precision), Parallel(config.run.parallel, devices)
+    parallel = Parallel(config.run.parallel, devices)
+    dtype = build.set_precision(config.run.precision, parallel.platform)
     if config.data.batch_size % parallel.devices:
         raise EtpError(f"data.batch_size {config.data.batch_size} is not a multiple of the {parallel.devices} devices")
     rng, frozen, bert = np.random.default_rng(1), config.model.text.frozen, text_tower(config)
@@ -109,7 +110,7 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
         texts = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
     if needs_tower(config.loss):
         texts["semantic"] = outputs
-    model = build.build_model(config, bert, dtype)
+    model = build.build_model(config, bert, dtype, parallel.platform)
     variables = init_variables(model, jax.random.key(0), samples, len(LEADS))
     shape = samples, len(LEADS), variables["params"]
     work = {
@@ -122,7 +123,7 @@ def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[lis
     optimizer, schedule = optim.make_optimizer(config.optim, 1000)
     batch, texts = parallel.put_batch(made_up(config, samples)), parallel.replicate(texts)
     state = parallel.replicate(init_state(variables, optimizer, config))
-    step = make_train_step(model, optimizer, schedule, config, samples // 10)
+    step = make_train_step(model, optimizer, schedule, config, samples // 10, parallel.platform)
     train_step = Compiled.of(parallel.wrap_train_step(step), state, batch, texts)
 
     def encode_step(params: Any, batch_stats: Any, batch: Any, _: Any) -> jax.Array:
