@@ -17,7 +17,7 @@ The JSON, format 1 (null: not known):
         flops, bytes: work of a step on all chips, from the shapes (`flops.py`, as in `etp bench`)
         step_s: {low, low_from, high, high_from}
         ecg_per_s, ecg_per_s_per_chip, epoch_s, cost, records_per_s_per_host, gb_per_s_per_host: [least, most]
-        steps_per_epoch, validation_s
+        steps_per_epoch, validation_records, validation_s
     warnings: one line each
 """
 
@@ -42,6 +42,7 @@ from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.losses.pairs import check_loss
 from etp_jax.training.room import parts_for, smaller
+from etp_jax.training.validation import sample_size
 
 FORMAT = 1
 CLOCKS = {"TPU v4": 1.05e9, "TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}
@@ -50,8 +51,6 @@ LARGE_COPY = 256 * 2**20
 """Bytes of a copy that is warned about."""
 MOST_PERMUTES = 16
 """Number of dependent permutes above which their latency is warned about."""
-HOST_FLOPS = 1e11
-"""Assumed FLOPs per second of a host, which computes the retrieval of a validation."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,11 @@ def estimated(found: dict[str, Any], options: PlanOptions, sizes: Sizes) -> dict
     def each(values: list[float | None], factor: float) -> list[float | None]:
         return [None if value is None else value * factor for value in values]
 
-    # Each validation encodes its records, a third of a step's work, and the host ranks each against all.
-    records = options.validation or sizes.records // 10
-    ranking = 4 * records**2 * options.config.model.embedding_dim / HOST_FLOPS
+    # A validation encodes whole batches, a third of a step's work each, and compares each record with all.
+    between = max(1, round(options.config.run.validate_every * steps)) * batch
+    records = sample_size(options.config.run, options.validation or sizes.records // 10, between)
+    encoding = None if least is None else math.ceil(records / batch) * least / 3
+    ranking = 4 * records**2 * options.config.model.embedding_dim / (chips * best.flops) if best.flops else 0
     return {
         "peak": {
             "tflops": best.flops and best.flops / 1e12,
@@ -205,7 +206,7 @@ def estimated(found: dict[str, Any], options: PlanOptions, sizes: Sizes) -> dict
         "records_per_s_per_host": each(rates, 1 / hosts),
         "gb_per_s_per_host": each(rates, sizes.record_bytes / hosts / 1e9),
         "validation_records": records,
-        "validation_s": None if least is None else records / batch * least / 3 + ranking,
+        "validation_s": encoding and encoding + ranking,
     }
 
 
@@ -253,9 +254,9 @@ def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: Tra
     epoch = estimate and estimate["epoch_s"][0]
     if estimate and epoch and estimate["validation_s"] > epoch * config.run.validate_every:
         lines.append(
-            f"a validation of {estimate['validation_records']:,} records takes about {estimate['validation_s']:.1f} s, "
-            f"longer than the {epoch * config.run.validate_every:.1f} s of training before it (estimates); "
-            "raise --run.validate-every"
+            f"a validation of {estimate['validation_records']:,} records takes about {estimate['validation_s']:.2f} s, "
+            f"longer than the {epoch * config.run.validate_every:.2f} s of training before it (estimates); "
+            "raise --run.validate-every or lower --run.validation-records"
         )
     return lines
 

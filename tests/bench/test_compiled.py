@@ -44,19 +44,9 @@ CASES: dict[str, Any] = {
     "METS, blocked loss": ("mets", {"data": {"resident": "never"}, "loss": {"block": 64}}, {}),
     "ETP, scanned": ("etp", {"data": {"resident": "never"}, "model.text": {"scan": True, "remat": True}}, {}),
 }
-FAULTS = {
-    "METS, resident": "resident records are copied as a whole",
-    "ptbxl": "the time shift is a loop over the examples",
-}
 
 
-def marked(name: str) -> Any:
-    """A case, expected to fail if its fault is known."""
-    known = pytest.mark.xfail(reason=FAULTS.get(name, ""), strict=True)
-    return pytest.param(name, marks=known if name in FAULTS else ())
-
-
-@pytest.mark.parametrize("name", [marked(name) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_large_is_copied_and_no_loop_is_over_the_examples(name: str) -> None:
     recipe, changes, sizes = CASES[name]
     config = load_recipe(recipe)
