@@ -23,9 +23,10 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.training import optim
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import device_texts, (
+from etp_jax.training.step import (
     TrainState,
     compute_dtype,
+    device_texts,
     example_keys,
     init_state,
     make_eval_step,
