@@ -121,7 +121,7 @@ def lowered_step(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, flo
         loss=dataclasses.replace(config.loss, block=args.block, ring=args.ring),
     )
     dtype, bert, frozen = jnp.dtype("bfloat16"), text_tower(config), config.model.text.frozen
-    model = build.build_model(config, bert, dtype)
+    model = build.build_model(config, bert, dtype, "tpu")
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), args.samples, 12))
     optimizer, schedule = optim.make_optimizer(config.optim, 1000)
     state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
@@ -140,7 +140,7 @@ def lowered_step(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, flo
         }
     if needs_tower(config.loss):
         texts["semantic"] = jax.ShapeDtypeStruct((args.reports, bert.hidden_size), jnp.float32)
-    step = make_train_step(model, optimizer, schedule, config, args.samples // 10)
+    step = make_train_step(model, optimizer, schedule, config, args.samples // 10, "tpu")
     return dispatched(step, state, texts, args, parallel)
 
 
