@@ -251,7 +251,7 @@ def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: Tra
     permutes = program["collectives"].get("collective-permute", {"number": 0})["number"]
     if permutes > MOST_PERMUTES:
         lines.append(f"{permutes} permutes one after another: their latency limits the step, not the bandwidth")
-    epoch = estimate and estimate["epoch_s"][0]
+    epoch: float | None = estimate["epoch_s"][0] if estimate else None
     if estimate and epoch and estimate["validation_s"] > epoch * config.run.validate_every:
         lines.append(
             f"a validation of {estimate['validation_records']:,} records takes about {estimate['validation_s']:.2f} s, "

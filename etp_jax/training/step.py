@@ -62,7 +62,7 @@ def init_state(variables: Tree, optimizer: optax.GradientTransformation, config:
 class TokenTable:
     """Tokens of all reports on the devices, in rows of whole tiles: a TPU copies any other table at every dispatch."""
 
-    words_RW: jax.Array
+    words_RW: Any
     """int32, twice the id of each token, plus 1 where the token is attended; zeros fill the row."""
     tokens: int = struct.field(pytree_node=False)
     """Tokens of a row; the others are filling."""

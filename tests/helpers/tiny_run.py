@@ -91,7 +91,7 @@ def tiny_config(shards: Path) -> TrainConfig:
     )
 
 
-def change(config: TrainConfig, **values: Any) -> TrainConfig:
+def change(config: Any, **values: Any) -> Any:
     """The config with some options of its parts replaced: `change(config, optim={"epochs": 4})`."""
     parts = {
         name: replace(getattr(config, name), **value) if isinstance(value, dict) else value

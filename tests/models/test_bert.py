@@ -211,7 +211,7 @@ def test_scanned_layers_drop_different_units(monkeypatch: pytest.MonkeyPatch) ->
             return x + Dropout(0.5)(jnp.ones_like(x), keys)
 
     monkeypatch.setattr(bert, "Layer", OnlyDropout)
-    stack = Layers(dataclasses.replace(CONFIG, num_hidden_layers=2), jnp.float32, False, True, False)
+    stack = Layers(dataclasses.replace(CONFIG, num_hidden_layers=2), jnp.float32, False, True, None)
     args = jnp.zeros((4, 8, 8)), MASK, jax.random.split(jax.random.key(0), 4)
     out: Any = stack.apply(stack.init(jax.random.key(0), *args), *args)
     kept, counts = np.unique(out, return_counts=True)  # each layer adds 2 to a unit that it keeps

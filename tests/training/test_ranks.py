@@ -21,7 +21,8 @@ def measure() -> dict[str, Any]:
     text = rng.integers(-2, 3, (400, 6)).astype(np.float32)[report]
     same = np.ones_like(ecg)
     agree = {}
-    for mode, devices in (("pmap", 4), ("shard_map", 3), ("pmap", 1)):
+    layouts: Any = (("pmap", 4), ("shard_map", 3), ("pmap", 1))
+    for mode, devices in layouts:
         ranks = Ranks(Parallel(mode, jax.devices()[:devices]), small=100)
         for name, (x, y) in {"random": (ecg, text), "collapsed": (same, same)}.items():
             expected, ours = retrieval_ranks(x, y, report), ranks(x, y, report)

@@ -62,7 +62,7 @@ def test_a_refusal_names_what_may_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_checked_step_is_compiled_once(mode: Any) -> None:
     compiled = Counter()
 
-    def count(event: str, _: float, **__: Any) -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
         compiled[event] += event.endswith("backend_compile_duration")
 
     parallel = Parallel(mode, jax.devices()[:1])
