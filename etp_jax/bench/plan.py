@@ -125,7 +125,8 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
         quick=options.quick,
         versions={
             "etp-jax": __version__,
-            **{name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
+            "jax": importlib.metadata.version("jax"),
+            "libtpu": _libtpu_version(),
         },
         compiler=found,
         others=others,
@@ -237,6 +238,13 @@ def step_range(
         "high": high,
         "high_from": high_from,
     }
+
+
+def _libtpu_version() -> str:
+    try:
+        return importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:  # found on the path without its metadata
+        return "of unknown version"
 
 
 def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: TrainConfig) -> list[str]:

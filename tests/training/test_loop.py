@@ -50,6 +50,7 @@ def wrap_steps(patch: pytest.MonkeyPatch, around: Callable[[Any, dict[str, Any]]
             state, metrics = wrapped(*args)
             return state, around(state, metrics)
 
+        disturbed.lower = wrapped.lower  # pyright: ignore[reportFunctionMemberAccess]
         return disturbed
 
     patch.setattr(Parallel, "wrap_train_step", wrap)
