@@ -23,7 +23,6 @@ The JSON, format 1 (null: not known):
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import re
@@ -123,10 +122,7 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
         reports=sizes.reports,
         tokens=None if config.model.text.frozen else sizes.tokens,
         quick=options.quick,
-        versions={
-            "etp-jax": __version__,
-            **{name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
-        },
+        versions={"etp-jax": __version__, **found.pop("versions")},
         compiler=found,
         others=others,
         estimate=estimate,
