@@ -23,7 +23,6 @@ The JSON, format 1 (null: not known):
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import re
@@ -123,11 +122,7 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
         reports=sizes.reports,
         tokens=None if config.model.text.frozen else sizes.tokens,
         quick=options.quick,
-        versions={
-            "etp-jax": __version__,
-            "jax": importlib.metadata.version("jax"),
-            "libtpu": _libtpu_version(),
-        },
+        versions={"etp-jax": __version__, **found.pop("versions")},
         compiler=found,
         others=others,
         estimate=estimate,
@@ -238,13 +233,6 @@ def step_range(
         "high": high,
         "high_from": high_from,
     }
-
-
-def _libtpu_version() -> str:
-    try:
-        return importlib.metadata.version("libtpu")
-    except importlib.metadata.PackageNotFoundError:  # found on the path without its metadata
-        return "of unknown version"
 
 
 def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: TrainConfig) -> list[str]:

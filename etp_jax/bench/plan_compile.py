@@ -6,6 +6,7 @@ and a compiler that aborts ends the child only. The request and the result are J
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -38,7 +39,8 @@ def compiled(request: dict[str, Any]) -> dict[str, Any]:
       request: topology, slices, quick; config, the recipe as a dictionary; sizes, the fields of `program.Sizes`.
 
     Returns:
-      chips, hosts, device (its kind), device_bytes (usable memory of a chip), precision, fits, and:
+      versions (of jax and libtpu), chips, hosts, device (its kind), device_bytes (usable memory of a chip), precision,
+      fits, and:
       if it fits: resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes, flops, bytes (of a step on
       all devices, from the shapes), program (the fields of `hlo.Summary`);
       otherwise: needed_bytes (None where the compiler does not report it) and message.
@@ -80,6 +82,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     config, sizes = from_dict(request["config"]), Sizes(**request["sizes"])
     devices = _devices(request["topology"], request["slices"])
     about = {
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
         "chips": len(devices),
         "hosts": len({device.process_index for device in devices}),
         "device": devices[0].device_kind,

@@ -22,6 +22,7 @@ GIB = 2**30
 CHIPS, BATCH, RECORDS = 8, 2048, 800_000
 PROGRAM: dict[str, Any] = {"cycles": 60_000_000, "collectives": {}, "copies": [], "loops": {}}
 ABOUT = {
+    "versions": {"jax": "1.2", "libtpu": "3.4"},
     "chips": CHIPS,
     "hosts": 2,
     "device": "TPU v5 lite",
@@ -51,7 +52,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> list[di
 
     def compiled(request: dict[str, Any]) -> dict[str, Any]:
         requests.append(request)
-        return rest.pop(0)
+        return dict(rest.pop(0))
 
     monkeypatch.setattr(plan, "compiled", compiled)
     return requests
@@ -149,7 +150,7 @@ def test_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     main.main(["plan", "--topology", "v5e:2x4", "--data.batch-size", "2048", "--json", str(path)])
     text = capsys.readouterr().out
     reported, estimated = text.split("estimated from it")
-    assert "reported by the compiler (libtpu" in reported and "nothing was run" in reported
+    assert "reported by the compiler (libtpu 3.4, jax 1.2)" in reported and "nothing was run" in reported
     assert "fits, 3.00 of 16.00 GiB a chip" in reported and "temporaries" in reported
     assert "all-reduce: 37 a step, 3.00 MiB" in reported
     assert "with --data.batch-size 4096: does not fit, 40.00 of 16.00 GiB" in reported
