@@ -28,9 +28,11 @@ from etp_jax.training import optim
 TRANSFERS = {1: 2, 2: 4, 3: 5}
 """Number of times that a part's outputs are moved, by the number of times that its FLOPs count."""
 NORMALISED = 13
-"""Number of times that a normalised output is moved in training, as in XLA's programs of ResNet18 (v5e; other devices
-are within a quarter). Statistics of the whole batch cut the step into passes over each output and its gradient: for
-their sums, for the gradients of input and kernel, which recompute the normalised output, and for the shortcuts."""
+"""Number of times that a normalised output is moved in training, fitted to XLA's programs of ResNet18.
+
+It is within a fifth of the bytes on v5e and v5p (`results/accelerator_mends.md`). Statistics of the whole batch cut the
+step into passes over each output and its gradient: for their sums, for the gradients of input and kernel, which
+recompute the normalised output, and for the shortcuts."""
 PARAMETER_BYTES = 4
 
 
