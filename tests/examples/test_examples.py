@@ -75,7 +75,7 @@ def test_shards_are_streamed(shards: Path):
 
 @pytest.mark.slow
 def test_a_task_of_ones_own(tmp_path: Path):
-    line = run(EXAMPLES / "own_task.sh", tmp_path / "own", "120")
+    line = run(EXAMPLES / "own_task.sh", tmp_path / "own")
     assert line.startswith("own task: figures in ")
     kinds = {path.name for path in (tmp_path / "own" / "evaluation").glob("*.json")}
     assert len(kinds) == 2
