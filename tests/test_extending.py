@@ -132,15 +132,16 @@ def test_a_task(follow: Callable[..., Etp], tmp_path: Path, run_dir: Path) -> No
     assert row["per_class"]["SR"]["positives"] == 12 and row["per_class"]["AF"]["positives"] == 0
 
 
-def test_a_tower_and_an_evaluation(
+def test_a_tower_a_score_a_pair_rule_and_an_evaluation(
     follow: Callable[..., Etp], tmp_path: Path, shards: Path, small_recipe: Path
 ) -> None:
-    """The evaluation measures the tower, so that one process fewer compiles something."""
-    etp = follow("An ECG tower", "An evaluation")
-    tower = "--model.ecg.kind linear --model.ecg.segment 32"
-    etp(f"train --config {small_recipe} --workdir run {tower} --max-steps 2")
+    """One run has the tower, the score and the rule, and the evaluation measures it: each process compiles anew."""
+    etp = follow("An ECG tower", "A score", "A pair rule", "An evaluation")
+    options = "--model.ecg.kind linear --model.ecg.segment 32 --loss.score squared --loss.pairs soft"
+    assert "finished at step 2" in etp(f"train --config {small_recipe} --workdir run {options} --max-steps 2")
     saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert saved["model"]["ecg"]["kind"] == "linear" and saved["model"]["ecg"]["segment"] == 32
+    assert (saved["loss"]["score"], saved["loss"]["pairs"]) == ("squared", "soft")
     assert "--bootstrap" in etp("evaluate spread --help")
     etp(f"evaluate spread --run run --shards {shards}")
     (result,) = (tmp_path / "run" / "evaluation").glob("*spread*.json")
@@ -148,14 +149,6 @@ def test_a_tower_and_an_evaluation(
     assert {row["encoder"] for row in rows} == {"trained", "random"} and all(row["spread"] > 0 for row in rows)
     etp(f"report --run run --shards {shards}")
     assert "Spread" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("section", "option"), [("A score", "--loss.score squared"), ("A pair rule", "--loss.pairs soft")]
-)
-def test_a_loss(section: str, option: str, follow: Callable[..., Etp], tmp_path: Path, small_recipe: Path) -> None:
-    etp = follow(section)
-    assert "finished at step 2" in etp(f"train --config {small_recipe} --workdir run {option} --max-steps 2")
 
 
 def test_a_recipe(follow: Callable[..., Etp], tmp_path: Path, shards: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # its questions about the hardware have no public door
 
+from etp_jax.bench import program as program_module
+from etp_jax.bench import steps
 from etp_jax.bench.program import Sizes, program
 from etp_jax.config import TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe, recipe_names
@@ -28,8 +31,15 @@ PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
 
 
 def lowered(config: TrainConfig, platform: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The text of a recipe's dispatch, lowered for a platform that this machine need not have."""
+    """The text of a recipe's dispatch, lowered for a platform that this machine need not have.
+
+    A pretrained text tower has two layers instead of twelve that lower alike, unless `trainable` names some of them.
+    """
     monkeypatch.setattr(Parallel, "platform", platform)
+    bert = steps.text_tower(config)
+    if config.model.text.trainable == ".*":
+        bert = replace(bert, num_hidden_layers=min(2, bert.num_hidden_layers))
+    monkeypatch.setattr(program_module, "text_tower", lambda _: bert)
     config = change(config, data={"batch_size": 64}, run={"parallel": "shard_map"})
     built = program(config, SIZES, Parallel("shard_map", jax.devices()[:1]))
     return built.dispatch.trace(*built.args).lower(lowering_platforms=(PLATFORMS[platform],)).as_text()

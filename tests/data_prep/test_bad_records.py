@@ -80,7 +80,7 @@ def test_an_interrupt_passes_and_leaves_no_mark(tmp_path: Path) -> None:
     assert build(archive({}), tmp_path / "out").build["rejects"] == {}
 
 
-@pytest.mark.parametrize("fault", [signal.SIGSEGV, signal.SIGKILL])
+@pytest.mark.parametrize("fault", [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_worker_names_its_record_and_the_next_start_skips_it(tmp_path: Path, fault: int) -> None:
     out, killed = tmp_path / "out", archive({"r5": fault, "r10": fault})
     with pytest.raises(EtpError) as error:

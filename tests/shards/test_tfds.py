@@ -12,9 +12,6 @@ import pytest
 
 from tests.helpers.shard_samples import make_record, sample_splits, write_folder
 
-tf = pytest.importorskip("tensorflow", reason="tensorflow-cpu is not installed (extra `test`)")
-import tensorflow_datasets as tfds  # noqa: E402
-
 
 def text(value: bytes | np.ndarray) -> str | tuple[str, ...]:
     return value.decode() if isinstance(value, bytes) else tuple(item.decode() for item in value)
@@ -22,6 +19,9 @@ def text(value: bytes | np.ndarray) -> str | tuple[str, ...]:
 
 @pytest.mark.slow
 def test_tfds_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorflow", reason="tensorflow-cpu is not installed (extra `test`)")
+    import tensorflow_datasets as tfds  # loads TensorFlow, which takes seconds
+
     splits = sample_splits()
     splits["test"][0].append(make_record(77, "test", statements=("", "ä|ö", "♥" * 300), likelihoods=(0.0, -1.0, 33.3)))
     builder: Any = tfds.builder_from_directory(write_folder(tmp_path / "shards", splits))

@@ -68,6 +68,7 @@ def test_killed_runs_end_with_the_same_bits(reference: Reference) -> None:
         assert_same_run(run, reference.run)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(
     reference: Reference, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
