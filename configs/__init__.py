@@ -58,8 +58,10 @@ def recipe_of(config: TrainConfig) -> str | None:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    """The names that a recipe file defines; EtpError if it names an option or class that there is not."""
+    """Returns the names that a recipe file defines; EtpError whatever its code raises."""
     try:
         return runpy.run_path(str(path))
-    except (AttributeError, ImportError, NameError, SyntaxError, TypeError) as error:
-        raise EtpError(f"{path}: is no recipe of this version ({error})") from error
+    except EtpError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EtpError(f"{path}: is no recipe of this version ({type(error).__name__}: {error})") from error

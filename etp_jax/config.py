@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -21,6 +23,15 @@ def _require(holds: bool, option: str, value: object, rule: str) -> None:
     """Raises EtpError unless the value of an option satisfies its rule."""
     if not holds:
         raise EtpError(f"{option} is {value}; it must {rule}")
+
+
+def _floats(options: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields the options that are floating-point numbers by their names, those of the parts included."""
+    for name, value in vars(options).items():
+        if dataclasses.is_dataclass(value):
+            yield from _floats(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", value
 
 
 def _check_sizes(options: object, prefix: str, *names: str) -> None:
@@ -354,6 +365,12 @@ class TrainConfig:
     """Run folder whose best checkpoint gives the initial parameters of this run; the model must be the same."""
     seed: int = 0
     """Seed of the initial weights, the order of the records, augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for an option that is infinite or not a number, and for a seed beyond 63 bits."""
+        for option, value in _floats(self):
+            _require(math.isfinite(value), option, value, "be a finite number")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "be at least 0 and below 2^63")
 
 
 def tower_class(kind: str, where: str = "model.ecg.kind") -> type[EcgConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,12 @@ class BenchOptions:
     """JSON file for the figures; etp_jax/bench/run.py describes its format."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Options of the recipe. A frozen text tower counts as cached, as in training."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for a size or peak that is not positive."""
+        sizes = {"samples": (self.samples,), "repeats": (self.repeats,), "batch-sizes": self.batch_sizes}
+        peaks = {"peak-tflops": (self.peak_tflops,), "peak-gb-per-s": (self.peak_gb_per_s,)}
+        for name, values in {**sizes, "device-counts": self.device_counts, **peaks}.items():
+            for value in values:
+                if value is not None and not 0 < value < math.inf:
+                    raise EtpError(f"--{name} {value}: it must be positive")

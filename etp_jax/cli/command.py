@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from etp_jax.errors import EtpError
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,10 @@ class Command:
     def summary(self) -> str:
         """First line of the docstring of the options."""
         return (self.options.__doc__ or "").splitlines()[0]
+
+
+def check_positive(**options: float) -> None:
+    """Raises EtpError for an option, named in Python's spelling, that is not positive or not a finite number."""
+    for name, value in options.items():
+        if not 0 < value < math.inf:
+            raise EtpError(f"--{name.replace('_', '-')} is {value}; it must be positive")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from dataclasses import fields
 from typing import Any
 
 import tyro
@@ -77,9 +78,12 @@ def find(argv: list[str]) -> tuple[str, list[str]]:
         name = OLD_SPELLINGS.get(name, name)
         if name in COMMANDS:
             return name, argv[words:]
-    given = " ".join(argv[:2]) if argv[0] in groups() else argv[0]
-    near = difflib.get_close_matches(given, [*COMMANDS, *groups()], n=2)
-    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "`etp --help` lists them"
+    inside = argv[0] in groups()
+    given = " ".join(argv[:2]) if inside else argv[0]
+    names = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")] if inside else [*COMMANDS, *groups()]
+    near = difflib.get_close_matches(given, names, n=2)
+    listing = f"`etp {argv[0]} --help`" if inside else "`etp --help`"
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"{listing} lists them"
     raise EtpError(f"no command {given!r}; {advice}")
 
 
@@ -96,9 +100,20 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
         print(command.help([word for word in rest if word not in ("-h", "--help")]))
         sys.exit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
+    check_values(command.options, rest)
     default = {} if command.default is None else {"default": command.default(rest)}
     options = tyro.cli(command.options, args=rest, prog=f"etp {name}", description=command.options.__doc__, **default)
     return command, options
+
+
+def check_values(options: type, words: list[str]) -> None:
+    """Raises EtpError for an option that takes a list and got nothing; tyro would take the empty list."""
+    for option in fields(options):
+        name = f"--{option.name.replace('_', '-')}"
+        if str(option.type).startswith("tuple[") and name in words:
+            following = words[words.index(name) + 1 :]
+            if not following or following[0].startswith("--"):
+                raise EtpError(f"{name} has no value; give at least one, or leave {name} out")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, check_positive
 from etp_jax.errors import EtpError
 
 ProposalsFile = Annotated[Path, tyro.conf.arg(aliases=["--features"])]
@@ -105,8 +105,7 @@ def propose(args: Propose) -> None:
         return
     if args.model is None:
         raise EtpError("--source llm needs --model, the name of the model on the server")
-    if args.concurrency < 1:
-        raise EtpError(f"--concurrency is {args.concurrency}; it must be at least 1")
+    check_positive(concurrency=args.concurrency, timeout_s=args.timeout_s)
     server = llm.Server(args.base_url, args.model, args.timeout_s, args.concurrency)
     model = llm.LanguageModel(server, args.cache or args.out.with_name(args.out.name + ".cache"))
     print(model.plan(distinct_statements(shards)) if args.dry_run else write_proposals(shards, model, args.out))
@@ -128,6 +127,7 @@ def restore(args: Restore) -> None:
     """Runs `etp waveform restore`."""
     from etp_jax.waveform.restore import restore as write_shards
 
+    check_positive(workers=args.workers)
     print(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers))
 
 
@@ -135,6 +135,7 @@ def measure(args: Measure) -> None:
     """Runs `etp waveform measure`."""
     from etp_jax.waveform.agreement import measure_split
 
+    check_positive(workers=args.workers)
     print(measure_split(args.shards, args.split, args.out, args.workers))
 
 

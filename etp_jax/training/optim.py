@@ -133,8 +133,9 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> tuple[optax.Gra
     text_rate = config.learning_rate if config.text_learning_rate is None else config.text_learning_rate
     if config.learning_rate <= 0 or text_rate <= 0:
         raise EtpError("optim.learning_rate and optim.text_learning_rate must be positive")
-    if config.weight_decay < 0 or config.clip_norm < 0:
-        raise EtpError("optim.weight_decay and optim.clip_norm must not be negative")
+    for name in ("weight_decay", "clip_norm", "warmup_epochs"):
+        if getattr(config, name) < 0:
+            raise EtpError(f"optim.{name} is {getattr(config, name)}; it must not be negative")
     for name in ("b1", "b2", "ema"):
         if not 0 <= getattr(config, name) < 1:
             raise EtpError(f"optim.{name} is {getattr(config, name)}; it must be at least 0 and less than 1")
