@@ -22,9 +22,9 @@ from etp_jax.models.text_tower import (
     encode_table,
     frozen_outputs,
     frozen_table,
-    tokenize,
 )
 from etp_jax.models.tokenizer import Tokenizer, wordpiece
+from etp_jax.models.tokens import tokenize
 from tests.helpers.weights import draw_variables
 
 REPORTS = (
@@ -75,7 +75,7 @@ def test_table_equals_one_report_at_a_time(tower: TextTower, pool: str) -> None:
 def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TextTowerConfig(pool="mean")
     table = frozen_table(tower, config, REPORTS, tmp_path / "cache")
-    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
+    assert sorted(file.name.split("-")[0] for file in (tmp_path / "cache").iterdir()) == ["text", "tokens"]
 
     vocabulary = tower.tokenizer.inner.get_vocab()
     one, other = sorted(vocabulary)[-2:]
