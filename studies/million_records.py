@@ -9,8 +9,13 @@ run, each in a process of its own. Seconds are wall time; MiB are the private me
 
 from __future__ import annotations
 
+import argparse
+import csv
 import os
+import shutil
+import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +63,8 @@ folder, steps = sys.argv[1], eval(sys.argv[2])
 def memory():
     lines = dict(line.split(":") for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
     kib = {name: int(lines[name].split()[0]) for name in ("Private_Clean", "Private_Dirty", "Pss")}
-    return (kib["Private_Clean"] + kib["Private_Dirty"]) / 1024, kib["Private_Dirty"] / 1024, kib["Pss"] / 1024
+    uss = kib["Private_Clean"] + kib["Private_Dirty"]
+    return uss / 1024, kib["Private_Dirty"] / 1024, kib["Pss"] / 1024
 for name, code in steps.items():
     before = memory()
     started, cpu = time.perf_counter(), time.process_time()
@@ -68,7 +74,7 @@ for name, code in steps.items():
     peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(name, seconds, cpu, *(b - a for a, b in zip(before, after)), peak, sep="\t", flush=True)
 """
-"""Prints, for every step, its seconds, its CPU seconds, and by how many MiB it raised USS, dirty private pages and PSS."""
+"""Prints every step's seconds, CPU seconds, rise of USS, dirty private pages and PSS in MiB, and peak of memory."""
 FIGURES = ("seconds", "cpu_seconds", "uss_mib", "private_dirty_mib", "pss_mib", "peak_rss_mib")
 
 

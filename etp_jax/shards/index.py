@@ -78,6 +78,10 @@ class Column(Sequence[T]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Returns all values as a numpy array."""
+        return np.array(list(self), dtype)
+
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
@@ -86,10 +90,10 @@ class Index:
 
     def __init__(self, table: Any):
         """Wraps a `pyarrow.Table` of schema `index_schema`, with a single chunk."""
-        self._table = table
+        self.table = table
 
     def _arrow(self, name: str) -> Any:
-        column = self._table.column(name)
+        column = self.table.column(name)
         return column.chunk(0) if column.num_chunks else column.combine_chunks()
 
     @cached_property

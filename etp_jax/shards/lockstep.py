@@ -84,8 +84,9 @@ class _Cursor:
 
     def __init__(self, heads: Sequence[bytes]):
         self.data = np.frombuffer(b"".join([*heads, bytes(_PAD)]), np.uint8)
-        self.ends = np.cumsum([len(head) for head in heads], dtype=np.int64)
-        self.at = self.ends - [len(head) for head in heads]
+        lengths = np.array([len(head) for head in heads], np.int64)
+        self.ends = np.cumsum(lengths)
+        self.at = self.ends - lengths
         self.all = np.arange(len(heads))
 
     def check(self, good: NDArray[np.bool_], reason: str, rows: NDArray[np.int64] | None = None) -> None:

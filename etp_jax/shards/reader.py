@@ -228,18 +228,19 @@ class Split:
             if len(built) != len(self):
                 where = f"{self.shards.folder}: {self.name}"
                 raise EtpError(f"{where} holds {len(built)} records, {BUILD_FILE} says {len(self)}")
-            sealed.save(built, index_path(self.shards.folder, self.name), self._index_source)
+            sealed.save(built, index_path(self.shards.folder, self.name), self.index_source)
             kept = self.kept_index() or Index(built)  # the file takes no memory; what was built does
         return kept
 
     def kept_index(self) -> Index | None:
         """Returns the index that an earlier opening left in `.index/`; None if there is none that can be used."""
         path = index_path(self.shards.folder, self.name)
-        table = sealed.load(path, self._index_source, index_schema(len(self.shards.leads)))
+        table = sealed.load(path, self.index_source, index_schema(len(self.shards.leads)))
         return Index(table) if table is not None and len(table) == len(self) else None
 
     @property
-    def _index_source(self) -> str:
+    def index_source(self) -> str:
+        """What the index derives from: the checksums of all shards, and the name of the split."""
         return f"{self.shards.fingerprint} {self.name}"
 
 
