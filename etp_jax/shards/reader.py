@@ -221,6 +221,8 @@ class Split:
         Raises:
           EtpError: the index has to be built, and a shard is damaged.
         """
+        import pyarrow as pa
+
         kept = self.kept_index()
         if kept is None:
             files, leads = self.shards.shard_files(self.name), len(self.shards.leads)
@@ -230,6 +232,8 @@ class Split:
                 raise EtpError(f"{where} holds {len(built)} records, {BUILD_FILE} says {len(self)}")
             sealed.save(built, index_path(self.shards.folder, self.name), self.index_source)
             kept = self.kept_index() or Index(built)  # the file takes no memory; what was built does
+            del built
+            pa.default_memory_pool().release_unused()
         return kept
 
     def kept_index(self) -> Index | None:
