@@ -7,7 +7,7 @@ A shard folder contains:
 * `rejects.csv`: the records that were left out.
 * `build.json`: what all records have in common, how they were prepared, and the size and SHA-256 of every file. It is
   written last; without it the folder is unfinished.
-* `.index/`: a cache of record positions and metadata, which may be deleted.
+* `.index/`: files that were computed from the shards, each with a seal (`sealed.py`). They may be deleted.
 
 `writer.py` writes such a folder; `check.py` verifies it byte by byte.
 """
