@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,22 @@ def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch:
                 frozen_table(*other, tmp_path / "cache")
     (tmp_path / "file").touch()  # a folder of others, which cannot be written
     np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "file"), table)
+
+
+def test_damaged_caches_are_computed_again(tower: TextTower, tmp_path: Path) -> None:
+    config = TextTowerConfig(pool="mean")
+    table, tokens = frozen_table(tower, config, REPORTS, tmp_path), tokenize(tower.tokenizer, REPORTS, 128)
+    for kind in ("text", "tokens"):
+        [file] = tmp_path.glob(f"{kind}-*.arrow")
+        whole = file.read_bytes()
+        for bit in random.Random(0).sample(range(8 * len(whole)), 20):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path), table)
+            kept = tokenize(tower.tokenizer, REPORTS, config.max_tokens, tmp_path)
+            np.testing.assert_array_equal(kept["input_ids"], tokens["input_ids"])
+            assert file.read_bytes() == whole
 
 
 def test_statements_are_read_one_by_one(tower: TextTower) -> None:
