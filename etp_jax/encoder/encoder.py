@@ -27,7 +27,8 @@ from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
-from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs, tokenize
+from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
+from etp_jax.models.tokens import tokenize
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.training import build, checkpoint, run_folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,40 +15,17 @@ import numpy as np
 
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
-from etp_jax.files import whole_file
 from etp_jax.metrics.vectors import unit
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
 from etp_jax.models.huggingface import load_bert, resolve
 from etp_jax.models.sentence_folder import bert_folder, differences
 from etp_jax.models.tokenizer import Tokenizer
+from etp_jax.models.tokens import describe, round_up, tokenize, tokens_of, tokens_source
 from etp_jax.progress import Bar
+from etp_jax.shards import sealed
 
 STATEMENT_END = ". "
 """Separator of the statements in a prepared report."""
-
-BUCKET = 8
-"""Token tables are padded to a multiple of this length, so that few shapes are compiled."""
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
-    """Builds the token table of `texts`.
-
-    Returns:
-        {"input_ids", "attention_mask"}, int32 [R, S]. S is the number of tokens of the longest text, rounded up to a
-        multiple of 8, and at most `max_tokens`. Padding is 0 in both.
-    """
-    return token_table(tokenizer(texts, max_tokens), max_tokens)
-
-
-def token_table(rows: Sequence[Sequence[int]], max_tokens: int) -> dict[str, np.ndarray]:
-    """Pads token ids to a table, see `tokenize`."""
-    width = min(round_up(max(map(len, rows), default=1)), max_tokens)
-    input_ids = np.zeros((len(rows), width), np.int32)
-    attention_mask = np.zeros((len(rows), width), np.int32)
-    for i, row in enumerate(rows):
-        input_ids[i, : len(row)] = row
-        attention_mask[i, : len(row)] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 @dataclass(frozen=True)
@@ -118,10 +94,18 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
     return TextTower(bert_config, params, tokenizer, config.pretrained, digest, doubts)
 
 
-def describe_texts(tower: TextTower, config: TextTowerConfig, reports: Sequence[str]) -> str:
-    """Describes how the tower's tokenizer treats the distinct reports, or their statements (`config.unit`)."""
+def describe_texts(tower: TextTower, config: TextTowerConfig, reports: Sequence[str], cache: Path | None = None) -> str:
+    """Describes how the tower's tokenizer treats the distinct reports, or their statements (`config.unit`).
+
+    Args:
+        tower: text tower.
+        config: template, unit and maximum length.
+        reports: reports; an empty one does not count.
+        cache: as in `frozen_table`.
+    """
     texts = reports if config.unit == "report" else distinct_statements(reports)
-    return tower.tokenizer.describe(apply_template(config.template, texts), config.max_tokens)
+    tokens = tokens_of(tower.tokenizer, apply_template(config.template, texts), config.max_tokens, cache)
+    return describe(tower.tokenizer, tokens.where(np.array([bool(text) for text in texts], bool)), config.max_tokens)
 
 
 def distinct_statements(reports: Sequence[str]) -> list[str]:
@@ -179,11 +163,6 @@ def encode_table(
     return table
 
 
-def round_up(length: int) -> int:
-    """Rounds up to a multiple of `BUCKET`."""
-    return -(-int(length) // BUCKET) * BUCKET
-
-
 def frozen_outputs(
     tower: TextTower, config: TextTowerConfig, reports: Sequence[str], cache: Path | None = None
 ) -> np.ndarray:
@@ -220,19 +199,20 @@ def frozen_table(
     Returns:
         float32 [R, H].
     """
+    import pyarrow as pa
+
     assert tower.params is not None, "a tower from scratch is never frozen"
-    rows = tower.tokenizer(texts, config.max_tokens)
-    key = json.dumps([tower.sha256, tower.tokenizer.sha256, config.pool, config.max_tokens, rows])
-    file = cache / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy" if cache else None
-    # Other processes share the folder. A file that cannot be read is computed again; a failed write is ignored.
-    if file:
-        with suppress(OSError, ValueError, EOFError):
-            return np.load(file)
-    tokens = token_table(rows, config.max_tokens)
+    tokens_from = tokens_source(tower.tokenizer, texts, config.max_tokens)
+    source = hashlib.sha256(json.dumps([tower.sha256, config.pool, tokens_from]).encode()).hexdigest()
+    file = cache / f"text-{source[:16]}.arrow" if cache else None
+    # Other processes share the folder. A file that is damaged is computed again; a failed write is ignored.
+    row = pa.list_(pa.float32(), tower.bert_config.hidden_size)
+    kept = sealed.load(file, source, pa.schema({"embedding": row})) if file else None
+    if kept is not None and len(kept) == len(texts):
+        return kept.column(0).combine_chunks().flatten().to_numpy().reshape(len(texts), -1)
+    tokens = tokenize(tower.tokenizer, texts, config.max_tokens, cache)
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
     if file:
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(file) as stream:
-                np.save(stream, table)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), type=row)
+        sealed.save(pa.table([rows], ["embedding"]), file, source)
     return table

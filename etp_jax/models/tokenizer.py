@@ -117,29 +117,24 @@ class Tokenizer:
         content = json.dumps([sorted(self.inner.get_vocab().items()), treated, *([self.side] * (self.side == "left"))])
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def __call__(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Returns the token ids of each text, `[CLS]` and `[SEP]` included, truncated to `max_tokens`."""
-        self.inner.enable_truncation(max_tokens, direction=self.side)
+    def __call__(self, texts: Sequence[str], max_tokens: int | None) -> list[list[int]]:
+        """Returns the token ids of each text, `[CLS]` and `[SEP]` included, truncated to `max_tokens` unless None."""
+        if max_tokens is not None:
+            self.inner.enable_truncation(max_tokens, direction=self.side)
         encodings = self.inner.encode_batch(list(texts))
         self.inner.no_truncation()
         return [encoding.ids for encoding in encodings]
+
+    @property
+    def unknown(self) -> int | None:
+        """Token id of an unknown word."""
+        return self.inner.token_to_id(getattr(self.inner.model, "unk_token", None) or "[UNK]")
 
     @property
     def lowercases(self) -> bool:
         """Whether text is lower-cased."""
         normalizer = self.inner.normalizer
         return normalizer is not None and "A" not in normalizer.normalize_str("A")
-
-    def describe(self, texts: Sequence[str], max_tokens: int) -> str:
-        """Describes the tokenizer, and how many of the texts it cuts or knows in part, on one line."""
-        encodings = self.inner.encode_batch(list(texts))
-        unknown = self.inner.token_to_id(getattr(self.inner.model, "unk_token", None) or "[UNK]")
-        cut = sum(len(encoding.ids) > max_tokens for encoding in encodings) / max(len(texts), 1)
-        partly = sum(unknown in encoding.ids for encoding in encodings) / max(len(texts), 1)
-        return (
-            f"{self.name}, {self.size} pieces, {'lower-cased' if self.lowercases else 'capitals kept'}; "
-            f"{cut:.1%} of {len(texts)} distinct texts are cut at {max_tokens} tokens, {partly:.1%} have unknown words"
-        )
 
     def doubts(self) -> list[str]:
         """Describes what looks wrong with the tokenizer of a folder, one line each."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
-from etp_jax.shards import tfrecord
-from etp_jax.shards.reader import Shards
+from etp_jax.progress import Bar
+from etp_jax.shards.index import index_row
+from etp_jax.shards.reader import Shards, index_path
 from etp_jax.shards.record import TEXT_LISTS, TEXTS, Record, decode_record, encode_record
+from etp_jax.shards.scan import verified_payloads
 
 FIELDS = {*TEXTS, *TEXT_LISTS, "likelihoods", "age", "lead_mask", "ecg"}
 SEXES = ("male", "female", "")
@@ -42,40 +45,39 @@ class CheckSummary:
 def check_shards(folder: str | Path) -> CheckSummary:
     """Verifies CRCs, checksums, the schema and rules of every record, all counts, and that splits share no patient.
 
+    An index in `.index/` is compared with what the shards hold. Memory grows by some 50 bytes a record.
+
     Raises:
       EtpError: the first defect found; the message names the file, the record and what to do.
     """
     shards = Shards(folder)
     _check_tfds_metadata(shards)
-    seen: set[str] = set()
-    split_of: dict[str, str] = {}
+    ids = []
     for split, expected in shards.splits.items():
-        count = 0
-        for shard in shards.shard_files(split):
-            path = shards.folder / shard["file"]
-            for record in _records(path, shard, shards):
-                defect = _defect(record, shards)
-                if record.record_id in seen:
-                    defect = "its id appears twice"
-                if split_of.setdefault(record.patient_id, split) != split:
-                    defect = f"patient {record.patient_id} is in {split_of[record.patient_id]} and in {split}"
-                if defect:
-                    raise EtpError(f"{path}: record {record.record_id}: {defect}; prepare the shards again")
-                seen.add(record.record_id)
-                count += 1
+        count, kept = 0, shards.split(split).kept_index()
+        rows = None if kept is None else kept.rows()
+        with Bar(total=expected, unit="record", desc=f"check {split}", delay=1, leave=False) as progress:
+            for number, shard in enumerate(shards.shard_files(split)):
+                ids.append(_check_shard(shards, split, number, rows))
+                count += shard["records"]
+                progress.update(shard["records"])
         if count != expected:
             raise EtpError(f"{shards.folder}: {split} holds {count} records, build.json says {expected}")
+    patients = _check_ids(shards, ids)
     size = sum(shard["bytes"] for split in shards.splits for shard in shards.shard_files(split))
-    return CheckSummary(shards.folder, shards.splits, len(split_of), size, shards.fingerprint)
+    return CheckSummary(shards.folder, shards.splits, patients, size, shards.fingerprint)
 
 
-def _records(path: Path, shard: dict[str, Any], shards: Shards) -> list[Record]:
-    """Reads all records of a shard file and verifies its CRCs, encoding, record count and checksum."""
-    data = path.read_bytes()
-    records = []
-    for start, payload in tfrecord.read_frames(data, str(path)):
+def _check_shard(shards: Shards, split: str, number: int, rows: Iterator[dict[str, Any]] | None) -> tuple[Any, Any]:
+    """Verifies all records of a shard, and its rows of the index if there is one; returns the ids, as Arrow arrays."""
+    import pyarrow as pa
+
+    shard = shards.shard_files(split)[number]
+    path = shards.folder / shard["file"]
+    record_ids, patient_ids = [], []
+    for start, payload in verified_payloads(path, shard):
         try:
-            record = decode_record(payload, len(shards.leads))
+            record = decode_record(memoryview(payload), len(shards.leads))
             # The encoding of a record is unique, so this comparison finds every deviation from the schema.
             if encode_record(record) != payload:
                 raise ValueError("fields differ from the schema")
@@ -83,14 +85,52 @@ def _records(path: Path, shard: dict[str, Any], shards: Shards) -> list[Record]:
             raise EtpError(
                 f"{path}: the record at byte {start} does not follow this project's schema ({error})"
             ) from None
-        records.append(record)
-    if len(records) != shard["records"]:
-        raise EtpError(f"{path}: holds {len(records)} records, build.json says {shard['records']}")
-    if hashlib.sha256(data).hexdigest() != shard["sha256"]:
-        raise EtpError(
-            f"{path}: SHA-256 differs from build.json, so the file belongs to another build; prepare it again"
-        )
-    return records
+        if defect := _defect(record, shards):
+            raise EtpError(f"{path}: record {record.record_id}: {defect}; prepare the shards again")
+        if rows is not None and next(rows, None) != index_row(record, (number, start, len(payload))):
+            where = index_path(shards.folder, split)
+            raise EtpError(f"{where}: differs from the shards at record {record.record_id}; delete it")
+        record_ids.append(record.record_id)
+        patient_ids.append(record.patient_id)
+    return pa.array(record_ids, pa.large_string()), pa.array(patient_ids, pa.large_string())
+
+
+def _check_ids(shards: Shards, ids: Sequence[tuple[Any, Any]]) -> int:
+    """Checks that no record appears twice and no patient is in two splits; returns the number of patients.
+
+    Args:
+      shards: the shard folder.
+      ids: record ids and patient ids of each shard, as Arrow arrays, which take a fraction of the memory of a set.
+    """
+    files = [(split, shard) for split in shards.splits for shard in shards.shard_files(split)]
+    shard_N = np.repeat(np.arange(len(files)), [shard["records"] for _, shard in files])
+    names = list(shards.splits)
+    split_N = np.array([names.index(split) for split, _ in files])[shard_N]
+    (record_N, record_ids), (patient_N, patient_ids) = (_numbered(column) for column in zip(*ids, strict=True))
+
+    def refuse(row: int, defect: str) -> EtpError:
+        path = shards.folder / files[shard_N[row]][1]["file"]
+        return EtpError(f"{path}: record {record_ids[record_N[row]]}: {defect}; prepare the shards again")
+
+    # Ids are numbered in the order of their first appearance, so a new id has a number above all before it.
+    repeated = np.flatnonzero(record_N[1:] <= np.maximum.accumulate(record_N)[:-1])
+    if len(repeated):
+        raise refuse(repeated[0] + 1, "its id appears twice")
+    first = split_N[np.unique(patient_N, return_index=True)[1]]
+    elsewhere = np.flatnonzero(first[patient_N] != split_N)
+    if len(elsewhere):
+        row = elsewhere[0]
+        other, own = names[first[patient_N[row]]], names[split_N[row]]
+        raise refuse(row, f"patient {patient_ids[patient_N[row]]} is in {other} and in {own}")
+    return len(patient_ids)
+
+
+def _numbered(columns: Sequence[Any]) -> tuple[NDArray[np.int32], Any]:
+    """Numbers texts in the order of their first appearance; returns the number [N] of each, and the distinct texts."""
+    import pyarrow as pa
+
+    encoded = pa.chunked_array(columns, pa.large_string()).combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary
 
 
 def _defect(record: Record, shards: Shards) -> str:

@@ -1,54 +1,143 @@
-"""The index of a split: the positions of its records in the shard files, and all their fields except the signals."""
+"""The index of a split: the positions of its records in the shard files, and all their fields except the signals.
+
+It is kept as a memory-mapped Arrow table in `.index/`. Opening a split of a million records therefore takes little time
+and memory: a value becomes a Python object when it is asked for.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.files import whole_file
-from etp_jax.shards.record import TEXT_LISTS, SplitColumns
+from etp_jax.shards.record import TEXT_LISTS, TEXTS, Record, SplitColumns
+
+T = TypeVar("T")
 
 INDEX_FOLDER = ".index"
+DISTINCT = tuple(name for name in TEXTS if name != "record_id")
+"""Texts that records share: each distinct one is stored once, in sorted order."""
+BLOCK = 4096
+"""Values that an iteration over a column turns into Python objects at a time."""
 
 
-@dataclass(frozen=True)
+def index_schema(leads: int) -> Any:
+    """Returns the `pyarrow.Schema` of an index."""
+    import pyarrow as pa
+
+    distinct = pa.dictionary(pa.int32(), pa.large_string())
+    return pa.schema(
+        {
+            "place": pa.list_(pa.int64(), 3),
+            "record_id": pa.large_string(),
+            **dict.fromkeys(DISTINCT, distinct),
+            **dict.fromkeys(TEXT_LISTS, pa.list_(distinct)),
+            "likelihoods": pa.list_(pa.float32()),
+            "age": pa.float32(),
+            "lead_mask": pa.list_(pa.uint8(), leads),
+        }
+    )
+
+
+class Column(Sequence[T]):
+    """One field of all records: a sequence whose values are read from a memory-mapped Arrow array when they are used.
+
+    `arrow` is the `pyarrow.Array`, for work on many values without Python objects.
+    """
+
+    def __init__(self, arrow: Any, convert: Callable[[Any], T] = lambda value: value):
+        """Wraps an array; `convert` turns what Arrow gives into a value."""
+        self.arrow = arrow
+        self._convert = convert
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return len(self.arrow)
+
+    @overload
+    def __getitem__(self, key: int) -> T: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[T]: ...
+    def __getitem__(self, key: int | slice) -> T | list[T]:
+        """Returns one value, or the values of a slice as a list."""
+        if isinstance(key, slice):
+            return [self[place] for place in range(len(self))[key]]
+        return self._convert(self.arrow[range(len(self))[key]].as_py())
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterates over all values."""
+        for start in range(0, len(self), BLOCK):
+            yield from map(self._convert, self.arrow.slice(start, BLOCK).to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` is a sequence of the same values."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Returns all values as a numpy array."""
+        return np.array(list(self), dtype)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
 class Index:
     """Positions of the records of a split, and all their fields except the signals."""
 
-    places: NDArray[np.int64]
-    """[N, 3] position of each record: number of its shard, offset and length of its payload, in bytes."""
-    columns: SplitColumns
+    def __init__(self, table: Any):
+        """Wraps a `pyarrow.Table` of schema `index_schema`, with a single chunk."""
+        self.table = table
+
+    def _arrow(self, name: str) -> Any:
+        column = self.table.column(name)
+        return column.chunk(0) if column.num_chunks else column.combine_chunks()
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """[N, 3] position of each record: number of its shard, offset and length of its payload, in bytes."""
+        return self._arrow("place").flatten().to_numpy().reshape(-1, 3)
+
+    @cached_property
+    def columns(self) -> SplitColumns:
+        """All fields of the records except the signals."""
+        texts: dict[str, Any] = {name: Column(self._arrow(name)) for name in TEXTS}
+        lists: dict[str, Any] = {name: Column(self._arrow(name), tuple) for name in (*TEXT_LISTS, "likelihoods")}
+        mask = self._arrow("lead_mask")
+        return SplitColumns(
+            **texts,
+            **lists,
+            age=self._arrow("age").to_numpy(),
+            lead_mask=mask.flatten().to_numpy().view(bool).reshape(-1, mask.type.list_size),
+        )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Iterates over all records, each as `index_row` gives it."""
+        columns = vars(self.columns)
+        for place, values in zip(self.places, zip(*columns.values(), strict=True), strict=True):
+            yield _comparable({"place": place, **dict(zip(columns, values, strict=True))})
+
+    def distinct(self, field: str) -> tuple[Column[str], NDArray[np.int32]]:
+        """Returns the distinct texts of a field of `DISTINCT` in sorted order, and the number [N] of each record's."""
+        texts = self._arrow(field)
+        return Column(texts.dictionary), cast("NDArray[np.int32]", texts.indices.to_numpy())
 
 
-def save_index(index: Index, path: Path, fingerprint: str) -> None:
-    """Writes the index into the shard folder; does nothing if the folder is read-only."""
-    columns = vars(index.columns)
-    arrays = {name: column for name, column in columns.items() if isinstance(column, np.ndarray)}
-    lists = {name: column for name, column in columns.items() if name not in arrays}
-    text = np.frombuffer(json.dumps({"fingerprint": fingerprint, **lists}).encode(), np.uint8)
-    with contextlib.suppress(OSError):  # a read-only folder: the index is built again next time
-        path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, places=index.places, text=text, **arrays)
+def index_row(record: Record, place: tuple[int, int, int]) -> dict[str, Any]:
+    """Returns what the index must hold of a record at a position, in a form that can be compared.
+
+    Args:
+      record: the record.
+      place: number of its shard, offset and length of its payload.
+    """
+    fields = {name: getattr(record, name) for name in SplitColumns.__dataclass_fields__}
+    return _comparable({"place": np.array(place), **fields})
 
 
-def load_index(path: Path, fingerprint: str) -> Index | None:
-    """Reads a saved index; returns None if it is missing, damaged, or belongs to other shards."""
-    try:
-        with np.load(path) as arrays:
-            columns: dict[str, Any] = json.loads(arrays["text"].tobytes())
-            if columns.pop("fingerprint") != fingerprint:
-                return None
-            columns |= {name: arrays[name] for name in ("age", "lead_mask")}
-            for name in (*TEXT_LISTS, "likelihoods"):
-                columns[name] = [tuple(row) for row in columns[name]]
-            return Index(arrays["places"], SplitColumns(**columns))
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
+def _comparable(row: dict[str, Any]) -> dict[str, Any]:
+    """Turns numbers into bytes, because NaN equals nothing."""
+    kinds = {"place": np.int64, "likelihoods": np.float32, "age": np.float32, "lead_mask": np.bool_}
+    return {**row, **{name: np.asarray(row[name], kind).tobytes() for name, kind in kinds.items()}}

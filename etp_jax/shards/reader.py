@@ -7,7 +7,7 @@ A shard folder contains:
 * `rejects.csv`: the records that were left out.
 * `build.json`: what all records have in common, how they were prepared, and the size and SHA-256 of every file. It is
   written last; without it the folder is unfinished.
-* `.index/`: a cache of record positions and metadata, which may be deleted.
+* `.index/`: files that were computed from the shards, each with a seal (`sealed.py`). They may be deleted.
 
 `writer.py` writes such a folder; `check.py` verifies it byte by byte.
 """
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,9 +29,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
-from etp_jax.shards import tfrecord
-from etp_jax.shards.index import INDEX_FOLDER, Index, load_index, save_index
-from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_metadata, decode_record
+from etp_jax.shards import sealed
+from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
+from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_record
+from etp_jax.shards.scan import scan
 
 READERS = min(8, os.cpu_count() or 1)
 """Number of threads that read signals into one batch."""
@@ -42,15 +44,17 @@ THREAD_BYTES = 2**20
 class ReportTable:
     """The distinct reports of a split, and the number of each record's report."""
 
-    reports: tuple[str, ...]
-    """Distinct reports in sorted order (the same on every host), with an empty text if a record has no report."""
+    reports: Sequence[str]
+    """Distinct reports in sorted order (the same on every host), with an empty text if a record has no report.
+
+    They are read from the disk when they are used (`index.Column`)."""
     number: NDArray[np.int32]
     """[N] position in `reports` of each record's report."""
 
     @property
     def paired(self) -> NDArray[np.int64]:
         """Positions of the records that have a report, so that an ECG-report pair can be formed."""
-        blank = self.reports.index("") if "" in self.reports else -1
+        blank = 0 if self.reports[:1] == [""] else -1  # the empty text is the first of the sorted ones
         return np.flatnonzero(self.number != blank)
 
 
@@ -105,10 +109,7 @@ class Shards:
 
     def reports(self, split: str, field: str = "report") -> ReportTable:
         """Builds the report table of a split from the field `report` or `report_original`."""
-        texts = getattr(self.split(split).columns, field)
-        reports = tuple(sorted(set(texts)))
-        place = {report: number for number, report in enumerate(reports)}
-        return ReportTable(reports, np.array([place[text] for text in texts], np.int32))
+        return ReportTable(*self.split(split).index.distinct(field))
 
     def _check_size(self, shard: dict[str, Any]) -> None:
         path = self.folder / shard["file"]
@@ -158,7 +159,7 @@ class Split:
 
     def __getitem__(self, position: int) -> Record:
         """Reads the record at `position`; raises EtpError if its bytes are not a record."""
-        shard, start, length = self._index.places[range(len(self))[position]].tolist()
+        shard, start, length = self.index.places[range(len(self))[position]].tolist()
         payload = os.pread(self._files[shard], length, start)
         try:
             return decode_record(memoryview(payload), len(self.shards.leads))
@@ -191,7 +192,7 @@ class Split:
         if len(positions) == 0:
             return out
         buffer, size = out.data.cast("B"), self.shards.signal_bytes
-        places = self._index.places[positions].tolist()
+        places = self.index.places[positions].tolist()
 
         def fill(rows: range) -> None:
             for row in rows:
@@ -211,43 +212,45 @@ class Split:
     @property
     def columns(self) -> SplitColumns:
         """All fields of the records except the signals; read once."""
-        return self._index.columns
+        return self.index.columns
 
     @cached_property
-    def _index(self) -> Index:
-        """The index, read from `.index/<split>.npz`; built first if the file is missing or belongs to other shards."""
-        sidecar = self.shards.folder / INDEX_FOLDER / f"{self.name}.npz"
-        index = load_index(sidecar, self.shards.fingerprint)
-        if index is None:
-            index = self._scan()
-            save_index(index, sidecar, self.shards.fingerprint)
-        return index
+    def index(self) -> Index:
+        """The index of the split, from `.index/`; built first if the file is missing, damaged or of other shards.
 
-    def _scan(self) -> Index:
-        """Builds the index from the first bytes of every record; the signals are skipped."""
-        places, rows = [], []
-        for shard, (path, file) in enumerate(zip(self._paths, self._files, strict=True)):
-            position, size = 0, path.stat().st_size
-            while position < size:
-                head = os.pread(file, 4096, position)
-                length = int.from_bytes(head[:8], "little")
-                end = tfrecord.FRAME_HEAD + length - self.shards.signal_bytes
-                if len(head) < end <= size:
-                    head = os.pread(file, end, position)
-                try:
-                    rows.append(decode_metadata(memoryview(head)[tfrecord.FRAME_HEAD : end]))
-                except (ValueError, LookupError) as error:
-                    raise EtpError(f"{path}: no record at byte {position} ({error}); run `etp shards check`") from None
-                places.append((shard, position + tfrecord.FRAME_HEAD, length))
-                position += tfrecord.FRAME_HEAD + length + tfrecord.FRAME_TAIL
-        if len(rows) != len(self):
-            raise EtpError(
-                f"{self.shards.folder}: {self.name} holds {len(rows)} records, {BUILD_FILE} says {len(self)}"
-            )
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in SplitColumns.__dataclass_fields__}
-        columns["age"] = np.array(columns["age"], np.float32)
-        columns["lead_mask"] = np.array(columns["lead_mask"], bool).reshape(-1, len(self.shards.leads))
-        return Index(np.array(places, np.int64).reshape(-1, 3), SplitColumns(**columns))
+        Raises:
+          EtpError: the index has to be built, and a shard is damaged.
+        """
+        import pyarrow as pa
+
+        kept = self.kept_index()
+        if kept is None:
+            files, leads = self.shards.shard_files(self.name), len(self.shards.leads)
+            built = scan(self.shards.folder, self.name, files, leads, self.shards.signal_bytes)
+            if len(built) != len(self):
+                where = f"{self.shards.folder}: {self.name}"
+                raise EtpError(f"{where} holds {len(built)} records, {BUILD_FILE} says {len(self)}")
+            sealed.save(built, index_path(self.shards.folder, self.name), self.index_source)
+            kept = self.kept_index() or Index(built)  # the file takes no memory; what was built does
+            del built
+            pa.default_memory_pool().release_unused()
+        return kept
+
+    def kept_index(self) -> Index | None:
+        """Returns the index that an earlier opening left in `.index/`; None if there is none that can be used."""
+        path = index_path(self.shards.folder, self.name)
+        table = sealed.load(path, self.index_source, index_schema(len(self.shards.leads)))
+        return Index(table) if table is not None and len(table) == len(self) else None
+
+    @property
+    def index_source(self) -> str:
+        """What the index derives from: the checksums of all shards, and the name of the split."""
+        return f"{self.shards.fingerprint} {self.name}"
+
+
+def index_path(folder: Path, split: str) -> Path:
+    """Returns the file that keeps the index of a split."""
+    return folder / INDEX_FOLDER / f"{split}.arrow"
 
 
 def _close(files: list[int]) -> None:

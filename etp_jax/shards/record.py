@@ -6,6 +6,7 @@ Imports neither jax nor TensorFlow.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,21 +87,24 @@ def decode_record(payload: memoryview, leads: int) -> Record:
 
 @dataclass(frozen=True)
 class SplitColumns:
-    """All fields of a split's records except the signals: one list or array per field, in file order."""
+    """All fields of a split's records except the signals: one sequence or array per field, in file order.
 
-    record_id: list[str]
-    patient_id: list[str]
-    report: list[str]
-    report_original: list[str]
-    statements: list[tuple[str, ...]]
-    labels: list[tuple[str, ...]]
-    likelihoods: list[tuple[float, ...]]
-    features: list[tuple[str, ...]]
-    feature_evidence: list[tuple[str, ...]]
+    A sequence (`index.Column`) reads its values from the disk when they are used.
+    """
+
+    record_id: Sequence[str]
+    patient_id: Sequence[str]
+    report: Sequence[str]
+    report_original: Sequence[str]
+    statements: Sequence[tuple[str, ...]]
+    labels: Sequence[tuple[str, ...]]
+    likelihoods: Sequence[tuple[float, ...]]
+    features: Sequence[tuple[str, ...]]
+    feature_evidence: Sequence[tuple[str, ...]]
     age: NDArray[np.float32]
     """[N] ages in years; NaN if unknown."""
-    sex: list[str]
-    dataset: list[str]
+    sex: Sequence[str]
+    dataset: Sequence[str]
     lead_mask: NDArray[np.bool_]
     """[N, leads] whether each lead is usable."""
 

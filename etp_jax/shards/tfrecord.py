@@ -7,8 +7,10 @@ implemented, in one canonical form: fields in the order given, numbers packed.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -39,11 +41,11 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
 
-def read_frames(data: memoryview | bytes, where: str) -> Iterator[tuple[int, memoryview]]:
-    """Iterates over the frames of a whole file and checks every CRC.
+def read_frames(file: BinaryIO, where: str) -> Iterator[tuple[int, bytes]]:
+    """Iterates over the frames of a file and checks every CRC.
 
     Args:
-      data: content of the file.
+      file: the file, at its beginning.
       where: name of the file, for error messages.
 
     Yields:
@@ -52,23 +54,25 @@ def read_frames(data: memoryview | bytes, where: str) -> Iterator[tuple[int, mem
     Raises:
       EtpError: a frame is truncated or its CRC differs; the message names the file, frame number and offset.
     """
-    data, start, number = memoryview(data), 0, 0
-    while start < len(data):
+    size = file.seek(0, os.SEEK_END)
+    start, number = file.seek(0), 0
+    while start < size:
         payload_start = start + FRAME_HEAD
         damage = f"{where}: damaged at record {number} (byte {start})"
-        if payload_start > len(data):
+        head = file.read(FRAME_HEAD)
+        if len(head) < FRAME_HEAD:
             raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
-        (length,) = struct.unpack_from("<Q", data, start)
-        if masked_crc(data[start : start + 8]) != struct.unpack_from("<I", data, start + 8)[0]:
+        length, crc = struct.unpack("<QI", head)
+        if masked_crc(head[:8]) != crc:
             raise EtpError(f"{damage}: the CRC of the length differs; copy or prepare it again")
-        payload_end = payload_start + length
-        if payload_end + FRAME_TAIL > len(data):
+        end = payload_start + length + FRAME_TAIL
+        payload, tail = (file.read(length), file.read(FRAME_TAIL)) if end <= size else (b"", b"")
+        if len(tail) < FRAME_TAIL:
             raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
-        payload = data[payload_start:payload_end]
-        if masked_crc(payload) != struct.unpack_from("<I", data, payload_end)[0]:
+        if masked_crc(payload) != struct.unpack("<I", tail)[0]:
             raise EtpError(f"{damage}: the CRC of the payload differs; copy or prepare it again")
         yield payload_start, payload
-        start, number = payload_end + FRAME_TAIL, number + 1
+        start, number = end, number + 1
 
 
 def encode_example(features: Mapping[str, Value]) -> bytes:

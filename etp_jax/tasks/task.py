@@ -96,16 +96,18 @@ def labels(task: Task, columns: SplitColumns) -> tuple[NDArray[np.bool_], NDArra
         unscored.
       y: bool [N, C], the classes of all N records.
     """
-    sets = [frozenset(codes) for codes in columns.labels]
+    numbers: dict[tuple[str, ...], int] = {}  # records share few combinations of labels
+    combination_N = np.array([numbers.setdefault(codes, len(numbers)) for codes in columns.labels], np.int64)
+    sets = [frozenset(codes) for codes in numbers]
     classes = (*task.classes, *task.unscored)
     has = np.array([[not c.codes.isdisjoint(codes) for c in classes] for codes in sets], bool)
-    has = has.reshape(len(sets), len(classes))
+    has = has.reshape(len(sets), len(classes))[combination_N]
     y_NC = has[:, : len(task.classes)]
     keep_N = y_NC.any(axis=1)
     if task.max_per_class is not None:
         keep_N &= has.sum(axis=1) == 1
     if task.known_codes is not None:
-        keep_N &= np.array([codes <= task.known_codes for codes in sets], bool)
+        keep_N &= np.array([codes <= task.known_codes for codes in sets], bool)[combination_N]
     if task.archive is not None:
         keep_N &= np.array([dataset == task.archive for dataset in columns.dataset], bool)
     return np.asarray(keep_N), y_NC

@@ -75,8 +75,9 @@ class Batches:
         self.paired = reports.paired
         self.unpaired = len(reports.number) - len(self.paired)
         if share < 1:
-            patients = split.columns.patient_id
-            self.paired = self.paired[np.array([in_share(patients[row], share) for row in self.paired], bool)]
+            patients, number = split.index.distinct("patient_id")
+            used = np.array([in_share(patient, share) for patient in patients], bool)
+            self.paired = self.paired[used[number[self.paired]]]
         if not len(reports.paired):
             raise EtpError(
                 f"{split.shards.folder} ({split.name}) holds no report, and training compares ECGs with reports; "

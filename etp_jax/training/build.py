@@ -17,8 +17,9 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder
 from etp_jax.models.huggingface import load_params, resolve
 from etp_jax.models.sentence_folder import bert_folder
-from etp_jax.models.text_tower import TextTower, apply_template, frozen_outputs, tokenize
+from etp_jax.models.text_tower import TextTower, apply_template, frozen_outputs
 from etp_jax.models.tokenizer import Tokenizer
+from etp_jax.models.tokens import tokenize
 from etp_jax.models.weights import find_weights, weights_sha256
 from etp_jax.training.jax_private import backends_are_initialized
 from etp_jax.training.run_folder import TEXT_FILE, TOKENIZER_FILE, read_about, same_tokenizer
@@ -63,7 +64,7 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
       config: the recipe.
       text: text tower of the recipe.
       reports: R reports; the template is applied here.
-      cache: folder that keeps a frozen tower's outputs.
+      cache: folder that keeps the tokens and a frozen tower's outputs.
 
     Returns:
       For a frozen tower {"embeddings"}, float32 [R, H]. For a trained one {"input_ids", "attention_mask"}, int32
@@ -78,7 +79,7 @@ def text_inputs(config: TrainConfig, text: TextTower, reports: Sequence[str], ca
     if frozen:
         return {"embeddings": frozen_outputs(text, config.model.text, reports, cache)}
     texts = apply_template(config.model.text.template, reports)
-    inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens)
+    inputs = tokenize(text.tokenizer, texts, config.model.text.max_tokens, cache)
     return inputs | ({"semantic": frozen_outputs(text, config.model.text, reports, cache)} if semantic else {})
 
 

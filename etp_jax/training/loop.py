@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
@@ -125,12 +126,12 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     between = max(1, round(config.run.validate_every * steps_per_epoch)) * config.data.batch_size
     _say(_plan(config, data, parallel, dtype.name, total, between))
     _say(_size(config, state.params, text.params))
-    reports = [report for report in data.batches.reports.reports if report]
-    _say(f"  reports are read by {describe_texts(text, config.model.text, reports)}")
+    cache = run_folder.text_cache(data.shards, workdir)
+    described = describe_texts(text, config.model.text, data.batches.reports.reports, cache)
+    _say(f"  reports are read by {described}")
     for doubt in text.doubts:
         _say(f"  note: {doubt}")
 
-    cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
     texts, state = parallel.replicate((device_texts(texts), state))
@@ -202,7 +203,7 @@ def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, tota
     planned = round(config.optim.epochs * batches.steps_per_epoch)
     capped = f", cut from {planned} by --max-steps" if total < planned else ""
     left_out = f" ({batches.unpaired} without a report left out)" if batches.unpaired else ""
-    distinct = len(set(batches.reports.number[batches.paired].tolist()))
+    distinct = len(np.unique(batches.reports.number[batches.paired]))
     return (
         f"  {len(batches.paired)} records{left_out}, {distinct} distinct reports; {validating} records validate\n"
         f"  {total} steps: {config.optim.epochs:g} epochs of {batches.steps_per_epoch}{capped}, batch "

@@ -22,7 +22,7 @@ SHARDS_FILE = "shards.json"
 
 
 def text_cache(shards: Shards, run_dir: Path) -> Path:
-    """Returns the folder for a frozen tower's outputs: beside the shards, shared by all runs, or in the run folder."""
+    """Returns the folder for what is computed from reports: beside the shards, shared by all runs, or in the run."""
     writable = os.access(shards.folder, os.W_OK)
     return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
 

@@ -20,8 +20,9 @@ from etp_jax.encoder.encoder import CACHE_FOLDER, Encoder
 from etp_jax.encoder.export import export
 from etp_jax.errors import EtpError
 from etp_jax.models.bert import Bert, BertConfig
-from etp_jax.models.text_tower import apply_template, encode_table, tokenize
+from etp_jax.models.text_tower import apply_template, encode_table
 from etp_jax.models.tokenizer import Tokenizer
+from etp_jax.models.tokens import tokenize
 from etp_jax.shards.reader import Shards
 from tests.helpers.devices import QUICK_COMPILING
 from tests.helpers.small_run import FINDINGS, small_config, write_run, write_shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from etp_jax.models.text_tower import (
     encode_table,
     frozen_outputs,
     frozen_table,
-    tokenize,
 )
 from etp_jax.models.tokenizer import Tokenizer, wordpiece
+from etp_jax.models.tokens import tokenize
 from tests.helpers.weights import draw_variables
 
 REPORTS = (
@@ -75,7 +76,7 @@ def test_table_equals_one_report_at_a_time(tower: TextTower, pool: str) -> None:
 def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TextTowerConfig(pool="mean")
     table = frozen_table(tower, config, REPORTS, tmp_path / "cache")
-    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
+    assert sorted(file.name.split("-")[0] for file in (tmp_path / "cache").iterdir()) == ["text", "tokens"]
 
     vocabulary = tower.tokenizer.inner.get_vocab()
     one, other = sorted(vocabulary)[-2:]
@@ -99,6 +100,22 @@ def test_table_is_kept_by_content(tower: TextTower, tmp_path: Path, monkeypatch:
                 frozen_table(*other, tmp_path / "cache")
     (tmp_path / "file").touch()  # a folder of others, which cannot be written
     np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path / "file"), table)
+
+
+def test_damaged_caches_are_computed_again(tower: TextTower, tmp_path: Path) -> None:
+    config = TextTowerConfig(pool="mean")
+    table, tokens = frozen_table(tower, config, REPORTS, tmp_path), tokenize(tower.tokenizer, REPORTS, 128)
+    for kind in ("text", "tokens"):
+        [file] = tmp_path.glob(f"{kind}-*.arrow")
+        whole = file.read_bytes()
+        for bit in random.Random(0).sample(range(8 * len(whole)), 20):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            np.testing.assert_array_equal(frozen_table(tower, config, REPORTS, tmp_path), table)
+            kept = tokenize(tower.tokenizer, REPORTS, config.max_tokens, tmp_path)
+            np.testing.assert_array_equal(kept["input_ids"], tokens["input_ids"])
+            assert file.read_bytes() == whole
 
 
 def test_statements_are_read_one_by_one(tower: TextTower) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from etp_jax.errors import EtpError
 from etp_jax.models.huggingface import resolve
 from etp_jax.models.tokenizer import SPECIAL, Tokenizer, wordpiece
+from etp_jax.models.tokens import describe, tokens_of
 from tests.models.test_text_tower import REPORTS
 
 transformers: Any = pytest.importorskip("transformers")
@@ -205,7 +206,8 @@ def test_lowercase_in_each_form(tmp_path: Path) -> None:
 
 def test_description_counts_cut_and_unknown(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(vocabulary_folder(tmp_path, WORDS))
-    line = tokenizer.describe(["sinus", "sinus rhythm normal ecg", "foo", "normal"], 4)
+    tokens = tokens_of(tokenizer, ["sinus", "sinus rhythm normal ecg", "foo", "normal"], 4)
+    line = describe(tokenizer, tokens, 4)
     assert line.endswith(
         "12 pieces, lower-cased; 25.0% of 4 distinct texts are cut at 4 tokens, 25.0% have unknown words"
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import subprocess
@@ -103,7 +104,7 @@ def test_signals_into_a_given_array(folder):
 def test_columns_are_the_same_from_shards_and_from_the_index(folder):
     expected = [record for group in sample_splits()["train"] for record in group]
     for source in ("shards", "index"):
-        assert (folder / ".index" / "train.npz").exists() == (source == "index")
+        assert (folder / ".index" / "train.arrow").exists() == (source == "index")
         columns = Shards(folder).split("train").columns
         for field in dataclasses.fields(SplitColumns):
             values = [getattr(record, field.name) for record in expected]
@@ -115,12 +116,12 @@ def test_columns_are_the_same_from_shards_and_from_the_index(folder):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other shards"])
 def test_a_useless_index_is_made_again(folder, tmp_path, damage):
-    index = folder / ".index" / "test.npz"
+    index = folder / ".index" / "test.arrow"
     expected = Shards(folder).split("test").columns
     if damage == "other shards":
         other = write_folder(tmp_path / "other", {"test": [[make_record(n, "other") for n in range(5)]]})
         assert Shards(other).split("test").columns.record_id[0] == "other-0"
-        (other / ".index" / "test.npz").replace(index)
+        (other / ".index" / "test.arrow").replace(index)
     else:
         index.write_bytes(index.read_bytes()[:200] if damage == "cut" else b"")
     assert Shards(folder).split("test").columns.record_id == expected.record_id
@@ -204,7 +205,15 @@ def test_folders_that_are_not_finished_shards(folder, tmp_path):
 
 def test_other_peoples_tfrecords_under_our_names(folder):
     foreign = tfrecord.frame(tfrecord.encode_example({"image": [b"x" * 3000]}))
-    shard(folder).write_bytes(foreign.ljust(shard(folder).stat().st_size, b"\0"))
+    whole = foreign.ljust(shard(folder).stat().st_size, b"\0")
+    shard(folder).write_bytes(whole)
+    with pytest.raises(EtpError, match="damaged at record 1"):
+        _ = Shards(folder).split("train").columns
+    build = json.loads((folder / BUILD_FILE).read_text())
+    entry = build["splits"]["train"]["shards"][2]
+    entry |= {"records": 1, "bytes": len(foreign), "sha256": hashlib.sha256(foreign).hexdigest()}
+    (folder / BUILD_FILE).write_text(json.dumps(build))
+    shard(folder).write_bytes(foreign)
     with pytest.raises(EtpError, match="no record at byte 0"):
         _ = Shards(folder).split("train").columns
 

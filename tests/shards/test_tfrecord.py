@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -37,8 +38,8 @@ def test_example_round_trip(features):
 @given(st.lists(st.binary(max_size=100), max_size=5))
 def test_frames_round_trip(payloads):
     data = b"".join(map(tfrecord.frame, payloads))
-    assert [bytes(payload) for _, payload in tfrecord.read_frames(data, "f")] == payloads
-    assert all(data[start : start + len(p)] == p for start, p in tfrecord.read_frames(data, "f"))
+    assert [bytes(payload) for _, payload in tfrecord.read_frames(BytesIO(data), "f")] == payloads
+    assert all(data[start : start + len(p)] == p for start, p in tfrecord.read_frames(BytesIO(data), "f"))
 
 
 def test_masked_crc_of_a_known_value():
@@ -58,7 +59,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(data):
     flipped[bit // 8] ^= 1 << bit % 8
     for broken in (flipped, whole[:cut]):
         with pytest.raises(EtpError, match=r"^f: damaged at record [01] \(byte \d+\): "):
-            list(tfrecord.read_frames(bytes(broken), "f"))
+            list(tfrecord.read_frames(BytesIO(broken), "f"))
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x0a", b"junk", b"\x12\x00", b"\x0a\x05\x0b", b"\x0a" + b"\xff" * 11])

@@ -1,0 +1,91 @@
+"""Derived files: Arrow tables that are memory-mapped, sealed by a checksum and bound to what they were computed from.
+
+A file holds an Arrow stream, which any Arrow library opens, then the seal: the length and the CRC-32C of the stream.
+The stream's metadata name the source: a digest of everything that the table was computed from. A file that is damaged,
+of another source or of another schema counts as missing, so every derived file can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from etp_jax.files import whole_file
+
+SEAL = struct.Struct("<QI4s")
+"""Length of the stream, its CRC-32C, and `MAGIC`."""
+MAGIC = b"ETP1"
+SOURCE = b"source"
+BLOCK = 4 * 2**20
+"""Bytes that are read at a time to verify a seal."""
+LEAST_MAPPED = 32 * 2**20
+"""Bytes from which a file is mapped. A smaller one is read: a mapped file that somebody cuts ends the process."""
+
+
+def save(table: Any, path: Path, source: str) -> bool:
+    """Writes an Arrow table with its seal, completely or not at all.
+
+    Args:
+      table: the `pyarrow.Table`.
+      path: file to write; its folder is created if missing.
+      source: digest of what the table was computed from.
+
+    Returns:
+      False if the folder cannot be written or the disk is full; the table is then computed again next time.
+    """
+    import pyarrow as pa
+
+    table = table.combine_chunks().replace_schema_metadata({SOURCE: source.encode()})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            with pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+            file.flush()
+            length = file.tell()
+            file.write(SEAL.pack(length, _crc(Path(file.name), length), MAGIC))
+        return True
+    return False
+
+
+def load(path: Path, source: str, schema: Any) -> Any | None:
+    """Maps a table that `save` wrote into memory: its columns take no memory of the process until they are read.
+
+    Args:
+      path: the file.
+      source: digest of what the table must have been computed from.
+      schema: the `pyarrow.Schema` that the table must have.
+
+    Returns:
+      The `pyarrow.Table`, of a single chunk; None if the file is missing, damaged, or of another source or schema.
+    """
+    import pyarrow as pa
+
+    try:
+        size = path.stat().st_size - SEAL.size
+        with path.open("rb") as file:
+            file.seek(max(size, 0))
+            length, crc, magic = SEAL.unpack(file.read())
+        # The checksum is read, not mapped, so that pages which nobody needs do not count as memory of the process.
+        if (length, magic) != (size, MAGIC) or _crc(path, size) != crc:
+            return None
+        with pa.memory_map(str(path)) if size >= LEAST_MAPPED else pa.BufferReader(path.read_bytes()) as stream:
+            table = pa.ipc.open_stream(stream).read_all()
+        table.validate()
+    except (OSError, ValueError, struct.error, pa.ArrowException):
+        return None
+    found = (table.schema.metadata or {}).get(SOURCE, b"").decode(errors="replace")
+    return table if found == source and table.schema.equals(schema) else None
+
+
+def _crc(path: Path, size: int) -> int:
+    """CRC-32C of the first `size` bytes of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, BLOCK))):
+            crc, size = google_crc32c.extend(crc, block), size - len(block)
+    return crc
