@@ -10,10 +10,23 @@ from functools import lru_cache
 from typing import Any
 
 from etp_jax.ecg.leads import Filters, Recording
+from etp_jax.errors import EtpError
 from etp_jax.shards.record import patient_hash
 
 HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 % test"
 """Description of `hashed_split`, recorded in `build.json`."""
+
+
+MAX_SAMPLES = 10_000_000
+"""Most samples of a record: a day at 100 Hz has 8.6 million."""
+
+
+def check_length(rate: int, seconds: int) -> None:
+    """Raises EtpError for a rate or length below 1, and for more samples a record than `MAX_SAMPLES`."""
+    if rate < 1 or seconds < 1 or rate * seconds > MAX_SAMPLES:
+        raise EtpError(
+            f"rate {rate} Hz, {seconds} s: both must be at least 1, and make at most {MAX_SAMPLES:,} samples"
+        )
 
 
 def hashed_split(patient_id: str) -> str:

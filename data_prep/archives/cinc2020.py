@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.archive import (
+    HASHED_SPLITS,
+    Archive,
+    ArchiveRecord,
+    Reject,
+    check_length,
+    hashed_split,
+    sizes_sha,
+)
 from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, OLDEST, read_folds
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.wfdb import read_wfdb
@@ -91,8 +99,7 @@ def open_archive(
     unknown = [name for name in datasets if name not in DATASETS.values()]
     if unknown:
         raise EtpError(f"no data set {unknown[0]!r} in the Challenges; there are {', '.join(DATASETS.values())}")
-    if rate < 1 or seconds < 1:
-        raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
+    check_length(rate, seconds)
     records, rejects, headers_sha = _read_headers(source, datasets)
     identity = {"headers": headers_sha, "signal sizes": sizes_sha(f"{record.path}.mat" for record in records)}
     folds: dict[int, tuple[str, str]] = {}

@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.archive import (
+    HASHED_SPLITS,
+    Archive,
+    ArchiveRecord,
+    Reject,
+    check_length,
+    hashed_split,
+    sizes_sha,
+)
 from etp_jax.ecg.channels import unreadable
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
@@ -70,8 +78,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
     Raises:
       EtpError: the folder holds no record, or rate or length is less than 1.
     """
-    if rate < 1 or seconds < 1:
-        raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
+    check_length(rate, seconds)
     paths = sorted(path.with_suffix("") for path in source.glob("*") if path.suffix.lower() == ".hea")
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the MIT-BIH records")

@@ -10,7 +10,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.archive import (
+    HASHED_SPLITS,
+    Archive,
+    ArchiveRecord,
+    Reject,
+    check_length,
+    hashed_split,
+    sizes_sha,
+)
 from etp_jax.data_prep.archives.cells import age_of, flag_of, is_empty, labels_of, patient_of, report_of, sex_of
 from etp_jax.data_prep.archives.csv_table import read_own_table
 from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
@@ -47,8 +55,7 @@ def open_archive(
       EtpError: the table is missing, is empty, or lacks a column; rate or length is less than 1; the name or the layout
         is not valid.
     """
-    if rate < 1 or seconds < 1:
-        raise EtpError(f"rate {rate} Hz, {seconds} s: both must be at least 1")
+    check_length(rate, seconds)
     check_name(name)
     layout.check()
     names = tuple(dict.fromkeys((*columns.named.values(), *columns.label_columns)))

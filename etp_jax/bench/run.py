@@ -160,8 +160,8 @@ def _measure(options: BenchOptions, devices: Sequence[Any], best: Peak) -> list[
         if options.trace is not None:
             _trace(contenders[0], options.trace)
         return rows
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return [point | {"out_of_memory": True}]
 

@@ -37,6 +37,8 @@ class FrozenFeatures(PublishedRequest):
         super().check()
         if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
             raise EtpError(f"--fractions is {self.fractions}; name shares above 0 and at most 1")
+        if not self.seeds or min(self.seeds) < 0:
+            raise EtpError(f"--seeds is {self.seeds}; name numbers that are not negative")
 
     def label_fractions(self) -> tuple[float, ...]:
         """Shares of the training labels for which the result has rows."""
