@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
     # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
     # It contains the host name, because processes of several hosts or containers may have the same number.
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    owner = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+    temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
