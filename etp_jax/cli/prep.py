@@ -118,6 +118,8 @@ class PrepTable(Prep):
     csv: Path
     """CSV table, one row per record."""
     columns: Annotated[TableColumns, tyro.conf.arg(name="")]
+    root: Path | None = None
+    """Folder that the paths of the signal files are relative to and must be inside; without it, the table's folder."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
     rate: int = 100
     """Sampling rate of the shards, in Hz."""
@@ -173,7 +175,9 @@ def prep_table(args: PrepTable) -> None:
     """Runs `etp prep table`."""
     from etp_jax.data_prep.archives.table import open_archive
 
-    _build(args, open_archive, args.csv, args.columns, args.layout, args.rate, args.seconds, args.translate, args.name)
+    root = args.root.absolute() if args.root and args.dask else args.root
+    options = (args.layout, args.rate, args.seconds, args.translate, args.name, root)
+    _build(args, open_archive, args.csv, args.columns, *options)
 
 
 def prep_synthetic(args: PrepSynthetic) -> None:

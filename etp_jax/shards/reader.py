@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 from etp_jax.shards import tfrecord
 from etp_jax.shards.index import INDEX_FOLDER, Index, load_index, save_index
 from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_metadata, decode_record
@@ -75,6 +76,7 @@ class Shards:
         self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
         self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
         for name in self.splits:
+            inside(self.folder, name, str(self.folder / BUILD_FILE), subfolders=False)  # also names files in .index
             for shard in self.shard_files(name):
                 self._check_size(shard)
         self._opened: dict[str, Split] = {}
@@ -111,7 +113,7 @@ class Shards:
         return ReportTable(reports, np.array([place[text] for text in texts], np.int32))
 
     def _check_size(self, shard: dict[str, Any]) -> None:
-        path = self.folder / shard["file"]
+        path = inside(self.folder, shard["file"], str(self.folder / BUILD_FILE), subfolders=False)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
