@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path):
 def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(cluster, tmp_path):
     out, killing = tmp_path / "out", archive(r5=Reader(kills=True))
     with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
-        with pytest.raises(EtpError, match="out: a worker process was killed while it read record r5 .a damaged file"):
+        with pytest.raises(EtpError, match="out: a worker process was killed while it read record r5"):
             build(killing, out, engine)
         assert json.loads((out / ".parts/killed.json").read_text()) == ["r5"]
         assert build(killing, out, engine).build["rejects"] == {"killed": 1}
@@ -103,17 +104,20 @@ def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(c
 
 def test_a_build_begun_by_a_cluster_is_finished_without_it(tmp_path):
     build(archive(), tmp_path / "one")
-    with distributed.LocalCluster(1, processes=False, dashboard_address=None, silence_logs=50) as cluster:
-        with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
+    with (
+        distributed.LocalCluster(1, processes=False, dashboard_address=None, silence_logs=50) as cluster,
+        dask_engine(cluster.scheduler_address, 1, tmp_path) as engine,
+    ):
 
-            def lost(work: Any, tasks: Any, out: Path) -> Iterator[Any]:
-                done = engine(work, tasks, out)
-                yield next(done)
-                cluster.scheduler.loop.add_callback(cluster.scheduler.close)
-                yield from done
+        def lost(work: Any, tasks: Any, out: Path) -> Iterator[Any]:
+            done = engine(work, tasks, out)
+            yield next(done)
+            cluster.scheduler.loop.add_callback(cluster.scheduler.close)
+            yield from done
 
-            with pytest.raises(EtpError, match="out: the Dask scheduler was lost; run it again to continue"):
-                build(archive(**{f"r{n}": Slow() for n in range(4, 12)}), tmp_path / "out", lost)
+        slow = archive(**{f"r{n}": Slow() for n in range(4, 12)})
+        with pytest.raises(EtpError, match="out: the Dask scheduler was lost; run it again to continue"):
+            build(slow, tmp_path / "out", lost)
     with pytest.raises(EtpError, match="unfinished"):
         Shards(tmp_path / "out")
     build(archive(), tmp_path / "out")
@@ -125,8 +129,6 @@ class Slow(Reader):
     """Takes a while."""
 
     def __call__(self) -> Recording:
-        import time
-
         time.sleep(0.5)
         return super().__call__()
 
@@ -150,7 +152,7 @@ def test_workers_that_differ_are_refused_before_the_archive_is_opened(
 def test_a_worker_that_does_not_see_the_output_ends_the_build(cluster, tmp_path, monkeypatch):
     with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
         monkeypatch.setattr(engine_module, "_size", lambda path: 12345)
-        with pytest.raises(EtpError, match="worker tcp://.*: does not see"):
+        with pytest.raises(EtpError, match=r"worker tcp://.*: does not see"):
             build(archive(), tmp_path / "out", engine)
 
 
