@@ -1,4 +1,4 @@
-"""Names that come from data stay inside their folder, wherever the program meets one; links of the user are followed."""
+"""Names that come from data stay inside their folder, wherever one is met; links of the user are followed."""
 
 from __future__ import annotations
 

@@ -147,7 +147,8 @@ class _Dask:
         except (CancelledError, distributed.comm.CommClosedError):
             raise EtpError(f"{out}: the Dask scheduler was lost; run it again to continue") from None
         finally:
-            self.client.cancel(list(running), force=True)
+            if self.client.status == "running":
+                self.client.cancel(list(running), force=True)
 
 
 def _on_worker(work: Callable[[T], R], task: T, conditions: _Conditions) -> R:
