@@ -30,8 +30,8 @@ from etp_jax.shards.pool import R, T, killed_message
 LOCAL = "local"
 CONNECT_S = 10
 """Seconds to wait for the scheduler."""
-QUEUE = 64
-"""Number of tasks that the scheduler holds at least, so that a cluster which grows with its work does so."""
+QUEUE = 256
+"""Largest number of tasks that the scheduler holds, and so of workers that have work. A task may take a megabyte."""
 SAME = ("numpy", "scipy")
 """Packages besides this one whose versions must agree, since the bytes of the shards depend on them."""
 _one_shard = threading.Lock()
@@ -128,9 +128,7 @@ class _Dask:
         done: Any = distributed.as_completed(loop=self.client.loop)
         try:
             while True:
-                # Not all at once: the records of all tasks together may take gigabytes of the scheduler's memory.
-                threads = sum(self.client.nthreads().values())
-                for task in islice(waiting, max(QUEUE, 2 * threads) - len(running)):
+                for task in islice(waiting, QUEUE - len(running)):
                     future = self.client.submit(_on_worker, work, task, conditions, pure=False)
                     running[future] = task
                     done.add(future)
