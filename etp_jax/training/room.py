@@ -21,42 +21,52 @@ BLOCK = 512
 
 
 def check_fits(
-    dispatch: Any, args: tuple[Any, Any, Any], config: TrainConfig, parallel: Parallel, resident: bool
-) -> None:
+    dispatch: Any,
+    args: tuple[Any, Any, Any],
+    config: TrainConfig,
+    parallel: Parallel,
+    resident: bool,
+    options: dict[str, Any] | None = None,
+) -> int | None:
     """Compiles a dispatch and compares the memory that XLA counts with that of a device.
 
     The program stays in JAX's cache, so the first call of `dispatch` with such arguments does not compile again.
 
     Args:
         dispatch: function wrapped by `parallel`.
-        args: state, batch and tables.
+        args: state, batch and tables, or their shapes.
         config: config of the run.
         parallel: devices of the run.
         resident: whether every device holds all records.
+        options: options of the compiler; a program compiled with some is not kept.
+
+    Returns:
+        Bytes that the program needs on each device; None where the platform does not report them.
 
     Raises:
         EtpError: the program does not fit; the message names options with which it may.
     """
     limit = device_bytes(parallel)
     try:
-        analysis = dispatch.lower(*args).compile().memory_analysis()
+        analysis = dispatch.lower(*args).compile(options).memory_analysis()
     except jax.errors.JaxRuntimeError as error:  # TPU compilers refuse such a program themselves
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         ratio = (refused_bytes(str(error)) or 0) / (limit or math.inf)
         advice = _advice(config, parallel, ratio, resident)
         raise EtpError(f"a step does not fit: {one_line(error)}; {advice}") from error
-    if analysis is None or limit is None:
-        return
+    if analysis is None:
+        return None
     fixed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     needed = fixed + analysis.temp_size_in_bytes
-    if needed > limit:
+    if limit is not None and needed > limit:
         ratio = analysis.temp_size_in_bytes / max(limit - fixed, 1)
         advice = _advice(config, parallel, ratio, resident)
         raise EtpError(
             f"a step needs {needed / GIB:.2f} GiB on each device, {analysis.temp_size_in_bytes / GIB:.2f} of them for "
             f"temporaries (XLA's count), and a device has {limit / GIB:.2f}; {advice}"
         )
+    return needed
 
 
 def device_bytes(parallel: Parallel) -> int | None:
