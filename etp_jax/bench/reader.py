@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
     for threads in sorted({1, READERS}):
         plain = _Plain(split, batches.batch_size, threads)
         rounds = [
-            (rate(epoch, lambda at: split.ecg(at, threads=threads)), rate(epoch, plain.read))
+            (rate(epoch, partial(split.ecg, threads=threads)), rate(epoch, plain.read))
             for epoch in range(1, repeats + 1)
         ]
         ours, theirs = (round(statistics.median(rates)) for rates in zip(*rounds, strict=True))

@@ -37,7 +37,7 @@ class Buffers:
         """Takes out a block of this size; blocks of other sizes on the way are freed."""
         while self._free:
             try:
-                memory = self._free.popleft()
+                memory = self._free.pop()  # the latest, which may still be in the processor's cache
             except IndexError:  # another thread took it
                 return None
             if len(memory) == size:

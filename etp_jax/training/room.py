@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ from etp_jax.training.parallel import Parallel
 
 GIB = 2**30
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+CONTAINER_LIMITS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Files with the memory limit of a container, of control groups 2 and 1."""
 BLOCK = 512
 """`loss.block` that is proposed where the score matrix is computed as a whole."""
 
@@ -73,9 +77,18 @@ def device_bytes(parallel: Parallel) -> int | None:
     """Returns the memory of the smallest device of this host; CPU devices share the host's. None: not reported."""
     devices = list(parallel.mesh.local_mesh.devices.flat)
     if parallel.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+        return _host_bytes() // len(devices)
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     return min((limit for limit in limits if limit), default=None)
+
+
+def _host_bytes() -> int:
+    """Returns the memory of this host, or of the container that the process is in."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # not such a container, or "max"
+            sizes.append(int(file.read_text()))
+    return min(sizes)
 
 
 def refused_bytes(message: str) -> int | None:
