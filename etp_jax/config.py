@@ -51,9 +51,10 @@ class DataConfig:
     of larger ones."""
     batch_size: int = 128
     """ECG-report pairs per step, over all devices and hosts."""
-    resident: Literal["auto", "always", "never"] = "auto"
-    """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
-    same. `auto` keeps them there if they fit in half of the free memory; never on CPU."""
+    resident: Literal["auto", "always", "sharded", "never"] = "auto"
+    """Whether the training records are kept on the devices, instead of being sent with each batch: all of them on every
+    device (`always`), or a part on each (`sharded`). The result is the same. `auto` uses the first of `always`,
+    `sharded` and `never` that fits in half of the free memory; on CPU `never`."""
 
 
 @dataclass(frozen=True)

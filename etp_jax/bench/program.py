@@ -15,8 +15,9 @@ from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import init_variables
-from etp_jax.training import build, feed, optim
+from etp_jax.training import build, feed, optim, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.resident import Residency
 from etp_jax.training.step import TokenTable, init_state, make_train_step
 
 Shapes = Any
@@ -50,7 +51,7 @@ class Program:
         args: shapes of state, batch and tables, in the layout of `Parallel`.
         params: shapes of the model's parameters.
         dtype: compute type of the towers.
-        resident: whether every device holds all records.
+        resident: where the records are kept.
         per_dispatch: number of steps in a dispatch.
     """
 
@@ -58,7 +59,7 @@ class Program:
     args: tuple[Shapes, Shapes, Shapes]
     params: Shapes
     dtype: Any
-    resident: bool
+    resident: Residency
     per_dispatch: int
 
 
@@ -87,19 +88,26 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
     state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
     texts = _texts(config, bert.hidden_size, sizes)
 
-    split = feed.table_shapes(sizes.records, sizes.samples, len(LEADS))
-    room = feed.RESIDENT_SHARE * (device_bytes - tree_bytes((state, texts)))
-    fits = parallel.platform != "cpu" and tree_bytes(split) <= room
-    resident = fits if config.data.resident == "auto" else config.data.resident == "always"
-    per_dispatch = feed.steps_per_dispatch(config.run, resident, parallel.platform)
+    shape = sizes.records, sizes.samples, len(LEADS)
+    free = 0 if parallel.platform == "cpu" else device_bytes - tree_bytes((state, texts))
+    bytes_of = resident.device_bytes(*shape, parallel.devices)
+    kept = resident.residency(config.data.resident, bytes_of, max(free, 0))
+    per_dispatch = feed.steps_per_dispatch(config.run, kept, parallel.platform)
     step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
-    batch = _batch(batch_size, sizes.samples, resident, per_dispatch)
+    batch = _batch(batch_size, sizes.samples, kept, per_dispatch)
+    tables = _over(parallel, texts, REPLICATED)
+    if kept == "always":
+        tables = tables, _over(parallel, resident.table_shapes(*shape), REPLICATED)
+    if kept == "sharded":
+        part = resident.sharded_shape(*shape, parallel.devices)
+        whole = jax.ShapeDtypeStruct((parallel.devices * part.shape[0], part.shape[1]), part.dtype)
+        tables = tables, _over(parallel, whole, SPLIT)
     return Program(
-        dispatch=parallel.wrap_train_step(feed.dispatching(step, resident, per_dispatch, sizes.samples)),
-        args=_laid_out(parallel, state, batch, (texts, split) if resident else texts),
+        dispatch=feed.dispatching(step, kept, per_dispatch, sizes.samples, parallel),
+        args=(_over(parallel, state, REPLICATED), _over(parallel, batch, SPLIT), tables),
         params=variables["params"],
         dtype=dtype,
-        resident=resident,
+        resident=kept,
         per_dispatch=per_dispatch,
     )
 
@@ -119,30 +127,25 @@ def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     return {"tokens": TokenTable(words, sizes.tokens), **semantic}
 
 
-def _batch(size: int, samples: int, resident: bool, per_dispatch: int) -> dict[str, Shapes]:
+def _batch(size: int, samples: int, kept: Residency, per_dispatch: int) -> dict[str, Shapes]:
     """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps."""
     shapes = {"position": ((), jnp.int32)}
-    if resident:
-        shapes["row"] = (), jnp.int32
+    if kept == "never":
+        shapes["ecg"] = (samples, len(LEADS)), jnp.int16
     else:
-        shapes |= {
-            "ecg": ((samples, len(LEADS)), jnp.int16),
-            "lead_mask": ((len(LEADS),), jnp.bool_),
-            "report": ((), jnp.int32),
-        }
+        shapes["row"] = (), jnp.int32
+    if kept != "always":
+        shapes |= {"lead_mask": ((len(LEADS),), jnp.bool_), "report": ((), jnp.int32)}
     lead = (size,) if per_dispatch == 1 else (size, per_dispatch)
     return {name: jax.ShapeDtypeStruct((*lead, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 
-def _laid_out(parallel: Parallel, state: Shapes, batch: Shapes, tables: Shapes) -> tuple[Shapes, Shapes, Shapes]:
-    """Gives shapes the layout of `Parallel.replicate` and `Parallel.put_batch`, over the devices of all hosts."""
-    if parallel.mode == "pmap":
-        count = parallel.devices
-        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype), batch)
-        return state, rows, tables
-
-    def over(tree: Shapes, spec: Any) -> Shapes:
+def _over(parallel: Parallel, tree: Shapes, spec: Any) -> Shapes:
+    """Gives shapes the layout of `Parallel.replicate` or `Parallel.put_batch`, over the devices of all hosts."""
+    if parallel.mode == "shard_map":
         sharding = jax.sharding.NamedSharding(parallel.mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    return over(state, REPLICATED), over(batch, SPLIT), over(tables, REPLICATED)
+    if spec == REPLICATED:
+        return tree
+    count = parallel.devices
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype), tree)

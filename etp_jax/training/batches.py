@@ -119,13 +119,21 @@ class Batches:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
             `position` int32 [n], row in the global batch.
         """
+        batch = self.columns(step)
+        return {"ecg": self.split.ecg(self.paired[batch.pop("row")]), **batch}
+
+    def columns(self, step: int) -> Batch:
+        """Reads this host's rows of global batch `step` without their signals.
+
+        Returns:
+            `rows` with `lead_mask` and `report`, see `at`.
+        """
         rows = self.rows(step)
         records = self.paired[rows["row"]]
         return {
-            "ecg": self.split.ecg(records),
             "lead_mask": self.split.columns.lead_mask[records],
             "report": self.reports.number[records],
-            "position": rows["position"],
+            **rows,
         }
 
 

@@ -144,7 +144,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
         feed=feed,
-        dispatch=parallel.wrap_train_step(feed.wrap(step)),
+        dispatch=feed.wrap(step),
         tables=feed.tables(texts),
         validation=validation,
         checkpoints=checkpoints,
@@ -243,8 +243,7 @@ def _run(run: _Run) -> int | None:
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
             if done == run.start:
-                resident = run.feed.resident_bytes > 0
-                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, resident)
+                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, run.feed.residency)
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)
             done = steps.stop
@@ -290,5 +289,5 @@ def _user_errors(workdir: Path) -> Iterator[None]:
             raise
         raise EtpError(
             f"the device's memory is too small ({one_line(error)}); lower --data.batch-size, "
-            "or leave the records on the host (--data.resident never)"
+            "or keep the records elsewhere (--data.resident sharded or never)"
         ) from error

@@ -13,6 +13,7 @@ import jax
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.resident import Residency
 
 GIB = 2**30
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -21,7 +22,7 @@ BLOCK = 512
 
 
 def check_fits(
-    dispatch: Any, args: tuple[Any, Any, Any], config: TrainConfig, parallel: Parallel, resident: bool
+    dispatch: Any, args: tuple[Any, Any, Any], config: TrainConfig, parallel: Parallel, kept: Residency
 ) -> None:
     """Compiles a dispatch and compares the memory that XLA counts with that of a device.
 
@@ -32,7 +33,7 @@ def check_fits(
         args: state, batch and tables.
         config: config of the run.
         parallel: devices of the run.
-        resident: whether every device holds all records.
+        kept: where the records are kept.
 
     Raises:
         EtpError: the program does not fit; the message names options with which it may.
@@ -44,7 +45,7 @@ def check_fits(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         ratio = (refused_bytes(str(error)) or 0) / (limit or math.inf)
-        advice = _advice(config, parallel, ratio, resident)
+        advice = _advice(config, parallel, ratio, kept)
         raise EtpError(f"a step does not fit: {one_line(error)}; {advice}") from error
     if analysis is None or limit is None:
         return
@@ -52,7 +53,7 @@ def check_fits(
     needed = fixed + analysis.temp_size_in_bytes
     if needed > limit:
         ratio = analysis.temp_size_in_bytes / max(limit - fixed, 1)
-        advice = _advice(config, parallel, ratio, resident)
+        advice = _advice(config, parallel, ratio, kept)
         raise EtpError(
             f"a step needs {needed / GIB:.2f} GiB on each device, {analysis.temp_size_in_bytes / GIB:.2f} of them for "
             f"temporaries (XLA's count), and a device has {limit / GIB:.2f}; {advice}"
@@ -93,8 +94,12 @@ def smaller(config: TrainConfig, devices: int, parts: int) -> dict[str, TrainCon
     return changes
 
 
-def _advice(config: TrainConfig, parallel: Parallel, ratio: float, resident: bool) -> str:
-    options = [*smaller(config, parallel.devices, parts_for(ratio)), *(["--data.resident never"] if resident else [])]
+def _advice(config: TrainConfig, parallel: Parallel, ratio: float, kept: Residency) -> str:
+    options = [*smaller(config, parallel.devices, parts_for(ratio))]
+    if kept == "always" and parallel.devices > 1:
+        options.append("--data.resident sharded")
+    if kept != "never":
+        options.append("--data.resident never")
     if not options:
         return "it needs devices with more memory"
     return f"it may fit with {' or '.join(options)} (an estimate)"

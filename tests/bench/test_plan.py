@@ -28,7 +28,7 @@ ABOUT = {
     "device": "TPU v5 lite",
     "device_bytes": 16 * GIB,
     "precision": "bfloat16",
-    "resident": False,
+    "resident": "never",
     "per_dispatch": 1,
 }
 FITS = {
