@@ -174,6 +174,9 @@ class TextTowerConfig:
     unit: Literal["report", "statements"] = "report"
     """Text that a frozen tower encodes at a time. `statements`: each statement of a report separately; the vector of
     the report is the mean of their unit vectors."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the devices receive the outputs of a tower before training: those of a frozen tower, and those for
+    the similarity of reports. bfloat16 takes half of the memory and rounds them."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
     remat: bool = False

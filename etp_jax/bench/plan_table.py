@@ -36,8 +36,8 @@ def table(plan: Plan) -> str:
         f"  batch {plan.batch_size:,} ({rows} a chip, {plan.micro_batches} micro-batch(es), "
         f"{f'loss in blocks of {plan.block}' if plan.block else 'dense loss'}), ECGs of {len(LEADS)} x {plan.samples}, "
         f"{found['precision']}, {plan.parallel}",
-        f"  {plan.records:,} records, {plan.reports:,} reports{tokens}; "
-        f"{RESIDENCIES[found['resident']]}, "
+        f"  {plan.records:,} records, {plan.reports:,} reports{tokens}"
+        f"{'' if found['texts_resident'] else ' (sent with the batches)'}; {RESIDENCIES[found['resident']]}, "
         f"{found['per_dispatch']} step(s) a dispatch",
         "",
         f"reported by the compiler (libtpu {plan.versions['libtpu']}, jax {plan.versions['jax']}); nothing was run",

@@ -17,6 +17,7 @@ from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, feed, optim, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.report_table import table_is_resident
 from etp_jax.training.resident import Residency
 from etp_jax.training.step import TokenTable, init_state, make_train_step
 
@@ -52,6 +53,7 @@ class Program:
         params: shapes of the model's parameters.
         dtype: compute type of the towers.
         resident: where the records are kept.
+        texts_resident: whether every device holds the report table; otherwise its rows are sent with the batches.
         per_dispatch: number of steps in a dispatch.
     """
 
@@ -60,6 +62,7 @@ class Program:
     params: Shapes
     dtype: Any
     resident: Residency
+    texts_resident: bool
     per_dispatch: int
 
 
@@ -88,14 +91,16 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
     state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
     texts = _texts(config, bert.hidden_size, sizes)
 
+    free = 0 if parallel.platform == "cpu" else max(0, device_bytes - tree_bytes(state))
+    texts_resident = table_is_resident(tree_bytes(texts), free)
+    free = max(0, free - tree_bytes(texts) * texts_resident)
     shape = sizes.records, sizes.samples, len(LEADS)
-    free = 0 if parallel.platform == "cpu" else device_bytes - tree_bytes((state, texts))
     bytes_of = resident.device_bytes(*shape, parallel.devices)
-    kept = resident.residency(config.data.resident, bytes_of, max(free, 0))
+    kept = resident.residency(config.data.resident, bytes_of, free)
     per_dispatch = feed.steps_per_dispatch(config.run, kept, parallel.platform)
     step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
-    batch = _batch(batch_size, sizes.samples, kept, per_dispatch)
-    tables = _over(parallel, texts, REPLICATED)
+    batch = _batch(batch_size, sizes.samples, kept, None if texts_resident else texts, per_dispatch)
+    tables = _over(parallel, texts if texts_resident else {}, REPLICATED)
     if kept == "always":
         tables = tables, _over(parallel, resident.table_shapes(*shape), REPLICATED)
     if kept == "sharded":
@@ -108,6 +113,7 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
         params=variables["params"],
         dtype=dtype,
         resident=kept,
+        texts_resident=texts_resident,
         per_dispatch=per_dispatch,
     )
 
@@ -119,7 +125,7 @@ def tree_bytes(tree: Shapes) -> int:
 
 def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     """Returns the shapes of the report table on the devices, see `step.device_texts`."""
-    outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.float32)
+    outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.dtype(config.model.text.precision))
     if config.model.text.frozen:
         return {"embeddings": outputs}
     words = jax.ShapeDtypeStruct((sizes.reports, sizes.tokens + -sizes.tokens % 128), jnp.int32)
@@ -127,9 +133,17 @@ def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     return {"tokens": TokenTable(words, sizes.tokens), **semantic}
 
 
-def _batch(size: int, samples: int, kept: Residency, per_dispatch: int) -> dict[str, Shapes]:
-    """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps."""
-    shapes = {"position": ((), jnp.int32)}
+def _batch(size: int, samples: int, kept: Residency, texts: Shapes | None, per_dispatch: int) -> dict[str, Shapes]:
+    """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps.
+
+    Args:
+      size: rows of a step.
+      samples: length of an ECG.
+      kept: where the records are kept.
+      texts: the report table if its rows are sent with the batches.
+      per_dispatch: number of steps.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {"position": ((), jnp.int32)}
     if kept == "never":
         shapes["ecg"] = (samples, len(LEADS)), jnp.int16
     else:
@@ -137,7 +151,10 @@ def _batch(size: int, samples: int, kept: Residency, per_dispatch: int) -> dict[
     if kept != "always":
         shapes |= {"lead_mask": ((len(LEADS),), jnp.bool_), "report": ((), jnp.int32)}
     lead = (size,) if per_dispatch == 1 else (size, per_dispatch)
-    return {name: jax.ShapeDtypeStruct((*lead, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    batch: dict[str, Shapes] = {name: jax.ShapeDtypeStruct((*lead, *row), kind) for name, (row, kind) in shapes.items()}
+    if texts is not None:
+        batch["texts"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), texts)
+    return batch
 
 
 def _over(parallel: Parallel, tree: Shapes, spec: Any) -> Shapes:

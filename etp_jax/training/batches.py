@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from etp_jax.errors import EtpError
 from etp_jax.shards.reader import ReportTable, Split
 from etp_jax.shards.record import patient_hash
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
+"""Arrays [n, ...] by name, one row for each row of the batch; a value may be a tree of them."""
 K = TypeVar("K")
 T = TypeVar("T")
 

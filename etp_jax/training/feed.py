@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.training.batches import Batch, Batches, prefetch
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.resident import (
     RESIDENT_SHARE,
     Residency,
@@ -43,19 +43,21 @@ class DeviceFeed:
         residency: where the records are kept.
         resident_bytes: bytes of resident records on each device; 0 on the host path.
         per_dispatch: maximum number of steps in one dispatch.
+        tables: last argument of the dispatch: the report table, and a resident split.
     """
 
-    def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel) -> None:
+    def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel, reports: DeviceReports) -> None:
         """Puts a resident split on the devices; all other data should be there before, as it takes memory."""
-        self._batches, self._parallel = batches, parallel
+        self._batches, self._parallel, self._reports = batches, parallel, reports
         shards = batches.split.shards
         sizes = device_bytes(len(batches.paired), shards.samples, len(shards.leads), parallel.devices)
-        free_MiB = np.array(free_bytes(parallel.mesh.local_mesh.devices.flat) // 2**20, np.int32)
-        free = int(multihost_utils.process_allgather(free_MiB).min()) * 2**20  # the same on all hosts
+        free = free_bytes(parallel)
         self.residency: Residency = residency(config.data.resident, sizes, free)
         self.resident_bytes = sizes[self.residency]
         self.per_dispatch = steps_per_dispatch(config.run, self.residency, parallel.platform)
-        self._split = None if self.residency == "never" else put_split(batches, parallel, self.residency)
+        self.tables: Any = reports.table
+        if self.residency != "never":
+            self.tables = reports.table, put_split(batches, parallel, self.residency)
         self._reason = _reason(sizes, free) if config.data.resident == "auto" and free else ""
 
     def wrap(self, step: Step) -> Any:
@@ -63,14 +65,12 @@ class DeviceFeed:
         samples = self._batches.split.shards.samples
         return dispatching(step, self.residency, self.per_dispatch, samples, self._parallel)
 
-    def tables(self, texts: Any) -> Any:
-        """Returns the last argument of the dispatch, from the report table on the devices."""
-        return texts if self._split is None else (texts, self._split)
-
     def batches(self, spans: Iterable[range]) -> Generator[tuple[range, Any], None, None]:
         """Yields the steps of each dispatch and their batch on the devices, prepared in the background."""
         by_residency = {"always": self._batches.rows, "sharded": self._batches.columns, "never": self._batches.at}
-        read = by_residency[self.residency]
+
+        def read(step: int) -> Batch:
+            return self._reports.with_rows(by_residency[self.residency](step), self._batches.columns(step)["report"])
 
         def put(steps: range) -> Any:
             batches = [read(step) for step in steps]
@@ -126,7 +126,7 @@ def joined(batches: Sequence[Batch], size: int) -> Batch:
     """Stacks the batches of several steps, [n, size, ...]; padding up to `size` steps has `position` -1."""
     missing = {**batches[-1], "position": np.full_like(batches[-1]["position"], -1)}
     every = [*batches, *[missing] * (size - len(batches))]
-    return {name: np.stack([batch[name] for batch in every], axis=1) for name in missing}
+    return jax.tree.map(lambda *rows: np.stack(rows, axis=1), *every)
 
 
 def several(step: Step) -> Step:
@@ -144,10 +144,10 @@ def several(step: Step) -> Step:
 
         def turn(i: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
             state, rows = carried
-            state, metrics = step(state, {name: x[:, i] for name, x in batch.items()}, tables)
+            state, metrics = step(state, jax.tree.map(lambda x: x[:, i], batch), tables)
             return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
 
-        one = jax.eval_shape(step, state, {name: x[:, 0] for name, x in batch.items()}, tables)[1]
+        one = jax.eval_shape(step, state, jax.tree.map(lambda x: x[:, 0], batch), tables)[1]
         rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
         return jax.lax.fori_loop(0, jnp.sum(batch["position"][0] >= 0), turn, (state, rows))
 

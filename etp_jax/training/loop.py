@@ -28,9 +28,10 @@ from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.room import check_fits
 from etp_jax.training.signals import StopSignals
-from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
+from etp_jax.training.step import TrainState, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
 
 
@@ -133,9 +134,11 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
-    texts, state = parallel.replicate((device_texts(texts), state))
+    state = parallel.replicate(state)
+    on_devices = DeviceReports(texts, config.model.text.precision, parallel)
+    _say(str(on_devices))
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
-    feed = DeviceFeed(config, data.batches, parallel)
+    feed = DeviceFeed(config, data.batches, parallel, on_devices)
     _say(str(feed))
     step = make_train_step(model, optimizer, schedule, config, data.shards.fs, parallel.platform)
     return _Run(
@@ -145,7 +148,7 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         parallel=parallel,
         feed=feed,
         dispatch=feed.wrap(step),
-        tables=feed.tables(texts),
+        tables=feed.tables,
         validation=validation,
         checkpoints=checkpoints,
         compatibility=compatibility,

@@ -7,13 +7,14 @@ holds the records d, d + n, d + 2n, ...; a record goes to the device of its row 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
@@ -53,10 +54,11 @@ def residency(option: Literal["auto", Residency], bytes_of: dict[Residency, int]
     return fits[0] if fits else "never"
 
 
-def free_bytes(devices: Iterable[Any]) -> int:
-    """Returns the free memory of the fullest device; 0 on a CPU, which reports none."""
-    stats = [device.memory_stats() or {} for device in devices]
-    return min(memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0) for memory in stats)
+def free_bytes(parallel: Parallel) -> int:
+    """Returns the free memory of the fullest device of all hosts, in whole MiB; 0 on a CPU, which reports none."""
+    stats = [device.memory_stats() or {} for device in parallel.mesh.local_mesh.devices.flat]
+    free = min(memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0) for memory in stats)
+    return int(multihost_utils.process_allgather(np.array(free // 2**20, np.int32)).min()) * 2**20
 
 
 def device_bytes(records: int, samples: int, leads: int, devices: int) -> dict[Residency, int]:
@@ -106,7 +108,7 @@ def gathering(step: Step, samples: int) -> Step:
         ecg = split["ecg"][_table_rows(batch["row"], rows)].reshape(count, rows * width)[:, : samples * leads]
         records["ecg"] = ecg.reshape(count, samples, leads)
         # The barrier keeps XLA from fusing the gather with the step, so the step has the bits of the host path.
-        return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
+        return step(state, jax.lax.optimization_barrier({**_without(batch, "row"), **records}), texts)
 
     return gathered
 
@@ -127,7 +129,7 @@ def exchanging(dispatch: Step, samples: int) -> Step:
             "report": batch["report"].reshape(-1),
         }
         own = jnp.arange(row.size, dtype=row.dtype).reshape(row.shape)
-        return dispatch(state, {"row": own, "position": batch["position"]}, (texts, split))
+        return dispatch(state, {**_without(batch, "lead_mask", "report"), "row": own}, (texts, split))
 
     return exchanged
 
@@ -167,6 +169,10 @@ def exchange(record_b: jax.Array, table: jax.Array, rows: int) -> jax.Array:
         return jnp.where(jnp.repeat(now_b, rows)[:, None], taken, out)
 
     return jax.lax.fori_loop(0, -(-most // size), turn, jnp.zeros((count * rows, table.shape[1]), table.dtype))
+
+
+def _without(batch: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: x for name, x in batch.items() if name not in names}
 
 
 def _table_rows(record_b: jax.Array, rows: int) -> jax.Array:

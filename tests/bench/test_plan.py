@@ -29,6 +29,7 @@ ABOUT = {
     "device_bytes": 16 * GIB,
     "precision": "bfloat16",
     "resident": "never",
+    "texts_resident": True,
     "per_dispatch": 1,
 }
 FITS = {

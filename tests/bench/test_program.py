@@ -19,7 +19,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import device_texts
+from etp_jax.training.report_table import DeviceReports
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 SIZES = Sizes(samples=1000, records=5000, reports=500, tokens=64)
@@ -84,14 +84,13 @@ def test_a_plan_has_the_arguments_of_a_run(tmp_path: Path, mode: Any, resident: 
     run = {"parallel": mode, "steps_per_dispatch": per_dispatch}
     config = change(tiny_config(shards.folder), data={"resident": resident}, run=run)
     parallel = Parallel(mode, jax.devices()[:1])
-    feed = DeviceFeed(config, batches, parallel)
-    batch = next(iter(feed.batches([range(per_dispatch)])))[1]
     reports = {name: np.zeros((5, 16), np.int32) for name in ("input_ids", "attention_mask")}
-    tables = feed.tables(parallel.replicate(device_texts(reports)))
+    feed = DeviceFeed(config, batches, parallel, DeviceReports(reports, "float32", parallel))
+    batch = next(iter(feed.batches([range(per_dispatch)])))[1]
 
     built = program(config, Sizes(SAMPLES, len(batches.paired), 5, 16), parallel)
     assert (built.resident, built.per_dispatch) == (resident, per_dispatch)
-    assert shapes(built.args[1:]) == shapes((batch, tables))
+    assert shapes(built.args[1:]) == shapes((batch, feed.tables))
 
 
 def shapes(tree: Any) -> Any:
