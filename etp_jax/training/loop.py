@@ -136,7 +136,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
     state = parallel.replicate(state)
     on_devices = DeviceReports(texts, config.model.text.precision, parallel)
-    _say(str(on_devices))
+    if not on_devices.resident:
+        _say(str(on_devices))
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
     feed = DeviceFeed(config, data.batches, parallel, on_devices)
     _say(str(feed))

@@ -48,9 +48,10 @@ class DeviceReports:
 
     def __str__(self) -> str:
         """Returns a line that describes the table to the user."""
-        where = "on each device" if self.resident else "sent with the batches, as they exceed"
-        limit = "" if self.resident else f" {TEXT_SHARE:.0%} of the free memory"
-        return f"  report table: {self._bytes / 2**20:.1f} MiB {where}{limit}"
+        size = f"{self._bytes / 2**20:.1f} MiB"
+        if self.resident:
+            return f"  report table: {size} on each device"
+        return f"  report table: {size}, more than {TEXT_SHARE:.0%} of the free memory; rows are sent with the batches"
 
 
 def table_is_resident(size: int, free: int) -> bool:
