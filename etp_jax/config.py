@@ -62,9 +62,10 @@ class DataConfig:
     of larger ones."""
     batch_size: int = 128
     """ECG-report pairs per step, over all devices and hosts."""
-    resident: Literal["auto", "always", "never"] = "auto"
-    """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
-    same. `auto` keeps them there if they fit in half of the free memory; never on CPU."""
+    resident: Literal["auto", "always", "sharded", "never"] = "auto"
+    """Whether the training records are kept on the devices, instead of being sent with each batch: all of them on every
+    device (`always`), or a part on each (`sharded`). The result is the same. `auto` uses the first of `always`,
+    `sharded` and `never` that fits in half of the free memory; on CPU `never`."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ class TextTowerConfig:
     unit: Literal["report", "statements"] = "report"
     """Text that a frozen tower encodes at a time. `statements`: each statement of a report separately; the vector of
     the report is the mean of their unit vectors."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the devices receive the outputs of a tower before training: those of a frozen tower, and those for
+    the similarity of reports. bfloat16 takes half of the memory and rounds them."""
     dropout: float = 0.1
     """Dropout in the tower while it is trained."""
     remat: bool = False

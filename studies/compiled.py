@@ -41,7 +41,7 @@ from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.models.layers import AXIS
-from etp_jax.training import build, feed, optim, ranks
+from etp_jax.training import build, feed, optim, ranks, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
 from etp_jax.training.step import init_state, make_train_step
 
@@ -165,8 +165,8 @@ def dispatched(step: Any, state: Any, texts: Any, args: argparse.Namespace, para
     batch = {"position": array(SPLIT, jnp.int32, *per)}
     if args.resident:
         batch["row"] = array(SPLIT, jnp.int32, *per)
-        split = feed.table_shapes(args.resident, args.samples, 12)
-        step, texts = feed.gathering(step, args.samples), (texts, split)
+        split = resident.table_shapes(args.resident, args.samples, 12)
+        step, texts = resident.gathering(step, args.samples), (texts, split)
     else:
         batch |= {"ecg": array(SPLIT, jnp.int16, *per, args.samples, 12), "report": array(SPLIT, jnp.int32, *per)}
         batch |= {"lead_mask": array(SPLIT, jnp.bool_, *per, 12)}

@@ -5,7 +5,9 @@ The JSON, format 1 (null: not known):
     quick: compiled without optimising the execution time; cycles and times are then null
     versions: {etp-jax, jax, libtpu}
     compiler: what the compiler reports, of one chip
-        chips, hosts, device, device_bytes (usable memory), precision, resident, per_dispatch, fits
+        chips, hosts, device, device_bytes (usable memory), precision, per_dispatch, fits
+        texts_resident: whether every chip holds the report table; otherwise its rows are sent with the batches
+        resident: where the records are kept: always (on every chip), sharded (over all chips), never (on the hosts)
         if it fits: lower_s, compile_s, xla_flops, xla_bytes (each loop counted once)
             memory: {argument, output, temp, alias, code, peak} in bytes
             program: {cycles, collectives: {kind: {number, bytes}}, copies: [{shape, bytes, times}], loops: {length:

@@ -41,8 +41,8 @@ def compiled(request: dict[str, Any]) -> dict[str, Any]:
     Returns:
       versions (of jax and libtpu), chips, hosts, device (its kind), device_bytes (usable memory of a chip), precision,
       fits, and:
-      if it fits: resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes, flops, bytes (of a step on
-      all devices, from the shapes), program (the fields of `hlo.Summary`);
+      if it fits: resident, texts_resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes, flops, bytes
+      (of a step on all devices, from the shapes), program (the fields of `hlo.Summary`);
       otherwise: needed_bytes (None where the compiler does not report it) and message.
 
     Raises:
@@ -90,7 +90,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     }
     parallel = Parallel(config.run.parallel, devices)
     built = program(config, sizes, parallel, about["device_bytes"] or 0)
-    about |= {"precision": built.dtype.name, "resident": built.resident, "per_dispatch": built.per_dispatch}
+    about |= {"precision": built.dtype.name, "per_dispatch": built.per_dispatch}
+    about |= {"resident": built.resident, "texts_resident": built.texts_resident}
     started = time.perf_counter()
     lowered = built.dispatch.lower(*built.args)
     lowered_at = time.perf_counter()

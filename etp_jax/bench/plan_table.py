@@ -11,6 +11,11 @@ from etp_jax.ecg.leads import LEADS
 MIB, GIB = 2**20, 2**30
 COPIES_FROM = 64 * MIB
 """Bytes from which copies are shown."""
+RESIDENCIES = {
+    "always": "resident on every chip",
+    "sharded": "resident, sharded over all chips",
+    "never": "read by the hosts",
+}
 MEMORY = (
     ("argument", "arguments (state, batch, tables)"),
     ("output", "outputs"),
@@ -31,8 +36,8 @@ def table(plan: Plan) -> str:
         f"  batch {plan.batch_size:,} ({rows} a chip, {plan.micro_batches} micro-batch(es), "
         f"{f'loss in blocks of {plan.block}' if plan.block else 'dense loss'}), ECGs of {len(LEADS)} x {plan.samples}, "
         f"{found['precision']}, {plan.parallel}",
-        f"  {plan.records:,} records, {plan.reports:,} reports{tokens}; "
-        f"{'resident on every chip' if found['resident'] else 'read by the hosts'}, "
+        f"  {plan.records:,} records, {plan.reports:,} reports{tokens}"
+        f"{'' if found['texts_resident'] else ' (sent with the batches)'}; {RESIDENCIES[found['resident']]}, "
         f"{found['per_dispatch']} step(s) a dispatch",
         "",
         f"reported by the compiler (libtpu {plan.versions['libtpu']}, jax {plan.versions['jax']}); nothing was run",
@@ -85,7 +90,7 @@ def _estimated(plan: Plan, estimate: dict[str, Any]) -> list[str]:
         f"{_range(estimate['epoch_s'], ',.2f')} s"
         + ("" if estimate["cost"] is None else f", cost {_range(estimate['cost'], ',.4f')}"),
     ]
-    if not plan.compiler["resident"]:
+    if plan.compiler["resident"] == "never":
         lines.append(
             f"  each host's reader: {_range(estimate['records_per_s_per_host'], ',.0f')} records/s, "
             f"{_range(estimate['gb_per_s_per_host'], ',.2f')} GB/s (`etp bench --data.shards` measures one)"

@@ -16,8 +16,10 @@ from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
-from etp_jax.training import build, feed, optim
+from etp_jax.training import build, feed, optim, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.report_table import table_is_resident
+from etp_jax.training.resident import Residency
 from etp_jax.training.step import TokenTable, init_state, make_train_step
 
 Shapes = Any
@@ -51,7 +53,8 @@ class Program:
         args: shapes of state, batch and tables, in the layout of `Parallel`.
         params: shapes of the model's parameters.
         dtype: compute type of the towers.
-        resident: whether every device holds all records.
+        resident: where the records are kept.
+        texts_resident: whether every device holds the report table; otherwise its rows are sent with the batches.
         per_dispatch: number of steps in a dispatch.
     """
 
@@ -59,7 +62,8 @@ class Program:
     args: tuple[Shapes, Shapes, Shapes]
     params: Shapes
     dtype: Any
-    resident: bool
+    resident: Residency
+    texts_resident: bool
     per_dispatch: int
 
 
@@ -91,19 +95,29 @@ def program(
     state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
     texts = _texts(config, bert.hidden_size, sizes)
 
-    split = feed.table_shapes(sizes.records, sizes.samples, len(LEADS))
-    room = feed.RESIDENT_SHARE * (device_bytes - tree_bytes((state, texts)))
-    fits = parallel.platform != "cpu" and tree_bytes(split) <= room
-    resident = fits if config.data.resident == "auto" else config.data.resident == "always"
-    per_dispatch = feed.steps_per_dispatch(config.run, resident, parallel.platform)
+    free = 0 if parallel.platform == "cpu" else max(0, device_bytes - tree_bytes(state))
+    texts_resident = table_is_resident(tree_bytes(texts), free)
+    free = max(0, free - tree_bytes(texts) * texts_resident)
+    shape = sizes.records, sizes.samples, len(LEADS)
+    bytes_of = resident.device_bytes(*shape, parallel.devices)
+    kept = resident.residency(config.data.resident, bytes_of, free)
+    per_dispatch = feed.steps_per_dispatch(config.run, kept, parallel.platform)
     step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
-    batch = _batch(batch_size, sizes.samples, resident, per_dispatch)
+    batch = _batch(batch_size, sizes.samples, kept, None if texts_resident else texts, per_dispatch)
+    tables = _over(parallel, texts if texts_resident else {}, REPLICATED)
+    if kept == "always":
+        tables = tables, _over(parallel, resident.table_shapes(*shape), REPLICATED)
+    if kept == "sharded":
+        part = resident.sharded_shape(*shape, parallel.devices)
+        whole = jax.ShapeDtypeStruct((parallel.devices * part.shape[0], part.shape[1]), part.dtype)
+        tables = tables, _over(parallel, whole, SPLIT)
     return Program(
-        dispatch=parallel.wrap_train_step(feed.dispatching(step, resident, per_dispatch, sizes.samples)),
-        args=_laid_out(parallel, state, batch, (texts, split) if resident else texts),
+        dispatch=feed.dispatching(step, kept, per_dispatch, sizes.samples, parallel),
+        args=(_over(parallel, state, REPLICATED), _over(parallel, batch, SPLIT), tables),
         params=variables["params"],
         dtype=dtype,
-        resident=resident,
+        resident=kept,
+        texts_resident=texts_resident,
         per_dispatch=per_dispatch,
     )
 
@@ -115,7 +129,7 @@ def tree_bytes(tree: Shapes) -> int:
 
 def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     """Returns the shapes of the report table on the devices, see `step.device_texts`."""
-    outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.float32)
+    outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.dtype(config.model.text.precision))
     if config.model.text.frozen:
         return {"embeddings": outputs}
     words = jax.ShapeDtypeStruct((sizes.reports, sizes.tokens + -sizes.tokens % 128), jnp.int32)
@@ -123,30 +137,36 @@ def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     return {"tokens": TokenTable(words, sizes.tokens), **semantic}
 
 
-def _batch(size: int, samples: int, resident: bool, per_dispatch: int) -> dict[str, Shapes]:
-    """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps."""
-    shapes = {"position": ((), jnp.int32)}
-    if resident:
-        shapes["row"] = (), jnp.int32
+def _batch(size: int, samples: int, kept: Residency, texts: Shapes | None, per_dispatch: int) -> dict[str, Shapes]:
+    """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps.
+
+    Args:
+      size: rows of a step.
+      samples: length of an ECG.
+      kept: where the records are kept.
+      texts: the report table if its rows are sent with the batches.
+      per_dispatch: number of steps.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {"position": ((), jnp.int32)}
+    if kept == "never":
+        shapes["ecg"] = (samples, len(LEADS)), jnp.int16
     else:
-        shapes |= {
-            "ecg": ((samples, len(LEADS)), jnp.int16),
-            "lead_mask": ((len(LEADS),), jnp.bool_),
-            "report": ((), jnp.int32),
-        }
+        shapes["row"] = (), jnp.int32
+    if kept != "always":
+        shapes |= {"lead_mask": ((len(LEADS),), jnp.bool_), "report": ((), jnp.int32)}
     lead = (size,) if per_dispatch == 1 else (size, per_dispatch)
-    return {name: jax.ShapeDtypeStruct((*lead, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    batch: dict[str, Shapes] = {name: jax.ShapeDtypeStruct((*lead, *row), kind) for name, (row, kind) in shapes.items()}
+    if texts is not None:
+        batch["texts"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), texts)
+    return batch
 
 
-def _laid_out(parallel: Parallel, state: Shapes, batch: Shapes, tables: Shapes) -> tuple[Shapes, Shapes, Shapes]:
-    """Gives shapes the layout of `Parallel.replicate` and `Parallel.put_batch`, over the devices of all hosts."""
-    if parallel.mode == "pmap":
-        count = parallel.devices
-        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype), batch)
-        return state, rows, tables
-
-    def over(tree: Shapes, spec: Any) -> Shapes:
+def _over(parallel: Parallel, tree: Shapes, spec: Any) -> Shapes:
+    """Gives shapes the layout of `Parallel.replicate` or `Parallel.put_batch`, over the devices of all hosts."""
+    if parallel.mode == "shard_map":
         sharding = jax.sharding.NamedSharding(parallel.mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    return over(state, REPLICATED), over(batch, SPLIT), over(tables, REPLICATED)
+    if spec == REPLICATED:
+        return tree
+    count = parallel.devices
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype), tree)

@@ -17,7 +17,13 @@ FLAG_WIDTH, VALUE_WIDTH = 29, 12
 USUAL = (
     *("data.shards", "data.stage_dir", "data.train_share", "data.resident"),
     *("augment.few_leads",),
-    *("model.text.lowercase", "model.text.remat", "model.text.scan", "model.text.fused_attention"),
+    *(
+        "model.text.lowercase",
+        "model.text.precision",
+        "model.text.remat",
+        "model.text.scan",
+        "model.text.fused_attention",
+    ),
     *("loss.fnm_weight", "loss.fnm_mean", "loss.block", "loss.ring"),
     *("optim.micro_batches",),
     *("run.parallel", "run.steps_per_dispatch", "run.validation_records", "run.tensorboard", "run.deterministic"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
@@ -26,6 +27,9 @@ from etp_jax.shards import sealed
 
 STATEMENT_END = ". "
 """Separator of the statements in a prepared report."""
+
+EXCHANGED = 16 * 2**20
+"""Bytes of each process that are exchanged at a time; a device holds them of all processes."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,9 @@ def encode_tokens(
 def encode_table(
     bert_config: BertConfig, params: dict[str, Any], tokens: dict[str, np.ndarray], pool: str, batch: int = 64
 ) -> np.ndarray:
-    """Runs a frozen tower over a token table.
+    """Runs a frozen tower over a token table; the processes of a run share the work and exchange the results.
+
+    A row has the same bits for any number of processes, because the batches are the same.
 
     Args:
         bert_config: sizes.
@@ -150,17 +156,32 @@ def encode_table(
     """
     lengths = tokens["attention_mask"].sum(axis=1)
     order = np.argsort(lengths, kind="stable")
-    params = jax.device_put(params)
-    table = np.zeros((len(order), bert_config.hidden_size), np.float32)
-    for start in Bar(range(0, len(order), batch), desc="encoding reports", unit="batch", disable=len(order) <= batch):
+    params, processes = jax.device_put(params), jax.process_count()
+    share = -(-len(order) // (batch * processes))
+    own_kBH = np.zeros((share, batch, bert_config.hidden_size), np.float32)
+    starts = range(batch * jax.process_index(), len(order), batch * processes)
+    silent = len(order) <= batch or jax.process_index() > 0
+    for k, start in enumerate(Bar(starts, desc="encoding reports", unit="batch", disable=silent)):
         rows = order[start : start + batch]
         width = min(round_up(lengths[rows].max()), tokens["input_ids"].shape[1])
         padded = np.resize(rows, batch)  # the last batch repeats its rows, so that all batches have one size
         ids, mask = tokens["input_ids"][padded, :width], tokens["attention_mask"][padded, :width]
         with jax.default_matmul_precision("highest"):  # otherwise the table would depend on the device
             pooled = encode_tokens(params, ids, mask, bert_config, pool)
-        table[rows] = np.asarray(pooled)[: len(rows)]
+        own_kBH[k] = np.asarray(pooled)
+    table = np.zeros((len(order), bert_config.hidden_size), np.float32)
+    table[order] = _in_turn(own_kBH, processes).reshape(-1, bert_config.hidden_size)[: len(order)]
     return table
+
+
+def _in_turn(own_kBH: np.ndarray, processes: int) -> np.ndarray:
+    """Puts the batches of all processes in order: one of each process in turn. All processes get the result."""
+    if processes == 1:
+        return own_kBH
+    size = max(1, EXCHANGED // own_kBH[:1].nbytes)
+    pieces = [own_kBH[start : start + size] for start in range(0, len(own_kBH), size)]
+    gathered = [np.asarray(multihost_utils.process_allgather(piece)) for piece in pieces]
+    return np.concatenate([x.swapaxes(0, 1).reshape(-1, *own_kBH.shape[1:]) for x in gathered])
 
 
 def frozen_outputs(
@@ -208,11 +229,16 @@ def frozen_table(
     # Other processes share the folder. A file that is damaged is computed again; a failed write is ignored.
     row = pa.list_(pa.float32(), tower.bert_config.hidden_size)
     kept = sealed.load(file, source, pa.schema({"embedding": row})) if file else None
-    if kept is not None and len(kept) == len(texts):
+    # All processes compute it together if one of them lacks it.
+    if np.all(multihost_utils.process_allgather(np.array(kept is not None and len(kept) == len(texts)))):
+        assert kept is not None
         return kept.column(0).combine_chunks().flatten().to_numpy().reshape(len(texts), -1)
     tokens = tokenize(tower.tokenizer, texts, config.max_tokens, cache)
     table = encode_table(tower.bert_config, tower.params, tokens, config.pool)
-    if file:
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), type=row)
-        sealed.save(pa.table([rows], ["embedding"]), file, source)
+    stored = pa.table([pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), type=row)], ["embedding"])
+    if file and jax.process_index() == 0:
+        sealed.save(stored, file, source)
+    multihost_utils.sync_global_devices("frozen table")
+    if file and not file.exists():  # this process has a disk of its own
+        sealed.save(stored, file, source)
     return table

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from etp_jax.errors import EtpError
 from etp_jax.shards.reader import ReportTable, Split
 from etp_jax.shards.record import patient_hash
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
+"""Arrays [n, ...] by name, one row for each row of the batch; a value may be a tree of them."""
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -120,13 +121,21 @@ class Batches:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
             `position` int32 [n], row in the global batch.
         """
+        batch = self.columns(step)
+        return {"ecg": self.split.ecg(self.paired[batch.pop("row")]), **batch}
+
+    def columns(self, step: int) -> Batch:
+        """Reads this host's rows of global batch `step` without their signals.
+
+        Returns:
+            `rows` with `lead_mask` and `report`, see `at`.
+        """
         rows = self.rows(step)
         records = self.paired[rows["row"]]
         return {
-            "ecg": self.split.ecg(records),
             "lead_mask": self.split.columns.lead_mask[records],
             "report": self.reports.number[records],
-            "position": rows["position"],
+            **rows,
         }
 
 

@@ -1,36 +1,36 @@
 """Transfer of batches to the devices, and the number of steps per dispatch.
 
-On the host path every batch is read and sent to the devices. In resident mode every device holds the training split,
-and only the row numbers of a batch are sent. The step gets the same input in both modes, bit for bit.
+On the host path every batch is read and sent to the devices. If the training split is on the devices (`resident.py`),
+only the row numbers of a batch are sent. The step gets the same input in all cases, bit for bit.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
-from etp_jax.config import DataConfig, RunConfig, TrainConfig
+from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.training.batches import Batch, Batches, prefetch
-from etp_jax.training.parallel import REPLICATED, Parallel
+from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.report_table import DeviceReports
+from etp_jax.training.resident import (
+    RESIDENT_SHARE,
+    Residency,
+    Step,
+    device_bytes,
+    exchanging,
+    free_bytes,
+    gathering,
+    put_split,
+    residency,
+)
 
-Step = Callable[[Any, dict[str, jax.Array], Any], tuple[Any, dict[str, jax.Array]]]
-
-PIECE = 64 * 2**20
-"""Bytes of signals read and sent at a time, so that the host never holds a whole split."""
 PREFETCH = 2
 """Number of batches (one per dispatch) that are prefetched to the devices."""
-WIDEST = 94 * 128
-"""Maximum values in a row of the resident table. A TPU gathers rows of whole tiles of 128 values in place if they are
-not much wider; from any other table it copies all of it at every dispatch."""
-RESIDENT_SHARE = 0.5
-"""Maximum share of a device's free memory for resident records; parameters and reports are already on the device."""
 MOST_STEPS = 10
 """Maximum steps per dispatch when the number is automatic; the host overhead, about a millisecond, is then
 negligible."""
@@ -40,30 +40,37 @@ class DeviceFeed:
     """Feeds the batches of a run to the devices.
 
     Attributes:
-        per_dispatch: maximum number of steps in one dispatch.
+        residency: where the records are kept.
         resident_bytes: bytes of resident records on each device; 0 on the host path.
+        per_dispatch: maximum number of steps in one dispatch.
+        tables: last argument of the dispatch: the report table, and a resident split.
     """
 
-    def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel) -> None:
-        """Puts the split on the devices in resident mode; all other data should be there before, as it takes memory."""
-        self._batches, self._parallel = batches, parallel
-        resident = _is_resident(config.data, batches, parallel)
-        self._split = _put_split(batches, parallel) if resident else None
-        self.resident_bytes = _split_bytes(batches) if resident else 0
-        self.per_dispatch = steps_per_dispatch(config.run, resident, parallel.platform)
+    def __init__(self, config: TrainConfig, batches: Batches, parallel: Parallel, reports: DeviceReports) -> None:
+        """Puts a resident split on the devices; all other data should be there before, as it takes memory."""
+        self._batches, self._parallel, self._reports = batches, parallel, reports
+        shards = batches.split.shards
+        sizes = device_bytes(len(batches.paired), shards.samples, len(shards.leads), parallel.devices)
+        free = free_bytes(parallel)
+        self.residency: Residency = residency(config.data.resident, sizes, free)
+        self.resident_bytes = sizes[self.residency]
+        self.per_dispatch = steps_per_dispatch(config.run, self.residency, parallel.platform)
+        self.tables: Any = reports.table
+        if self.residency != "never":
+            self.tables = reports.table, put_split(batches, parallel, self.residency)
+        self._reason = _reason(sizes, free) if config.data.resident == "auto" and free else ""
 
-    def wrap(self, step: Step) -> Step:
-        """Returns `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
+    def wrap(self, step: Step) -> Any:
+        """Returns `Parallel`'s `dispatch(state, batch, tables)`, which makes all steps of a batch from `batches`."""
         samples = self._batches.split.shards.samples
-        return dispatching(step, self._split is not None, self.per_dispatch, samples)
-
-    def tables(self, texts: Any) -> Any:
-        """Returns the last argument of the dispatch, from the report table on the devices."""
-        return texts if self._split is None else (texts, self._split)
+        return dispatching(step, self.residency, self.per_dispatch, samples, self._parallel)
 
     def batches(self, spans: Iterable[range]) -> Generator[tuple[range, Any], None, None]:
         """Yields the steps of each dispatch and their batch on the devices, prepared in the background."""
-        read = self._batches.at if self._split is None else self._batches.rows
+        by_residency = {"always": self._batches.rows, "sharded": self._batches.columns, "never": self._batches.at}
+
+        def read(step: int) -> Batch:
+            return self._reports.with_rows(by_residency[self.residency](step), self._batches.columns(step)["report"])
 
         def put(steps: range) -> Any:
             batches = [read(step) for step in steps]
@@ -74,22 +81,37 @@ class DeviceFeed:
 
     def __str__(self) -> str:
         """Returns a line that describes the feed to the user."""
-        where = f"read as needed, {PREFETCH} batches ahead"
-        if self._split is not None:
-            where = f"resident, {len(self._batches.paired)} records ({self.resident_bytes / 2**20:.1f} MiB) a device"
-        return f"  data: {where}; {self.per_dispatch} step(s) a dispatch"
+        records, size = len(self._batches.paired), f"{self.resident_bytes / 2**20:.1f} MiB"
+        where = {
+            "always": f"resident, {records} records ({size}) a device",
+            "sharded": f"resident, {records} records sharded over {self._parallel.devices} devices ({size} a device)",
+            "never": f"read as needed, {PREFETCH} batches ahead",
+        }
+        return f"  data: {where[self.residency]}; {self.per_dispatch} step(s) a dispatch{self._reason}"
 
 
-def steps_per_dispatch(config: RunConfig, resident: bool, platform: str) -> int:
+def _reason(sizes: dict[Residency, int], free: int) -> str:
+    """Gives the figures by which `auto` chose."""
+    every, sharded, most = (size / 2**20 for size in (sizes["always"], sizes["sharded"], RESIDENT_SHARE * free))
+    return (
+        f"\n  --data.resident auto: all records take {every:.1f} MiB a device, sharded {sharded:.1f}; "
+        f"at most {most:.1f} ({RESIDENT_SHARE:.0%} of the free memory) are used"
+    )
+
+
+def steps_per_dispatch(config: RunConfig, kept: Residency, platform: str) -> int:
     """Returns the maximum number of steps in one dispatch: the option, or else an automatic number."""
-    many = resident and platform != "cpu"
+    many = kept != "never" and platform != "cpu"
     return config.steps_per_dispatch or (min(MOST_STEPS, config.log_every) if many else 1)
 
 
-def dispatching(step: Step, resident: bool, per_dispatch: int, samples: int) -> Step:
+def dispatching(step: Step, kept: Residency, per_dispatch: int, samples: int, parallel: Parallel) -> Any:
     """Returns the function that a run dispatches: a step with its gather of resident records, or a loop of them."""
-    step = gathering(step, samples) if resident else step
-    return step if per_dispatch == 1 else several(step)
+    step = step if kept == "never" else gathering(step, samples)
+    step = step if per_dispatch == 1 else several(step)
+    if kept == "sharded":
+        return parallel.wrap_train_step(exchanging(step, samples), (REPLICATED, SPLIT))
+    return parallel.wrap_train_step(step)
 
 
 def dispatches(start: int, stop: int, most: int, *intervals: int) -> Iterator[range]:
@@ -104,7 +126,7 @@ def joined(batches: Sequence[Batch], size: int) -> Batch:
     """Stacks the batches of several steps, [n, size, ...]; padding up to `size` steps has `position` -1."""
     missing = {**batches[-1], "position": np.full_like(batches[-1]["position"], -1)}
     every = [*batches, *[missing] * (size - len(batches))]
-    return {name: np.stack([batch[name] for batch in every], axis=1) for name in missing}
+    return jax.tree.map(lambda *rows: np.stack(rows, axis=1), *every)
 
 
 def several(step: Step) -> Step:
@@ -122,92 +144,11 @@ def several(step: Step) -> Step:
 
         def turn(i: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
             state, rows = carried
-            state, metrics = step(state, {name: x[:, i] for name, x in batch.items()}, tables)
+            state, metrics = step(state, jax.tree.map(lambda x: x[:, i], batch), tables)
             return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
 
-        one = jax.eval_shape(step, state, {name: x[:, 0] for name, x in batch.items()}, tables)[1]
+        one = jax.eval_shape(step, state, jax.tree.map(lambda x: x[:, 0], batch), tables)[1]
         rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
         return jax.lax.fori_loop(0, jnp.sum(batch["position"][0] >= 0), turn, (state, rows))
 
     return steps
-
-
-def row_shape(values: int) -> tuple[int, int]:
-    """Returns the rows that a record of `values` values takes in the resident table, and their width."""
-    rows = -(-values // WIDEST)
-    return rows, -(-values // (128 * rows)) * 128
-
-
-def table_shapes(records: int, samples: int, leads: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the resident table.
-
-    Returns:
-        `ecg` int16 [records * rows, width] (`row_shape`), flat because TPUs pad a last axis of 12 to 128; `lead_mask`
-        bool [records, leads]; `report` int32 [records].
-    """
-    rows, width = row_shape(samples * leads)
-    return {
-        "ecg": jax.ShapeDtypeStruct((records * rows, width), jnp.int16),
-        "lead_mask": jax.ShapeDtypeStruct((records, leads), jnp.bool_),
-        "report": jax.ShapeDtypeStruct((records,), jnp.int32),
-    }
-
-
-def gathering(step: Step, samples: int) -> Step:
-    """Turns a step into one that takes `Batches.rows` and gathers the records from its last argument."""
-
-    def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
-        texts, split = tables
-        records = {name: split[name][batch["row"]] for name in ("lead_mask", "report")}
-        count, leads = records["lead_mask"].shape
-        rows, width = row_shape(samples * leads)
-        taken = (batch["row"][:, None] * rows + jnp.arange(rows, dtype=jnp.int32)).reshape(-1)
-        ecg = split["ecg"][taken].reshape(count, rows * width)[:, : samples * leads]
-        records["ecg"] = ecg.reshape(count, samples, leads)
-        # The barrier keeps XLA from fusing the gather with the step, so the step has the bits of the host path.
-        return step(state, jax.lax.optimization_barrier({**records, "position": batch["position"]}), texts)
-
-    return gathered
-
-
-def _split_bytes(batches: Batches) -> int:
-    """Returns the bytes of the resident table."""
-    shards = batches.split.shards
-    table = table_shapes(len(batches.paired), shards.samples, len(shards.leads)).values()
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in table)
-
-
-def has_room(devices: Iterable[Any], size: int, share: float) -> bool:
-    """Whether `size` bytes fit in this share of every device's free memory; False on a CPU, which reports none."""
-    stats = [device.memory_stats() or {} for device in devices]
-    return all(size <= share * (memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)) for memory in stats)
-
-
-def _is_resident(config: DataConfig, batches: Batches, parallel: Parallel) -> bool:
-    """Decides whether the records are resident; the answer is the same on all hosts."""
-    if config.resident != "auto":
-        return config.resident == "always"
-    fits = has_room(parallel.mesh.local_mesh.devices.flat, _split_bytes(batches), RESIDENT_SHARE)
-    return bool(multihost_utils.process_allgather(np.array(fits)).all())
-
-
-def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
-    """Copies the records of `batches.paired` to every device, as `table_shapes` describes."""
-    split, paired = batches.split, batches.paired
-    values = split.shards.samples * len(split.shards.leads)
-    rows, width = row_shape(values)
-    size = min(len(paired), max(1, PIECE // split.shards.signal_bytes))
-    everywhere = NamedSharding(parallel.mesh.local_mesh, REPLICATED)
-
-    def load(start: int) -> jax.Array:
-        piece = np.zeros((size, rows * width), np.int16)
-        piece[:, :values] = split.ecg(paired[start : start + size]).reshape(size, values)
-        return jax.device_put(piece.reshape(size * rows, width), everywhere)
-
-    write = jax.jit(lambda ecg, piece, row: jax.lax.dynamic_update_slice(ecg, piece, (row, 0)), donate_argnums=0)
-    ecg = jnp.zeros((len(paired) * rows, width), jnp.int16, device=everywhere)
-    starts = (min(start, len(paired) - size) for start in range(0, len(paired), size))  # the last piece is full too
-    for start, piece in prefetch(starts, load):
-        ecg = jax.block_until_ready(write(ecg, piece, start * rows))
-    table = {"lead_mask": split.columns.lead_mask[paired], "report": batches.reports.number[paired]}
-    return parallel.replicate({"ecg": ecg, **table})

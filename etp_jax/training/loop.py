@@ -29,9 +29,10 @@ from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.room import check_fits
 from etp_jax.training.signals import StopSignals
-from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
+from etp_jax.training.step import TrainState, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
 
 
@@ -134,9 +135,12 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
 
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
-    texts, state = parallel.replicate((device_texts(texts), state))
+    state = parallel.replicate(state)
+    on_devices = DeviceReports(texts, config.model.text.precision, parallel)
+    if not on_devices.resident:
+        _say(str(on_devices))
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
-    feed = DeviceFeed(config, data.batches, parallel)
+    feed = DeviceFeed(config, data.batches, parallel, on_devices)
     _say(str(feed))
     step = make_train_step(model, optimizer, schedule, config, data.shards.fs, parallel.platform)
     return _Run(
@@ -145,8 +149,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
         feed=feed,
-        dispatch=parallel.wrap_train_step(feed.wrap(step)),
-        tables=feed.tables(texts),
+        dispatch=feed.wrap(step),
+        tables=feed.tables,
         validation=validation,
         checkpoints=checkpoints,
         compatibility=compatibility,
@@ -244,8 +248,7 @@ def _run(run: _Run) -> int | None:
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
             if done == run.start:
-                resident = run.feed.resident_bytes > 0
-                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, resident)
+                check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, run.feed.residency)
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)
             done = steps.stop
@@ -291,5 +294,5 @@ def _user_errors(workdir: Path) -> Iterator[None]:
             raise
         raise EtpError(
             f"the device's memory is too small ({one_line(error)}); lower --data.batch-size, "
-            "or leave the records on the host (--data.resident never)"
+            "or keep the records elsewhere (--data.resident sharded or never)"
         ) from error

@@ -45,9 +45,14 @@ class Parallel:
         platform = self.mesh.devices.flat[0].platform
         return "gpu" if platform == "cuda" else platform
 
-    def wrap_train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `step(state, batch, texts) -> (state, metrics)`; both are replicated, the state is donated."""
-        return self._wrap(step, (REPLICATED, SPLIT, REPLICATED), donate=(0,))
+    def wrap_train_step(self, step: Callable[..., Any], tables: Any = REPLICATED) -> Callable[..., Any]:
+        """Wraps `step(state, batch, tables) -> (state, metrics)`; both are replicated, the state is donated.
+
+        Args:
+            step: function of one device.
+            tables: `REPLICATED`, or a tuple with `SPLIT` for those of the tables of which each device has a part.
+        """
+        return self._wrap(step, (REPLICATED, SPLIT, tables), donate=(0,))
 
     def wrap_eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps `step(params, batch_stats, batch, texts) -> rows`; all hosts get the rows of the whole global batch."""
@@ -57,9 +62,11 @@ class Parallel:
 
         return self._wrap(gathered, (REPLICATED, REPLICATED, SPLIT, REPLICATED), donate=())
 
-    def _wrap(self, step: Callable[..., Any], specs: tuple[PartitionSpec, ...], donate: tuple[int, ...]) -> Any:
+    def _wrap(self, step: Callable[..., Any], specs: tuple[Any, ...], donate: tuple[int, ...]) -> Any:
         if self.mode == "pmap":
-            axes = tuple(0 if spec == SPLIT else None for spec in specs)
+            axes: Any = jax.tree.map(
+                lambda spec: 0 if spec == SPLIT else None, specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+            )
             devices = list(self.mesh.devices.flat)
             return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donate, devices=devices)
         # check_vma would sum gradients a second time: the step's own pmean is the whole reduction.
@@ -79,6 +86,15 @@ class Parallel:
         local = NamedSharding(self.mesh.local_mesh, SPLIT)
         count = self.mesh.local_mesh.size
         return jax.tree.map(lambda x: jax.device_put(x.reshape(count, -1, *x.shape[1:]), local), batch)
+
+    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """Joins an array of each of this host's devices, in order, to one in the layout of `put_batch`.
+
+        With pmap their first axis must have length 1; it becomes that of the devices. No data are copied.
+        """
+        mesh = self.mesh.local_mesh if self.mode == "pmap" else self.mesh
+        shape = mesh.size * parts[0].shape[0], *parts[0].shape[1:]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, SPLIT), list(parts))
 
     def replicate(self, tree: Any) -> Any:
         """Copies a tree to every device: a new state, a restored one, or the report table.

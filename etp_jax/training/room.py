@@ -15,6 +15,7 @@ import jax
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.resident import Residency
 
 GIB = 2**30
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -29,7 +30,7 @@ def check_fits(
     args: tuple[Any, Any, Any],
     config: TrainConfig,
     parallel: Parallel,
-    resident: bool,
+    kept: Residency,
     options: dict[str, Any] | None = None,
 ) -> int | None:
     """Compiles a dispatch and compares the memory that XLA counts with that of a device.
@@ -41,7 +42,7 @@ def check_fits(
         args: state, batch and tables, or their shapes.
         config: config of the run.
         parallel: devices of the run.
-        resident: whether every device holds all records.
+        kept: where the records are kept.
         options: options of the compiler; a program compiled with some is not kept.
 
     Returns:
@@ -57,7 +58,7 @@ def check_fits(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         ratio = (refused_bytes(str(error)) or 0) / (limit or math.inf)
-        advice = _advice(config, parallel, ratio, resident)
+        advice = _advice(config, parallel, ratio, kept)
         raise EtpError(f"a step does not fit: {one_line(error)}; {advice}") from error
     if analysis is None:
         return None
@@ -65,7 +66,7 @@ def check_fits(
     needed = fixed + analysis.temp_size_in_bytes
     if limit is not None and needed > limit:
         ratio = analysis.temp_size_in_bytes / max(limit - fixed, 1)
-        advice = _advice(config, parallel, ratio, resident)
+        advice = _advice(config, parallel, ratio, kept)
         raise EtpError(
             f"a step needs {needed / GIB:.2f} GiB on each device, {analysis.temp_size_in_bytes / GIB:.2f} of them for "
             f"temporaries (XLA's count), and a device has {limit / GIB:.2f}; {advice}"
@@ -116,8 +117,12 @@ def smaller(config: TrainConfig, devices: int, parts: int) -> dict[str, TrainCon
     return changes
 
 
-def _advice(config: TrainConfig, parallel: Parallel, ratio: float, resident: bool) -> str:
-    options = [*smaller(config, parallel.devices, parts_for(ratio)), *(["--data.resident never"] if resident else [])]
+def _advice(config: TrainConfig, parallel: Parallel, ratio: float, kept: Residency) -> str:
+    options = [*smaller(config, parallel.devices, parts_for(ratio))]
+    if kept == "always" and parallel.devices > 1:
+        options.append("--data.resident sharded")
+    if kept != "never":
+        options.append("--data.resident never")
     if not options:
         return "it needs devices with more memory"
     return f"it may fit with {' or '.join(options)} (an estimate)"

@@ -73,27 +73,39 @@ class TokenTable:
         tokens = input_ids_RS.shape[1]
         return cls(np.pad(2 * input_ids_RS + attention_mask_RS, ((0, 0), (0, -tokens % 128))), tokens)
 
-    def rows(self, report_b: jax.Array) -> dict[str, jax.Array]:
-        """Selects {"input_ids", "attention_mask"} of reports by number."""
-        words_bS = self.words_RW[report_b][:, : self.tokens]
-        return {"input_ids": words_bS >> 1, "attention_mask": words_bS & 1}
+    def unpacked(self) -> dict[str, jax.Array]:
+        """Returns {"input_ids", "attention_mask"}, [R, S]."""
+        words_RS = self.words_RW[:, : self.tokens]
+        return {"input_ids": words_RS >> 1, "attention_mask": words_RS & 1}
 
 
-def device_texts(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Packs the token table of `build.text_inputs`, if there is one, for the devices."""
-    if "input_ids" not in texts:
-        return dict(texts)
+def device_texts(texts: Mapping[str, Any], precision: str = "float32") -> dict[str, Any]:
+    """Gives the tables of `build.text_inputs` the form that they have on the devices.
+
+    Args:
+        texts: tokens are packed, a tower's outputs are rounded to `precision`.
+        precision: `model.text.precision`.
+    """
     rest = {name: x for name, x in texts.items() if name not in ("input_ids", "attention_mask")}
+    if precision == "bfloat16":
+        rest = {name: np.asarray(x, jnp.bfloat16) for name, x in rest.items()}
+    if "input_ids" not in texts:
+        return rest
     return {**rest, "tokens": TokenTable.of(texts["input_ids"], texts["attention_mask"])}
 
 
-def text_input(texts: Mapping[str, Any], report_b: jax.Array) -> Any:
-    """Selects the input of the model's `encode_text` for reports by number: cached outputs, or tokens."""
-    if "embeddings" in texts:
-        return texts["embeddings"][report_b]
-    if "tokens" in texts:
-        return texts["tokens"].rows(report_b)
-    return {name: texts[name][report_b] for name in ("input_ids", "attention_mask")}
+def text_rows(texts: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the rows of the report table for a batch: those sent with it, or else those of its reports by number."""
+    return batch["texts"] if "texts" in batch else jax.tree.map(lambda x: x[batch["report"]], dict(texts))
+
+
+def text_input(rows: Mapping[str, Any]) -> Any:
+    """Returns the input of the model's `encode_text` from `text_rows`: cached outputs, or tokens."""
+    if "embeddings" in rows:
+        return rows["embeddings"]
+    if "tokens" in rows:
+        return rows["tokens"].unpacked()
+    return {name: rows[name] for name in ("input_ids", "attention_mask")}
 
 
 def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,9 +138,8 @@ def make_train_step(
         `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
         of `batches.Batches`. `texts` is the whole report table: {"embeddings" [R, D]} of a frozen tower, or
         {"input_ids", "attention_mask"} [R, S] or as `device_texts` packs them, with "semantic" [R, D] for `semantic`
-        pairs. The step returns the next
-        state and scalars: loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping),
-        learning_rate.
+        pairs; it is not read if `batch` has their rows as "texts". The step returns the next state and scalars: loss,
+        ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
         EtpError: pairs or score are unknown, or there is less than one micro-batch. The step itself raises it when
@@ -142,7 +153,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        semantic_bD = semantic_table(texts)[batch["report"]] if needs_tower(loss_config) else None
+        semantic_bD = semantic_table(text_rows(texts, batch)) if needs_tower(loss_config) else None
         mask = optim.trainable(state.params, config)
         fixed = optim.take(state.params, mask, learned=False)
 
@@ -153,7 +164,7 @@ def make_train_step(
             (_, ecg_bE), updated = model.apply(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
-            text = text_input(texts, rows["report"])
+            text = text_input(text_rows(texts, rows))
             text_bE: Any = model.apply(variables, text, dropout_keys, method="encode_text")
             return (ecg_bE, text_bE), updated.get("batch_stats", {})
 
@@ -203,7 +214,7 @@ def make_eval_step(model: DualEncoder) -> Callable[..., dict[str, jax.Array]]:
     ) -> dict[str, jax.Array]:
         variables = {"params": params, "batch_stats": batch_stats}
         encoded: Any = model.apply(variables, batch["ecg"], batch["lead_mask"], method="encode_ecg")
-        text: Any = model.apply(variables, text_input(texts, batch["report"]), method="encode_text")
+        text: Any = model.apply(variables, text_input(text_rows(texts, batch)), method="encode_text")
         return {"ecg": encoded[1], "text": text}
 
     return eval_step

@@ -22,7 +22,8 @@ from etp_jax.shards.reader import ReportTable, Split
 from etp_jax.training.batches import epoch_order
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.ranks import LARGEST_SCORES, SMALL, Ranks
-from etp_jax.training.step import TrainState, device_texts, make_eval_step, semantic_table
+from etp_jax.training.report_table import DeviceReports
+from etp_jax.training.step import TrainState, make_eval_step, semantic_table
 
 COLLAPSED = 0.99
 """Mean cosine of different ECGs or reports above which their embeddings have collapsed."""
@@ -74,7 +75,7 @@ class Validation:
         if len(self._records) == 0:
             raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
         self._report = reports.number
-        self._texts = parallel.replicate(device_texts(texts))
+        self._texts = DeviceReports(texts, config.model.text.precision, parallel)
         self._semantic = semantic_table(texts) if needs_tower(config.loss) else None
         self._encode = parallel.wrap_eval_step(make_eval_step(model))
         self._loss_of = jax.jit(self._batch_loss)
@@ -126,7 +127,8 @@ class Validation:
                 "lead_mask": self._split.columns.lead_mask[rows],
                 "report": self._report[rows],
             }
-            encoded = self._encode(params, batch_stats, self._parallel.put_batch(batch), self._texts)
+            batch = self._parallel.put_batch(self._texts.with_rows(batch, batch["report"]))
+            encoded = self._encode(params, batch_stats, batch, self._texts.table)
             ecg.append(np.asarray(encoded["ecg"]))
             text.append(np.asarray(encoded["text"]))
         count = len(self._records)

@@ -40,6 +40,7 @@ def quickly(topology: str, config: TrainConfig, samples: int = 1000, records: in
 
 CASES: dict[str, Any] = {
     "METS, resident": ("mets", {"data": {"resident": "always"}}, {"samples": 5000, "records": 2000}),
+    "METS, sharded": ("mets", {"data": {"resident": "sharded"}}, {"samples": 5000, "records": 16_000}),
     "ptbxl": ("ptbxl", {"data": {"resident": "never"}}, {}),
     "METS, blocked loss": ("mets", {"data": {"resident": "never"}, "loss": {"block": 64}}, {}),
     "ETP, scanned": ("etp", {"data": {"resident": "never"}, "model.text": {"scan": True, "remat": True}}, {}),
@@ -55,7 +56,7 @@ def test_nothing_large_is_copied_and_no_loop_is_over_the_examples(name: str) -> 
     config = change(config, model={"text": text}, **options)
     found = quickly("v5e:2x4", config, **sizes)
     assert found["fits"] and (found["chips"], found["hosts"], found["device"]) == (CHIPS, 2, "TPU v5 lite")
-    assert found["precision"] == "bfloat16" and found["resident"] == (options["data"]["resident"] == "always")
+    assert found["precision"] == "bfloat16" and found["resident"] == options["data"]["resident"]
     assert found["program"]["collectives"]["all-reduce"]["number"] > 0
     assert [copy for copy in found["program"]["copies"] if copy["bytes"] > LARGEST_COPY] == []
     assert example_loops(found, change(config, data={"batch_size": ROWS * CHIPS})) == {}

@@ -28,7 +28,8 @@ ABOUT = {
     "device": "TPU v5 lite",
     "device_bytes": 16 * GIB,
     "precision": "bfloat16",
-    "resident": False,
+    "resident": "never",
+    "texts_resident": True,
     "per_dispatch": 1,
 }
 FITS = {

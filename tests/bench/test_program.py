@@ -22,7 +22,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.step import device_texts
+from etp_jax.training.report_table import DeviceReports
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 SIZES = Sizes(samples=1000, records=5000, reports=500, tokens=64)
@@ -57,10 +57,11 @@ def test_every_recipe_lowers(recipe: str, platform: str, monkeypatch: pytest.Mon
     "changes",
     [
         {"data": {"resident": "always"}, "optim": {"micro_batches": 4}},
+        {"data": {"resident": "sharded"}, "optim": {"micro_batches": 4}},
         {"loss": {"block": 16}},
         {"loss": {"fnm_weight": 1.0, "pairs": "semantic"}},
     ],
-    ids=["resident, micro-batches", "blocked loss", "semantic pairs"],
+    ids=["resident, micro-batches", "sharded, micro-batches", "blocked loss", "semantic pairs"],
 )
 def test_options_lower(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "xbf16>" in lowered(change(load_recipe("mets"), **changes), "tpu", monkeypatch)
@@ -84,21 +85,22 @@ def test_the_attention_kernel_is_that_of_the_platform(platform: str, monkeypatch
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-@pytest.mark.parametrize(("resident", "per_dispatch"), [("never", 1), ("always", 1), ("always", 3)])
+@pytest.mark.parametrize(
+    ("resident", "per_dispatch"), [("never", 1), ("always", 1), ("always", 3), ("sharded", 1), ("sharded", 3)]
+)
 def test_a_plan_has_the_arguments_of_a_run(tmp_path: Path, mode: Any, resident: Any, per_dispatch: int) -> None:
     shards = Shards(write_shards(tmp_path / "shards"))
     batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0)
     run = {"parallel": mode, "steps_per_dispatch": per_dispatch}
     config = change(tiny_config(shards.folder), data={"resident": resident}, run=run)
     parallel = Parallel(mode, jax.devices()[:1])
-    feed = DeviceFeed(config, batches, parallel)
-    batch = next(iter(feed.batches([range(per_dispatch)])))[1]
     reports = {name: np.zeros((5, 16), np.int32) for name in ("input_ids", "attention_mask")}
-    tables = feed.tables(parallel.replicate(device_texts(reports)))
+    feed = DeviceFeed(config, batches, parallel, DeviceReports(reports, "float32", parallel))
+    batch = next(iter(feed.batches([range(per_dispatch)])))[1]
 
     built = program(config, Sizes(SAMPLES, len(batches.paired), 5, 16), parallel)
-    assert (built.resident, built.per_dispatch) == (resident == "always", per_dispatch)
-    assert shapes(built.args[1:]) == shapes((batch, tables))
+    assert (built.resident, built.per_dispatch) == (resident, per_dispatch)
+    assert shapes(built.args[1:]) == shapes((batch, feed.tables))
 
 
 def shapes(tree: Any) -> Any:
@@ -110,11 +112,13 @@ def test_what_automatic_residency_decides(monkeypatch: pytest.MonkeyPatch) -> No
     table = SIZES.records * SIZES.record_bytes
     assert SIZES.record_bytes == 2 * SIZES.samples * len(LEADS) + len(LEADS) + 4
     parallel = Parallel("pmap", jax.devices()[:1])
-    assert not program(config, SIZES, parallel, 10 * table).resident
+    assert program(config, SIZES, parallel, 10 * table).resident == "never"
     monkeypatch.setattr(Parallel, "platform", "tpu")
     large, small = (program(config, SIZES, parallel, size) for size in (10 * table, 2 * table))
-    assert (large.resident, large.per_dispatch) == (True, 10)
-    assert (small.resident, small.per_dispatch) == (False, 1)
+    assert (large.resident, large.per_dispatch) == ("always", 10)
+    assert (small.resident, small.per_dispatch) == ("never", 1)
+    several = program(config, SIZES, Parallel("pmap", jax.devices() * 8), 2 * table)
+    assert (several.resident, several.per_dispatch) == ("sharded", 10)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from etp_jax.config import TextTowerConfig
@@ -26,6 +31,7 @@ from etp_jax.models.text_tower import (
 )
 from etp_jax.models.tokenizer import Tokenizer, wordpiece
 from etp_jax.models.tokens import tokenize
+from tests.helpers.devices import ROOT
 from tests.helpers.weights import draw_variables
 
 REPORTS = (
@@ -35,11 +41,18 @@ REPORTS = (
     "",
 )
 
+MANY = [f"{report} {number}" for number in range(40) for report in REPORTS[:3]] + list(REPORTS)
+"""Reports of three batches, the last one not full."""
+
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tower() -> TextTower:
+    return small_tower()
+
+
+def small_tower() -> TextTower:
     tokenizer = Tokenizer.train_wordpiece(REPORTS * 3, 120)
     config = BertConfig(tokenizer.size, 8, 1, 2, 16, max_position_embeddings=64)
     ids = jnp.zeros((1, 4), jnp.int32)
@@ -118,6 +131,34 @@ def test_damaged_caches_are_computed_again(tower: TextTower, tmp_path: Path) -> 
             assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_processes_compute_a_table_together(tower: TextTower, tmp_path: Path, shared: bool) -> None:
+    """Each encodes every second batch; one of them may have the table already."""
+    table = frozen_table(tower, TextTowerConfig(pool="mean"), MANY, tmp_path / "0" if shared else None)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folders = [tmp_path / ("1" if shared else str(number)) for number in range(2)]
+    if not shared:  # the second has the table, the first has not
+        frozen_table(tower, TextTowerConfig(pool="mean"), MANY, folders[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, str(port), str(number), str(folder)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, folder in enumerate(folders)
+    ]
+    counts = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in processes]
+    assert counts == [2, 1]  # of three batches
+    for folder in folders:
+        (file,) = folder.glob("text-*.arrow")
+        kept = pa.ipc.open_stream(file.read_bytes()).read_all().column(0).combine_chunks()
+        np.testing.assert_array_equal(kept.flatten().to_numpy().reshape(table.shape), table)
+
+
 def test_statements_are_read_one_by_one(tower: TextTower) -> None:
     """A report is the mean of its statements' unit vectors; the order of the statements does not matter."""
     config = TextTowerConfig(pool="mean", frozen=True, unit="statements", template="It is {report}")
@@ -175,3 +216,17 @@ def test_pretrained() -> None:
 def test_towers_that_cannot_be(config: TextTowerConfig, message: str) -> None:
     with pytest.raises(EtpError, match=message):
         build_text(config, REPORTS)
+
+
+if __name__ == "__main__":
+    port, number, folder = sys.argv[1:]
+    jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+    encoded, encode = [], text_tower.encode_tokens
+
+    def counting(*args: Any) -> Any:
+        encoded.append(args)
+        return encode(*args)
+
+    text_tower.encode_tokens = counting  # pyright: ignore[reportAttributeAccessIssue]
+    frozen_table(small_tower(), TextTowerConfig(pool="mean"), MANY, Path(folder))
+    print(json.dumps(len(encoded)))

@@ -22,13 +22,16 @@ from flax import linen as nn
 
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
+from etp_jax.models.layers import AXIS
 from etp_jax.shards.reader import Shards
-from etp_jax.training import feed as feed_module
-from etp_jax.training import optim
+from etp_jax.training import optim, report_table
+from etp_jax.training import resident as resident_module
 from etp_jax.training.batches import Batches
-from etp_jax.training.feed import DeviceFeed, dispatches, has_room
-from etp_jax.training.parallel import Parallel
+from etp_jax.training.feed import DeviceFeed, dispatches
+from etp_jax.training.parallel import SPLIT, Parallel
 from etp_jax.training.progress import Progress
+from etp_jax.training.report_table import DeviceReports
+from etp_jax.training.resident import exchange, free_bytes, residency
 from etp_jax.training.step import init_state, make_train_step
 from tests.helpers.devices import run_on
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
@@ -65,38 +68,51 @@ def trained(config: TrainConfig, batches: Batches, dtype: str) -> list[np.ndarra
     params["logit_scale"] = np.array(2, dtype)
     texts = {"embeddings": rng.normal(size=(len(batches.reports.reports), 6)).astype(dtype)}
     optimizer, schedule = optim.make_optimizer(config.optim, batches.steps_per_epoch)
-    state, texts = parallel.replicate((init_state({"params": params, "batch_stats": {}}, optimizer, config), texts))
-    feed = DeviceFeed(config, batches, parallel)
-    dispatch = parallel.wrap_train_step(feed.wrap(make_train_step(model, optimizer, schedule, config, 100, "cpu")))  # pyright: ignore[reportArgumentType]
+    state = parallel.replicate(init_state({"params": params, "batch_stats": {}}, optimizer, config))
+    feed = DeviceFeed(config, batches, parallel, DeviceReports(texts, "float32", parallel))
+    dispatch = feed.wrap(make_train_step(model, optimizer, schedule, config, 100, "cpu"))  # pyright: ignore[reportArgumentType]
     rows = []
     for steps, batch in feed.batches(dispatches(0, STEPS, feed.per_dispatch, *INTERVALS)):
-        state, metrics = dispatch(state, batch, feed.tables(texts))
+        state, metrics = jax.block_until_ready(dispatch(state, batch, feed.tables))
         rows.append(np.stack([np.atleast_1d(metrics[name])[: len(steps)] for name in sorted(metrics)]))
     return [*map(np.asarray, jax.tree.leaves(state)), np.concatenate(rows, axis=1)]
 
 
 def measure() -> dict[str, Any]:
     """Digests of float32 runs both ways; float64 runs' deviation from the host's path, a step at a time."""
-    feed_module.PIECE = 7 * 2 * SAMPLES * len(LEADS)  # so that the records take several pieces, not all of them whole
-    feed_module.WIDEST = SAMPLES * len(LEADS) // 4  # so that a record takes several rows
+    resident_module.PIECE = 3 * 2 * SAMPLES * len(LEADS)  # the records take several pieces, not all of them whole
+    resident_module.WIDEST = SAMPLES * len(LEADS) // 4  # so that a record takes several rows
     with tempfile.TemporaryDirectory() as folder:
         shards = Shards(write_shards(Path(folder) / "shards"))
-        batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0, devices=8, share=0.9)
+        batches = Batches(shards.split("train"), shards.reports("train"), 2 * BATCH, 0, devices=8, share=0.9)
         base = tiny_config(shards.folder)
 
-        def run(mode: str, resident: str, steps: int, dtype: str) -> list[np.ndarray]:
+        def run(
+            mode: str, resident: str, steps: int, dtype: str, micro_batches: int = 1, table: bool = True
+        ) -> list[np.ndarray]:
+            config = change(base, data={"resident": resident}, optim={"micro_batches": micro_batches})
             options = {"parallel": mode, "steps_per_dispatch": steps}
-            return trained(change(base, data={"resident": resident}, run=options), batches, dtype)
+            report_table.table_is_resident = lambda *_: table
+            return trained(change(config, run=options), batches, dtype)
 
         reference = run("shard_map", "never", 1, "float64")
-        several = {resident: run("shard_map", resident, 4, "float64") for resident in ("never", "always")}
+        several = {resident: run("shard_map", resident, 4, "float64") for resident in ("never", "always", "sharded")}
         return {
             "records": len(batches.paired),
             "types": sorted({str(x.dtype) for x in reference}),
             "bits": [
                 digest(run(mode, resident, 1, "float32"))
-                for mode, resident in (("shard_map", "never"), ("shard_map", "always"), ("pmap", "always"))
+                for mode in ("shard_map", "pmap")
+                for resident in ("never", "always", "sharded")
             ],
+            "micro-batches": [digest(run("pmap", resident, 1, "float32", 2)) for resident in ("never", "sharded")],
+            "rows of reports": [
+                digest(run("shard_map", "never", 1, "float32", table=False)),
+                digest(run("pmap", "always", 1, "float32", table=False)),
+                digest(run("pmap", "sharded", 1, "float32", table=False)),
+            ],
+            "several, rows of reports": digest(run("pmap", "sharded", 4, "float64", table=False)),
+            "several": [digest(run(mode, "sharded", 4, "float64")) for mode in ("shard_map", "pmap")],
             "deviation": {
                 resident: max(float(np.abs(x - y).max()) for x, y in zip(arrays, reference, strict=True))
                 for resident, arrays in several.items()
@@ -115,7 +131,11 @@ def outcome() -> dict[str, Any]:
 
 def test_resident_records_give_the_same_bits(outcome: dict[str, Any]) -> None:
     assert BATCH < outcome["records"] < 41  # of a share of the patients
-    assert len(outcome["bits"]) == 3 and len(set(outcome["bits"])) == 1
+    assert outcome["records"] % 8  # so that the devices' parts are not of one size
+    assert len(outcome["bits"]) == 6 and len(set(outcome["bits"])) == 1
+    assert len(set(outcome["micro-batches"])) == 1
+    assert len({*outcome["several"], outcome["several, rows of reports"]}) == 1
+    assert {*outcome["rows of reports"]} == {*outcome["bits"]}
 
 
 def test_several_steps_a_dispatch_give_the_same_but_for_rounding(outcome: dict[str, Any]) -> None:
@@ -123,11 +143,36 @@ def test_several_steps_a_dispatch_give_the_same_but_for_rounding(outcome: dict[s
     assert max(outcome["deviation"].values()) < 1e-10
 
 
+def measure_exchange() -> list[bool]:
+    """Whether every device gets the records of its rows, in orders that are more and less balanced."""
+    parallel, rng, rows = Parallel("shard_map"), np.random.default_rng(0), 2
+    records = rng.integers(-9, 9, (61, rows, 8), np.int16)
+    padded = np.concatenate([records, np.zeros((3, rows, 8), np.int16)])
+    table = np.concatenate([padded[device::8] for device in range(8)]).reshape(-1, 8)
+
+    def dispatch(state: Any, batch: Any, table: Any) -> Any:
+        got = exchange(batch["record"], table, rows)
+        return state, {"ecg": jax.lax.all_gather(got, AXIS, tiled=True)}
+
+    wrapped = parallel.wrap_train_step(dispatch, SPLIT)
+    orders = [rng.permutation(61)[:40], rng.permutation(61)[:56], np.full(40, 60), np.arange(40) // 5, np.zeros(8, int)]
+    orders.append(np.repeat(np.arange(8), 7))  # each device sends to one other, or to itself, only
+    table, right = parallel.put_batch(table), []
+    for order in orders:
+        got = wrapped({}, parallel.put_batch({"record": order.astype(np.int32)}), table)[1]["ecg"]
+        right.append(np.array_equal(np.asarray(got).reshape(-1, rows, 8), records[order]))
+    return right
+
+
+def test_the_exchange_is_right_for_every_order() -> None:
+    assert run_on(8, measure_exchange) == [True] * 6
+
+
 @pytest.mark.parametrize(
     ("samples", "shape"), [(1000, (1, 12_032)), (5000, (5, 12_032)), (1003, (2, 6144)), (7, (1, 128))]
 )
 def test_rows_of_the_resident_table_are_whole_tiles_that_hold_a_record(samples: int, shape: tuple[int, int]) -> None:
-    assert feed_module.row_shape(12 * samples) == shape
+    assert resident_module.row_shape(12 * samples) == shape
     assert shape[1] % 128 == 0 and shape[0] * shape[1] >= 12 * samples
 
 
@@ -143,13 +188,20 @@ def test_dispatches_share_the_steps_out(most: int) -> None:
 
 
 def test_room_is_a_share_of_the_fullest_devices_free_memory() -> None:
-    def device(memory: Any) -> Any:
-        return SimpleNamespace(memory_stats=lambda: memory)
+    def free(*memories: Any) -> int:
+        devices = np.array([SimpleNamespace(memory_stats=lambda m=memory: m) for memory in memories], object)
+        parallel: Any = SimpleNamespace(mesh=SimpleNamespace(local_mesh=SimpleNamespace(devices=devices)))
+        return free_bytes(parallel) // 2**20
 
-    free, full = device({"bytes_limit": 1000, "bytes_in_use": 200}), device({"bytes_limit": 1000, "bytes_in_use": 600})
-    assert has_room([free], 400, 0.5) and not has_room([free], 401, 0.5)
-    assert has_room([free, full], 200, 0.5) and not has_room([free, full], 201, 0.5)
-    assert not has_room([free, device(None)], 1, 1.0)
+    empty, full = ({"bytes_limit": 1000 * 2**20, "bytes_in_use": used * 2**20} for used in (200, 600))
+    assert (free(empty), free(empty, full), free(empty, None)) == (800, 400, 0)
+
+    def chosen(whole: int, part: int, free: int) -> str:
+        return residency("auto", {"always": whole, "sharded": part, "never": 0}, free)
+
+    assert [chosen(whole, 50, 800) for whole in (400, 401)] == ["always", "sharded"]
+    assert [chosen(800, part, 800) for part in (400, 401)] == ["sharded", "never"]
+    assert chosen(1, 1, 0) == "never"
 
 
 @pytest.fixture
@@ -158,20 +210,32 @@ def batches(tmp_path: Path) -> Batches:
     return Batches(shards.split("train"), shards.reports("train"), BATCH, 0)
 
 
-def test_what_auto_chooses(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def reports() -> DeviceReports:
+    return DeviceReports({"embeddings": np.zeros((5, 6), np.float32)}, "float32", Parallel("pmap", jax.devices()[:1]))
+
+
+def test_what_auto_chooses(batches: Batches, reports: DeviceReports, monkeypatch: pytest.MonkeyPatch) -> None:
     config, parallel = tiny_config(batches.split.shards.folder), Parallel("pmap", jax.devices()[:1])
-    on_cpu = DeviceFeed(config, batches, parallel)
+    on_cpu = DeviceFeed(config, batches, parallel, reports)
     assert (on_cpu.resident_bytes, on_cpu.per_dispatch) == (0, 1)
     assert str(on_cpu) == "  data: read as needed, 2 batches ahead; 1 step(s) a dispatch"
 
-    padded = -(-SAMPLES * 12 // 128) * 128
-    monkeypatch.setattr(feed_module, "has_room", lambda devices, size, share: size == 41 * (2 * padded + 12 + 4))
-    assert DeviceFeed(config, batches, parallel).resident_bytes == 41 * (2 * padded + 12 + 4)
-    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).resident_bytes == 0
+    padded, GIB = -(-SAMPLES * 12 // 128) * 128, 2**30
+    monkeypatch.setattr("etp_jax.training.feed.free_bytes", lambda _: GIB)
+    every = DeviceFeed(config, batches, parallel, reports)
+    assert (every.residency, every.resident_bytes) == ("always", 41 * (2 * padded + 12 + 4))
+    assert str(every).splitlines()[1] == (
+        "  --data.resident auto: all records take 0.1 MiB a device, sharded 0.1; at most 512.0 "
+        "(50% of the free memory) are used"
+    )
+    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel, reports).resident_bytes == 0
     monkeypatch.setattr(Parallel, "platform", "gpu")
     for log_every, steps in ((20, 10), (4, 4)):
-        assert DeviceFeed(change(config, run={"log_every": log_every}), batches, parallel).per_dispatch == steps
-    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel).per_dispatch == 1
+        assert (
+            DeviceFeed(change(config, run={"log_every": log_every}), batches, parallel, reports).per_dispatch == steps
+        )
+    assert DeviceFeed(change(config, data={"resident": "never"}), batches, parallel, reports).per_dispatch == 1
 
 
 def test_time_left_leaves_compilation_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def reference(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_two_processes_give_the_result_of_one(config: TrainConfig, reference: Path, tmp_path: Path) -> None:
     """SIGTERM to one process stops both after the same step, which is saved; one process goes on, by pmap."""
     run = tmp_path / "run"
-    recipe = resident(config, tmp_path / "recipe.json")
+    recipe = resident(config, tmp_path / "recipe.json", "always")
     address = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     processes = [
         etp_train(recipe, run, 2, *(1, signal.SIGTERM) * number, JAX_PROCESS_ID=str(number), **address)
@@ -87,7 +87,7 @@ def test_when_one_is_lost_the_others_stop_and_fewer_go_on(config: TrainConfig, r
     assert final_state(run)["['step']"] in (5, 6)
 
     # By SLURM's variables; and the process lost does not even close its connections.
-    recipe = resident(config, recipe)
+    recipe = resident(config, recipe, "sharded")
     job = {"SLURM_JOB_ID": str(free_port(61440) - 61440), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     processes = [
         etp_train(
@@ -107,10 +107,10 @@ def test_when_one_is_lost_the_others_stop_and_fewer_go_on(config: TrainConfig, r
     assert_close(run, reference)
 
 
-def resident(config: TrainConfig, recipe: Path) -> Path:
+def resident(config: TrainConfig, recipe: Path, kept: str) -> Path:
     """Writes the recipe by another way to the same result: shard_map, resident records, two steps a dispatch."""
     run = {"parallel": "shard_map", "steps_per_dispatch": 2}
-    config_module.save(change(config, data={"resident": "always"}, run=run), recipe)
+    config_module.save(change(config, data={"resident": kept}, run=run), recipe)
     return recipe
 
 

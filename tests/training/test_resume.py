@@ -106,6 +106,9 @@ def test_resident_records_and_dispatches_of_several_steps(
     train(resident, reference.folder / "resident")
     assert "resident, 41 records (0.1 MiB) a device; 1 step(s) a dispatch" in capsys.readouterr().out
     assert_same_run(reference.folder / "resident", reference.run)
+    train(change(reference.config, data={"resident": "sharded"}), reference.folder / "sharded")
+    assert "resident, 41 records sharded over 1 devices (0.1 MiB a device); 1 step(s)" in capsys.readouterr().out
+    assert_same_run(reference.folder / "sharded", reference.run)
 
     several = change(resident, run={"steps_per_dispatch": 2})
     train(several, reference.folder / "several")

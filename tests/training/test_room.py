@@ -45,7 +45,13 @@ def test_a_refusal_names_what_may_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     program = SimpleNamespace(memory_analysis=lambda: analysis)
     dispatch = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda _: program))
     config, parallel = change(TrainConfig(), data={"batch_size": 64}), Parallel("pmap", jax.devices()[:1])
-    for limit, resident, end in ((10, True, " or --data.resident never"), (10, False, ""), (20, True, None)):
+    cases: Any = (
+        (10, "always", " or --data.resident never"),
+        (10, "sharded", " or --data.resident never"),
+        (10, "never", ""),
+        (20, "always", None),
+    )
+    for limit, resident, end in cases:
         monkeypatch.setattr(room, "device_bytes", lambda _, limit=limit: limit * 2**30)
         if end is None:
             room.check_fits(dispatch, (1, 2, 3), config, parallel, resident)
@@ -73,7 +79,7 @@ def test_a_checked_step_is_compiled_once(mode: Any) -> None:
     batch = parallel.put_batch({"x": np.ones((8, 3), np.float32)})
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        room.check_fits(step, (state, batch, table), TrainConfig(), parallel, False)
+        room.check_fits(step, (state, batch, table), TrainConfig(), parallel, "never")
         assert compiled.total() == 1
         for _ in range(2):
             state, _ = step(state, batch, table)
