@@ -116,8 +116,6 @@ def measure(options: BenchOptions) -> Report:
 
 def _check(options: BenchOptions) -> None:
     """Raises EtpError for a mistake that would otherwise be found only after the measurements."""
-    if options.repeats < 1:
-        raise EtpError(f"--repeats is {options.repeats}; it must be at least 1")
     check_loss(options.config.loss)
     if options.config.data.shards:
         Shards(options.config.data.shards)

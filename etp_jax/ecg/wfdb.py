@@ -78,7 +78,7 @@ def _read_file(
     path: Path, samples: int | None, channels: Sequence[Channel], kept: Sequence[int], numbers: Sequence[int]
 ) -> NDArray[np.float64]:
     """Reads the kept ones of the channels of one signal file, [T, kept], in physical units."""
-    file, offset = _signal_file(path, channels[0].file), channels[0].offset
+    file, offset = _beside(path, channels[0].file), channels[0].offset
     data = np.fromfile(file, _INTEGERS[channels[0].format], offset=offset)
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
     if size != frame * (samples or max(size // frame, 1)):
@@ -95,9 +95,12 @@ def _read_file(
     return signal
 
 
-def _signal_file(path: Path, name: str) -> Path:
-    """Returns the signal file that a header names; it is beside the header."""
-    return find(inside(path.parent, name, f"signal file of {path.name}", subfolders=False))
+def _beside(path: Path, name: str) -> Path:
+    """Returns the file that a header names; it is beside the header."""
+    try:
+        return find(inside(path.parent, name, "its header", subfolders=False))
+    except EtpError as error:
+        raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 
 
 def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
@@ -113,7 +116,7 @@ def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np
         # undone below: where a frame has several samples, wfdb marks too few of those beyond the end as missing.
         Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
         for number, name in enumerate(names):
-            file = _signal_file(path, name)
+            file = _beside(path, name)
             _check_size(file, header, [channel for channel in header.channels if channel.file == name])
             Path(folder, f"{number}.dat").symlink_to(file.resolve())
         record: Any = wfdb.rdrecord(f"{folder}/r", channels=list(kept), physical=False, smooth_frames=False)
@@ -182,7 +185,7 @@ def _read_segment(path: Path, whole: Header, name: str, length: int) -> Recordin
     """Reads one segment; returns None for a gap or if no channel is a voltage."""
     if name == GAP:
         return None
-    segment = inside(path.parent, name, f"segments of {path.name}", subfolders=False)
+    segment = _beside(path, name)
     header = read_header(segment)
     if header.segments or header.fs != whole.fs or header.samples not in (None, length):
         raise EtpError(f"segments: the header of {name} does not fit that of {path.name}")

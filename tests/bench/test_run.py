@@ -101,7 +101,7 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (["--repeats", "0"], "--repeats is 0"),
+        (["--repeats", "0"], "--repeats 0: it must be positive"),
         (["--data.shards", "nowhere"], "nowhere: no such folder"),
         (["--json", f"{__file__}/bench.json"], "bench.json: cannot be written"),
     ],

@@ -109,7 +109,9 @@ def test_a_run_gets_the_batches_of_the_shards(tmp_path: Path, monkeypatch: pytes
     shards = Shards(write_shards(tmp_path / "shards"))
     batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0)
     config = change(tiny_config(shards.folder), data={"resident": "never"})
-    feed = DeviceFeed(config, batches, Parallel("pmap", jax.devices()[:1]))
+    parallel = Parallel("pmap", jax.devices()[:1])
+    texts = {name: np.zeros((len(batches.reports.reports), 16), np.int32) for name in ("input_ids", "attention_mask")}
+    feed = DeviceFeed(config, batches, parallel, DeviceReports(texts, "float32", parallel))
     whole = np.stack([shards.split("train")[row].ecg for row in range(len(shards.split("train")))])
     for steps, batch in feed.batches([range(step, step + 1) for step in range(30)]):
         expected = whole[batches.paired[batches.rows(steps.start)["row"]]]
