@@ -18,6 +18,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.report_table import DeviceReports
 from tests.helpers.tiny_run import BATCH, change, tiny_config, write_shards
 
 SHAPE = (16, 64, 12)
