@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from etp_jax.shards.pool import R, T, killed_message
 
 LOCAL = "local"
 CONNECT_S = 10
-"""Seconds to wait for the scheduler."""
+"""Seconds to wait for the scheduler; twice as long if it takes the connection and says nothing."""
 QUEUE = 256
 """Largest number of tasks that the scheduler holds, and so of workers that have work. A task may take a megabyte."""
 SAME = ("numpy", "scipy")
@@ -82,12 +83,10 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
             )
         else:
             cluster = address
+        client = _connect(cluster, f"--dask {where}: no Dask scheduler answers at {address}")
         try:
-            client: Any = distributed.Client(cluster, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise EtpError(f"--dask {where}: no Dask scheduler answers at {address} ({one_line(error)})") from None
-        try:
-            conditions = _Conditions({"etp-jax": etp_jax.__version__, **_versions()}, {str(source): _size(source)})
+            sizes = {str(source): _size(source)} if source.exists() else {}  # a missing one is an error of its reader
+            conditions = _Conditions({"etp-jax": etp_jax.__version__, **_versions()}, sizes)
             found: dict[str, Any] = client.run(_difference, conditions, on_error="return")
             for worker, difference in found.items():
                 if difference:
@@ -97,6 +96,29 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
             client.close()
             if address == LOCAL:
                 cluster.close()
+
+
+def _connect(cluster: Any, message: str) -> Any:
+    """Returns a client of a scheduler (address or local cluster); raises EtpError if none answers in time."""
+    import distributed  # pyright: ignore[reportMissingImports]
+
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            answers.put(distributed.Client(cluster, timeout=CONNECT_S, set_as_default=False))
+        except (OSError, ValueError) as error:
+            answers.put(error)
+
+    # In a thread, since Dask waits forever for a server that takes the connection and says nothing.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * CONNECT_S)
+    except queue.Empty:
+        answer = TimeoutError(f"nothing within {2 * CONNECT_S} s")
+    if isinstance(answer, Exception):
+        raise EtpError(f"{message} ({one_line(answer)})")
+    return answer
 
 
 @dataclass(frozen=True)
