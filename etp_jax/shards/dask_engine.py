@@ -11,13 +11,14 @@ import os
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ CONNECT_S = 10
 """Seconds to wait for the scheduler; twice as long if it takes the connection and says nothing."""
 QUEUE = 256
 """Largest number of tasks that the scheduler holds, and so of workers that have work. A task may take a megabyte."""
+BLAMED = 3
+"""Number of times that a task is given to the cluster again which Dask blames for lost workers, though it had not begun
+a record: Dask blames all tasks of a lost worker."""
 SAME = ("numpy", "scipy")
 """Packages besides this one whose versions must agree, since the bytes of the shards depend on them."""
 _one_shard = threading.Lock()
@@ -145,8 +149,9 @@ class _Dask:
         forget_marks(out)
         claim = out / NOTES / CLAIM
         conditions = _Conditions(self.conditions.versions, {**self.conditions.sizes, str(claim): _size(claim)})
-        waiting = iter(tasks)
+        waiting: Iterator[T] = iter(tasks)
         running: dict[Any, T] = {}
+        blamed = Counter[str]()
         done: Any = distributed.as_completed(loop=self.client.loop)
         try:
             while True:
@@ -157,11 +162,16 @@ class _Dask:
                 if not running:
                     return
                 future = next(done)
-                yield running[future], future.result()
-                del running[future]
-        except distributed.KilledWorker:
-            records = note_killed(out, running[future].file)
-            raise EtpError(killed_message(out, records)) from None
+                task = running.pop(future)
+                try:
+                    result = future.result()
+                except distributed.KilledWorker:
+                    records, blamed[task.file] = note_killed(out, task.file), blamed[task.file] + 1
+                    if records or blamed[task.file] > BLAMED:
+                        raise EtpError(killed_message(out, records)) from None
+                    waiting = chain([task], waiting)
+                    continue
+                yield task, result
         except ModuleNotFoundError as error:
             raise EtpError(f"a worker of the cluster: {_reason(error)}") from None
         except (CancelledError, distributed.comm.CommClosedError):
