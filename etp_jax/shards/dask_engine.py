@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from etp_jax.shards.pool import R, T, killed_message
 
 LOCAL = "local"
 CONNECT_S = 10
-"""Seconds to wait for the scheduler."""
+"""Seconds to wait for the scheduler; twice as long if it takes the connection and says nothing."""
 QUEUE = 256
 """Largest number of tasks that the scheduler holds, and so of workers that have work. A task may take a megabyte."""
+BLAMED = 3
+"""Number of times that a task is given to the cluster again which Dask blames for lost workers, though it had not begun
+a record: Dask blames all tasks of a lost worker."""
 SAME = ("numpy", "scipy")
 """Packages besides this one whose versions must agree, since the bytes of the shards depend on them."""
 _one_shard = threading.Lock()
@@ -82,12 +87,10 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
             )
         else:
             cluster = address
+        client = _connect(cluster, f"--dask {where}: no Dask scheduler answers at {address}")
         try:
-            client: Any = distributed.Client(cluster, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise EtpError(f"--dask {where}: no Dask scheduler answers at {address} ({one_line(error)})") from None
-        try:
-            conditions = _Conditions({"etp-jax": etp_jax.__version__, **_versions()}, {str(source): _size(source)})
+            sizes = {str(source): _size(source)} if source.exists() else {}  # a missing one is an error of its reader
+            conditions = _Conditions({"etp-jax": etp_jax.__version__, **_versions()}, sizes)
             found: dict[str, Any] = client.run(_difference, conditions, on_error="return")
             for worker, difference in found.items():
                 if difference:
@@ -97,6 +100,29 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
             client.close()
             if address == LOCAL:
                 cluster.close()
+
+
+def _connect(cluster: Any, message: str) -> Any:
+    """Returns a client of a scheduler (address or local cluster); raises EtpError if none answers in time."""
+    import distributed  # pyright: ignore[reportMissingImports]
+
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            answers.put(distributed.Client(cluster, timeout=CONNECT_S, set_as_default=False))
+        except (OSError, ValueError) as error:
+            answers.put(error)
+
+    # In a thread, since Dask waits forever for a server that takes the connection and says nothing.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * CONNECT_S)
+    except queue.Empty:
+        answer = TimeoutError(f"nothing within {2 * CONNECT_S} s")
+    if isinstance(answer, Exception):
+        raise EtpError(f"{message} ({one_line(answer)})")
+    return answer
 
 
 @dataclass(frozen=True)
@@ -123,8 +149,9 @@ class _Dask:
         forget_marks(out)
         claim = out / NOTES / CLAIM
         conditions = _Conditions(self.conditions.versions, {**self.conditions.sizes, str(claim): _size(claim)})
-        waiting = iter(tasks)
+        waiting: Iterator[T] = iter(tasks)
         running: dict[Any, T] = {}
+        blamed = Counter[str]()
         done: Any = distributed.as_completed(loop=self.client.loop)
         try:
             while True:
@@ -135,11 +162,16 @@ class _Dask:
                 if not running:
                     return
                 future = next(done)
-                yield running[future], future.result()
-                del running[future]
-        except distributed.KilledWorker:
-            records = note_killed(out, running[future].file)
-            raise EtpError(killed_message(out, records)) from None
+                task = running.pop(future)
+                try:
+                    result = future.result()
+                except distributed.KilledWorker:
+                    records, blamed[task.file] = note_killed(out, task.file), blamed[task.file] + 1
+                    if records or blamed[task.file] > BLAMED:
+                        raise EtpError(killed_message(out, records)) from None
+                    waiting = chain([task], waiting)
+                    continue
+                yield task, result
         except ModuleNotFoundError as error:
             raise EtpError(f"a worker of the cluster: {_reason(error)}") from None
         except (CancelledError, distributed.comm.CommClosedError):

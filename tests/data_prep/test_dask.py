@@ -86,7 +86,7 @@ def test_the_command_writes_the_bytes_of_one_process(tmp_path, monkeypatch, caps
 def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path):
     build(archive(), tmp_path / "one")
     killed = archive(r5=Reader(once=tmp_path / "killed"))
-    with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
+    with dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine:
         build(killed, tmp_path / "out", engine)
     assert (tmp_path / "killed").exists()
     assert content(tmp_path / "out") == content(tmp_path / "one")
@@ -94,7 +94,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path):
 
 def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(cluster, tmp_path):
     out, killing = tmp_path / "out", archive(r5=Reader(kills=True))
-    with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
+    with dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine:
         with pytest.raises(EtpError, match="out: a worker process was killed while it read record r5"):
             build(killing, out, engine)
         assert json.loads((out / ".parts/killed.json").read_text()) == ["r5"]
@@ -105,8 +105,10 @@ def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(c
 def test_a_build_begun_by_a_cluster_is_finished_without_it(tmp_path):
     build(archive(), tmp_path / "one")
     with (
-        distributed.LocalCluster(1, processes=False, dashboard_address=None, silence_logs=50) as cluster,
-        dask_engine(cluster.scheduler_address, 1, tmp_path) as engine,
+        distributed.LocalCluster(
+            1, processes=False, protocol="tcp", dashboard_address=None, silence_logs=50
+        ) as cluster,
+        dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine,
     ):
 
         def lost(work: Any, tasks: Any, out: Path) -> Iterator[Any]:
@@ -145,12 +147,12 @@ def test_workers_that_differ_are_refused_before_the_archive_is_opened(
 ):
     with monkeypatch.context() as patch:
         patch.setattr(engine_module, name, change)  # in this process only
-        with pytest.raises(EtpError, match=message), dask_engine(cluster.scheduler_address, 1, tmp_path):
+        with pytest.raises(EtpError, match=message), dask_engine(cluster.scheduler_address, 1, Path(__file__)):
             raise AssertionError
 
 
 def test_a_worker_that_does_not_see_the_output_ends_the_build(cluster, tmp_path, monkeypatch):
-    with dask_engine(cluster.scheduler_address, 1, tmp_path) as engine:
+    with dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine:
         monkeypatch.setattr(engine_module, "_size", lambda path: 12345)
         with pytest.raises(EtpError, match=r"worker tcp://.*: does not see"):
             build(archive(), tmp_path / "out", engine)
