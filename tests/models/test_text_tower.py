@@ -41,7 +41,7 @@ REPORTS = (
     "",
 )
 
-MANY = [f"{report} {number}" for number in range(40) for report in REPORTS[:3]] + list(REPORTS)
+MANY = [f"{report} {number}" for number in range(50) for report in REPORTS[:3]] + list(REPORTS)
 """Reports of three batches, the last one not full."""
 
 # --- tables -------------------------------------------------------------------------------------------------------
