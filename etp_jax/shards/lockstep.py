@@ -164,7 +164,7 @@ class _Cursor:
         starts, size = self.packed(_INTEGERS)
         self.check(size == count, "lead_mask: another number of leads")
         values = gathered(self.data, starts, size).reshape(-1, count)
-        self.check((values <= 1).all(axis=1), "lead_mask: neither 0 nor 1")
+        self.check(np.asarray((values <= 1).all(axis=1)), "lead_mask: neither 0 nor 1")
         return values.astype(bool)
 
 

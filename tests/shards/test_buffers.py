@@ -27,11 +27,11 @@ SHAPE = (16, 64, 12)
 class Poisoning(deque):
     """Unused memory; it is overwritten as soon as it is given back."""
 
-    count = 0
+    returned = 0
 
     def append(self, memory: Any) -> None:
         memory.fill(0x55)
-        self.count += 1
+        self.returned += 1
         super().append(memory)
 
 
@@ -100,7 +100,7 @@ def test_arrays_on_devices_are_never_overwritten(mode: Any, aligned: bool) -> No
         del on_device
     assert all(np.all(np.asarray(x) == number) for number, x in kept)
     assert all(np.all(np.asarray(x) == number + 1) for number, x in enumerate(sums))
-    assert buffers._free.count > 20  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    assert buffers._free.returned > 20  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
 def test_a_run_gets_the_batches_of_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_a_run_gets_the_batches_of_the_shards(tmp_path: Path, monkeypatch: pytes
     for steps, batch in feed.batches([range(step, step + 1) for step in range(30)]):
         expected = whole[batches.paired[batches.rows(steps.start)["row"]]]
         np.testing.assert_array_equal(np.asarray(batch["ecg"]).reshape(expected.shape), expected)
-    assert buffers._free.count > 20  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    assert buffers._free.returned > 20  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

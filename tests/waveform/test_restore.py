@@ -79,7 +79,7 @@ def write_similarities(path: Path, source: Path, sentences: Iterable[str]) -> No
 
 
 def kept(folder: Path, split: str = "train") -> list[tuple[str, ...]]:
-    return Shards(folder).split(split).columns.features
+    return list(Shards(folder).split(split).columns.features)
 
 
 def content(folder: Path) -> dict[str, bytes]:
