@@ -35,7 +35,7 @@ def table(plan: Plan) -> str:
         f"{'resident on every chip' if found['resident'] else 'read by the hosts'}, "
         f"{found['per_dispatch']} step(s) a dispatch",
         "",
-        f"reported by the compiler (libtpu {plan.versions['libtpu']}, jax {plan.versions['jax']}); nothing was run",
+        f"reported by the compiler ({', '.join(map(' '.join, plan.versions.items()))}); nothing was run",
         *(_compiled(plan) if found["fits"] else _refused(found)),
     ]
     for other in plan.others:

@@ -27,14 +27,16 @@ from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import Sizes
 from etp_jax.training.progress import Progress
 from etp_jax.training.room import check_fits
+from etp_jax.training.saved_step import SavedStep
 from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
 
 
-def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
+def train(config: TrainConfig, workdir: Path, extend: bool = False, compiled: Path | None = None) -> None:
     """Trains a recipe, or resumes the run in `workdir`.
 
     On SIGTERM or Ctrl-C the dispatched steps are finished and saved. The process then exits with status 128 + signal
@@ -45,10 +47,11 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
       config: the recipe.
       workdir: run folder; created if missing. Several hosts must share it.
       extend: allow more `optim.epochs`, or a larger `optim.max_steps`, than the run was started with.
+      compiled: file of a step that `etp plan --save` compiled; None: the step is compiled here.
 
     Raises:
       EtpError: bad data or options, a run with other options, a folder or disk that cannot be written, too little
-        memory, or a loss that is not finite.
+        memory, a compiled step of another run, or a loss that is not finite.
       SystemExit: a signal stopped the run.
     """
     if config.run.deterministic:
@@ -57,7 +60,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
         with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
-            run = _prepare(config, workdir, extend)
+            run = _prepare(config, workdir, extend, compiled)
             stopped_by = _run(run) if run else None
     if stopped_by:
         sys.exit(128 + stopped_by)
@@ -73,6 +76,8 @@ class _Run:
     parallel: Parallel
     feed: DeviceFeed
     dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    compiled_before: bool
+    """Whether `dispatch` was loaded from a file; the compiler has then checked its memory."""
     tables: Any
     validation: Validation
     checkpoints: Checkpoints
@@ -94,10 +99,11 @@ class _Data:
     held_out_reports: ReportTable
 
 
-def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
+def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | None) -> _Run | None:
     """Builds all parts of the run, restores the newest checkpoint, and prints the plan; None if the run is finished."""
     _check_options(config)
     parallel = Parallel(config.run.parallel)
+    saved = None if compiled is None else SavedStep(compiled, config, parallel)
     dtype = build.set_precision(config.run.precision, parallel.platform)
     data = _open_data(config, parallel)
     steps_per_epoch = data.batches.steps_per_epoch
@@ -133,18 +139,21 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     cache = run_folder.text_cache(data.shards, workdir)
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
+    loaded = None if saved is None else saved.load(_sizes(data, texts), text.bert_config)
     texts, state = parallel.replicate((device_texts(texts), state))
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
     feed = DeviceFeed(config, data.batches, parallel)
     _say(str(feed))
     step = make_train_step(model, optimizer, schedule, config, data.shards.fs, parallel.platform)
+    dispatch = loaded or parallel.wrap_train_step(feed.wrap(step))
     return _Run(
         config=config,
         workdir=workdir,
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
         feed=feed,
-        dispatch=parallel.wrap_train_step(feed.wrap(step)),
+        dispatch=dispatch,
+        compiled_before=loaded is not None,
         tables=feed.tables(texts),
         validation=validation,
         checkpoints=checkpoints,
@@ -153,6 +162,13 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         start=start,
         total=total,
     )
+
+
+def _sizes(data: _Data, texts: dict[str, Any]) -> Sizes:
+    """Returns the sizes that the step depends on."""
+    shards, reports = data.shards, len(data.batches.reports.reports)
+    tokens = texts["input_ids"].shape[1] if "input_ids" in texts else 0
+    return Sizes(shards.samples, len(data.batches.paired), reports, tokens, shards.fs)
 
 
 def _check_options(config: TrainConfig) -> None:
@@ -242,7 +258,7 @@ def _run(run: _Run) -> int | None:
             with progress.waiting():
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
-            if done == run.start:
+            if done == run.start and not run.compiled_before:
                 resident = run.feed.resident_bytes > 0
                 check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, resident)
             state, metrics = run.dispatch(state, batch, run.tables)

@@ -10,10 +10,10 @@ import pytest
 
 from etp_jax.bench.plan import example_loops
 from etp_jax.bench.plan_compile import compiled
-from etp_jax.bench.program import Sizes
 from etp_jax.config import TrainConfig, to_dict
 from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
+from etp_jax.training.program import Sizes
 from tests.helpers.tiny_run import change
 
 pytestmark = [
@@ -35,7 +35,8 @@ def without_flags_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def quickly(topology: str, config: TrainConfig, samples: int = 1000, records: int = 20_000) -> dict[str, Any]:
     config = change(config, data={"batch_size": ROWS * CHIPS})
     sizes = asdict(Sizes(samples, records, 5000, 64))
-    return compiled({"topology": topology, "slices": 1, "quick": True, "config": to_dict(config), "sizes": sizes})
+    rest = {"config": to_dict(config), "sizes": sizes}
+    return compiled({"topology": topology, "slices": 1, "quick": True, "save": None, **rest})
 
 
 CASES: dict[str, Any] = {

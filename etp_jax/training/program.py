@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from etp_jax.bench.steps import text_tower
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
+from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, feed, optim
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
 from etp_jax.training.step import TokenTable, init_state, make_train_step
 
 Shapes = Any
+
+BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
+"""Sizes that stand for those of a recipe's pretrained text tower (28,996 words: the cased vocabulary)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Sizes:
     """Number of distinct reports."""
     tokens: int
     """Length of a report, in tokens, where the text tower is trained."""
+    fs: int = 0
+    """Sampling rate in Hz; 0: that of ECGs of 10 s."""
 
     @property
     def record_bytes(self) -> int:
@@ -49,6 +54,7 @@ class Program:
         dispatch: `Parallel`'s function, ready to be lowered for `args`.
         args: shapes of state, batch and tables, in the layout of `Parallel`.
         params: shapes of the model's parameters.
+        bert: sizes of the text tower.
         dtype: compute type of the towers.
         resident: whether every device holds all records.
         per_dispatch: number of steps in a dispatch.
@@ -57,19 +63,30 @@ class Program:
     dispatch: Any
     args: tuple[Shapes, Shapes, Shapes]
     params: Shapes
+    bert: BertConfig
     dtype: Any
     resident: bool
     per_dispatch: int
 
 
-def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes: int = 0) -> Program:
+def text_tower(config: TrainConfig) -> BertConfig:
+    """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
+    text = config.model.text
+    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden)
+    return replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
+
+
+def program(
+    config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes: int = 0, bert: BertConfig | None = None
+) -> Program:
     """Builds what `etp train` would dispatch on these devices.
 
     Args:
-      config: the recipe; sizes of a pretrained text tower are those of BERT-base.
+      config: the recipe.
       sizes: sizes of the data.
       parallel: the devices, attached or not.
       device_bytes: memory of a device, by which `data.resident = auto` decides.
+      bert: sizes of the text tower; None: those of `text_tower`.
 
     Raises:
       EtpError: the batch does not suit devices or records, or an option is impossible.
@@ -80,7 +97,7 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
         raise EtpError(f"data.batch_size {batch_size} is not a multiple of the {parallel.devices} devices; {near} is")
     if batch_size > sizes.records:
         raise EtpError(f"data.batch_size {batch_size} is more than --records {sizes.records}")
-    dtype, bert = build.set_precision(config.run.precision, parallel.platform), text_tower(config)
+    dtype, bert = build.set_precision(config.run.precision, parallel.platform), bert or text_tower(config)
     model = build.build_model(config, bert, dtype, parallel.platform)
     optimizer, schedule = optim.make_optimizer(config.optim, sizes.records // batch_size)
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), sizes.samples, len(LEADS)))
@@ -92,12 +109,13 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
     fits = parallel.platform != "cpu" and tree_bytes(split) <= room
     resident = fits if config.data.resident == "auto" else config.data.resident == "always"
     per_dispatch = feed.steps_per_dispatch(config.run, resident, parallel.platform)
-    step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
+    step = make_train_step(model, optimizer, schedule, config, sizes.fs or sizes.samples // 10, parallel.platform)
     batch = _batch(batch_size, sizes.samples, resident, per_dispatch)
     return Program(
         dispatch=parallel.wrap_train_step(feed.dispatching(step, resident, per_dispatch, sizes.samples)),
         args=_laid_out(parallel, state, batch, (texts, split) if resident else texts),
         params=variables["params"],
+        bert=bert,
         dtype=dtype,
         resident=resident,
         per_dispatch=per_dispatch,

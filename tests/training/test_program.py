@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # its questions about the hardware have no public door
 
-from etp_jax.bench.program import Sizes, program
 from etp_jax.config import TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe, recipe_names
 from etp_jax.ecg.leads import LEADS
@@ -19,6 +18,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import Sizes, program
 from etp_jax.training.step import device_texts
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
