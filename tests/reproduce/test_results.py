@@ -14,8 +14,8 @@ from etp_jax.reproduce.intervals import over_seeds
 from etp_jax.reproduce.tables import CSV
 
 RESULTS = Path(__file__).parents[2] / "results"
-FILES = sorted(file for file in RESULTS.glob("*.csv") if file.stem != "measurements")
-"""The results of studies; the errors of measurements have other columns."""
+FILES = sorted(file for file in RESULTS.glob("*.csv") if file.stem not in ("measurements", "plans"))
+"""The results of studies; the errors of measurements, and plans, have other columns."""
 NUMBER = r"(-?\d\.\d{3})"
 
 
