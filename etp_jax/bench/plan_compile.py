@@ -121,9 +121,12 @@ def _described(done: Any, built: Any, request: dict[str, Any], chips: int) -> di
     analysis, cost = done.memory_analysis(), done.cost_analysis() or {}
     names = {name: f"{name}_size_in_bytes" for name in ("argument", "output", "temp", "alias")}
     names |= {"code": "generated_code_size_in_bytes", "peak": "peak_memory_in_bytes"}
+    memory = {name: int(getattr(analysis, field, 0)) for name, field in names.items()}
+    if not memory["peak"]:  # the compiler for GPUs does not report it; nothing is known to be free before the end
+        memory["peak"] = memory["argument"] + memory["output"] - memory["alias"] + memory["temp"] + memory["code"]
     text = done.as_text()
     return {
-        "memory": {name: int(getattr(analysis, field)) for name, field in names.items()},
+        "memory": memory,
         "xla_flops": cost.get("flops"),
         "xla_bytes": cost.get("bytes accessed") or hlo.moved_bytes(text) or None,
         "flops": work.flops,

@@ -26,7 +26,7 @@ SIZES = ("--samples", str(SAMPLES), "--fs", "100", "--records", "41", "--reports
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     shards = write_shards(tmp_path_factory.mktemp("saved") / "shards")
-    options = {"optim": {"epochs": 1.0}, "data": {"resident": "never"}, "run": {"parallel": "shard_map"}}
+    options = {"optim": {"epochs": 2.0}, "data": {"resident": "never"}, "run": {"parallel": "shard_map"}}
     return change(tiny_config(shards), **options)
 
 
