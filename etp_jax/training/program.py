@@ -72,7 +72,7 @@ class Program:
 def text_tower(config: TrainConfig) -> BertConfig:
     """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
     text = config.model.text
-    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden)
+    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden, text.max_tokens)
     return replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
 
 

@@ -15,26 +15,41 @@ from etp_jax import config as config_module
 from etp_jax.cli import main
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.models.text_tower import TextTower, build_text
+from etp_jax.shards.reader import Shards
+from etp_jax.training.build import text_inputs
 from etp_jax.training.loop import train
 from tests.helpers.devices import ROOT
 from tests.helpers.tiny_run import SAMPLES, change, final_state, learned_lines, tiny_config, write_shards
 from tests.training.test_multihost import DEVICES
-
-SIZES = ("--samples", str(SAMPLES), "--fs", "100", "--records", "41", "--reports", "6", "--tokens", "8")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     shards = write_shards(tmp_path_factory.mktemp("saved") / "shards")
     options = {"optim": {"epochs": 2.0}, "data": {"resident": "never"}, "run": {"parallel": "shard_map"}}
-    return change(tiny_config(shards), **options)
+    config = change(tiny_config(shards), **options)
+    pieces = tower(config).bert_config.vocab_size  # no more than the few reports have
+    return change(config, model={"text": change(config.model.text, vocabulary=pieces)})
+
+
+def tower(config: TrainConfig) -> TextTower:
+    return build_text(config.model.text, Shards(config.data.shards).reports("train").reports)
+
+
+def sizes(config: TrainConfig) -> list[str]:
+    """The options that state the sizes of the data."""
+    reports = Shards(config.data.shards).reports("train").reports
+    tokens = text_inputs(config, tower(config), reports, None)["input_ids"].shape[1]
+    found = {"samples": SAMPLES, "fs": 100, "records": 41, "reports": len(reports), "tokens": tokens}
+    return [part for name, value in found.items() for part in (f"--{name}", str(value))]
 
 
 def saved(config: TrainConfig, folder: Path, devices: int = 1) -> Path:
     """The step of a run, compiled by the command."""
     recipe, path = folder / "recipe.json", folder / "compiled"
     config_module.save(config, recipe)
-    own = ("--topology", f"cpu:{devices}", "--config", str(recipe), *SIZES, "--no-others", "--save", str(path))
+    own = ("--topology", f"cpu:{devices}", "--config", str(recipe), *sizes(config), "--no-others", "--save", str(path))
     main.main(["plan", *own])
     return path
 
