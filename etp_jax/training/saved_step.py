@@ -161,4 +161,5 @@ def _explanation(config: TrainConfig, sizes: Sizes, bert: BertConfig) -> dict[st
     lengths = asdict(sizes) | {"fs": sizes.fs or sizes.samples // 10}
     if config.model.text.frozen:
         del lengths["tokens"]
-    return {"options": options, "sizes": lengths, "text_tower": asdict(bert)}
+    explanation = {"options": options, "sizes": lengths, "text_tower": asdict(bert)}
+    return json.loads(json.dumps(explanation))  # as it is read again: tuples are lists

@@ -152,7 +152,7 @@ def test_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     main.main(["plan", "--topology", "v5e:2x4", "--data.batch-size", "2048", "--json", str(path)])
     text = capsys.readouterr().out
     reported, estimated = text.split("estimated from it")
-    assert "reported by the compiler (libtpu 3.4, jax 1.2)" in reported and "nothing was run" in reported
+    assert "jax 1.2, libtpu 3.4); nothing was run" in reported and "reported by the compiler (etp-jax " in reported
     assert "fits, 3.00 of 16.00 GiB a chip" in reported and "temporaries" in reported
     assert "all-reduce: 37 a step, 3.00 MiB" in reported
     assert "with --data.batch-size 4096: does not fit, 40.00 of 16.00 GiB" in reported
