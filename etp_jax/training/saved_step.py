@@ -41,9 +41,7 @@ MOST_NAMED = 4
 def check_options(config: TrainConfig) -> None:
     """Raises EtpError unless a run of these options can use a saved step."""
     if config.run.parallel != "shard_map":
-        raise EtpError(
-            "a compiled step is saved and loaded with --run.parallel shard_map only; its results are the same"
-        )
+        raise EtpError("a compiled step needs --run.parallel shard_map, whose results are the same")
     if config.data.resident == "auto":
         raise EtpError(
             "a compiled step needs --data.resident never or always, because auto depends on the devices' free memory"

@@ -1,4 +1,4 @@
-"""Tests of what libtpu's compiler makes of steps for a slice of eight v5e chips; no TPU is needed, only libtpu."""
+"""Tests of what compilers make of steps for eight v5e chips and for GPUs; no device is needed, only its compiler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from etp_jax.errors import EtpError
 from etp_jax.training.program import Sizes
 from tests.helpers.tiny_run import change
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None, reason="needs libtpu: `pip install 'jax[tpu]'`, for Linux on x86-64"
-    ),
-]
+pytestmark = pytest.mark.slow
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: `pip install 'jax[tpu]'`, for Linux on x86-64"
+)
+
+
+def has_cuda() -> bool:
+    try:
+        return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 ROWS, CHIPS = 64, 8
 LARGEST_COPY = 64 * 2**20
 
@@ -47,6 +54,7 @@ CASES: dict[str, Any] = {
 }
 
 
+@needs_libtpu
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_large_is_copied_and_no_loop_is_over_the_examples(name: str) -> None:
     recipe, changes, sizes = CASES[name]
@@ -63,6 +71,7 @@ def test_nothing_large_is_copied_and_no_loop_is_over_the_examples(name: str) -> 
     assert example_loops(found, change(config, data={"batch_size": ROWS * CHIPS})) == {}
 
 
+@needs_libtpu
 def test_a_step_that_does_not_fit() -> None:
     """One chip has 15.75 GiB; the records alone have 112."""
     config = change(load_recipe("quickstart"), data={"resident": "always"}, run={"steps_per_dispatch": 1})
@@ -71,12 +80,25 @@ def test_a_step_that_does_not_fit() -> None:
     assert abs(found["device_bytes"] - 15.75 * 2**30) < 2**25
 
 
+@needs_libtpu
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5litepod-256", "v5e:3x5"])
 def test_slices_that_there_are_not(topology: str) -> None:
     with pytest.raises(EtpError, match=rf"--topology {topology}: libtpu has no such slice .*v5e:16x16"):
         quickly(topology, load_recipe("mets"))
 
 
+@pytest.mark.skipif(not has_cuda(), reason="needs JAX's CUDA plugin and nvcc's wheel: `pip install 'jax[cuda12]'`")
+def test_gpus_of_two_hosts() -> None:
+    config = load_recipe("mets")
+    config = change(config, model={"ecg": change(config.model.ecg, blocks=(1, 1, 1, 1))})
+    found = quickly("h200:1x2x4", config)
+    assert found["fits"] and (found["chips"], found["hosts"], found["device"]) == (CHIPS, 2, "NVIDIA H200")
+    assert found["precision"] == "bfloat16" and found["program"]["cycles"] == 0
+    assert found["program"]["collectives"]["all-reduce"]["number"] > 0
+    assert found["memory"]["peak"] > 2**20 and found["xla_bytes"] > found["bytes"] / CHIPS / 2
+
+
+@needs_libtpu
 def test_an_impossible_batch() -> None:
     with pytest.raises(EtpError, match=r"data.batch_size 512 is not a multiple of the 36 devices; 504 is"):
         quickly("v5e:6x6", load_recipe("mets"))
