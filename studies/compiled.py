@@ -35,7 +35,7 @@ from jax.experimental import topologies
 
 from etp_jax import configs
 from etp_jax.bench import flops
-from etp_jax.bench.steps import TOKENS, text_tower
+from etp_jax.bench.steps import TOKENS
 from etp_jax.config import LossConfig
 from etp_jax.losses.contrastive import Embeddings, contrastive_loss
 from etp_jax.losses.pairs import needs_tower
@@ -43,6 +43,7 @@ from etp_jax.models.dual_encoder import init_variables
 from etp_jax.models.layers import AXIS
 from etp_jax.training import build, feed, optim, ranks, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
+from etp_jax.training.program import text_tower
 from etp_jax.training.step import init_state, make_train_step
 
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}

@@ -16,17 +16,20 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 SIZES |= {"s64": 8, "u64": 8, "f64": 8}
 ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) .*\{$")
-INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 COLLECTIVES = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
 MOVES = frozenset(("copy", "copy-start", "slice", "slice-start", "transpose"))
 """Operations whose result is a part of their operand, moved."""
 FREE = frozenset(("parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"))
 """Operations that move nothing."""
+SELECTIONS = frozenset(("gather", "dynamic-slice", "slice"))
+"""Operations that read no more of an operand than they return."""
 
 
 class Instruction(NamedTuple):
     """One instruction of a computation."""
 
+    name: str
     shape: str
     operation: str
     rest: str
@@ -100,7 +103,7 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
             found[name] = []
             entry = name if start[1] else entry
         elif name and (body := INSTRUCTION.match(line)):
-            found[name].append(Instruction(body[1], body[2], body[3]))
+            found[name].append(Instruction(*body.groups()))
     return found, entry
 
 
@@ -108,15 +111,64 @@ def walk(found: dict[str, list[Instruction]], name: str, times: int = 1) -> Iter
     """Yields the instructions that a computation runs, with those of its loops, branches and calls."""
     for instruction in found.get(name, []):
         yield Turn(instruction, times)
-        if instruction.operation == "while":
-            inner = times * (_trips(instruction) or 1)
-            for body in re.findall(r"\bbody=%?([\w.-]+)", instruction.rest):
-                yield from walk(found, body, inner)
-        elif instruction.operation in ("call", "conditional"):
-            named = re.findall(r"(?:to_apply|true_computation|false_computation)=%?([\w.-]+)", instruction.rest)
-            branches = re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest)
-            for body in named + re.findall(r"[\w.-]+", " ".join(branches)):
-                yield from walk(found, body, times)
+        inner = times * (_trips(instruction) or 1) if instruction.operation == "while" else times
+        for body in _inner(instruction):
+            yield from walk(found, body, inner)
+
+
+def _inner(instruction: Instruction) -> list[str]:
+    """Returns the names of the computations that a loop, a branch or a call runs."""
+    if instruction.operation == "while":
+        return re.findall(r"\bbody=%?([\w.-]+)", instruction.rest)
+    if instruction.operation not in ("call", "conditional"):
+        return []
+    named = re.findall(r"(?:to_apply|true_computation|false_computation)=%?([\w.-]+)", instruction.rest)
+    branches = re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest)
+    return named + re.findall(r"[\w.-]+", " ".join(branches))
+
+
+def moved_bytes(text: str) -> int:
+    """Sums operands and results of all operations that a program runs; a loop counts once, as in XLA's own count.
+
+    For compilers that do not report it. An operand of which only a part is selected counts as that part.
+    """
+    found, entry = computations(text)
+    total, nothing = 0, FREE | {"while", "call", "conditional"}
+    for computation in {entry, *_bodies(found, entry)}:
+        shapes = {instruction.name: instruction.shape for instruction in found[computation]}
+        for instruction in found[computation]:
+            if instruction.operation in nothing or instruction.operation.endswith("-done"):
+                continue
+            total += array_bytes(_result(instruction))
+            for number, operand in enumerate(_operands(instruction)):
+                whole = array_bytes(shapes.get(operand, ""))
+                total += min(whole, _selected_bytes(found, instruction, number, whole))
+    return total
+
+
+def _bodies(found: dict[str, list[Instruction]], name: str) -> set[str]:
+    """Returns the computations that a computation runs in loops, branches and calls."""
+    names: set[str] = set()
+    for instruction in found.get(name, []):
+        for body in _inner(instruction):
+            names |= {body} | _bodies(found, body)
+    return names
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.-]+)", instruction.rest.partition("), ")[0])
+
+
+def _selected_bytes(found: dict[str, list[Instruction]], instruction: Instruction, number: int, whole: int) -> int:
+    """Returns the bytes that an operation reads of an operand of `whole` bytes."""
+    if instruction.operation in SELECTIONS:
+        return array_bytes(instruction.shape) if number == 0 else whole
+    inside = _called(found, instruction)
+    own = [inner.name for inner in inside if inner.operation == "parameter" and inner.rest.startswith(f"{number})")]
+    users = [inner for inner in inside if own and own[0] in _operands(inner)]
+    if users and all(user.operation in SELECTIONS and _operands(user)[0] == own[0] for user in users):
+        return sum(array_bytes(user.shape) for user in users)
+    return whole
 
 
 def array_bytes(shape: str) -> int:

@@ -1,9 +1,11 @@
-"""`etp plan`: what the compiler reports of a recipe's step on a slice that is not there, and estimates from it.
+"""`etp plan`: what the compiler reports of a recipe's step on devices that are not there, and estimates from it.
 
-The JSON, format 1 (null: not known):
-    format, recipe, topology, slices, parallel, batch_size, micro_batches, block, samples, records, reports, tokens
+The JSON has the fields of `etp bench`'s (`run.py`), so that one table can read both; null: not known.
+    rows: one row, with what, framework, batch_size, devices, lower_s, compile_s, flops, bytes and memory as there;
+        step_s is empty, because nothing was run. If the step does not fit: out_of_memory, batch_size, devices
+    plan: the fields of `Plan`, which a JSON of `etp bench` lacks:
+    topology, slices, micro_batches, block, records, reports, config (all options)
     quick: compiled without optimising the execution time; cycles and times are then null
-    versions: {etp-jax, jax, libtpu}
     compiler: what the compiler reports, of one chip
         chips, hosts, device, device_bytes (usable memory), precision, per_dispatch, fits
         texts_resident: whether every chip holds the report table; otherwise its rows are sent with the batches
@@ -27,25 +29,26 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from etp_jax import __version__
+from etp_jax.bench import topology
 from etp_jax.bench.peaks import peak
 from etp_jax.bench.plan_compile import compiled
 from etp_jax.bench.plan_options import PlanOptions
-from etp_jax.bench.program import Sizes
+from etp_jax.bench.run import FORMAT
 from etp_jax.config import TrainConfig, to_dict
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.losses.pairs import check_loss
+from etp_jax.training import saved_step
+from etp_jax.training.program import Sizes
 from etp_jax.training.room import parts_for, smaller
 from etp_jax.training.validation import sample_size
 
-FORMAT = 1
 CLOCKS = {"TPU v4": 1.05e9, "TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}
 """Assumed clocks in Hz. With them the compiler's cycles of large matrix products come to 70-90 % of the peak."""
 LARGE_COPY = 256 * 2**20
@@ -73,12 +76,36 @@ class Plan:
     versions: dict[str, str]
     compiler: dict[str, Any]
     others: list[dict[str, Any]]
+    config: dict[str, Any]
     estimate: dict[str, Any] | None
     warnings: list[str]
 
     def save(self, path: Path) -> None:
         """Writes the JSON."""
-        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        found, peaks = self.compiler, self.estimate and self.estimate["peak"]
+        row: dict[str, Any] = {"batch_size": self.batch_size, "devices": found["chips"]}
+        if found["fits"]:
+            named = {name: found[name] for name in ("lower_s", "compile_s", "flops", "bytes", "memory")}
+            row = {"what": "train step", "framework": "etp-jax", **row, **named, "step_s": []}
+        else:
+            row["out_of_memory"] = True
+        shared = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "device": found["device"],
+            "platform": self.topology,
+            "devices_at_hand": 0,
+            "precision": found["precision"],
+            "parallel": self.parallel,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "scaling": None,
+            "peak": peaks or {"tflops": None, "gb_per_s": None, "source": None},
+            "rows": [row],
+            "input": [],
+            "versions": self.versions,
+        }
+        write_text(path, json.dumps({**shared, "plan": asdict(self)}, indent=1) + "\n")
 
 
 def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: None) -> Plan:
@@ -89,22 +116,30 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
       progress: called with a line before each compilation.
 
     Raises:
-      EtpError: the slice is unknown, libtpu is missing, or an option is impossible.
+      EtpError: the devices are unknown, their compiler is missing, or an option is impossible.
     """
-    if not re.match(r"v\d|tpu", options.topology):
-        raise EtpError(
-            f"--topology {options.topology}: name a TPU slice such as v5e:16x16; NVIDIA GPUs are not supported yet "
-            "(compiling for them needs JAX's CUDA plugin, jax-cuda12-plugin and jax-cuda12-pjrt)"
-        )
     config, sizes = options.config, _sizes(options)
+    topology.platform(options.topology)
     check_loss(config.loss)
+    for path in filter(None, (options.save, options.json)):
+        if not path.absolute().parent.is_dir():
+            raise EtpError(f"{path}: the folder {path.parent} does not exist")
+    if options.save is not None:
+        saved_step.check_options(config)
+        if options.quick:
+            raise EtpError("--save with --quick would save a step that is not optimised; use one of them")
 
-    def compile_for(config: TrainConfig, quick: bool, what: str) -> dict[str, Any]:
+    def compile_for(config: TrainConfig, quick: bool, what: str, save: Path | None = None) -> dict[str, Any]:
         progress(f"compiling {options.recipe}, {what}, for {options.topology}{' (memory only)' if quick else ''} ...")
-        request = {"topology": options.topology, "slices": options.slices, "quick": quick}
+        request = {
+            "topology": options.topology,
+            "slices": options.slices,
+            "quick": quick,
+            "save": save and str(save.absolute()),
+        }
         return compiled({**request, "config": to_dict(config), "sizes": asdict(sizes)})
 
-    found = compile_for(config, options.quick, f"batch {config.data.batch_size}")
+    found = compile_for(config, options.quick, f"batch {config.data.batch_size}", options.save)
     changes = larger_and_smaller(config, found["chips"], sizes.records) if found["fits"] else may_fit(config, found)
     others = []
     for change, changed in changes if options.others else ():
@@ -127,6 +162,7 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
         versions={"etp-jax": __version__, **found.pop("versions")},
         compiler=found,
         others=others,
+        config=to_dict(config),
         estimate=estimate,
         warnings=warnings(found, estimate, config) if found["fits"] else [],
     )
@@ -134,12 +170,20 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
 
 def _sizes(options: PlanOptions) -> Sizes:
     """Returns the sizes of the data; raises EtpError for one that is impossible."""
-    for name, least in {"samples": 1, "records": 1, "tokens": 1, "reports": 0, "validation": 0, "slices": 1}.items():
+    for name, least in {
+        "samples": 1,
+        "records": 1,
+        "tokens": 1,
+        "reports": 0,
+        "validation": 0,
+        "slices": 1,
+        "fs": 0,
+    }.items():
         if getattr(options, name) < least:
             raise EtpError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     if options.price < 0 or options.clock_ghz < 0:
         raise EtpError("--price and --clock-ghz must not be negative")
-    return Sizes(options.samples, options.records, options.reports or options.records, options.tokens)
+    return Sizes(options.samples, options.records, options.reports or options.records, options.tokens, options.fs)
 
 
 def needed_bytes(found: dict[str, Any]) -> int | None:

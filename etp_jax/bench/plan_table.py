@@ -40,7 +40,7 @@ def table(plan: Plan) -> str:
         f"{'' if found['texts_resident'] else ' (sent with the batches)'}; {RESIDENCIES[found['resident']]}, "
         f"{found['per_dispatch']} step(s) a dispatch",
         "",
-        f"reported by the compiler (libtpu {plan.versions['libtpu']}, jax {plan.versions['jax']}); nothing was run",
+        f"reported by the compiler ({', '.join(map(' '.join, plan.versions.items()))}); nothing was run",
         *(_compiled(plan) if found["fits"] else _refused(found)),
     ]
     for other in plan.others:

@@ -37,12 +37,13 @@ from etp_jax.bench.flops import Step
 from etp_jax.bench.options import BenchOptions
 from etp_jax.bench.peaks import Peak, against_peak, peak
 from etp_jax.bench.reader import read
-from etp_jax.bench.steps import TOKENS, Contender, made_up, ours, text_tower
+from etp_jax.bench.steps import TOKENS, Contender, made_up, ours
 from etp_jax.errors import EtpError
 from etp_jax.files import has_fields, keep_other_kinds, write_text
 from etp_jax.losses.pairs import check_loss
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build
+from etp_jax.training.program import text_tower
 
 FORMAT = 1
 BLOCK_S = 1.0

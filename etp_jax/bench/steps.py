@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
-from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, optim
 from etp_jax.training.batches import Batch
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import text_tower
 from etp_jax.training.step import init_state, make_train_step
 
 REPORTS = 1000
 """Number of distinct reports in the synthetic data."""
-BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
-"""Sizes that replace those of a recipe's pretrained text tower (28,996 words: the cased vocabulary)."""
 TOKENS = 64
 """Length of a synthetic report, in tokens, where the text tower is trained."""
 
@@ -82,13 +79,6 @@ def made_up(config: TrainConfig, samples: int) -> Batch:
         "report": rng.integers(0, REPORTS, size, np.int32),
         "position": np.arange(size, dtype=np.int32),
     }
-
-
-def text_tower(config: TrainConfig) -> BertConfig:
-    """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
-    text = config.model.text
-    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden)
-    return dataclasses.replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
 
 
 def ours(config: TrainConfig, samples: int, devices: Sequence[Any]) -> tuple[list[Contender], dict[str, flops.Step]]:

@@ -28,6 +28,9 @@ class Train:
     """Maximum number of steps, for a short run; the whole schedule shrinks to this length. 0: all epochs."""
     extend: bool = False
     """Continue a finished run to more --optim.epochs or --max-steps."""
+    compiled: Path | None = None
+    """Step compiled before by `etp plan --save`, for these devices, versions, options and sizes of the data; it is a
+    pickle, so load only files that you made."""
     distributed: bool = False
     """Train on several hosts. Coordinator, process count and process id come from the environment: JAX's own detection
     of SLURM, GKE and TPU pods, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If a process is lost,
@@ -57,7 +60,7 @@ def train(args: Train) -> None:
     if args.distributed:
         distributed.initialise()
     with distributed.ProcessWatch():
-        loop.train(config, args.workdir, extend=args.extend)
+        loop.train(config, args.workdir, extend=args.extend, compiled=args.compiled)
 
 
 COMMANDS = {

@@ -12,8 +12,6 @@ from typing import Any
 import jax
 
 from etp_jax.bench import flops
-from etp_jax.bench.program import Sizes, program
-from etp_jax.bench.steps import text_tower
 from etp_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
@@ -26,6 +24,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.training import run_folder
 from etp_jax.training.log import read_metrics
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import Sizes, program, text_tower
 from etp_jax.training.room import check_fits
 
 BENCH = "bench.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from etp_jax.training.jax_private import backends_are_initialized, global_state
 
 STOPPED = 75
 """Exit status of a process that stops because another one did (`EX_TEMPFAIL`): all processes must be restarted."""
+JOIN_S = 300.0
+"""Time, in seconds, within which all processes must have joined, the first one that starts included."""
 BEAT_S = 0.5
 """Interval between two heartbeats of a process, in seconds."""
 SILENCE_S = 5.0
@@ -37,20 +40,41 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
+    If a process has not joined after `JOIN_S`, this one prints a line and exits with status `STOPPED`.
+
     Raises:
-      EtpError: a value is missing, or the other processes do not answer.
+      EtpError: a value is missing or wrong.
     """
+    # JAX's own limit aborts the process with the traces of its threads, so this one must be reached before it.
+    limit = threading.Timer(JOIN_S, _leave_unjoined)
+    limit.daemon = True
+    limit.start()
     try:
         if num_processes is None and "JAX_NUM_PROCESSES" in os.environ:
             num_processes = int(os.environ["JAX_NUM_PROCESSES"])
         if process_id is None and "JAX_PROCESS_ID" in os.environ:
             process_id = int(os.environ["JAX_PROCESS_ID"])
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        timeout = 2 * math.ceil(JOIN_S) + 60
+        jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise EtpError(
             f"the processes of this run could not be joined ({one_line(error)}); set "
             "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID on each"
         ) from None
+    finally:
+        limit.cancel()
+
+
+def _leave_unjoined() -> None:
+    """Ends a process that waits for others to join, with one line."""
+    where = f" at {global_state.coordinator_address}" if global_state.coordinator_address else ""
+    print(
+        f"etp: process {global_state.process_id}: not all processes of this run joined{where} within {JOIN_S:g} s; "
+        "check that every one of them was started, and reaches that address",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(STOPPED)
 
 
 class ProcessWatch:

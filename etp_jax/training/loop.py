@@ -28,15 +28,17 @@ from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import Sizes
 from etp_jax.training.progress import Progress
 from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.room import check_fits
+from etp_jax.training.saved_step import SavedStep
 from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
 
 
-def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
+def train(config: TrainConfig, workdir: Path, extend: bool = False, compiled: Path | None = None) -> None:
     """Trains a recipe, or resumes the run in `workdir`.
 
     On SIGTERM or Ctrl-C the dispatched steps are finished and saved. The process then exits with status 128 + signal
@@ -47,10 +49,11 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
       config: the recipe.
       workdir: run folder; created if missing. Several hosts must share it.
       extend: allow more `optim.epochs`, or a larger `optim.max_steps`, than the run was started with.
+      compiled: file of a step that `etp plan --save` compiled; None: the step is compiled here.
 
     Raises:
       EtpError: bad data or options, a run with other options, a folder or disk that cannot be written, too little
-        memory, or a loss that is not finite.
+        memory, a compiled step of another run, or a loss that is not finite.
       SystemExit: a signal stopped the run.
     """
     if config.run.deterministic:
@@ -59,7 +62,7 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
         with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
-            run = _prepare(config, workdir, extend)
+            run = _prepare(config, workdir, extend, compiled)
             stopped_by = _run(run) if run else None
     if stopped_by:
         sys.exit(128 + stopped_by)
@@ -75,6 +78,8 @@ class _Run:
     parallel: Parallel
     feed: DeviceFeed
     dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    compiled_before: bool
+    """Whether `dispatch` was loaded from a file; the compiler has then checked its memory."""
     tables: Any
     validation: Validation
     checkpoints: Checkpoints
@@ -96,10 +101,11 @@ class _Data:
     held_out_reports: ReportTable
 
 
-def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
+def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | None) -> _Run | None:
     """Builds all parts of the run, restores the newest checkpoint, and prints the plan; None if the run is finished."""
     _check_options(config)
     parallel = Parallel(config.run.parallel)
+    saved = None if compiled is None else SavedStep(compiled, config, parallel)
     dtype = build.set_precision(config.run.precision, parallel.platform)
     data = _open_data(config, parallel)
     steps_per_epoch = data.batches.steps_per_epoch
@@ -135,8 +141,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
 
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
+    loaded = None if saved is None else saved.load(_sizes(data, texts), text.bert_config)
     state = parallel.replicate(state)
-    on_devices = DeviceReports(texts, config.model.text.precision, parallel)
+    on_devices = DeviceReports(texts, config.model.text.precision, parallel, resident=loaded is not None)
     if not on_devices.resident:
         _say(str(on_devices))
     validation = Validation(config, model, data.held_out, data.held_out_reports, held_out_texts, parallel, between)
@@ -149,7 +156,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
         feed=feed,
-        dispatch=feed.wrap(step),
+        dispatch=loaded or feed.wrap(step),
+        compiled_before=loaded is not None,
         tables=feed.tables,
         validation=validation,
         checkpoints=checkpoints,
@@ -158,6 +166,13 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
         start=start,
         total=total,
     )
+
+
+def _sizes(data: _Data, texts: dict[str, Any]) -> Sizes:
+    """Returns the sizes that the step depends on."""
+    shards, reports = data.shards, len(data.batches.reports.reports)
+    tokens = texts["input_ids"].shape[1] if "input_ids" in texts else 0
+    return Sizes(shards.samples, len(data.batches.paired), reports, tokens, shards.fs)
 
 
 def _check_options(config: TrainConfig) -> None:
@@ -247,7 +262,7 @@ def _run(run: _Run) -> int | None:
             with progress.waiting():
                 steps, batch = next(batches)
                 jax.block_until_ready(batch)  # the transfer to the devices counts as waiting too
-            if done == run.start:
+            if done == run.start and not run.compiled_before:
                 check_fits(run.dispatch, (state, batch, run.tables), config, run.parallel, run.feed.residency)
             state, metrics = run.dispatch(state, batch, run.tables)
             progress.step(steps, metrics)

@@ -24,18 +24,19 @@ class DeviceReports:
         table: the table on the devices, the last argument of a step; empty if it is not resident.
     """
 
-    def __init__(self, texts: dict[str, NDArray], precision: str, parallel: Parallel) -> None:
+    def __init__(self, texts: dict[str, NDArray], precision: str, parallel: Parallel, resident: bool = False) -> None:
         """Puts the table on the devices if it fits in `TEXT_SHARE`; the answer is the same on all hosts.
 
         Args:
             texts: `build.text_inputs` of the reports.
             precision: type of a tower's outputs on the devices, `model.text.precision`.
             parallel: the devices.
+            resident: put it there in any case, because a saved step expects it.
         """
         self._texts, self._precision = texts, precision
         row = sum(x.nbytes for x in jax.tree.leaves(self.rows(np.zeros(1, np.int32))))
         self._bytes = row * len(next(iter(texts.values())))
-        self.resident = table_is_resident(self._bytes, free_bytes(parallel))
+        self.resident = resident or table_is_resident(self._bytes, free_bytes(parallel))
         self.table: Any = parallel.replicate(device_texts(texts, precision)) if self.resident else {}
 
     def rows(self, report_b: NDArray[np.int32]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etp_jax.bench.hlo import Copy, array_bytes, summary
+from etp_jax.bench.hlo import Copy, array_bytes, moved_bytes, summary
 
 MIB = 2**20
 TEXT = """\
@@ -73,6 +73,39 @@ def test_a_program() -> None:
         Copy("s16[512,1024]", MIB, 1),
     ]
     assert len(summary(TEXT, 2 * MIB).copies) == 2 and not summary(TEXT, 3 * MIB).copies
+
+
+MOVES = """\
+HloModule jit_step
+
+%selects (p: f32[1000,8], q: s32[4,1]) -> f32[4,8] {
+  %p = f32[1000,8]{1,0} parameter(0)
+  %q = s32[4,1]{1,0} parameter(1)
+  ROOT %gather.1 = f32[4,8]{1,0} gather(%p, %q), offset_dims={1}
+}
+
+%body (carry: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %carry = (s32[], f32[4,8]{1,0}) parameter(0)
+  %part = f32[4,8]{1,0} get-tuple-element(%carry), index=1
+  %add.2 = f32[4,8]{1,0} add(%part, %part)
+  ROOT %tuple.2 = (s32[], f32[4,8]{1,0}) tuple(%add.2)
+}
+
+ENTRY %main (table: f32[1000,8], rows: s32[4,1]) -> f32[2,8] {
+  %table = f32[1000,8]{1,0} parameter(0)
+  %rows = s32[4,1]{1,0} parameter(1)
+  %fusion.3 = f32[4,8]{1,0} fusion(%table, %rows), kind=kLoop, calls=%selects
+  %slice.3 = f32[2,8]{1,0} slice(%fusion.3), slice={[0:2], [0:8]}
+  %while.3 = (s32[], f32[4,8]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"9"}}
+  ROOT %negate.3 = f32[2,8]{1,0} negate(%slice.3)
+}
+"""
+
+
+def test_bytes_that_a_program_moves() -> None:
+    """A gather reads what it returns, and the row numbers; the body of a loop counts once."""
+    gather, part, body, negation = 2 * 128 + 16, 2 * 64, 3 * 128, 2 * 64
+    assert moved_bytes(MOVES) == gather + part + body + negation
 
 
 def test_sizes_of_arrays() -> None:

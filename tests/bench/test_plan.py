@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etp_jax.bench import plan, plan_compile
+from etp_jax.bench import plan, plan_compile, topology
 from etp_jax.bench.plan_options import PlanOptions
+from etp_jax.bench.run import FORMAT, Report
 from etp_jax.cli import main
 from etp_jax.config import TrainConfig
 from tests.helpers.tiny_run import change
@@ -151,14 +153,18 @@ def test_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     main.main(["plan", "--topology", "v5e:2x4", "--data.batch-size", "2048", "--json", str(path)])
     text = capsys.readouterr().out
     reported, estimated = text.split("estimated from it")
-    assert "reported by the compiler (libtpu 3.4, jax 1.2)" in reported and "nothing was run" in reported
+    assert "jax 1.2, libtpu 3.4); nothing was run" in reported and "reported by the compiler (etp-jax " in reported
     assert "fits, 3.00 of 16.00 GiB a chip" in reported and "temporaries" in reported
     assert "all-reduce: 37 a step, 3.00 MiB" in reported
     assert "with --data.batch-size 4096: does not fit, 40.00 of 16.00 GiB" in reported
     assert "step: 10.0 to 40.0 ms" in estimated and "ECG/s: 51,200 to 204,800 in all" in estimated
     assert "each host's reader: 25,600 to 102,400 records/s" in estimated
     content = json.loads(path.read_text())
-    assert (content["format"], content["recipe"], content["compiler"]["memory"]["temp"]) == (1, "mets", 2 * GIB)
+    assert (content["format"], content["recipe"], content["device"]) == (FORMAT, "mets", "TPU v5 lite")
+    row = content["rows"][0]
+    assert (row["batch_size"], row["devices"], row["memory"]["temp"], row["step_s"]) == (2048, 8, 2 * GIB, [])
+    assert content["plan"]["estimate"]["step_s"]["low"] == pytest.approx(0.01)
+    assert {field.name for field in fields(Report)} <= content.keys()
 
 
 def test_the_text_of_a_refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +178,12 @@ def test_the_text_of_a_refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--topology", "h200:1x1x8"], "name a TPU slice such as v5e:16x16; NVIDIA GPUs are not supported yet"),
+        (
+            ["--topology", "b200:1x1x8"],
+            "--topology b200:1x1x8: name a TPU slice such as v5e:16x16, NVIDIA GPUs such as",
+        ),
+        (["--topology", "cpu:2", "--save", "step"], "a compiled step needs --run.parallel shard_map"),
+        (["--topology", "cpu:2", "--save", "nowhere/step"], "nowhere/step: the folder nowhere does not exist"),
         (["--topology", "v5e:2x4", "--records", "0"], "--records is 0; it must be at least 1"),
         (["--topology", "v5e:2x4", "--price", "-1"], "--price and --clock-ghz must not be negative"),
         (["--topology", "v5e:2x4", "--loss.pairs", "x"], "loss.pairs is 'x'"),
@@ -192,12 +203,12 @@ def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_missing_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(plan_compile.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
     assert "libtpu, which is not installed; `pip install 'jax[tpu]'`" in refusal(["--topology", "v5e:2x4"], capsys)
 
 
 def test_a_compiler_that_aborts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.CompletedProcess([], -6, "noise\n", "first\nCheck failed: x\n\n")
-    monkeypatch.setattr(plan_compile.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(plan_compile.subprocess, "run", lambda *_, **__: done)
     assert "the compiler's process ended with status -6: Check failed: x" in refusal(["--topology", "v5e:2x4"], capsys)

@@ -13,12 +13,12 @@ import pytest
 
 from etp_jax import config as config_module
 from etp_jax.bench import flops
-from etp_jax.bench.steps import text_tower
 from etp_jax.cli import main
 from etp_jax.errors import EtpError
 from etp_jax.reproduce import estimate, plan, reproduce
 from etp_jax.reproduce.study import read
 from etp_jax.training import loop, room
+from etp_jax.training.program import text_tower
 from tests.helpers.small_run import SAMPLES, small_config, write_shards
 from tests.helpers.tiny_run import change
 

@@ -38,3 +38,13 @@ def test_the_store_of_a_run() -> None:
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0 1 [('etp/test/0', 'here')]", done.stderr
+
+
+def test_a_machine_without_gpus_knows_cuda() -> None:
+    code = (
+        "from etp_jax.training.jax_private import make_cuda_known; make_cuda_known()\n"
+        "from jax._src.xla_bridge import canonicalize_platform as known\n"
+        "print(known('gpu'), known('cuda'), known('cpu'), known('tpu'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cuda", "cuda", "cpu", "tpu"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from etp_jax.bench.steps import text_tower
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
@@ -24,6 +23,9 @@ from etp_jax.training.step import TokenTable, init_state, make_train_step
 
 Shapes = Any
 
+BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
+"""Sizes that stand for those of a recipe's pretrained text tower (28,996 words: the cased vocabulary)."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -37,6 +39,8 @@ class Sizes:
     """Number of distinct reports."""
     tokens: int
     """Length of a report, in tokens, where the text tower is trained."""
+    fs: int = 0
+    """Sampling rate in Hz; 0: that of ECGs of 10 s."""
 
     @property
     def record_bytes(self) -> int:
@@ -52,6 +56,7 @@ class Program:
         dispatch: `Parallel`'s function, ready to be lowered for `args`.
         args: shapes of state, batch and tables, in the layout of `Parallel`.
         params: shapes of the model's parameters.
+        bert: sizes of the text tower.
         dtype: compute type of the towers.
         resident: where the records are kept.
         texts_resident: whether every device holds the report table; otherwise its rows are sent with the batches.
@@ -61,10 +66,18 @@ class Program:
     dispatch: Any
     args: tuple[Shapes, Shapes, Shapes]
     params: Shapes
+    bert: BertConfig
     dtype: Any
     resident: Residency
     texts_resident: bool
     per_dispatch: int
+
+
+def text_tower(config: TrainConfig) -> BertConfig:
+    """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
+    text = config.model.text
+    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden, text.max_tokens)
+    return replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
 
 
 def program(
@@ -77,7 +90,7 @@ def program(
       sizes: sizes of the data.
       parallel: the devices, attached or not.
       device_bytes: memory of a device, by which `data.resident = auto` decides.
-      bert: sizes of the text tower; None: those of the recipe, of a pretrained one those of BERT-base.
+      bert: sizes of the text tower; None: those of `text_tower`.
 
     Raises:
       EtpError: the batch does not suit devices or records, or an option is impossible.
@@ -102,7 +115,7 @@ def program(
     bytes_of = resident.device_bytes(*shape, parallel.devices)
     kept = resident.residency(config.data.resident, bytes_of, free)
     per_dispatch = feed.steps_per_dispatch(config.run, kept, parallel.platform)
-    step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
+    step = make_train_step(model, optimizer, schedule, config, sizes.fs or sizes.samples // 10, parallel.platform)
     batch = _batch(batch_size, sizes.samples, kept, None if texts_resident else texts, per_dispatch)
     tables = _over(parallel, texts if texts_resident else {}, REPLICATED)
     if kept == "always":
@@ -115,6 +128,7 @@ def program(
         dispatch=feed.dispatching(step, kept, per_dispatch, sizes.samples, parallel),
         args=(_over(parallel, state, REPLICATED), _over(parallel, batch, SPLIT), tables),
         params=variables["params"],
+        bert=bert,
         dtype=dtype,
         resident=kept,
         texts_resident=texts_resident,

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # its questions about the hardware have no public door
 
-from etp_jax.bench import program as program_module
-from etp_jax.bench import steps
-from etp_jax.bench.program import Sizes, program
 from etp_jax.config import TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe, recipe_names
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards
+from etp_jax.training import program as program_module
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.program import Sizes, program
 from etp_jax.training.report_table import DeviceReports
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
@@ -36,7 +35,7 @@ def lowered(config: TrainConfig, platform: str, monkeypatch: pytest.MonkeyPatch)
     A pretrained text tower has two layers instead of twelve that lower alike, unless `trainable` names some of them.
     """
     monkeypatch.setattr(Parallel, "platform", platform)
-    bert = steps.text_tower(config)
+    bert = program_module.text_tower(config)
     if config.model.text.trainable == ".*":
         bert = replace(bert, num_hidden_layers=min(2, bert.num_hidden_layers))
     monkeypatch.setattr(program_module, "text_tower", lambda _: bert)
