@@ -137,7 +137,7 @@ def test_retrieval(run_dir: Path, shards: Path):
     encoder, split, table = Encoder.from_run(run_dir), Shards(shards).split("test"), Shards(shards).reports("test")
     paired = table.paired
     assert result["task"] is None and result["records"] == len(paired) == sum(n % 7 != 0 for n in range(COUNTS["test"]))
-    texts = encoder.text([split.columns.report[i] for i in paired.tolist()])
+    texts = encoder.text([split.columns.report[int(i)] for i in paired])
     expected = retrieval(encoder.ecg(split)[1][paired], texts, table.number[paired])
     for name, value in expected.items():
         if name != "recall":
