@@ -182,6 +182,7 @@ import sys, time
 from pathlib import Path
 from etp_jax.data_prep import build
 from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.shards.pool import Processes
 
 if __name__ == "__main__":
     build.SHARD_BYTES = 9 * 24_000
@@ -300,6 +301,7 @@ def test_a_full_disk(source, tmp_path):
     code = (
         "import resource, sys; from pathlib import Path; from etp_jax.data_prep import build;"
         "from etp_jax.data_prep.archives.ptbxl import open_archive; from etp_jax.errors import EtpError\n"
+        "from etp_jax.shards.pool import Processes\n"
         "if __name__ == '__main__':\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "    try: build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), Processes(2))\n"
