@@ -13,7 +13,7 @@ from etp_jax.bench.steps import text_tower
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.losses.pairs import needs_tower
+from etp_jax.losses.pairs import needs_mean, needs_tower
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, feed, optim
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
@@ -87,13 +87,13 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
     state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
     texts = _texts(config, bert.hidden_size, sizes)
 
-    split = feed.table_shapes(sizes.records, sizes.samples, len(LEADS))
+    split = feed.table_shapes(sizes.records, sizes.samples, len(LEADS), config.data.tosses)
     room = feed.RESIDENT_SHARE * (device_bytes - tree_bytes((state, texts)))
     fits = parallel.platform != "cpu" and tree_bytes(split) <= room
     resident = fits if config.data.resident == "auto" else config.data.resident == "always"
     per_dispatch = feed.steps_per_dispatch(config.run, resident, parallel.platform)
     step = make_train_step(model, optimizer, schedule, config, sizes.samples // 10, parallel.platform)
-    batch = _batch(batch_size, sizes.samples, resident, per_dispatch)
+    batch = _batch(batch_size, sizes.samples, resident, per_dispatch, config.data.tosses)
     return Program(
         dispatch=parallel.wrap_train_step(feed.dispatching(step, resident, per_dispatch, sizes.samples)),
         args=_laid_out(parallel, state, batch, (texts, split) if resident else texts),
@@ -112,14 +112,15 @@ def tree_bytes(tree: Shapes) -> int:
 def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     """Returns the shapes of the report table on the devices, see `step.device_texts`."""
     outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.float32)
+    mean = {"semantic_mean": jax.ShapeDtypeStruct((hidden,), jnp.float32)} if needs_mean(config.loss) else {}
     if config.model.text.frozen:
-        return {"embeddings": outputs}
+        return {"embeddings": outputs, **mean}
     words = jax.ShapeDtypeStruct((sizes.reports, sizes.tokens + -sizes.tokens % 128), jnp.int32)
     semantic = {"semantic": outputs} if needs_tower(config.loss) else {}
-    return {"tokens": TokenTable(words, sizes.tokens), **semantic}
+    return {"tokens": TokenTable(words, sizes.tokens), **semantic, **mean}
 
 
-def _batch(size: int, samples: int, resident: bool, per_dispatch: int) -> dict[str, Shapes]:
+def _batch(size: int, samples: int, resident: bool, per_dispatch: int, both: bool) -> dict[str, Shapes]:
     """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps."""
     shapes = {"position": ((), jnp.int32)}
     if resident:
@@ -128,7 +129,7 @@ def _batch(size: int, samples: int, resident: bool, per_dispatch: int) -> dict[s
         shapes |= {
             "ecg": ((samples, len(LEADS)), jnp.int16),
             "lead_mask": ((len(LEADS),), jnp.bool_),
-            "report": ((), jnp.int32),
+            **dict.fromkeys(("report", "plain") if both else ("report",), ((), jnp.int32)),
         }
     lead = (size,) if per_dispatch == 1 else (size, per_dispatch)
     return {name: jax.ShapeDtypeStruct((*lead, *shape), dtype) for name, (shape, dtype) in shapes.items()}

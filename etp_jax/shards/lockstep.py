@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.shards.record import TEXT_LISTS, TEXTS
+from etp_jax.shards.record import TEXT_LISTS, text_fields
 
 _BYTES, _FLOATS, _INTEGERS = b"\x0a", b"\x12", b"\x1a"  # first byte of a list of byte strings, of floats, of integers
 _FIRST, _SECOND = b"\x0a", b"\x12"  # first byte of field 1 and of field 2
@@ -43,13 +43,14 @@ class Block:
     lead_mask: NDArray[np.bool_]
 
 
-def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int) -> Block:
+def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int, restored: bool = False) -> Block:
     """Decodes records.
 
     Args:
       heads: the records, each without its last `signal_bytes` bytes.
       leads: number of leads.
       signal_bytes: size of a signal.
+      restored: whether the records have restored reports.
 
     Raises:
       NotARecord: a record differs from what `encode_record` writes.
@@ -57,13 +58,13 @@ def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int) -> Block
     cursor = _Cursor(heads)
     cursor.field(_FIRST)
     texts, counts = {}, {}
-    for name in (*TEXTS, *TEXT_LISTS):
+    for name in (*text_fields(restored), *TEXT_LISTS):
         cursor.feature(name)
         starts, lengths, count = cursor.byte_strings()
-        if name in TEXTS:
-            cursor.check(count == 1, f"{name}: not one text")
-        else:
+        if name in TEXT_LISTS:
             counts[name] = count
+        else:
+            cursor.check(count == 1, f"{name}: not one text")
         texts[name] = _strings(cursor, starts, lengths, count, name)
     cursor.feature("likelihoods")
     likelihoods, counts["likelihoods"] = cursor.floats()

@@ -118,16 +118,17 @@ class Batches:
 
         Returns:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
-            `position` int32 [n], row in the global batch.
+            `position` int32 [n], row in the global batch; with a table of both reports also `plain` int32 [n], number
+            of the plain report.
         """
         rows = self.rows(step)
         records = self.paired[rows["row"]]
-        return {
-            "ecg": self.split.ecg(records),
-            "lead_mask": self.split.columns.lead_mask[records],
-            "report": self.reports.number[records],
-            "position": rows["position"],
-        }
+        return {"ecg": self.split.ecg(records), **self.fields(records), "position": rows["position"]}
+
+    def fields(self, records: np.ndarray) -> Batch:
+        """Returns what the batch needs of records besides the signal: lead masks and numbers of reports, [n, ...]."""
+        plain = {} if self.reports.plain is None else {"plain": self.reports.plain[records]}
+        return {"lead_mask": self.split.columns.lead_mask[records], "report": self.reports.number[records], **plain}
 
 
 def prefetch(keys: Iterable[K], load: Callable[[K], T], depth: int = 2) -> Generator[tuple[K, T], None, None]:

@@ -138,18 +138,18 @@ def row_shape(values: int) -> tuple[int, int]:
     return rows, -(-values // (128 * rows)) * 128
 
 
-def table_shapes(records: int, samples: int, leads: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the resident table.
+def table_shapes(records: int, samples: int, leads: int, both: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the resident table, which may hold the numbers of both reports.
 
     Returns:
         `ecg` int16 [records * rows, width] (`row_shape`), flat because TPUs pad a last axis of 12 to 128; `lead_mask`
-        bool [records, leads]; `report` int32 [records].
+        bool [records, leads]; `report`, and with both reports `plain`, int32 [records].
     """
     rows, width = row_shape(samples * leads)
     return {
         "ecg": jax.ShapeDtypeStruct((records * rows, width), jnp.int16),
         "lead_mask": jax.ShapeDtypeStruct((records, leads), jnp.bool_),
-        "report": jax.ShapeDtypeStruct((records,), jnp.int32),
+        **dict.fromkeys(("report", "plain") if both else ("report",), jax.ShapeDtypeStruct((records,), jnp.int32)),
     }
 
 
@@ -158,7 +158,7 @@ def gathering(step: Step, samples: int) -> Step:
 
     def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
         texts, split = tables
-        records = {name: split[name][batch["row"]] for name in ("lead_mask", "report")}
+        records = {name: x[batch["row"]] for name, x in split.items() if name != "ecg"}
         count, leads = records["lead_mask"].shape
         rows, width = row_shape(samples * leads)
         taken = (batch["row"][:, None] * rows + jnp.arange(rows, dtype=jnp.int32)).reshape(-1)
@@ -173,7 +173,8 @@ def gathering(step: Step, samples: int) -> Step:
 def _split_bytes(batches: Batches) -> int:
     """Returns the bytes of the resident table."""
     shards = batches.split.shards
-    table = table_shapes(len(batches.paired), shards.samples, len(shards.leads)).values()
+    both = batches.reports.plain is not None
+    table = table_shapes(len(batches.paired), shards.samples, len(shards.leads), both).values()
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in table)
 
 
@@ -209,5 +210,4 @@ def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
     starts = (min(start, len(paired) - size) for start in range(0, len(paired), size))  # the last piece is full too
     for start, piece in prefetch(starts, load):
         ecg = jax.block_until_ready(write(ecg, piece, start * rows))
-    table = {"lead_mask": split.columns.lead_mask[paired], "report": batches.reports.number[paired]}
-    return parallel.replicate({"ecg": ecg, **table})
+    return parallel.replicate({"ecg": ecg, **batches.fields(paired)})

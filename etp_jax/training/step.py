@@ -23,6 +23,8 @@ from etp_jax.training.grad_cache import value_and_grad
 
 Tree = Any
 Metrics = dict[str, jax.Array]
+COIN = 7
+"""Number by which the coin's key is derived from the key of augmentation, which uses 0 to 6 itself."""
 
 
 @struct.dataclass
@@ -104,6 +106,20 @@ def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax
     return keys_b2[:, 0], keys_b2[:, 1]
 
 
+def read_report(rows: Mapping[str, jax.Array], keys_b: jax.Array, share: float) -> jax.Array:
+    """Returns the number [b] of the report that each example reads; with two to choose from, by a coin.
+
+    Args:
+        rows: this device's part of a batch of `batches.Batches`.
+        keys_b: keys of augmentation; the coin's are derived from them.
+        share: probability of the restored report, `data.restored_share`.
+    """
+    if "plain" not in rows:
+        return rows["report"]
+    restored_b = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, COIN), share))(keys_b)
+    return jnp.where(restored_b, rows["report"], rows["plain"])
+
+
 def make_train_step(
     model: DualEncoder,
     optimizer: optax.GradientTransformation,
@@ -126,9 +142,8 @@ def make_train_step(
         `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
         of `batches.Batches`. `texts` is the whole report table: {"embeddings" [R, D]} of a frozen tower, or
         {"input_ids", "attention_mask"} [R, S] or as `device_texts` packs them, with "semantic" [R, D] for `semantic`
-        pairs. The step returns the next
-        state and scalars: loss, ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping),
-        learning_rate.
+        pairs; and, for centred ones, "semantic_mean" [D]. The step returns the next state and scalars: loss,
+        ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
         EtpError: pairs or score are unknown, or there is less than one micro-batch. The step itself raises it when
@@ -142,7 +157,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        semantic_bD = semantic_table(texts)[batch["report"]] if needs_tower(loss_config) else None
+        semantic_bD = semantic_rows(texts, batch["report"]) if needs_tower(loss_config) else None
         mask = optim.trainable(state.params, config)
         fixed = optim.take(state.params, mask, learned=False)
 
@@ -153,7 +168,7 @@ def make_train_step(
             (_, ecg_bE), updated = model.apply(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
-            text = text_input(texts, rows["report"])
+            text = text_input(texts, read_report(rows, augment_keys, config.data.restored_share))
             text_bE: Any = model.apply(variables, text, dropout_keys, method="encode_text")
             return (ecg_bE, text_bE), updated.get("batch_stats", {})
 
@@ -187,6 +202,18 @@ def make_train_step(
 def semantic_table(texts: Mapping[str, Any]) -> Any:
     """Returns the text tower's outputs before training [R, D]; for a frozen tower they are the model's input."""
     return texts["semantic"] if "semantic" in texts else texts["embeddings"]
+
+
+def semantic_rows(texts: Mapping[str, Any], report_b: Any) -> Any:
+    """Selects the vectors [b, D] of reports by number, from which their similarities are computed; centred if asked."""
+    rows_bD = semantic_table(texts)[report_b]
+    return rows_bD - texts["semantic_mean"] if "semantic_mean" in texts else rows_bD
+
+
+def semantic_mean(texts: Mapping[str, Any], report_N: Any) -> dict[str, Any]:
+    """Returns {"semantic_mean"} [D], the mean of `semantic_table` over the distinct reports among N numbers."""
+    table_RD = semantic_table(texts)
+    return {"semantic_mean": table_RD[np.unique(report_N)].mean(axis=0, dtype=np.float64).astype(table_RD.dtype)}
 
 
 def average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:

@@ -80,9 +80,9 @@ def measure() -> dict[str, Any]:
     feed_module.PIECE = 7 * 2 * SAMPLES * len(LEADS)  # so that the records take several pieces, not all of them whole
     feed_module.WIDEST = SAMPLES * len(LEADS) // 4  # so that a record takes several rows
     with tempfile.TemporaryDirectory() as folder:
-        shards = Shards(write_shards(Path(folder) / "shards"))
-        batches = Batches(shards.split("train"), shards.reports("train"), BATCH, 0, devices=8, share=0.9)
-        base = tiny_config(shards.folder)
+        shards = Shards(write_shards(Path(folder) / "shards", restored=True))
+        batches = Batches(shards.split("train"), shards.both_reports("train"), BATCH, 0, devices=8, share=0.9)
+        base = change(tiny_config(shards.folder), data={"restored_share": 0.5})
 
         def run(mode: str, resident: str, steps: int, dtype: str) -> list[np.ndarray]:
             options = {"parallel": mode, "steps_per_dispatch": steps}
