@@ -89,6 +89,7 @@ class _Cursor:
         self.ends = np.cumsum(lengths)
         self.at = self.ends - lengths
         self.all = np.arange(len(heads))
+        self.feature_ends = self.ends  # where the feature that is being read ends
 
     def check(self, good: NDArray[np.bool_], reason: str, rows: NDArray[np.int64] | None = None) -> None:
         """Raises NotARecord for the first row that is not good."""
@@ -126,14 +127,16 @@ class _Cursor:
 
     def feature(self, name: str) -> None:
         """Reads the head of a feature, and its name."""
-        self.field(_FIRST)
+        ends = self.field(_FIRST) + self.at
         encoded = name.encode()
         self.expect(_FIRST + bytes((len(encoded),)) + encoded, self.all)
-        self.field(_SECOND)
+        self.feature_ends = self.field(_SECOND) + self.at
+        self.check(self.feature_ends == ends, f"{name}: a feature of another length")
 
     def byte_strings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Reads a list of byte strings: start and length of each, record after record, and their number a record."""
         ends = self.field(_BYTES) + self.at
+        self.check(ends == self.feature_ends, "a list of another length than its feature")
         count, found = np.zeros(len(ends), np.int64), [(self.all[:0],) * 3]
         while len(rows := np.flatnonzero(self.at < ends)):
             lengths = self.field(_FIRST, rows)
@@ -148,6 +151,7 @@ class _Cursor:
     def packed(self, tag: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Reads the heads of a list of numbers; returns where they start, and their size in bytes."""
         ends = self.field(tag) + self.at
+        self.check(ends == self.feature_ends, "a list of another length than its feature")
         size = np.zeros(len(ends), np.int64)
         rows = np.flatnonzero(self.at < ends)
         size[rows] = self.field(_FIRST, rows)

@@ -143,8 +143,8 @@ class Shards:
             return
         if "restored" in self.build.get("preparation", {}):
             raise EtpError(
-                f"{self.folder}: an earlier version wrote the restored reports in place of the plain ones; train on them with "
-                "--data.restored-share 0"
+                f"{self.folder}: an earlier version put restored reports in place of the plain ones; train on them "
+                "with --data.restored-share 0"
             )
         raise EtpError(f"{self.folder}: the records have no {RESTORED}; `etp waveform restore` writes shards with it")
 

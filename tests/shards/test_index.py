@@ -107,6 +107,14 @@ def test_any_changed_record_is_read_alike_or_refused(data):
         np.testing.assert_array_equal(block.lead_mask[row], expected["lead_mask"])
 
 
+def test_a_feature_of_another_length_is_refused():
+    payloads = [bytearray(encode_record(make_record(number))) for number in range(3)]
+    at = payloads[1].index(b"\x06labels") - 2  # the length of the feature that follows it
+    payloads[1][at] -= 1
+    with pytest.raises(NotARecord, match="labels: a feature of another length"):
+        decode_block([bytes(payload[: -SAMPLES * 24]) for payload in payloads], 12, SAMPLES * 24)
+
+
 @settings(deadline=None, max_examples=8)
 @given(st.lists(st.lists(records, max_size=3), min_size=1, max_size=3), st.booleans())
 def test_index_holds_what_was_written(tmp_path_factory, groups, restored):

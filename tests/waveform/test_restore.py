@@ -153,7 +153,7 @@ def test_shards_that_an_earlier_version_restored_are_refused(source, features, t
     (old / "build.json").write_text(json.dumps(build))
     with pytest.raises(EtpError, match="an earlier version restored these reports and kept no plain ones"):
         restore(old, features, tmp_path / "out", None, "measurement")
-    with pytest.raises(EtpError, match=r"in place of the plain ones; train on them with --data\.restored"):
+    with pytest.raises(EtpError, match=r"put restored reports in place of .* with --data\.restored-share 0"):
         Shards(old).both_reports("train")
 
 
