@@ -53,6 +53,7 @@ coarse = c.TrainConfig(
 fine = replace(
     coarse,
     start_from="NAME-THE-COARSE-RUN",  # an empty value would silently train from scratch
+    data=replace(coarse.data, restored_share=1.0),  # every report has its restored features
     optim=replace(coarse.optim, epochs=3.0, warmup_epochs=0.3),  # FOCAL
 )
 

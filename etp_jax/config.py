@@ -62,10 +62,23 @@ class DataConfig:
     of larger ones."""
     batch_size: int = 128
     """ECG-report pairs per step, over all devices and hosts."""
+    restored_share: float = 0.0
+    """Share of the examples that read the report with restored waveform features (`etp waveform restore`) instead of
+    the plain one. A coin decides for each example and step; above 0, what counts as a pair follows from the restored
+    reports of all examples."""
     resident: Literal["auto", "always", "sharded", "never"] = "auto"
     """Whether the training records are kept on the devices, instead of being sent with each batch: all of them on every
     device (`always`), or a part on each (`sharded`). The result is the same. `auto` uses the first of `always`,
     `sharded` and `never` that fits in half of the free memory; on CPU `never`."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for an impossible share."""
+        _require(0 <= self.restored_share <= 1, "data.restored_share", self.restored_share, "lie between 0 and 1")
+
+    @property
+    def tosses(self) -> bool:
+        """Whether a coin decides which of its two reports an example reads."""
+        return 0 < self.restored_share < 1
 
 
 @dataclass(frozen=True)
@@ -250,6 +263,9 @@ class LossConfig:
     semantic_from: Literal["tower", "batch"] = "tower"
     """Source of the similarity of two reports. `tower`: the text tower's outputs before training; `batch`: the text
     embeddings of the current step, without gradient (FG-CLEP)."""
+    semantic_centre: bool = False
+    """Whether the mean vector is taken off before the cosines, which otherwise are all high: with `tower` the mean of
+    the distinct training reports, with `batch` that of the rows of the global batch."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5

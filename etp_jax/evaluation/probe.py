@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -20,6 +21,10 @@ from etp_jax.shards.record import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
+
+
+PLAIN = ("pooled", 1)
+"""Feature set and number of views of an encoder's output as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +60,34 @@ class Probe(FrozenFeatures):
     protocol: Literal["honest", "merl-as-published"] = HONEST
     """`merl-as-published` repeats what MERL's code does; among other things it chooses the epoch on the scored split.
     etp_jax/evaluation/merl.py lists all differences."""
+    features: tuple[Literal["pooled", "stage4", "stages34", "stages"], ...] = ("pooled",)
+    """Feature sets among which the probe chooses, together with its strength, on records that are not scored. `pooled`:
+    the encoder's output; `stage4`, `stages34`, `stages`: mean, maximum and standard deviation over time of the channels
+    of the last, the last two and all stages of a ResNet."""
+    views: tuple[int, ...] = (1,)
+    """Numbers of time shifts (evenly from -0.5 to 0.5 s) over which features are averaged; several: the probe chooses
+    among them too. 1 means no shift."""
 
     def check(self) -> None:
         """Raises EtpError for options that do not go together."""
         check_protocol(self.kind, self.protocol)
+        if not self.features or not self.views or min(self.views) < 1:
+            raise EtpError(
+                f"--features {self.features} --views {self.views}; name at least one set, and views from 1 on"
+            )
+        if self.protocol != HONEST and self.candidates() != (PLAIN,):
+            raise EtpError(f"--protocol {self.protocol} has its own features; omit --features and --views")
         super().check()
+
+    def candidates(self) -> tuple[tuple[str, int], ...]:
+        """Feature sets with numbers of views, among which the probe chooses."""
+        return tuple(product(self.features, self.views))
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; a protocol other than `honest` comes after the split."""
         task, kind, split, *published = super().file_name()
-        return [task, kind, split, *[self.protocol] * (self.protocol != HONEST), *published]
+        candidates = [] if self.candidates() == (PLAIN,) else ["+".join(self.features), *map(str, self.views)]
+        return [task, kind, split, *[self.protocol] * (self.protocol != HONEST), *candidates, *published]
 
 
 def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
@@ -73,7 +96,7 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
 
     if request.protocol != HONEST:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
-    return fit_and_score(request, encoders, shards, logistic.fit)
+    return fit_and_score(request, encoders, shards, logistic.fit, request.candidates())
 
 
 class Classifier(Protocol):
@@ -93,6 +116,7 @@ def fit_and_score(
     encoders: Sequence[tuple[str, Encoder]],
     shards: Shards,
     fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
+    candidates: Sequence[tuple[str, int]] = (PLAIN,),
 ) -> Outcome:
     """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
 
@@ -105,6 +129,7 @@ def fit_and_score(
       encoders: each with its name in the result.
       shards: shard folder with that split, `train` and `validation`.
       fit: function of features [N, F] and classes [N, C] that returns a classifier.
+      candidates: feature sets with numbers of views (`encoder.stages.features_of`), chosen together with the setting.
 
     Raises:
       EtpError: there are too few records to choose a setting on.
@@ -123,22 +148,50 @@ def fit_and_score(
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (request.seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
-        fitted_nF, chooser_nF, target_nF = (some.encode(encoder)[0] for some in (fitted, chooser, target))
+        sets = {
+            candidate: [encode(some, encoder, candidate) for some in (fitted, chooser, target)]
+            for candidate in candidates
+        }
         for fraction, seed in Bar(draws, desc=f"{name} encoder", unit="fit"):
             subset = np.arange(len(fitted)) if seed is None else draw(fitted.y_nC, fraction, seed)
             y_sC = fitted.y_nC[subset]
-            classifier = fit(fitted_nF[subset], y_sC)
-            choices_LnC = classifier.logits(chooser_nF)
-            best = int(np.argmax([macro_auroc(scores_nC, chooser.y_nC) for scores_nC in choices_LnC]))
-            scores_nC = classifier.logits(target_nF)[best]
+            classifiers = {candidate: fit(fitted_nF[subset], y_sC) for candidate, (fitted_nF, _, _) in sets.items()}
+            choices = {candidate: classifiers[candidate].logits(sets[candidate][1]) for candidate in sets}
+            chosen, best = max(
+                ((candidate, number) for candidate in sets for number in range(len(choices[candidate]))),
+                key=lambda each: macro_auroc(choices[each[0]][each[1]], chooser.y_nC),
+            )
+            classifier, choices_LnC = classifiers[chosen], choices[chosen]
+            scores_nC = classifier.logits(sets[chosen][2])[best]
             called_nC = scores_nC >= best_thresholds(choices_LnC[best], chooser.y_nC)
-            covered = {"train_records": len(subset), "train_classes": int(has_both(y_sC).sum())}
+            covered: dict[str, Any] = {"train_records": len(subset), "train_classes": int(has_both(y_sC).sum())}
+            if len(sets) > 1:
+                covered["features"] = described(chosen)
             scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
             about = (fraction, encoder.train_seed, seed)
             outcome.rows.append(classification_row(scored, task, name, *about, **covered, **classifier.details(best)))
-            if fraction == max(fractions):
-                outcome.arrays.setdefault(name, scores_nC)
+            if fraction == max(fractions) and name not in outcome.arrays:
+                outcome.arrays[name] = scores_nC
+                if tuple(candidates) != (PLAIN,):
+                    outcome.protocol.setdefault(
+                        "features",
+                        f"{described(chosen)} (chosen for {fraction:.0%} of the records from "
+                        f"{', '.join(map(described, candidates))})",
+                    )
     return outcome
+
+
+def encode(records: Labelled, encoder: Encoder, candidate: tuple[str, int]) -> NDArray[np.float32]:
+    """Computes a feature set [n, F] of records."""
+    from etp_jax.encoder.stages import features_of  # loads jax
+
+    return records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
+
+
+def described(candidate: tuple[str, int]) -> str:
+    """Names a feature set and its views."""
+    name, views = candidate
+    return name if views == 1 else f"{name} x {views} views"
 
 
 def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labelled]:

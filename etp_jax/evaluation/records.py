@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -66,14 +66,18 @@ class Labelled:
 
     def encode(self, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Computes pooled features [n, F] and unit embeddings [n, E]."""
+        features_nF, embeddings_nE = self.gather(encoder.ecg)
+        return features_nF, embeddings_nE
+
+    def gather(self, compute: Callable[[Split], tuple[NDArray[np.float32], ...]]) -> list[NDArray[np.float32]]:
+        """Selects these records, [n, ...], from arrays that `compute` gives for all records of a split, [N, ...]."""
         parts, start = [], 0
         for split in self.splits:
             own = self.rows[(self.rows >= start) & (self.rows < start + len(split))] - start
             if len(own):
-                parts.append([array[own] for array in encoder.ecg(split)])
+                parts.append([array[own] for array in compute(split)])
             start += len(split)
-        features_nF, embeddings_nE = map(np.concatenate, zip(*parts, strict=True))
-        return features_nF, embeddings_nE
+        return list(map(np.concatenate, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def contrastive_loss(
         logit_scale: scalar factor of the cosines (not its logarithm).
         logit_bias: scalar added to the logits, for a score that has one; None is 0.
         semantic_bD: float [b, D], vectors whose cosines are the similarities of the reports; if `pairs.needs_tower`.
+            With `semantic_centre` the caller has taken off the mean.
         axis_name: device axis, or None on a single device.
 
     Returns:
@@ -60,6 +61,9 @@ def contrastive_loss(
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(report_b)
     if needs_semantic(config) and config.semantic_from == "batch":
         semantic_bD = jax.lax.stop_gradient(text_bE)
+        if config.semantic_centre:
+            mean_E = semantic_bD.mean(axis=0)
+            semantic_bD -= mean_E if axis_name is None else jax.lax.pmean(mean_E, axis_name)
     semantic_bD = None if semantic_bD is None else semantic_bD.astype(dtype)
     if config.block:
         # Collectives that need no embeddings must not overtake those inside the encoders. On virtual CPU devices

@@ -27,7 +27,8 @@ class Rows(NamedTuple):
     report_b: jax.Array
     """int, number of the report; equal numbers mean equal reports."""
     semantic_bD: jax.Array | None
-    """Vectors of the reports, whose cosines are their similarities; only if `needs_semantic`."""
+    """Vectors of the reports, whose cosines are their similarities; only if `needs_semantic`. They are centred already,
+    if at all."""
 
 
 class Share(NamedTuple):
@@ -95,7 +96,7 @@ def equal_positive(
 def semantic(
     rows: Rows, columns: Rows, all_columns: Share | None, config: LossConfig
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Computes targets from the cosines of the reports' vectors, which are not centred here.
+    """Computes targets from the cosines of the reports' vectors.
 
     As probabilities the targets are FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2.
     As shares, `semantic_weight` of the target is a softmax over the cosines, and equal reports share the rest.
@@ -133,6 +134,11 @@ def needs_semantic(config: LossConfig) -> bool:
 def needs_tower(config: LossConfig) -> bool:
     """Whether the loss needs the text tower's outputs before training."""
     return needs_semantic(config) and config.semantic_from == "tower"
+
+
+def needs_mean(config: LossConfig) -> bool:
+    """Whether the loss needs the mean of the text tower's outputs before training."""
+    return needs_tower(config) and config.semantic_centre
 
 
 def needs_share(config: LossConfig) -> bool:

@@ -25,6 +25,15 @@ EXPANSION = {18: 1, 34: 1, 50: 4}
 """Ratio of a block's output channels to its inner channels, by depth; 4 is a bottleneck."""
 
 
+STAGES = "intermediates"
+"""Flax collection in which `ResNet1D` leaves the `summary` of each stage, `stage1` and so on, if it is mutable."""
+
+
+def summary(x_BTC: jax.Array) -> jax.Array:
+    """Returns mean, maximum and standard deviation over time, [B, 3 C]."""
+    return jnp.concatenate([x_BTC.mean(axis=1), x_BTC.max(axis=1), x_BTC.std(axis=1)], axis=-1)
+
+
 def stage_blocks(config: ResNetConfig) -> tuple[int, ...]:
     """Returns the number of residual blocks of each stage."""
     return config.blocks or BLOCKS[config.depth]
@@ -152,6 +161,8 @@ class ResNet1D(nn.Module):
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1
+            if self.is_mutable_collection(STAGES):
+                self.sow(STAGES, f"stage{stage + 1}", summary(x.astype(at_least_float32(self.dtype))))
         return Pool(config.pool, name="pool")(x.astype(at_least_float32(self.dtype)))
 
 

@@ -15,10 +15,10 @@ from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
 from etp_jax.shards.index import index_row
 from etp_jax.shards.reader import Shards, index_path
-from etp_jax.shards.record import TEXT_LISTS, TEXTS, Record, decode_record, encode_record
+from etp_jax.shards.record import TEXT_LISTS, Record, decode_record, encode_record, text_fields
 from etp_jax.shards.scan import verified_payloads
 
-FIELDS = {*TEXTS, *TEXT_LISTS, "likelihoods", "age", "lead_mask", "ecg"}
+OTHER_FIELDS = (*TEXT_LISTS, "likelihoods", "age", "lead_mask", "ecg")
 SEXES = ("male", "female", "")
 
 
@@ -79,7 +79,7 @@ def _check_shard(shards: Shards, split: str, number: int, rows: Iterator[dict[st
         try:
             record = decode_record(memoryview(payload), len(shards.leads))
             # The encoding of a record is unique, so this comparison finds every deviation from the schema.
-            if encode_record(record) != payload:
+            if encode_record(record) != payload or (record.report_restored is not None) != shards.restored:
                 raise ValueError("fields differ from the schema")
         except (ValueError, LookupError) as error:
             raise EtpError(
@@ -160,7 +160,7 @@ def _check_tfds_metadata(shards: Shards) -> None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if name == "features.json":
-                agrees = set(content["featuresDict"]["features"]) == FIELDS
+                agrees = set(content["featuresDict"]["features"]) == {*text_fields(shards.restored), *OTHER_FIELDS}
             else:
                 lengths = {split["name"]: [int(n) for n in split["shardLengths"]] for split in content["splits"]}
                 agrees = lengths == {

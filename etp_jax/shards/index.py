@@ -13,19 +13,22 @@ from typing import Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.shards.record import TEXT_LISTS, TEXTS, Record, SplitColumns
+from etp_jax.shards.record import RESTORED, TEXT_LISTS, Record, SplitColumns, text_fields
 
 T = TypeVar("T")
 
 INDEX_FOLDER = ".index"
-DISTINCT = tuple(name for name in TEXTS if name != "record_id")
-"""Texts that records share: each distinct one is stored once, in sorted order."""
 BLOCK = 4096
 """Values that an iteration over a column turns into Python objects at a time."""
 
 
-def index_schema(leads: int) -> Any:
-    """Returns the `pyarrow.Schema` of an index."""
+def shared_texts(restored: bool) -> tuple[str, ...]:
+    """Returns the texts that records share: each distinct one is stored once, in sorted order."""
+    return tuple(name for name in text_fields(restored) if name != "record_id")
+
+
+def index_schema(leads: int, restored: bool = False) -> Any:
+    """Returns the `pyarrow.Schema` of an index, whose records may have restored reports."""
     import pyarrow as pa
 
     distinct = pa.dictionary(pa.int32(), pa.large_string())
@@ -33,7 +36,7 @@ def index_schema(leads: int) -> Any:
         {
             "place": pa.list_(pa.int64(), 3),
             "record_id": pa.large_string(),
-            **dict.fromkeys(DISTINCT, distinct),
+            **dict.fromkeys(shared_texts(restored), distinct),
             **dict.fromkeys(TEXT_LISTS, pa.list_(distinct)),
             "likelihoods": pa.list_(pa.float32()),
             "age": pa.float32(),
@@ -104,7 +107,8 @@ class Index:
     @cached_property
     def columns(self) -> SplitColumns:
         """All fields of the records except the signals."""
-        texts: dict[str, Any] = {name: Column(self._arrow(name)) for name in TEXTS}
+        names = text_fields(RESTORED in self.table.column_names)
+        texts: dict[str, Any] = {name: Column(self._arrow(name)) for name in names}
         lists: dict[str, Any] = {name: Column(self._arrow(name), tuple) for name in (*TEXT_LISTS, "likelihoods")}
         mask = self._arrow("lead_mask")
         return SplitColumns(
@@ -116,14 +120,36 @@ class Index:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Iterates over all records, each as `index_row` gives it."""
-        columns = vars(self.columns)
+        columns = {name: column for name, column in vars(self.columns).items() if column is not None}
         for place, values in zip(self.places, zip(*columns.values(), strict=True), strict=True):
             yield _comparable({"place": place, **dict(zip(columns, values, strict=True))})
 
     def distinct(self, field: str) -> tuple[Column[str], NDArray[np.int32]]:
-        """Returns the distinct texts of a field of `DISTINCT` in sorted order, and the number [N] of each record's."""
+        """Returns the distinct texts of a field of `shared_texts` sorted, and the number [N] of each record's."""
         texts = self._arrow(field)
         return Column(texts.dictionary), cast("NDArray[np.int32]", texts.indices.to_numpy())
+
+    def distinct_of_both(self, *fields: str) -> tuple[Column[str], NDArray[np.int32], NDArray[np.int32]]:
+        """Returns the distinct texts of two fields as `distinct` does, and the number [N] of each record's in each."""
+        import pyarrow as pa
+
+        texts = sorted_dictionary(pa.chunked_array([self._arrow(field) for field in fields]))
+        first_N, second_N = np.split(texts.indices.to_numpy(), 2)
+        return Column(texts.dictionary), first_N, second_N
+
+
+def sorted_dictionary(column: Any) -> Any:
+    """Turns chunks with dictionaries of their own into one array with a sorted dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = column.unify_dictionaries().combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    order = pc.sort_indices(array.dictionary)
+    number = np.empty(len(order), np.int32)
+    number[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    indices = pa.array(number[array.indices.to_numpy()])
+    return pa.DictionaryArray.from_arrays(indices, array.dictionary.take(order))
 
 
 def index_row(record: Record, place: tuple[int, int, int]) -> dict[str, Any]:
@@ -134,7 +160,8 @@ def index_row(record: Record, place: tuple[int, int, int]) -> dict[str, Any]:
       place: number of its shard, offset and length of its payload.
     """
     fields = {name: getattr(record, name) for name in SplitColumns.__dataclass_fields__}
-    return _comparable({"place": np.array(place), **fields})
+    present = {name: value for name, value in fields.items() if value is not None}
+    return _comparable({"place": np.array(place), **present})
 
 
 def _comparable(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.shards.record import TEXT_LISTS, TEXTS
+from etp_jax.shards.record import TEXT_LISTS, text_fields
 
 _BYTES, _FLOATS, _INTEGERS = b"\x0a", b"\x12", b"\x1a"  # first byte of a list of byte strings, of floats, of integers
 _FIRST, _SECOND = b"\x0a", b"\x12"  # first byte of field 1 and of field 2
@@ -43,13 +43,14 @@ class Block:
     lead_mask: NDArray[np.bool_]
 
 
-def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int) -> Block:
+def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int, restored: bool = False) -> Block:
     """Decodes records.
 
     Args:
       heads: the records, each without its last `signal_bytes` bytes.
       leads: number of leads.
       signal_bytes: size of a signal.
+      restored: whether the records have restored reports.
 
     Raises:
       NotARecord: a record differs from what `encode_record` writes.
@@ -57,13 +58,13 @@ def decode_block(heads: Sequence[bytes], leads: int, signal_bytes: int) -> Block
     cursor = _Cursor(heads)
     cursor.field(_FIRST)
     texts, counts = {}, {}
-    for name in (*TEXTS, *TEXT_LISTS):
+    for name in (*text_fields(restored), *TEXT_LISTS):
         cursor.feature(name)
         starts, lengths, count = cursor.byte_strings()
-        if name in TEXTS:
-            cursor.check(count == 1, f"{name}: not one text")
-        else:
+        if name in TEXT_LISTS:
             counts[name] = count
+        else:
+            cursor.check(count == 1, f"{name}: not one text")
         texts[name] = _strings(cursor, starts, lengths, count, name)
     cursor.feature("likelihoods")
     likelihoods, counts["likelihoods"] = cursor.floats()
@@ -88,6 +89,7 @@ class _Cursor:
         self.ends = np.cumsum(lengths)
         self.at = self.ends - lengths
         self.all = np.arange(len(heads))
+        self.feature_ends = self.ends  # where the feature that is being read ends
 
     def check(self, good: NDArray[np.bool_], reason: str, rows: NDArray[np.int64] | None = None) -> None:
         """Raises NotARecord for the first row that is not good."""
@@ -125,14 +127,16 @@ class _Cursor:
 
     def feature(self, name: str) -> None:
         """Reads the head of a feature, and its name."""
-        self.field(_FIRST)
+        ends = self.field(_FIRST) + self.at
         encoded = name.encode()
         self.expect(_FIRST + bytes((len(encoded),)) + encoded, self.all)
-        self.field(_SECOND)
+        self.feature_ends = self.field(_SECOND) + self.at
+        self.check(self.feature_ends == ends, f"{name}: a feature of another length")
 
     def byte_strings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Reads a list of byte strings: start and length of each, record after record, and their number a record."""
         ends = self.field(_BYTES) + self.at
+        self.check(ends == self.feature_ends, "a list of another length than its feature")
         count, found = np.zeros(len(ends), np.int64), [(self.all[:0],) * 3]
         while len(rows := np.flatnonzero(self.at < ends)):
             lengths = self.field(_FIRST, rows)
@@ -147,6 +151,7 @@ class _Cursor:
     def packed(self, tag: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Reads the heads of a list of numbers; returns where they start, and their size in bytes."""
         ends = self.field(tag) + self.at
+        self.check(ends == self.feature_ends, "a list of another length than its feature")
         size = np.zeros(len(ends), np.int64)
         rows = np.flatnonzero(self.at < ends)
         size[rows] = self.field(_FIRST, rows)

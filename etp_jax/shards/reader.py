@@ -33,7 +33,16 @@ from etp_jax.paths import inside
 from etp_jax.shards import sealed
 from etp_jax.shards.buffers import Buffers
 from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
-from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_record
+from etp_jax.shards.record import (
+    BUILD_FILE,
+    FORMAT,
+    PART_FILE,
+    RESTORED,
+    RESTORED_FORMAT,
+    Record,
+    SplitColumns,
+    decode_record,
+)
 from etp_jax.shards.scan import scan
 
 READERS = min(8, os.cpu_count() or 1)
@@ -55,6 +64,8 @@ class ReportTable:
     They are read from the disk when they are used (`index.Column`)."""
     number: NDArray[np.int32]
     """[N] position in `reports` of each record's report."""
+    plain: NDArray[np.int32] | None = None
+    """[N] position of each record's report without restored features, in a table of both texts (`both_reports`)."""
 
     @property
     def paired(self) -> NDArray[np.int64]:
@@ -82,6 +93,8 @@ class Shards:
         self.leads: tuple[str, ...] = tuple(self.build["leads"])
         self.samples: int = self.build["samples"]
         self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
+        self.restored: bool = self.build["format"] == RESTORED_FORMAT
+        """Whether the records also have `report_restored`."""
         self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
         for name in self.splits:
             inside(self.folder, name, str(self.folder / BUILD_FILE), subfolders=False)  # also names files in .index
@@ -114,8 +127,32 @@ class Shards:
         return self._opened[name]
 
     def reports(self, split: str, field: str = "report") -> ReportTable:
-        """Builds the report table of a split from the field `report` or `report_original`."""
+        """Builds the report table of a split from the field `report`, `report_original` or `report_restored`.
+
+        Raises:
+          EtpError: the records have no restored reports.
+        """
+        self._check_has(field)
         return ReportTable(*self.split(split).index.distinct(field))
+
+    def both_reports(self, split: str) -> ReportTable:
+        """Builds the report table of a split from `report_restored`, with the place of each `report` as well.
+
+        Raises:
+          EtpError: the records have no restored reports.
+        """
+        self._check_has(RESTORED)
+        return ReportTable(*self.split(split).index.distinct_of_both(RESTORED, "report"))
+
+    def _check_has(self, field: str) -> None:
+        if field != RESTORED or self.restored:
+            return
+        if "restored" in self.build.get("preparation", {}):
+            raise EtpError(
+                f"{self.folder}: an earlier version put restored reports in place of the plain ones; train on them "
+                "with --data.restored-share 0"
+            )
+        raise EtpError(f"{self.folder}: the records have no {RESTORED}; `etp waveform restore` writes shards with it")
 
     def _check_size(self, shard: dict[str, Any]) -> None:
         path = inside(self.folder, shard["file"], str(self.folder / BUILD_FILE), subfolders=False)
@@ -143,8 +180,10 @@ def _read_build(folder: Path) -> dict[str, Any]:
         raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
-    if build.get("format") != FORMAT:
-        raise EtpError(f"{path}: format {build.get('format')!r}, this version reads {FORMAT}; prepare the shards again")
+    if (found := build.get("format")) not in (FORMAT, RESTORED_FORMAT):
+        raise EtpError(
+            f"{path}: format {found!r}, this version reads {FORMAT} and {RESTORED_FORMAT}; prepare the shards again"
+        )
     return build
 
 
@@ -240,8 +279,9 @@ class Split:
 
         kept = self.kept_index()
         if kept is None:
-            files, leads = self.shards.shard_files(self.name), len(self.shards.leads)
-            built = scan(self.shards.folder, self.name, files, leads, self.shards.signal_bytes)
+            shards = self.shards
+            files, leads = shards.shard_files(self.name), len(shards.leads)
+            built = scan(shards.folder, self.name, files, leads, shards.signal_bytes, shards.restored)
             if len(built) != len(self):
                 where = f"{self.shards.folder}: {self.name}"
                 raise EtpError(f"{where} holds {len(built)} records, {BUILD_FILE} says {len(self)}")
@@ -254,7 +294,8 @@ class Split:
     def kept_index(self) -> Index | None:
         """Returns the index that an earlier opening left in `.index/`; None if there is none that can be used."""
         path = index_path(self.shards.folder, self.name)
-        table = sealed.load(path, self.index_source, index_schema(len(self.shards.leads)))
+        schema = index_schema(len(self.shards.leads), self.shards.restored)
+        table = sealed.load(path, self.index_source, schema)
         return Index(table) if table is not None and len(table) == len(self) else None
 
     @property

@@ -17,11 +17,19 @@ from etp_jax.shards import tfrecord
 
 FORMAT = 1
 """Version of the record schema and of `build.json`."""
+RESTORED_FORMAT = 2
+"""Version where every record also has `report_restored`, as `etp waveform restore` writes them; all else is equal."""
+RESTORED = "report_restored"
 BUILD_FILE = "build.json"
 PART_FILE = "part.json"
 """Metadata file of a part that one of several machines wrote; `etp shards merge` joins the parts."""
 TEXTS = ("record_id", "patient_id", "report", "report_original", "sex", "dataset")
 TEXT_LISTS = ("statements", "labels", "features", "feature_evidence")
+
+
+def text_fields(restored: bool) -> tuple[str, ...]:
+    """Returns the fields of a record that are one text each, in the order of their encoding."""
+    return (*TEXTS, RESTORED) if restored else TEXTS
 
 
 def patient_hash(patient_id: str) -> int:
@@ -55,11 +63,14 @@ class Record:
     dataset: str
     features: tuple[str, ...] = ()
     feature_evidence: tuple[str, ...] = ()
+    report_restored: str | None = None
+    """`report` with the record's waveform features; None if none were looked for."""
 
 
 def encode_record(record: Record) -> bytes:
     """Encodes a record as a `tf.train.Example`, with the signal last: all other fields can be read without it."""
-    features: dict[str, tfrecord.Value] = {name: [getattr(record, name).encode()] for name in TEXTS}
+    names = text_fields(record.report_restored is not None)
+    features: dict[str, tfrecord.Value] = {name: [getattr(record, name).encode()] for name in names}
     features |= {name: [text.encode() for text in getattr(record, name)] for name in TEXT_LISTS}
     features["likelihoods"] = np.array(record.likelihoods, np.float32)
     features["age"] = np.array([record.age], np.float32)
@@ -71,7 +82,8 @@ def encode_record(record: Record) -> bytes:
 def decode_metadata(payload: memoryview) -> dict[str, Any]:
     """Decodes all fields of a record except `ecg`; raises ValueError or KeyError if the payload is not a record."""
     features = tfrecord.decode_example(payload)
-    fields: dict[str, Any] = {name: tfrecord.bytes_list(features[name])[0].decode() for name in TEXTS}
+    names = text_fields(RESTORED in features)
+    fields: dict[str, Any] = {name: tfrecord.bytes_list(features[name])[0].decode() for name in names}
     fields |= {name: tuple(text.decode() for text in tfrecord.bytes_list(features[name])) for name in TEXT_LISTS}
     fields["likelihoods"] = tuple(tfrecord.float_list(features["likelihoods"]).tolist())
     fields["age"] = float(tfrecord.float_list(features["age"])[0])
@@ -107,6 +119,8 @@ class SplitColumns:
     dataset: Sequence[str]
     lead_mask: NDArray[np.bool_]
     """[N, leads] whether each lead is usable."""
+    report_restored: Sequence[str] | None = None
+    """Reports with restored waveform features; None in a folder without them."""
 
 
 TRAIN, VALIDATION, ALL = "train", "validation", "all"

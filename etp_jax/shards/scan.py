@@ -15,7 +15,7 @@ import numpy as np
 from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
 from etp_jax.shards import tfrecord
-from etp_jax.shards.index import DISTINCT, index_schema
+from etp_jax.shards.index import index_schema, shared_texts, sorted_dictionary
 from etp_jax.shards.lockstep import Block, NotARecord, decode_block
 from etp_jax.shards.record import TEXT_LISTS
 
@@ -23,6 +23,7 @@ THREADS = min(8, os.cpu_count() or 1)
 """Number of shards that are scanned at the same time; reading, checksums and numpy run in parallel."""
 RECORDS = 4096
 """Maximum number of records that are decoded together."""
+SHARED = shared_texts(restored=True)
 
 
 def verified_payloads(path: Path, shard: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
@@ -49,7 +50,9 @@ def verified_payloads(path: Path, shard: dict[str, Any]) -> Iterator[tuple[int, 
             )
 
 
-def scan(folder: Path, split: str, shards: Sequence[dict[str, Any]], leads: int, signal_bytes: int) -> Any:
+def scan(
+    folder: Path, split: str, shards: Sequence[dict[str, Any]], leads: int, signal_bytes: int, restored: bool = False
+) -> Any:
     """Reads and verifies all shards of a split, with progress on the screen.
 
     Args:
@@ -58,6 +61,7 @@ def scan(folder: Path, split: str, shards: Sequence[dict[str, Any]], leads: int,
       shards: the split's shards in `build.json`.
       leads: number of leads.
       signal_bytes: size of a signal.
+      restored: whether the records have restored reports.
 
     Returns:
       The index as a `pyarrow.Table`.
@@ -67,7 +71,7 @@ def scan(folder: Path, split: str, shards: Sequence[dict[str, Any]], leads: int,
     """
 
     def one(number: int) -> Any:
-        found = _scan_shard(folder / shards[number]["file"], shards[number], number, leads, signal_bytes)
+        found = _scan_shard(folder / shards[number]["file"], shards[number], number, leads, signal_bytes, restored)
         progress.update(shards[number]["records"])
         return found
 
@@ -81,33 +85,32 @@ def scan(folder: Path, split: str, shards: Sequence[dict[str, Any]], leads: int,
             tables = [future.result() for future in running]
         finally:
             pool.shutdown(cancel_futures=True)
-    return _joined(tables, index_schema(leads))
+    return _joined(tables, index_schema(leads, restored))
 
 
-def _scan_shard(path: Path, shard: dict[str, Any], number: int, leads: int, signal_bytes: int) -> Any:
+def _scan_shard(path: Path, shard: dict[str, Any], number: int, leads: int, signal_bytes: int, restored: bool) -> Any:
     """Builds the rows of one shard, a `pyarrow.Table` in which each distinct text is stored once for each block."""
     import pyarrow as pa
 
-    tables = [index_schema(leads).empty_table()]
+    schema = index_schema(leads, restored)
+    tables = [schema.empty_table()]
     # The signals are let go at once: a block of records takes little memory, however long their signals are.
     payloads = verified_payloads(path, shard)
     heads = ((start, len(payload), payload[: len(payload) - signal_bytes]) for start, payload in payloads)
     while some := list(islice(heads, RECORDS)):
         starts, lengths, contents = zip(*some, strict=True)
         try:
-            block = decode_block(contents, leads, signal_bytes)
+            block = decode_block(contents, leads, signal_bytes, restored)
         except NotARecord as error:
             start = starts[error.row] - tfrecord.FRAME_HEAD
             raise EtpError(f"{path}: no record at byte {start} ({error}); run `etp shards check`") from None
         places = np.stack([np.full(len(starts), number), starts, lengths], axis=1).astype(np.int64)
-        tables.append(_table(block, places))
+        tables.append(_table(block, places, schema))
     return pa.concat_tables(tables)
 
 
-def _table(block: Block, places: Any) -> Any:
+def _table(block: Block, places: Any, schema: Any) -> Any:
     import pyarrow as pa
-
-    leads = block.lead_mask.shape[1]
 
     def rows(name: str, values: Any) -> Any:
         offsets = np.concatenate([[0], np.cumsum(block.counts[name])]).astype(np.int32)
@@ -117,13 +120,13 @@ def _table(block: Block, places: Any) -> Any:
     columns = {
         "place": pa.FixedSizeListArray.from_arrays(pa.array(places.ravel()), 3),
         "record_id": block.texts["record_id"],
-        **{name: block.texts[name].dictionary_encode() for name in DISTINCT},
+        **{name: texts.dictionary_encode() for name, texts in block.texts.items() if name in SHARED},
         **{name: rows(name, block.texts[name].dictionary_encode()) for name in TEXT_LISTS},
         "likelihoods": rows("likelihoods", pa.array(block.likelihoods)),
         "age": pa.array(block.age),
-        "lead_mask": pa.FixedSizeListArray.from_arrays(mask, leads),
+        "lead_mask": pa.FixedSizeListArray.from_arrays(mask, block.lead_mask.shape[1]),
     }
-    return pa.table(columns, schema=index_schema(leads))
+    return pa.table(columns, schema=schema)
 
 
 def _joined(tables: Sequence[Any], schema: Any) -> Any:
@@ -132,11 +135,11 @@ def _joined(tables: Sequence[Any], schema: Any) -> Any:
 
     table = pa.concat_tables([schema.empty_table(), *tables])
     for place, name in enumerate(table.column_names):
-        if name in DISTINCT:
-            column = _sorted_dictionary(table.column(name))
+        if name in SHARED:
+            column = sorted_dictionary(table.column(name))
         elif name in TEXT_LISTS:
             chunks = table.column(name).chunks
-            values = _sorted_dictionary(pa.chunked_array([chunk.flatten() for chunk in chunks]))
+            values = sorted_dictionary(pa.chunked_array([chunk.flatten() for chunk in chunks]))
             counts = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
             offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
             column = pa.ListArray.from_arrays(pa.array(offsets), values)
@@ -144,17 +147,3 @@ def _joined(tables: Sequence[Any], schema: Any) -> Any:
             continue
         table = table.set_column(place, schema.field(name), column)
     return table.combine_chunks()
-
-
-def _sorted_dictionary(column: Any) -> Any:
-    """Turns chunks with dictionaries of their own into one array with a sorted dictionary."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    array = column.unify_dictionaries().combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    order = pc.sort_indices(array.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at run time
-    number = np.empty(len(order), np.int32)
-    number[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
-    indices = pa.array(number[array.indices.to_numpy()])
-    return pa.DictionaryArray.from_arrays(indices, array.dictionary.take(order))

@@ -12,7 +12,7 @@ import numpy as np
 
 from etp_jax.files import whole_file, write_text
 from etp_jax.shards import tfrecord
-from etp_jax.shards.record import BUILD_FILE, TEXT_LISTS, TEXTS, Record, encode_record
+from etp_jax.shards.record import BUILD_FILE, RESTORED_FORMAT, TEXT_LISTS, Record, encode_record, text_fields
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
@@ -61,7 +61,8 @@ def write_metadata(folder: Path, build: dict[str, Any]) -> None:
         for name, split in build["splits"].items()
     ]
     text, text_list = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
-    features: dict[str, Any] = {**dict.fromkeys(TEXTS, text), **dict.fromkeys(TEXT_LISTS, text_list)}
+    texts = text_fields(build["format"] == RESTORED_FORMAT)
+    features: dict[str, Any] = {**dict.fromkeys(texts, text), **dict.fromkeys(TEXT_LISTS, text_list)}
     features["likelihoods"] = tfds.features.Sequence(np.float32)
     features["age"] = np.float32
     features["lead_mask"] = tfds.features.Tensor(shape=(len(build["leads"]),), dtype=np.bool_)

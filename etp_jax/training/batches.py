@@ -119,7 +119,8 @@ class Batches:
 
         Returns:
             `ecg` int16 [n, T, leads] µV; `lead_mask` bool [n, leads]; `report` int32 [n], number in the report table;
-            `position` int32 [n], row in the global batch.
+            `position` int32 [n], row in the global batch; with a table of both reports also `plain` int32 [n], number
+            of the plain report.
         """
         batch = self.columns(step)
         return {"ecg": self.split.ecg(self.paired[batch.pop("row")]), **batch}
@@ -132,11 +133,12 @@ class Batches:
         """
         rows = self.rows(step)
         records = self.paired[rows["row"]]
-        return {
-            "lead_mask": self.split.columns.lead_mask[records],
-            "report": self.reports.number[records],
-            **rows,
-        }
+        return {**self.fields(records), **rows}
+
+    def fields(self, records: np.ndarray) -> Batch:
+        """Returns what the batch needs of records besides the signal: lead masks and numbers of reports, [n, ...]."""
+        plain = {} if self.reports.plain is None else {"plain": self.reports.plain[records]}
+        return {"lead_mask": self.split.columns.lead_mask[records], "report": self.reports.number[records], **plain}
 
 
 def prefetch(keys: Iterable[K], load: Callable[[K], T], depth: int = 2) -> Generator[tuple[K, T], None, None]:

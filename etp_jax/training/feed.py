@@ -70,7 +70,7 @@ class DeviceFeed:
         by_residency = {"always": self._batches.rows, "sharded": self._batches.columns, "never": self._batches.at}
 
         def read(step: int) -> Batch:
-            return self._reports.with_rows(by_residency[self.residency](step), self._batches.columns(step)["report"])
+            return self._reports.with_rows(by_residency[self.residency](step), self._batches.columns(step))
 
         def put(steps: range) -> Any:
             batches = [read(step) for step in steps]

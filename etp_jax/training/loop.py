@@ -17,11 +17,11 @@ import numpy as np
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import alone_in
-from etp_jax.losses.pairs import check_loss
+from etp_jax.losses.pairs import check_loss, needs_mean
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, build_text, describe_texts
 from etp_jax.shards.reader import ReportTable, Shards, Split
-from etp_jax.shards.record import TRAIN, VALIDATION
+from etp_jax.shards.record import RESTORED, TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
 from etp_jax.training import build, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
@@ -34,7 +34,7 @@ from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.room import check_fits
 from etp_jax.training.saved_step import SavedStep
 from etp_jax.training.signals import StopSignals
-from etp_jax.training.step import TrainState, init_state, make_train_step
+from etp_jax.training.step import TrainState, init_state, make_train_step, semantic_mean
 from etp_jax.training.validation import Validation, sample_size
 
 
@@ -141,6 +141,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
 
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
+    if needs_mean(config.loss):
+        mean = semantic_mean(texts, data.batches.reports.number[data.batches.paired])
+        texts, held_out_texts = texts | mean, held_out_texts | mean
     loaded = None if saved is None else saved.load(_sizes(data, texts), text.bert_config)
     state = parallel.replicate(state)
     on_devices = DeviceReports(texts, config.model.text.precision, parallel, resident=loaded is not None)
@@ -193,8 +196,11 @@ def _check_options(config: TrainConfig) -> None:
 def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
     """Opens both splits, and sets up this host's training batches."""
     shards = Shards(staged(config.data.shards, config.data.stage_dir, _say))
-    split, reports = shards.split(TRAIN), shards.reports(TRAIN)
-    held_out, held_out_reports = shards.split(VALIDATION), shards.reports(VALIDATION)
+    # A validation reads one kind of reports, the plain ones if there is a choice, so its figures compare over runs.
+    field = RESTORED if config.data.restored_share == 1 else "report"
+    split, held_out = shards.split(TRAIN), shards.split(VALIDATION)
+    reports = shards.both_reports(TRAIN) if config.data.tosses else shards.reports(TRAIN, field)
+    held_out_reports = shards.reports(VALIDATION, field)
     hosts = jax.process_index(), jax.process_count()
     batches = Batches(
         split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices, config.data.train_share

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.losses.pairs import needs_tower
+from etp_jax.losses.pairs import needs_mean, needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, feed, optim, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
 from etp_jax.training.report_table import table_is_resident
 from etp_jax.training.resident import Residency
-from etp_jax.training.step import TokenTable, init_state, make_train_step
+from etp_jax.training.step import MEAN, TokenTable, init_state, kept_anyway, make_train_step, rows_only
 
 Shapes = Any
 
@@ -112,14 +112,15 @@ def program(
     texts_resident = table_is_resident(tree_bytes(texts), free)
     free = max(0, free - tree_bytes(texts) * texts_resident)
     shape = sizes.records, sizes.samples, len(LEADS)
-    bytes_of = resident.device_bytes(*shape, parallel.devices)
+    both = config.data.tosses
+    bytes_of = resident.device_bytes(*shape, parallel.devices, both)
     kept = resident.residency(config.data.resident, bytes_of, free)
     per_dispatch = feed.steps_per_dispatch(config.run, kept, parallel.platform)
     step = make_train_step(model, optimizer, schedule, config, sizes.fs or sizes.samples // 10, parallel.platform)
-    batch = _batch(batch_size, sizes.samples, kept, None if texts_resident else texts, per_dispatch)
-    tables = _over(parallel, texts if texts_resident else {}, REPLICATED)
+    batch = _batch(batch_size, sizes.samples, kept, None if texts_resident else texts, per_dispatch, both)
+    tables = _over(parallel, texts if texts_resident else kept_anyway(texts), REPLICATED)
     if kept == "always":
-        tables = tables, _over(parallel, resident.table_shapes(*shape), REPLICATED)
+        tables = tables, _over(parallel, resident.table_shapes(*shape, both), REPLICATED)
     if kept == "sharded":
         part = resident.sharded_shape(*shape, parallel.devices)
         whole = jax.ShapeDtypeStruct((parallel.devices * part.shape[0], part.shape[1]), part.dtype)
@@ -144,14 +145,17 @@ def tree_bytes(tree: Shapes) -> int:
 def _texts(config: TrainConfig, hidden: int, sizes: Sizes) -> Shapes:
     """Returns the shapes of the report table on the devices, see `step.device_texts`."""
     outputs = jax.ShapeDtypeStruct((sizes.reports, hidden), jnp.dtype(config.model.text.precision))
+    mean = {MEAN: jax.ShapeDtypeStruct((hidden,), jnp.float32)} if needs_mean(config.loss) else {}
     if config.model.text.frozen:
-        return {"embeddings": outputs}
+        return {"embeddings": outputs, **mean}
     words = jax.ShapeDtypeStruct((sizes.reports, sizes.tokens + -sizes.tokens % 128), jnp.int32)
     semantic = {"semantic": outputs} if needs_tower(config.loss) else {}
-    return {"tokens": TokenTable(words, sizes.tokens), **semantic}
+    return {"tokens": TokenTable(words, sizes.tokens), **semantic, **mean}
 
 
-def _batch(size: int, samples: int, kept: Residency, texts: Shapes | None, per_dispatch: int) -> dict[str, Shapes]:
+def _batch(
+    size: int, samples: int, kept: Residency, texts: Shapes | None, per_dispatch: int, both: bool
+) -> dict[str, Shapes]:
     """Returns the shapes of a dispatch's batch over all hosts, `feed.joined` if it has several steps.
 
     Args:
@@ -160,6 +164,7 @@ def _batch(size: int, samples: int, kept: Residency, texts: Shapes | None, per_d
       kept: where the records are kept.
       texts: the report table if its rows are sent with the batches.
       per_dispatch: number of steps.
+      both: whether each record has two reports.
     """
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {"position": ((), jnp.int32)}
     if kept == "never":
@@ -167,11 +172,13 @@ def _batch(size: int, samples: int, kept: Residency, texts: Shapes | None, per_d
     else:
         shapes["row"] = (), jnp.int32
     if kept != "always":
-        shapes |= {"lead_mask": ((len(LEADS),), jnp.bool_), "report": ((), jnp.int32)}
+        shapes |= {"lead_mask": ((len(LEADS),), jnp.bool_)}
+        shapes |= dict.fromkeys(("report", "plain") if both else ("report",), ((), jnp.int32))
     lead = (size,) if per_dispatch == 1 else (size, per_dispatch)
     batch: dict[str, Shapes] = {name: jax.ShapeDtypeStruct((*lead, *row), kind) for name, (row, kind) in shapes.items()}
     if texts is not None:
-        batch["texts"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), texts)
+        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), rows_only(texts))
+        batch |= dict.fromkeys(("texts", "plain_texts") if both else ("texts",), rows)
     return batch
 
 

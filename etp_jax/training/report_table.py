@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.resident import free_bytes
-from etp_jax.training.step import device_texts
+from etp_jax.training.step import device_texts, kept_anyway, rows_only
 
 TEXT_SHARE = 0.25
 """Maximum share of a device's free memory for the table of the reports."""
@@ -33,19 +34,27 @@ class DeviceReports:
             parallel: the devices.
             resident: put it there in any case, because a saved step expects it.
         """
-        self._texts, self._precision = texts, precision
+        self._texts, self._precision = rows_only(texts), precision
         row = sum(x.nbytes for x in jax.tree.leaves(self.rows(np.zeros(1, np.int32))))
-        self._bytes = row * len(next(iter(texts.values())))
+        self._bytes = row * len(next(iter(self._texts.values())))
         self.resident = resident or table_is_resident(self._bytes, free_bytes(parallel))
-        self.table: Any = parallel.replicate(device_texts(texts, precision)) if self.resident else {}
+        self.table: Any = parallel.replicate(device_texts(texts if self.resident else kept_anyway(texts), precision))
 
     def rows(self, report_b: NDArray[np.int32]) -> dict[str, Any]:
         """Selects the rows of these reports on the host, as `step.text_rows` does on a device."""
         return device_texts({name: x[report_b] for name, x in self._texts.items()}, self._precision)
 
-    def with_rows(self, batch: dict[str, Any], report_b: NDArray[np.int32]) -> dict[str, Any]:
-        """Adds the rows of a batch's reports to the batch, unless the table is resident."""
-        return batch if self.resident else {**batch, "texts": self.rows(report_b)}
+    def with_rows(self, batch: dict[str, Any], numbers: Mapping[str, NDArray[np.int32]]) -> dict[str, Any]:
+        """Adds the rows of a batch's reports to the batch, unless the table is resident.
+
+        Args:
+            batch: the batch.
+            numbers: its `report` and, of records with two reports, `plain`, both [b].
+        """
+        if self.resident:
+            return batch
+        plain = {"plain_texts": self.rows(numbers["plain"])} if "plain" in numbers else {}
+        return {**batch, "texts": self.rows(numbers["report"]), **plain}
 
     def __str__(self) -> str:
         """Returns a line that describes the table to the user."""

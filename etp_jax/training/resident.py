@@ -32,6 +32,8 @@ WIDEST = 94 * 128
 not much wider; from any other table it copies all of it at every dispatch."""
 RESIDENT_SHARE = 0.5
 """Maximum share of a device's free memory for resident records; parameters and reports are already on the device."""
+NUMBERS = "report", "plain"
+"""Names of the numbers of a record's reports; `plain` only if it has two."""
 ROUNDS = 4
 """Rounds of the exchange if every two devices had equally many rows for each other. More rounds waste less: each one is
 padded to the pair of devices with the most rows left."""
@@ -61,10 +63,10 @@ def free_bytes(parallel: Parallel) -> int:
     return int(multihost_utils.process_allgather(np.array(free // 2**20, np.int32)).min()) * 2**20
 
 
-def device_bytes(records: int, samples: int, leads: int, devices: int) -> dict[Residency, int]:
+def device_bytes(records: int, samples: int, leads: int, devices: int, both: bool = False) -> dict[Residency, int]:
     """Returns the bytes that the records take on each device, for each layout."""
     tables = {
-        "always": table_shapes(records, samples, leads),
+        "always": table_shapes(records, samples, leads, both),
         "sharded": sharded_shape(records, samples, leads, devices),
     }
     sizes = {kind: [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tables[kind])] for kind in tables}
@@ -77,18 +79,18 @@ def row_shape(values: int) -> tuple[int, int]:
     return rows, -(-values // (128 * rows)) * 128
 
 
-def table_shapes(records: int, samples: int, leads: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the table of all records.
+def table_shapes(records: int, samples: int, leads: int, both: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the table of all records, which may have two reports each.
 
     Returns:
         `ecg` int16 [records * rows, width] (`row_shape`), flat because TPUs pad a last axis of 12 to 128; `lead_mask`
-        bool [records, leads]; `report` int32 [records].
+        bool [records, leads]; `report`, and with two reports `plain`, int32 [records].
     """
     rows, width = row_shape(samples * leads)
     return {
         "ecg": jax.ShapeDtypeStruct((records * rows, width), jnp.int16),
         "lead_mask": jax.ShapeDtypeStruct((records, leads), jnp.bool_),
-        "report": jax.ShapeDtypeStruct((records,), jnp.int32),
+        **dict.fromkeys(("report", "plain") if both else ("report",), jax.ShapeDtypeStruct((records,), jnp.int32)),
     }
 
 
@@ -102,7 +104,7 @@ def gathering(step: Step, samples: int) -> Step:
 
     def gathered(state: Any, batch: dict[str, jax.Array], tables: Any) -> tuple[Any, dict[str, jax.Array]]:
         texts, split = tables
-        records = {name: split[name][batch["row"]] for name in ("lead_mask", "report")}
+        records = {name: x[batch["row"]] for name, x in split.items() if name != "ecg"}
         count, leads = records["lead_mask"].shape
         rows, width = row_shape(samples * leads)
         ecg = split["ecg"][_table_rows(batch["row"], rows)].reshape(count, rows * width)[:, : samples * leads]
@@ -123,13 +125,11 @@ def exchanging(dispatch: Step, samples: int) -> Step:
         texts, table = tables
         row, masks = batch["row"], batch["lead_mask"]
         rows, _ = row_shape(samples * masks.shape[-1])
-        split = {
-            "ecg": exchange(row.reshape(-1), table, rows),
-            "lead_mask": masks.reshape(-1, masks.shape[-1]),
-            "report": batch["report"].reshape(-1),
-        }
+        numbers = {name: batch[name].reshape(-1) for name in NUMBERS if name in batch}
+        ecg = exchange(row.reshape(-1), table, rows)
+        split = {"ecg": ecg, "lead_mask": masks.reshape(-1, masks.shape[-1]), **numbers}
         own = jnp.arange(row.size, dtype=row.dtype).reshape(row.shape)
-        return dispatch(state, {**_without(batch, "lead_mask", "report"), "row": own}, (texts, split))
+        return dispatch(state, {**_without(batch, "lead_mask", *NUMBERS), "row": own}, (texts, split))
 
     return exchanged
 
@@ -186,7 +186,7 @@ def put_split(batches: Batches, parallel: Parallel, kind: Residency) -> Any:
     Returns:
         The arrays of `table_shapes` on each device or, if sharded, the array of `sharded_shape`.
     """
-    paired, split = batches.paired, batches.split
+    paired = batches.paired
     if kind == "sharded":
         size, devices = -(-len(paired) // parallel.devices), list(parallel.mesh.devices.flat)
         lead = (1,) if parallel.mode == "pmap" else ()
@@ -196,8 +196,7 @@ def put_split(batches: Batches, parallel: Parallel, kind: Residency) -> Any:
             parts.append(_put_signals(batches, own, size, SingleDeviceSharding(device), lead))
         return parallel.join(parts)
     ecg = _put_signals(batches, paired, len(paired), NamedSharding(parallel.mesh.local_mesh, REPLICATED))
-    table = {"lead_mask": split.columns.lead_mask[paired], "report": batches.reports.number[paired]}
-    return parallel.replicate({"ecg": ecg, **table})
+    return parallel.replicate({"ecg": ecg, **batches.fields(paired)})
 
 
 def _put_signals(

@@ -23,6 +23,10 @@ from etp_jax.training.grad_cache import value_and_grad
 
 Tree = Any
 Metrics = dict[str, jax.Array]
+MEAN = "semantic_mean"
+"""Name of the mean of the semantic table, which is no row of it."""
+COIN = 7
+"""Number by which the coin's key is derived from the key of augmentation, which uses 0 to 6 itself."""
 
 
 @struct.dataclass
@@ -94,9 +98,21 @@ def device_texts(texts: Mapping[str, Any], precision: str = "float32") -> dict[s
     return {**rest, "tokens": TokenTable.of(texts["input_ids"], texts["attention_mask"])}
 
 
+def rows_only(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tables that have a row for each report."""
+    return {name: x for name, x in texts.items() if name != MEAN}
+
+
+def kept_anyway(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what stays on the devices if the rows of the report table are sent with the batches."""
+    return {name: x for name, x in texts.items() if name == MEAN}
+
+
 def text_rows(texts: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the rows of the report table for a batch: those sent with it, or else those of its reports by number."""
-    return batch["texts"] if "texts" in batch else jax.tree.map(lambda x: x[batch["report"]], dict(texts))
+    if "texts" in batch:
+        return {**batch["texts"], **kept_anyway(texts)}
+    return {**jax.tree.map(lambda x: x[batch["report"]], rows_only(texts)), **kept_anyway(texts)}
 
 
 def text_input(rows: Mapping[str, Any]) -> Any:
@@ -114,6 +130,27 @@ def example_keys(seed: int, step: jax.Array, position_b: jax.Array) -> tuple[jax
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     keys_b2 = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(position_b)
     return keys_b2[:, 0], keys_b2[:, 1]
+
+
+def read_rows(texts: Mapping[str, Any], batch: Mapping[str, Any], keys_b: jax.Array, share: float) -> Mapping[str, Any]:
+    """Returns the rows of the reports that the examples read; with two to choose from, by a coin.
+
+    Args:
+        texts: the report table.
+        batch: this device's part of a batch of `batches.Batches`.
+        keys_b: keys of augmentation; the coin's are derived from them.
+        share: probability of the restored report, `data.restored_share`.
+    """
+    if "plain" not in batch:
+        return text_rows(texts, batch)
+    restored_b = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, COIN), share))(keys_b)
+    if "texts" not in batch:
+        return text_rows(texts, {"report": jnp.where(restored_b, batch["report"], batch["plain"])})
+
+    def choose(restored: jax.Array, plain: jax.Array) -> jax.Array:
+        return jnp.where(restored_b.reshape(-1, *[1] * (restored.ndim - 1)), restored, plain)
+
+    return jax.tree.map(choose, batch["texts"], batch["plain_texts"])
 
 
 def make_train_step(
@@ -138,7 +175,8 @@ def make_train_step(
         `train_step(state, batch, texts)`, which must run under the axis `AXIS`. `batch` is a device's part of a batch
         of `batches.Batches`. `texts` is the whole report table: {"embeddings" [R, D]} of a frozen tower, or
         {"input_ids", "attention_mask"} [R, S] or as `device_texts` packs them, with "semantic" [R, D] for `semantic`
-        pairs; it is not read if `batch` has their rows as "texts". The step returns the next state and scalars: loss,
+        pairs, and "semantic_mean" [D] for centred ones; it is not read for rows that `batch` has as "texts". The step
+        returns the next state and scalars: loss,
         ecg_to_text_recall_1, text_to_ecg_recall_1, logit_scale, grad_norm (before clipping), learning_rate.
 
     Raises:
@@ -153,7 +191,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], texts: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        semantic_bD = semantic_table(text_rows(texts, batch)) if needs_tower(loss_config) else None
+        semantic_bD = semantic_rows(text_rows(texts, batch)) if needs_tower(loss_config) else None
         mask = optim.trainable(state.params, config)
         fixed = optim.take(state.params, mask, learned=False)
 
@@ -164,7 +202,7 @@ def make_train_step(
             (_, ecg_bE), updated = model.apply(
                 variables, ecg_bTL, lead_mask_bL, True, dropout_keys, method="encode_ecg", mutable=["batch_stats"]
             )
-            text = text_input(text_rows(texts, rows))
+            text = text_input(read_rows(texts, rows, augment_keys, config.data.restored_share))
             text_bE: Any = model.apply(variables, text, dropout_keys, method="encode_text")
             return (ecg_bE, text_bE), updated.get("batch_stats", {})
 
@@ -198,6 +236,22 @@ def make_train_step(
 def semantic_table(texts: Mapping[str, Any]) -> Any:
     """Returns the text tower's outputs before training [R, D]; for a frozen tower they are the model's input."""
     return texts["semantic"] if "semantic" in texts else texts["embeddings"]
+
+
+def semantic_rows(rows: Mapping[str, Any]) -> Any:
+    """Returns the vectors [b, D] from which the similarities of reports are computed; centred if there is a mean.
+
+    Args:
+        rows: result of `text_rows`.
+    """
+    rows_bD = semantic_table(rows)
+    return rows_bD - rows[MEAN] if MEAN in rows else rows_bD
+
+
+def semantic_mean(texts: Mapping[str, Any], report_N: Any) -> dict[str, Any]:
+    """Returns {"semantic_mean"} [D], the mean of `semantic_table` over the distinct reports among N numbers."""
+    table_RD = semantic_table(texts)
+    return {MEAN: table_RD[np.unique(report_N)].mean(axis=0, dtype=np.float64).astype(table_RD.dtype)}
 
 
 def average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:

@@ -23,7 +23,7 @@ from etp_jax.training.batches import epoch_order
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.ranks import LARGEST_SCORES, SMALL, Ranks
 from etp_jax.training.report_table import DeviceReports
-from etp_jax.training.step import TrainState, make_eval_step, semantic_table
+from etp_jax.training.step import TrainState, make_eval_step, semantic_rows, text_rows
 
 COLLAPSED = 0.99
 """Mean cosine of different ECGs or reports above which their embeddings have collapsed."""
@@ -60,7 +60,7 @@ class Validation:
           model: both towers.
           split: validation split.
           reports: report table of the split.
-          texts: `build.text_inputs` of its reports.
+          texts: `build.text_inputs` of its reports, with the training reports' "semantic_mean" for centred pairs.
           parallel: devices.
           between: number of records trained on between two validations; it bounds the sample.
 
@@ -76,7 +76,8 @@ class Validation:
             raise EtpError(f"{split.shards.folder}: split {split.name!r} has no record with a report to validate on")
         self._report = reports.number
         self._texts = DeviceReports(texts, config.model.text.precision, parallel)
-        self._semantic = semantic_table(texts) if needs_tower(config.loss) else None
+        rows = {"report": self._report[self._records]}
+        self._semantic_ND = semantic_rows(text_rows(texts, rows)) if needs_tower(config.loss) else None
         self._encode = parallel.wrap_eval_step(make_eval_step(model))
         self._loss_of = jax.jit(self._batch_loss)
         self._ranks = Ranks(parallel)
@@ -95,7 +96,7 @@ class Validation:
         losses = []
         for start in range(0, len(report_N) - size + 1, size):  # whole batches only: the loss depends on their size
             rows = slice(start, start + size)
-            semantic = None if self._semantic is None else self._semantic[report_N[rows]]
+            semantic = None if self._semantic_ND is None else self._semantic_ND[rows]
             losses.append(self._loss_of(score, ecg_NE[rows], text_NE[rows], report_N[rows], semantic))
         _, first = np.unique(report_N, return_index=True)
         cosines = {"ecg_mean_cosine": mean_cosine(ecg_NE), "text_mean_cosine": mean_cosine(text_NE[first])}

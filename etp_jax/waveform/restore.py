@@ -1,4 +1,4 @@
-"""`etp waveform restore`: writes shards whose reports also contain each record's confirmed waveform features.
+"""`etp waveform restore`: writes shards that also hold each report with the confirmed waveform features.
 
 A proposed feature is kept if the measurements agree with it, and dropped if they contradict it. The encoder decides if
 the feature cannot be measured, or if the value is within the measurement error. It keeps the feature if the cosine with
@@ -23,13 +23,13 @@ from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import Record
+from etp_jax.shards.record import RESTORED_FORMAT, Record
 from etp_jax.shards.writer import write_shard
 from etp_jax.waveform.features import QUANTITIES, Feature, Proposals, Similarities, load_proposals, load_similarities
 from etp_jax.waveform.judge import judge
 from etp_jax.waveform.measure import measure
 
-VERSION = 2
+VERSION = 3
 """Version of the processing of a record; increase it with every change that changes the written bytes."""
 Filter = Literal["both", "model", "measurement", "none"]
 COUNTS = ("proposed", "confirmed by measurement", "confirmed by model", "rejected", "contradicted")
@@ -150,10 +150,11 @@ class _Task:
 def restore(
     source: Path, proposals: Path, out: Path, similarities: Path | None = None, which: Filter = "both", workers: int = 1
 ) -> Summary:
-    """Writes a shard folder with enriched reports; it has the same splits and shards as `source`.
+    """Writes a shard folder with plain and enriched reports; it has the same splits and shards as `source`.
 
-    `report` becomes the statements followed by the sentences of the confirmed features. `statements` are unchanged.
-    `features` holds the confirmed sentences, and `feature_evidence` holds the evidence for each of them.
+    `report_restored` is the statements followed by the sentences of the confirmed features. `report` and `statements`
+    are unchanged, so one folder serves the coarse and the fine stage. `features` holds the confirmed sentences, and
+    `feature_evidence` holds the evidence for each of them.
 
     Args:
       source: finished shard folder.
@@ -183,13 +184,18 @@ def restore(
         with Bar(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
             for task, _ in Processes(workers)(partial(_write, job), todo, out):
                 progress.update(task.stop - task.start)
-        head = {**shards.build, "preparation": recipe, "rejects": _rejects(source)}
+        head = {**shards.build, "format": RESTORED_FORMAT, "preparation": recipe, "rejects": _rejects(source)}
         content = finish(out, head, [read_note(out, task.file) for task in tasks])
     return Summary(out, content, left, time.perf_counter() - started)
 
 
 def _check_fit(shards: Shards, restorer: Restorer, proposals: Path) -> None:
-    """Raises EtpError if proposals or similarities belong to other shards, before an hour of work is spent."""
+    """Raises EtpError if the files do not go together, before an hour of work is spent."""
+    if "restored" in shards.build["preparation"] and not shards.restored:
+        raise EtpError(
+            f"{shards.folder}: an earlier version restored these reports and kept no plain ones; name the shards that "
+            "`etp prep` wrote"
+        )
     present = {text for name in shards.splits for some in shards.split(name).columns.statements for text in some}
     if present.isdisjoint(restorer.proposals.statements):
         raise EtpError(
@@ -262,7 +268,7 @@ def _write(job: _Job, task: _Task) -> None:
             sentences = tuple(verdict.feature.sentence for verdict in kept)
             yield replace(
                 record,
-                report=". ".join((*record.statements, *sentences)),
+                report_restored=". ".join((*record.statements, *sentences)),
                 features=sentences,
                 feature_evidence=tuple(verdict.evidence for verdict in kept),
             )

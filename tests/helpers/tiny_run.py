@@ -26,7 +26,7 @@ from etp_jax.config import (
     TrainConfig,
 )
 from etp_jax.ecg.leads import LEADS
-from etp_jax.shards.record import FORMAT, Record
+from etp_jax.shards.record import FORMAT, RESTORED_FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_metadata, write_shard
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import read_metrics
@@ -44,21 +44,30 @@ REPORTS = [
 ]
 
 
-def write_shards(folder: Path, seed: int = 0) -> Path:
-    """A shard folder of noise with a few reports, most of them several times, one of them empty."""
+def write_shards(folder: Path, seed: int = 0, restored: bool = False) -> Path:
+    """A shard folder of noise with a few reports, most of them several times, one of them empty.
+
+    Restored, every other report has a waveform feature.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     content = {}
     for split, count in (("train", TRAIN), ("validation", VALIDATION)):
-        records = [record(f"{split}-{number}", rng, number) for number in range(count)]
+        records = [record(f"{split}-{number}", rng, number, restored) for number in range(count)]
         shard = write_shard(folder / shard_name("tiny", split, 0, 1), records)
         content[split] = {"records": count, "shards": [shard]}
-    build = {"format": FORMAT, "name": "tiny", "fs": 100, "leads": list(LEADS), "samples": SAMPLES}
+    build = {
+        "format": RESTORED_FORMAT if restored else FORMAT,
+        "name": "tiny",
+        "fs": 100,
+        "leads": list(LEADS),
+        "samples": SAMPLES,
+    }
     write_metadata(folder, {**build, "label_vocabulary": [], "splits": content})
     return folder
 
 
-def record(name: str, rng: np.random.Generator, number: int) -> Record:
+def record(name: str, rng: np.random.Generator, number: int, restored: bool) -> Record:
     report = "" if number == 3 else REPORTS[number % len(REPORTS)]
     return Record(
         ecg=rng.integers(-2000, 2000, (SAMPLES, len(LEADS)), np.int16),
@@ -73,6 +82,7 @@ def record(name: str, rng: np.random.Generator, number: int) -> Record:
         age=50.0,
         sex="",
         dataset="tiny",
+        report_restored=report + ". qrs lasts 160 ms" * (number % 2 == 0) if restored else None,
     )
 
 

@@ -44,15 +44,17 @@ CONFIGS = {
 CONFIGS |= {
     "batch softmax": LossConfig(pairs="semantic", semantic_from="batch", semantic_weight=0.3),
     "batch sigmoid without bias": LossConfig(pairs="semantic", semantic_from="batch", score="sigmoid", bias=None),
+    "batch softmax, centred": LossConfig(pairs="semantic", semantic_from="batch", semantic_centre=True),
     "fnm, rows": LossConfig(fnm_weight=0.7),
     "fnm, pairs": LossConfig(score="sigmoid", fnm_weight=0.7, fnm_mean="pairs", semantic_from="batch"),
+    "fnm, centred": LossConfig(score="sigmoid", fnm_weight=0.7, semantic_from="batch", semantic_centre=True),
 }
 FEW = (
     "own softmax",
     "equal-masked sigmoid",
     "equal-positive softmax",
     "semantic sigmoid",
-    "batch softmax",
+    "batch softmax, centred",
     "fnm, pairs",
 )
 """Each rule, score and option once: what the quick layouts are tried with outside the slow tests."""
@@ -104,6 +106,9 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
     unit = batch["semantic"] / jnp.linalg.norm(batch["semantic"], axis=1, keepdims=True)
     if config.semantic_from == "batch":
         unit = jax.lax.stop_gradient(embed(params, batch, "text"))
+        if config.semantic_centre:
+            unit = unit - unit.sum(axis=0) / size
+            unit = unit / jnp.linalg.norm(unit, axis=1, keepdims=True)
     cosine = unit @ unit.T
     score = jnp.exp(params["logit_scale"]) * embed(params, batch, "ecg") @ embed(params, batch, "text").T
     distance = jnp.abs(embed(params, batch, "ecg") @ embed(params, batch, "text").T - cosine)

@@ -23,7 +23,7 @@ from etp_jax.shards import reader, sealed
 from etp_jax.shards.check import check_shards
 from etp_jax.shards.lockstep import NotARecord, decode_block
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import Record, SplitColumns, decode_metadata, encode_record
+from etp_jax.shards.record import RESTORED_FORMAT, Record, SplitColumns, decode_metadata, encode_record
 from tests.helpers.shard_samples import SAMPLES, make_record, sample_splits, write_folder
 
 text = st.text(st.characters(codec="utf-8"), max_size=200)
@@ -48,6 +48,10 @@ records = st.builds(
 SIGNAL = 3 * 12 * 2
 
 
+def with_restored(record: Record) -> Record:
+    return dataclasses.replace(record, report_restored=f"{record.report} {record.report_original}".strip())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "shards", sample_splits())
@@ -61,15 +65,16 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def assert_columns(columns: SplitColumns, expected: list[Record]) -> None:
     for field in dataclasses.fields(SplitColumns):
-        found = list(getattr(columns, field.name))
-        np.testing.assert_equal(found, [getattr(record, field.name) for record in expected])
+        found, values = getattr(columns, field.name), [getattr(record, field.name) for record in expected]
+        np.testing.assert_equal([None] * len(expected) if found is None else list(found), values)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(records, max_size=4))
-def test_a_block_equals_one_record_after_the_other(some):
+@given(st.lists(records, max_size=4), st.booleans())
+def test_a_block_equals_one_record_after_the_other(some, restored):
+    some = [with_restored(record) for record in some] if restored else some
     payloads = [encode_record(record) for record in some]
-    block = decode_block([payload[:-SIGNAL] for payload in payloads], 12, SIGNAL)
+    block = decode_block([payload[:-SIGNAL] for payload in payloads], 12, SIGNAL, restored)
     expected = [decode_metadata(memoryview(payload)) for payload in payloads]
     for name, values in block.texts.items():
         rows = [row[name] for row in expected]
@@ -102,11 +107,21 @@ def test_any_changed_record_is_read_alike_or_refused(data):
         np.testing.assert_array_equal(block.lead_mask[row], expected["lead_mask"])
 
 
+def test_a_feature_of_another_length_is_refused():
+    payloads = [bytearray(encode_record(make_record(number))) for number in range(3)]
+    at = payloads[1].index(b"\x06labels") - 2  # the length of the feature that follows it
+    payloads[1][at] -= 1
+    with pytest.raises(NotARecord, match="labels: a feature of another length"):
+        decode_block([bytes(payload[: -SAMPLES * 24]) for payload in payloads], 12, SAMPLES * 24)
+
+
 @settings(deadline=None, max_examples=8)
-@given(st.lists(st.lists(records, max_size=3), min_size=1, max_size=3))
-def test_index_holds_what_was_written(tmp_path_factory, groups):
+@given(st.lists(st.lists(records, max_size=3), min_size=1, max_size=3), st.booleans())
+def test_index_holds_what_was_written(tmp_path_factory, groups, restored):
     folder = tmp_path_factory.mktemp("index") / "shards"
-    write_folder(folder, {"train": groups}, samples=3)
+    if restored:
+        groups = [[with_restored(record) for record in group] for group in groups]
+    write_folder(folder, {"train": groups}, samples=3, **({"format": RESTORED_FORMAT} if restored else {}))
     expected = [record for group in groups for record in group]
     for _ in range(2):
         split = Shards(folder).split("train")
@@ -117,6 +132,12 @@ def test_index_holds_what_was_written(tmp_path_factory, groups):
         assert list(table.paired) == [row for row, record in enumerate(expected) if record.report]
         for row, record in enumerate(expected):
             np.testing.assert_array_equal(split.ecg([row])[0], record.ecg)
+        if restored:
+            both = Shards(folder).both_reports("train")
+            texts = {text for record in expected for text in (record.report, record.report_restored)}
+            assert list(both.reports) == sorted(texts) and both.plain is not None
+            for record, number, plain in zip(expected, both.number, both.plain, strict=True):
+                assert (both.reports[number], both.reports[plain]) == (record.report_restored, record.report)
 
 
 def test_every_damage_of_the_index_is_noticed(folder, kept):

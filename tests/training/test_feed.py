@@ -83,9 +83,9 @@ def measure(most: bool = False) -> dict[str, Any]:
     resident_module.PIECE = 3 * 2 * SAMPLES * len(LEADS)  # the records take several pieces, not all of them whole
     resident_module.WIDEST = SAMPLES * len(LEADS) // 4  # so that a record takes several rows
     with tempfile.TemporaryDirectory() as folder:
-        shards = Shards(write_shards(Path(folder) / "shards"))
-        batches = Batches(shards.split("train"), shards.reports("train"), 2 * BATCH, 0, devices=8, share=0.9)
-        base = tiny_config(shards.folder)
+        shards = Shards(write_shards(Path(folder) / "shards", restored=True))
+        batches = Batches(shards.split("train"), shards.both_reports("train"), 2 * BATCH, 0, devices=8, share=0.9)
+        base = change(tiny_config(shards.folder), data={"restored_share": 0.5})
 
         def run(
             mode: str, resident: str, steps: int, dtype: str, micro_batches: int = 1, table: bool = True

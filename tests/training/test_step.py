@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from etp_jax.config import (
     AugmentConfig,
+    DataConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -31,6 +32,9 @@ from etp_jax.training.step import (
     init_state,
     make_eval_step,
     make_train_step,
+    read_report,
+    semantic_mean,
+    semantic_rows,
 )
 from tests.helpers.devices import run_on
 
@@ -46,13 +50,16 @@ BATCHES = [
     }
     for _ in range(STEPS)
 ]
+PLAIN = {"plain": RNG.integers(0, REPORTS, PAIRS).astype(np.int32)}
 TOKENS = {
     "input_ids": RNG.integers(0, 50, (REPORTS, 8)).astype(np.int32),
     "attention_mask": (np.arange(8) < RNG.integers(3, 9, (REPORTS, 1))).astype(np.int32),
     "semantic": RNG.normal(size=(REPORTS, 5)).astype(np.float32),
+    "semantic_mean": RNG.normal(size=5).astype(np.float32),
 }
 
 EVERYTHING = TrainConfig(
+    data=DataConfig(restored_share=0.5),
     augment=AugmentConfig(time_shift_s=0.1, lead_dropout=0.3, few_leads=0.4),
     model=ModelConfig(
         ecg=ResNetConfig(blocks=(1, 1), width=4, drop_path=0.2, pool="attention"),
@@ -60,7 +67,7 @@ EVERYTHING = TrainConfig(
         embedding_dim=8,
         projection_dropout=0.1,
     ),
-    loss=LossConfig(pairs="semantic"),
+    loss=LossConfig(pairs="semantic", semantic_centre=True),
     optim=OptimConfig(weight_decay=0.1, warmup_epochs=1.0, clip_norm=1.0, ema=0.9, text_learning_rate=1e-4),
 )
 """Every option that draws random numbers or reduces over the batch."""
@@ -77,7 +84,7 @@ def train_on(mode: Any, devices: int, model: DualEncoder, variables: Any) -> tup
     state, texts = parallel.replicate((init_state(variables, optimizer, EVERYTHING), device_texts(TOKENS)))
     metrics = None
     for batch in BATCHES:
-        state, metrics = step(state, parallel.put_batch(batch), texts)
+        state, metrics = step(state, parallel.put_batch(batch | PLAIN), texts)
         jax.block_until_ready(state)
     return state, metrics
 
@@ -326,6 +333,28 @@ def test_example_keys_depend_on_seed_step_and_position_only():
     np.testing.assert_array_equal(bits(3, 7, [5, 2]), whole[:, [5, 2]])
     others = np.concatenate([whole, bits(4, 7, list(range(8))), bits(3, 8, list(range(8)))], axis=1).reshape(-1, 2)
     assert len({tuple(key) for key in others.tolist()}) == len(others)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_coin_of_the_asked_share_decides_which_report_is_read(share: float):
+    """The draws are those of seed, step and row, so a part of the batch has the same as the whole."""
+    position = np.arange(4000)
+    rows = {"report": jnp.full(4000, 1), "plain": jnp.full(4000, 2)}
+    keys, _ = example_keys(0, jnp.array(3), position)
+    read = np.asarray(read_report(rows, keys, share))
+    assert set(read) == {1, 2} and np.mean(read == 1) == pytest.approx(share, abs=0.03)
+    part = read_report({name: x[1000:1010] for name, x in rows.items()}, keys[1000:1010], share)
+    np.testing.assert_array_equal(part, read[1000:1010])
+    others, _ = example_keys(0, jnp.array(4), position)
+    assert (np.asarray(read_report(rows, others, share)) != read).any()
+    np.testing.assert_array_equal(read_report({"report": rows["report"]}, keys, share), rows["report"])
+
+
+def test_the_mean_counts_each_distinct_report_once():
+    texts: Any = {"embeddings": np.array([[9.0, 9.0], [1.0, 0.0], [0.0, 3.0]])}
+    mean = semantic_mean(texts, np.array([1, 1, 1, 2]))
+    np.testing.assert_array_equal(mean["semantic_mean"], [0.5, 1.5])
+    np.testing.assert_array_equal(semantic_rows(texts | mean, np.array([2])), [[-0.5, 1.5]])
 
 
 def test_evaluation_returns_the_rows_of_the_whole_batch():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -112,12 +113,16 @@ def test_the_shards_are_sound_and_say_what_was_restored(source, features, simila
     assert check_shards(tmp_path / "out").splits == {"train": 7, "validation": 7}
     before, after = Shards(source).split("train"), Shards(tmp_path / "out").split("train")
     first = after[0]
-    assert first.report == ". ".join((*STATEMENTS, SLOW_, NEAR_, UNSEEN_))
+    assert first.report_restored == ". ".join((*STATEMENTS, SLOW_, NEAR_, UNSEEN_))
+    assert first.report == before[0].report == ". ".join(STATEMENTS)
     assert first.statements == STATEMENTS and first.report_original == before[0].report_original
     assert first.feature_evidence == ("measured rate_bpm=50", "measured rate_bpm=50", "model 1.000, from 0.500 on")
     for place in range(7):
         np.testing.assert_array_equal(after[place].ecg, before[place].ecg)
-    assert after[6].report == before[6].report
+    assert after[6].report == before[6].report == after[6].report_restored
+    assert after.columns.report_restored is not None and before.columns.report_restored is None
+    with pytest.raises(EtpError, match=r"the records have no report_restored; `etp waveform restore` writes shards"):
+        Shards(source).reports("train", "report_restored")
     counts = summary.build["verdicts"]
     # a split: 6 records, 3 features; 3 slow ones by the signal, 2 × 2 of 3; 3 contradicted
     assert counts == {
@@ -139,6 +144,17 @@ def test_a_second_run_changes_nothing_and_another_one_is_refused(source, feature
     assert first.seconds and not again.seconds and again.build == first.build and content(tmp_path / "out") == files
     with pytest.raises(EtpError, match="another source or preparation"):
         restore(source, features, tmp_path / "out", None, "measurement")
+
+
+def test_shards_that_an_earlier_version_restored_are_refused(source, features, tmp_path):
+    old = shutil.copytree(source, tmp_path / "old")
+    build = json.loads((old / "build.json").read_text())
+    build["preparation"]["restored"] = {"version": 2}
+    (old / "build.json").write_text(json.dumps(build))
+    with pytest.raises(EtpError, match="an earlier version restored these reports and kept no plain ones"):
+        restore(old, features, tmp_path / "out", None, "measurement")
+    with pytest.raises(EtpError, match=r"put restored reports in place of .* with --data\.restored-share 0"):
+        Shards(old).both_reports("train")
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(source, features, similarities, tmp_path, monkeypatch):
