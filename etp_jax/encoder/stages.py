@@ -80,8 +80,9 @@ def _encode(encoder: Encoder, split: Split, views: int) -> dict[str, NDArray[np.
 @partial(jax.jit, static_argnums=0)
 def _stages(model: DualEncoder, variables: dict[str, Any], ecg_BTL: Any, lead_mask_BL: Any) -> dict[str, jax.Array]:
     with jax.default_matmul_precision("highest"):
-        (features_BF, _), kept = model.apply(
+        applied: Any = model.apply(
             variables, jnp.asarray(ecg_BTL), jnp.asarray(lead_mask_BL), method="encode_ecg", mutable=[STAGES]
         )
+    (features_BF, _), kept = applied
     stages: Any = kept.get(STAGES, {}).get("ecg_tower", {})
     return {POOLED: features_BF, **{name: value for name, (value,) in stages.items()}}

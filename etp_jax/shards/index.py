@@ -145,7 +145,7 @@ def sorted_dictionary(column: Any) -> Any:
 
     array = column.unify_dictionaries().combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    order = pc.sort_indices(array.dictionary)
+    order = pc.sort_indices(array.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at run time
     number = np.empty(len(order), np.int32)
     number[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
     indices = pa.array(number[array.indices.to_numpy()])

@@ -50,7 +50,8 @@ class DeviceFeed:
         """Puts a resident split on the devices; all other data should be there before, as it takes memory."""
         self._batches, self._parallel, self._reports = batches, parallel, reports
         shards = batches.split.shards
-        sizes = device_bytes(len(batches.paired), shards.samples, len(shards.leads), parallel.devices)
+        both = batches.reports.plain is not None
+        sizes = device_bytes(len(batches.paired), shards.samples, len(shards.leads), parallel.devices, both)
         free = free_bytes(parallel)
         self.residency: Residency = residency(config.data.resident, sizes, free)
         self.resident_bytes = sizes[self.residency]

@@ -134,7 +134,7 @@ def test_index_holds_what_was_written(tmp_path_factory, groups, restored):
             np.testing.assert_array_equal(split.ecg([row])[0], record.ecg)
         if restored:
             both = Shards(folder).both_reports("train")
-            texts = {text for record in expected for text in (record.report, record.report_restored)}
+            texts = {text for record in expected for text in (record.report, record.report_restored or "")}
             assert list(both.reports) == sorted(texts) and both.plain is not None
             for record, number, plain in zip(expected, both.number, both.plain, strict=True):
                 assert (both.reports[number], both.reports[plain]) == (record.report_restored, record.report)

@@ -32,9 +32,10 @@ from etp_jax.training.step import (
     init_state,
     make_eval_step,
     make_train_step,
-    read_report,
+    read_rows,
     semantic_mean,
     semantic_rows,
+    text_rows,
 )
 from tests.helpers.devices import run_on
 
@@ -335,26 +336,37 @@ def test_example_keys_depend_on_seed_step_and_position_only():
     assert len({tuple(key) for key in others.tolist()}) == len(others)
 
 
+TABLES_OF = {"texts": "report", "plain_texts": "plain"}
+"""The rows that are sent with a batch, by the number that they are of."""
+
+
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_a_coin_of_the_asked_share_decides_which_report_is_read(share: float):
     """The draws are those of seed, step and row, so a part of the batch has the same as the whole."""
-    position = np.arange(4000)
-    rows = {"report": jnp.full(4000, 1), "plain": jnp.full(4000, 2)}
+    position = jnp.arange(4000)
+    batch = {"report": jnp.full(4000, 1), "plain": jnp.full(4000, 2)}
+    texts = {"embeddings": jnp.array([[0.0], [10.0], [20.0]])}
+    sent = {name: {"embeddings": texts["embeddings"][batch[of]]} for name, of in TABLES_OF.items()}
+
+    def read(batch: Any, keys: jax.Array, texts: Any = texts) -> np.ndarray:
+        return np.asarray(read_rows(texts, batch, keys, share)["embeddings"][:, 0])
+
     keys, _ = example_keys(0, jnp.array(3), position)
-    read = np.asarray(read_report(rows, keys, share))
-    assert set(read) == {1, 2} and np.mean(read == 1) == pytest.approx(share, abs=0.03)
-    part = read_report({name: x[1000:1010] for name, x in rows.items()}, keys[1000:1010], share)
-    np.testing.assert_array_equal(part, read[1000:1010])
+    chosen = read(batch, keys)
+    assert set(chosen) == {10, 20} and np.mean(chosen == 10) == pytest.approx(share, abs=0.03)
+    part = read({name: x[1000:1010] for name, x in batch.items()}, keys[1000:1010])
+    np.testing.assert_array_equal(part, chosen[1000:1010])
+    np.testing.assert_array_equal(read({**batch, **sent}, keys, {}), chosen)  # rows that are sent with the batch
     others, _ = example_keys(0, jnp.array(4), position)
-    assert (np.asarray(read_report(rows, others, share)) != read).any()
-    np.testing.assert_array_equal(read_report({"report": rows["report"]}, keys, share), rows["report"])
+    assert (read(batch, others) != chosen).any()
+    np.testing.assert_array_equal(read({"report": batch["report"]}, keys), 10)
 
 
 def test_the_mean_counts_each_distinct_report_once():
     texts: Any = {"embeddings": np.array([[9.0, 9.0], [1.0, 0.0], [0.0, 3.0]])}
     mean = semantic_mean(texts, np.array([1, 1, 1, 2]))
     np.testing.assert_array_equal(mean["semantic_mean"], [0.5, 1.5])
-    np.testing.assert_array_equal(semantic_rows(texts | mean, np.array([2])), [[-0.5, 1.5]])
+    np.testing.assert_array_equal(semantic_rows(text_rows(texts | mean, {"report": np.array([2])})), [[-0.5, 1.5]])
 
 
 def test_evaluation_returns_the_rows_of_the_whole_batch():
