@@ -200,13 +200,16 @@ def lowered_loss(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, flo
 
 def lowered_ranks(args: argparse.Namespace, parallel: Parallel) -> tuple[Any, float]:
     """Retrieval ranks of a validation, both directions."""
-    row = jax.ShapeDtypeStruct((args.batch, args.width), jnp.float32)
-    return parallel.wrap_eval_step(ranks.step).lower(
-        row,
-        row,
-        jax.ShapeDtypeStruct(ranks.layout(args.batch, parallel.devices), jnp.int32),
-        jax.ShapeDtypeStruct((args.batch,), jnp.int32),
-    ), 0
+
+    def tiles(*shape: int, dtype: Any = jnp.int32, multiple: int = 1) -> jax.ShapeDtypeStruct:
+        count = -(-args.batch // (ranks.TILE * multiple)) * multiple
+        return jax.ShapeDtypeStruct((count, ranks.TILE, *shape), dtype)
+
+    rows = tiles(args.width, dtype=jnp.float32, multiple=parallel.devices)
+    ecg = {"ecg": rows, "report": tiles(multiple=parallel.devices)}
+    text = {"text": tiles(args.width, dtype=jnp.float32), "records": tiles()}
+    numbers = jax.ShapeDtypeStruct(ecg["report"].shape[:1], jnp.int32)
+    return parallel.wrap_eval_step(ranks.step).lower(ecg, text, numbers, None), 0
 
 
 def main() -> None:

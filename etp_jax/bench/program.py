@@ -14,6 +14,7 @@ from etp_jax.config import TrainConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_tower
+from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
 from etp_jax.training import build, feed, optim
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
@@ -62,14 +63,17 @@ class Program:
     per_dispatch: int
 
 
-def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes: int = 0) -> Program:
+def program(
+    config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes: int = 0, bert: BertConfig | None = None
+) -> Program:
     """Builds what `etp train` would dispatch on these devices.
 
     Args:
-      config: the recipe; sizes of a pretrained text tower are those of BERT-base.
+      config: the recipe.
       sizes: sizes of the data.
       parallel: the devices, attached or not.
       device_bytes: memory of a device, by which `data.resident = auto` decides.
+      bert: sizes of the text tower; None: those of the recipe, of a pretrained one those of BERT-base.
 
     Raises:
       EtpError: the batch does not suit devices or records, or an option is impossible.
@@ -80,7 +84,7 @@ def program(config: TrainConfig, sizes: Sizes, parallel: Parallel, device_bytes:
         raise EtpError(f"data.batch_size {batch_size} is not a multiple of the {parallel.devices} devices; {near} is")
     if batch_size > sizes.records:
         raise EtpError(f"data.batch_size {batch_size} is more than --records {sizes.records}")
-    dtype, bert = build.set_precision(config.run.precision, parallel.platform), text_tower(config)
+    dtype, bert = build.set_precision(config.run.precision, parallel.platform), bert or text_tower(config)
     model = build.build_model(config, bert, dtype, parallel.platform)
     optimizer, schedule = optim.make_optimizer(config.optim, sizes.records // batch_size)
     variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), sizes.samples, len(LEADS)))

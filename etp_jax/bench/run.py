@@ -15,7 +15,8 @@ The JSON, format 1 (null: not known, or not reported by the platform):
         mfu, limit, of_roof: results of `peaks.against_peak`
         memory: {argument, output, temp, alias}, XLA's bytes per device; peak_bytes: most in use on a device so far
         out_of_memory: true in a row with no other fields than batch_size and devices
-    input: {cache ("cold" or "warm"), records, samples, batch_size, records_per_s}
+    input: {cache ("cold" or "warm"), threads, records, samples, batch_size, records_per_s}
+        plain: {records_per_s, ratio} of bare system calls in the same rounds; ratio: our rate over theirs. Cold: null
 """
 
 from __future__ import annotations

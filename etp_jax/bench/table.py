@@ -39,8 +39,10 @@ def table(report: Report) -> str:
         *EXPLAINED.splitlines(),
     ]
     for row in report.input:
+        plain = f", {row['plain']['ratio']:.2f} of bare system calls" if row["plain"] else ""
         lines.append(
-            f"reader, {row['cache']} cache: {row['records_per_s']:,} records/s ({len(LEADS)} x {row['samples']})"
+            f"reader, {row['cache']} cache, {row['threads']} thread(s): {row['records_per_s']:,} records/s "
+            f"({len(LEADS)} x {row['samples']}){plain}"
         )
     return "\n".join(lines)
 

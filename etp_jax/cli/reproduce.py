@@ -24,7 +24,8 @@ class Reproduce:
     train: bool = True
     """--no-train: do not train; evaluate the finished runs and write their table."""
     dry_run: bool = False
-    """Only print the plan and the estimated time."""
+    """Only print the plan, with time and memory; no step is run. Times come from logged runs, or from FLOPs and
+    bench.json in --out (`etp bench --json`)."""
 
 
 def reproduce(args: Reproduce) -> None:

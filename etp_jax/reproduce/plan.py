@@ -1,20 +1,16 @@
-"""The plan of a study: finished work, remaining work, and an estimate of the time."""
+"""The plan of a study: finished work and remaining work."""
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from etp_jax import config as config_module
-from etp_jax.bench import steps
-from etp_jax.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from etp_jax.config import TrainConfig
 from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
 from etp_jax.encoder.folder import run_folder as folder_of
 from etp_jax.errors import EtpError
@@ -26,14 +22,11 @@ from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
 from etp_jax.training import checkpoint, optim, resume, run_folder
 from etp_jax.training.batches import Batches
-from etp_jax.training.log import read_metrics
 
 RUNS = "runs"
 """Subfolder of the study's folder for its run folders `<name>-<seed>`."""
 LOG = "log.jsonl"
 """Log file of trainings and evaluations, with times and durations."""
-TRIAL_S = 5.0
-"""Duration of a timed trial, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +174,8 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTrain
     done = _step(folder, "latest") or 0
     try:
         shards = Shards(config.data.shards)
-        total = optim.total_steps(config.optim, _steps_per_epoch(config))
+        steps_per_epoch = batches(config.data.shards, config.data.batch_size, config.data.train_share).steps_per_epoch
+        total = optim.total_steps(config.optim, steps_per_epoch)
     except EtpError as error:  # for example shards that do not exist yet; the other runs can proceed
         return PlannedTraining(run, seed, folder, config, done, 0, str(error))
     if done:
@@ -205,36 +199,11 @@ def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
     return config
 
 
-def _steps_per_epoch(config: TrainConfig) -> int:
-    data = config.data
-    return _steps(data.shards, data.batch_size, data.train_share)
-
-
 @cache
-def _steps(shards: str, batch_size: int, share: float) -> int:
+def batches(shards: str, batch_size: int, share: float) -> Batches:
+    """Returns the batches of runs on these shards."""
     opened = Shards(shards)
-    return Batches(opened.split(TRAIN), opened.reports(TRAIN), batch_size, 0, share=share).steps_per_epoch
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Estimated time of some work."""
-
-    seconds: float
-    source: str
-    """Basis of the estimate, in words."""
-
-
-def training_time(training: PlannedTraining, others: list[PlannedTraining]) -> Estimate:
-    """Estimates the time of the remaining steps, from runs of the same model and batch size or else from a trial."""
-    ecgs = (training.total - training.done) * training.config.data.batch_size
-    shape = _shape(training.config, Shards(training.config.data.shards).samples)
-    for other in others:
-        about, rate = other.folder / run_folder.SHARDS_FILE, _logged_rate(other.folder)
-        if rate and _shape(other.config, run_folder.read_about(about)["samples"]) == shape:
-            return Estimate(ecgs / rate, f"{rate:.0f} ECG/s, as logged by {other}")
-    rate = _trial_rate(*shape)
-    return Estimate(ecgs / rate, f"{rate:.0f} ECG/s in a trial of {TRIAL_S:g} s")
+    return Batches(opened.split(TRAIN), opened.reports(TRAIN), batch_size, 0, share=share)
 
 
 def evaluation_times(out: Path) -> dict[str, float]:
@@ -251,32 +220,3 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     path = out / LOG
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
-
-
-def _shape(config: TrainConfig, samples: int) -> tuple[TrainConfig, int]:
-    """Returns the options that determine the time of a step, others at their defaults, and the samples of an ECG."""
-    shape = TrainConfig(
-        data=DataConfig(batch_size=config.data.batch_size),
-        model=config.model,
-        optim=OptimConfig(micro_batches=config.optim.micro_batches),
-        run=RunConfig(parallel=config.run.parallel, precision=config.run.precision),
-    )
-    return shape, samples
-
-
-def _logged_rate(folder: Path) -> float | None:
-    """Median training speed in a run's log, in ECG/s; None if there is none."""
-    rates = [line["ecg_per_s"] for line in read_metrics(folder) if line.get("ecg_per_s")]
-    return statistics.median(rates) if rates else None
-
-
-@cache
-def _trial_rate(config: TrainConfig, samples: int) -> float:
-    """Measures the speed of the training step on synthetic ECGs, in ECG/s."""
-    step = steps.ours(config, samples, jax.devices())[0][0].steps
-    step(1)
-    started, made = time.perf_counter(), 0
-    while time.perf_counter() - started < TRIAL_S:
-        step(1)
-        made += 1
-    return made * config.data.batch_size / (time.perf_counter() - started)

@@ -14,11 +14,13 @@ import jax
 from etp_jax.errors import EtpError, one_line
 from etp_jax.evaluation import evaluate
 from etp_jax.files import alone_in
-from etp_jax.reproduce import plan, tables
+from etp_jax.reproduce import estimate, plan, tables
+from etp_jax.reproduce.estimate import Benchmark
 from etp_jax.reproduce.figures import Failures, figures
 from etp_jax.reproduce.plan import PlannedEvaluation, PlannedTraining
 from etp_jax.reproduce.study import Study, read
 from etp_jax.training import build, loop
+from etp_jax.training.room import GIB
 
 
 def reproduce(
@@ -36,7 +38,7 @@ def reproduce(
       out: folder for `runs/`, `log.jsonl` and the table.
       shards: shard folder in place of the study's.
       train: also train; otherwise unfinished runs are left out of the table.
-      dry_run: only report the plan.
+      dry_run: only report the plan, with the memory of each step; no step is run.
       progress: receives the plan, and then a line for each step.
 
     Returns:
@@ -50,8 +52,9 @@ def reproduce(
     study = read(file, shards)
     plan.check_shards(study)
     if train and any(run.config and run.config.run.deterministic for run in study.runs):
-        build.make_deterministic()  # must precede the first timed trial, which initialises the devices
-    return _Execution(study, out, plan.trainings(study, out), progress).run(train, dry_run)
+        build.make_deterministic()  # must precede the benchmark's check, which initialises the devices
+    execution = _Execution(study, out, plan.trainings(study, out), progress, estimate.read_benchmark(out))
+    return execution.run(train, dry_run)
 
 
 @dataclass
@@ -62,12 +65,13 @@ class _Execution:
     out: Path
     trainings: list[PlannedTraining]
     progress: Callable[[str], None]
+    benchmark: Benchmark | None
     failures: Failures = field(default_factory=dict)
 
     def run(self, train: bool, dry_run: bool) -> list[Path]:
         """Executes the whole study; returns the files of the table."""
         missing = {str(training): self._missing(training) for training in self.trainings}
-        self._announce(missing, train)
+        self._announce(missing, train, dry_run)
         if dry_run:
             return []
         with contextlib.ExitStack() as stack:
@@ -103,39 +107,46 @@ class _Execution:
         found = plan.measured(self.study, training)
         return [each for each in plan.evaluations(self.study, training) if each not in found]
 
-    def _announce(self, missing: dict[str, list[PlannedEvaluation]], train: bool) -> None:
+    def _announce(self, missing: dict[str, list[PlannedEvaluation]], train: bool, dry_run: bool) -> None:
         """Reports the plan, with the estimated time of each part and the basis of the estimate."""
         study, times = self.study, plan.evaluation_times(self.out)
         finished = sum(training.finished for training in self.trainings)
         count = f"{len(study.runs)} runs, {len(self.trainings)} with their seeds"
         self.progress(f"{study.file}: {count}; {finished} are finished")
-        total = 0.0
-        for training in self.trainings:
-            if training.finished or not train:
-                continue
-            if training.problem:
-                self.progress(f"  {training}: cannot be trained: {training.problem}")
-                continue
-            try:
-                needed = plan.training_time(training, self.trainings)
-            except EtpError as problem:  # the training itself will fail with the same error
-                self.progress(f"  {training}: cannot be trained: {problem}")
-                continue
-            total += needed.seconds
-            going_on = f"resume at step {training.done} of" if training.done else "train"
-            time_needed = f"{_hours(needed.seconds)} ({needed.source})"
-            self.progress(f"  {training}: {going_on} {training.total} steps: {time_needed}")
-        todo = [each for t in self.trainings if t.finished or (train and not t.problem) for each in missing[str(t)]]
-        kinds = [each.measurement.kind.name for each in todo]
-        known = [times[kind] for kind in kinds if kind in times]
-        total += sum(known)
-        unknown = f"; the time of {len(todo) - len(known)} is unknown until one of their kind has run"
+        todo = [training for training in self.trainings if train and not training.finished]
+        known = [self._announce_training(training, dry_run) for training in todo]
+        if None in known:
+            self.progress(
+                f"  time: unknown for {known.count(None)} of {len(known)} runs; {estimate.bench_command(self.out)} "
+                "measures this machine for an estimate from FLOPs"
+            )
+        able = [training for training in self.trainings if training.finished or (train and not training.problem)]
+        kinds = [each.measurement.kind.name for training in able for each in missing[str(training)]]
+        seconds = [times[kind] for kind in kinds if kind in times]
+        unknown = f"; the time of {len(kinds) - len(seconds)} is unknown until one of their kind has run"
         every = sum(len(plan.evaluations(study, training)) for training in self.trainings)
+        total = sum(each or 0 for each in known) + sum(seconds)
         self.progress(
-            f"  {len(todo)} of {every} evaluations to run: {_hours(sum(known))} (median of earlier ones)"
-            f"{unknown if len(known) < len(todo) else ''}\n"
-            f"  estimated: {_hours(total)} in all, without compiling and encoding reports"
+            f"  {len(kinds)} of {every} evaluations to run: {_hours(sum(seconds))} (median of earlier ones)"
+            f"{unknown if len(seconds) < len(kinds) else ''}\n"
+            f"  estimated: {_hours(total)} in all, without compiling, encoding reports and what is unknown"
         )
+
+    def _announce_training(self, training: PlannedTraining, dry_run: bool) -> float | None:
+        """Reports what is left of a training; returns its time in seconds, None if unknown, 0 if it cannot run."""
+        try:
+            if training.problem:
+                raise EtpError(training.problem)
+            needed = estimate.training_time(training, self.trainings, self.benchmark)
+            memory = estimate.training_memory(training) if dry_run else None
+        except EtpError as problem:  # the training itself will fail with the same error
+            self.progress(f"  {training}: cannot be trained: {problem}")
+            return 0
+        going_on = f"resume at step {training.done} of" if training.done else "train"
+        time_needed = f"{_hours(needed.seconds)} ({needed.source})" if needed else "time unknown"
+        room = f"; a step needs {memory / GIB:.1f} GiB (XLA's count)" if memory else ""
+        self.progress(f"  {training}: {going_on} {training.total} steps: {time_needed}{room}")
+        return needed and needed.seconds
 
     def _train(self, training: PlannedTraining) -> bool:
         """Trains a run; returns whether it is finished now."""

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.shards import sealed
+from etp_jax.shards.buffers import Buffers
 from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
 from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_record
 from etp_jax.shards.scan import scan
@@ -38,6 +39,9 @@ READERS = min(8, os.cpu_count() or 1)
 """Number of threads that read signals into one batch."""
 THREAD_BYTES = 2**20
 """Smallest number of bytes for which a reader thread pays off."""
+RECYCLED_BYTES = 2**20
+"""Smallest batch, in bytes, whose memory is used again; smaller arrays cost few page faults."""
+_BUFFERS = Buffers(4)
 
 
 @dataclass(frozen=True)
@@ -168,14 +172,18 @@ class Split:
                 f"{self._paths[shard]}: no record at byte {start} ({error}); run `etp shards check`"
             ) from None
 
-    def ecg(self, indices: ArrayLike, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+    def ecg(
+        self, indices: ArrayLike, out: NDArray[np.int16] | None = None, threads: int = READERS
+    ) -> NDArray[np.int16]:
         """Reads the signals at the given positions, in the given order.
 
         The bytes are copied directly from the page cache into the batch: nothing is parsed or kept in memory.
 
         Args:
           indices: [B] positions.
-          out: [B, T, leads] int16 array to fill, C-contiguous; allocated if None.
+          out: [B, T, leads] int16 array to fill, C-contiguous. If None, an array is allocated, for a large batch in the
+            memory of an earlier one to which nothing refers any more.
+          threads: largest number of threads that read.
 
         Returns:
           [B, T, leads] int16 signals, 1 µV per unit.
@@ -184,30 +192,35 @@ class Split:
           EtpError: a shard is truncated.
         """
         positions = np.asarray(indices, np.int64)
-        shape = (len(positions), self.shards.samples, len(self.shards.leads))
+        shape, size = (len(positions), self.shards.samples, len(self.shards.leads)), self.shards.signal_bytes
         if out is None:
-            out = np.empty(shape, np.int16)
+            out = _BUFFERS.empty(shape) if len(positions) * size >= RECYCLED_BYTES else np.empty(shape, np.int16)
         if out.shape != shape or out.dtype != np.int16:
             raise ValueError(f"out is {out.dtype} {out.shape}, these records need int16 {shape}")
         if len(positions) == 0:
             return out
-        buffer, size = out.data.cast("B"), self.shards.signal_bytes
-        places = self.index.places[positions].tolist()
+        buffer, (shards, offsets) = out.data.cast("B"), self.signal_places(positions)
 
         def fill(rows: range) -> None:
-            for row in rows:
-                shard, start, length = places[row]
-                offset = start + length - size  # the signal ends the payload
-                if os.preadv(self._files[shard], [buffer[row * size : (row + 1) * size]], offset) != size:
+            start = rows.start * size
+            for shard, offset in zip(shards[rows.start : rows.stop], offsets[rows.start : rows.stop], strict=True):
+                if os.preadv(self._files[shard], (buffer[start : start + size],), offset) != size:
                     raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+                start += size
 
-        rows_a_thread = max(-(-len(places) // READERS), THREAD_BYTES // size)
-        shares = [range(row, min(row + rows_a_thread, len(places))) for row in range(0, len(places), rows_a_thread)]
+        rows_a_thread = max(-(-len(positions) // threads), THREAD_BYTES // size)
+        shares = [range(row, min(row + rows_a_thread, len(shards))) for row in range(0, len(shards), rows_a_thread)]
         if len(shares) == 1:
             fill(shares[0])
         else:
             list(_readers().map(fill, shares))
         return out
+
+    def signal_places(self, positions: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """Returns where the signals are: number of the shard, and byte of its file."""
+        places = self.index.places[positions]
+        offsets = places[:, 1] + places[:, 2] - self.shards.signal_bytes  # the signal ends the payload
+        return places[:, 0].tolist(), offsets.tolist()
 
     @property
     def columns(self) -> SplitColumns:

@@ -21,6 +21,7 @@ from etp_jax.cli import main
 from etp_jax.configs import load_recipe
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.shards.reader import READERS
 from tests.helpers.devices import QUICK_COMPILING
 from tests.helpers.shard_samples import sample_splits, write_folder
 
@@ -66,8 +67,11 @@ def test_figures(tmp_path: Path) -> None:
         assert row["lower_s"] > 0 and row["compile_s"] > 0 and row["first_step_s"] > 0
         assert row["memory"]["argument"] > 2 * 200 * 12 * 2 and row["peak_bytes"] is None
     assert result["rows"][0]["memory"]["alias"] > 0, "the state is donated"
-    assert [row["cache"] for row in result["input"]] == ["cold", "warm"]
+    cold, *warm = result["input"]
+    assert cold["cache"] == "cold" and cold["plain"] is None
+    assert {row["cache"] for row in warm} == {"warm"} and [row["threads"] for row in warm] == sorted({1, READERS})
     assert all(row["records_per_s"] > 0 and row["samples"] == 50 for row in result["input"])
+    assert all(row["plain"]["records_per_s"] > 0 and row["plain"]["ratio"] > 0 for row in warm)
 
     drawn = ElementTree.fromstring(plot.read_text())
     titles = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]

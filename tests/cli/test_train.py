@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from etp_jax import config as c
 from etp_jax.cli import main
+from etp_jax.training import room
+from tests.helpers.tiny_run import tiny_config, write_shards
 
 
 def parsed(*options: str) -> Any:
@@ -64,3 +67,18 @@ def test_help_is_short_and_shows_the_recipe(
         main.main([*command, "--help-all"])
     every = capsys.readouterr().out
     assert "--optim.b1" in every and "--optim.b1" not in text
+
+
+def test_a_run_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(write_shards(tmp_path / "shards"))
+    c.save(config, tmp_path / "recipe.json")
+    monkeypatch.setattr(room, "device_bytes", lambda _: 2**16)
+    monkeypatch.setattr(room, "parts_for", lambda _: 2)
+    with pytest.raises(SystemExit) as stop:
+        main.main(["train", "--config", str(tmp_path / "recipe.json"), "--workdir", str(tmp_path / "run")])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(said) == 1, said
+    assert "a step needs 0.00 GiB on each device" in said[0]
+    assert "it may fit with --data.batch-size 4 or --optim.micro-batches 2" in said[0]

@@ -43,7 +43,7 @@ def test_a_refusal_names_what_may_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"argument": 3, "output": 2, "alias": 1, "temp": 16}
     analysis = SimpleNamespace(**{f"{name}_size_in_bytes": size * 2**30 for name, size in sizes.items()})
     program = SimpleNamespace(memory_analysis=lambda: analysis)
-    dispatch = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda: program))
+    dispatch = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda _: program))
     config, parallel = change(TrainConfig(), data={"batch_size": 64}), Parallel("pmap", jax.devices()[:1])
     for limit, resident, end in ((10, True, " or --data.resident never"), (10, False, ""), (20, True, None)):
         monkeypatch.setattr(room, "device_bytes", lambda _, limit=limit: limit * 2**30)
@@ -92,6 +92,17 @@ def test_the_memory_of_a_device() -> None:
     assert room.device_bytes(parallel("gpu", None)) is None
     one, two = (room.device_bytes(parallel("cpu", *[None] * count)) for count in (1, 2))
     assert one and two and one // 2 == two > 2**28
+
+
+def test_the_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parallel = Parallel("pmap", jax.devices()[:1])
+    monkeypatch.setattr(room, "CONTAINER_LIMITS", ())
+    host = room.device_bytes(parallel)
+    assert host
+    for text, expected in (("max\n", host), ("1048576\n", 2**20), ("9223372036854771712\n", host)):
+        (tmp_path / "memory.max").write_text(text)
+        monkeypatch.setattr(room, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "missing"))
+        assert room.device_bytes(parallel) == expected
 
 
 @pytest.mark.parametrize("message", REFUSALS)
