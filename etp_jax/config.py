@@ -65,6 +65,9 @@ class DataConfig:
     resident: Literal["auto", "always", "never"] = "auto"
     """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
     same. `auto` keeps them there if they fit in half of the free memory; never on CPU."""
+    check_every: int = 64
+    """The CRC of every n-th record of a batch is checked as it is read; 1: of all records, 0: of none. The order changes
+    every epoch, and so do the records that are checked. Resident records are read once, and all are checked."""
 
 
 @dataclass(frozen=True)
@@ -336,6 +339,8 @@ class RunConfig:
     than a tenth of the records trained on since the last validation (never fewer than 4096)."""
     checkpoint_every: int = 200
     """Number of steps between two checkpoints; every validation saves one too."""
+    keep: int = 3
+    """Number of newest checkpoints that are kept, besides the best. If the newest is damaged, the one before serves."""
     best: Literal["loss", "recall"] = "loss"
     """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. With
     --loss.semantic-from batch the targets change during training, so losses of different steps do not compare well."""

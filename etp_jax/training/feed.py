@@ -201,7 +201,8 @@ def _put_split(batches: Batches, parallel: Parallel) -> dict[str, jax.Array]:
 
     def load(start: int) -> jax.Array:
         piece = np.zeros((size, rows * width), np.int16)
-        piece[:, :values] = split.ecg(paired[start : start + size]).reshape(size, values)
+        ecg = split.ecg(paired[start : start + size], check_every=min(batches.check_every, 1))  # read once: all
+        piece[:, :values] = ecg.reshape(size, values)
         return jax.device_put(piece.reshape(size * rows, width), everywhere)
 
     write = jax.jit(lambda ecg, piece, row: jax.lax.dynamic_update_slice(ecg, piece, (row, 0)), donate_argnums=0)

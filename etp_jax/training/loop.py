@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
@@ -23,7 +24,7 @@ from etp_jax.models.text_tower import TextTower, build_text, describe_texts
 from etp_jax.shards.reader import ReportTable, Shards, Split
 from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
-from etp_jax.training import build, log, optim, resume, run_folder, stages
+from etp_jax.training import build, checkpoint, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
@@ -105,7 +106,11 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     optimizer, schedule = optim.make_optimizer(config.optim, steps_per_epoch)
     text = build_text(config.model.text, data.batches.reports.reports)
 
-    checkpoints = Checkpoints(workdir, config.run.best)
+    if jax.process_index() == 0:
+        for line in checkpoint.set_aside_damaged(workdir):
+            _say(line)
+    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+    checkpoints = Checkpoints(workdir, config.run.best, config.run.keep)
     compatibility = resume.compatibility(config, data.shards, text)
     start, total = checkpoints.find("latest") or 0, optim.total_steps(config.optim, steps_per_epoch)
     if start:
@@ -160,7 +165,7 @@ def _check_options(config: TrainConfig) -> None:
     """Raises EtpError for options that are wrong for any data."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
-    for name in ("log_every", "validate_every", "checkpoint_every"):
+    for name in ("log_every", "validate_every", "checkpoint_every", "keep"):
         if getattr(config.run, name) <= 0:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
@@ -177,8 +182,16 @@ def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
     split, reports = shards.split(TRAIN), shards.reports(TRAIN)
     held_out, held_out_reports = shards.split(VALIDATION), shards.reports(VALIDATION)
     hosts = jax.process_index(), jax.process_count()
+    options = config.data
     batches = Batches(
-        split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices, config.data.train_share
+        split,
+        reports,
+        options.batch_size,
+        config.seed,
+        *hosts,
+        devices=parallel.devices,
+        share=options.train_share,
+        check_every=options.check_every,
     )
     return _Data(shards, batches, held_out, held_out_reports)
 

@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "data.shards",  # compared by fingerprint, wherever the folder is
     "data.stage_dir",
     "data.resident",  # decides where the records are kept, not which records
+    "data.check_every",
     "model.text.pretrained",  # compared by the checksum of the weights
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
