@@ -66,8 +66,8 @@ class DataConfig:
     """Whether the training records are kept on every device, instead of being sent with each batch. The result is the
     same. `auto` keeps them there if they fit in half of the free memory; never on CPU."""
     check_every: int = 64
-    """The CRC of every n-th record of a batch is checked as it is read; 1: of all records, 0: of none. The order changes
-    every epoch, and so do the records that are checked. Resident records are read once, and all are checked."""
+    """The CRC of every n-th record of a batch is checked as it is read; 1: of all records, 0: of none. Every epoch
+    checks other records. Resident records are read once, and all are checked."""
 
 
 @dataclass(frozen=True)
@@ -344,6 +344,9 @@ class RunConfig:
     best: Literal["loss", "recall"] = "loss"
     """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. With
     --loss.semantic-from batch the targets change during training, so losses of different steps do not compare well."""
+    skip_nonfinite: bool = False
+    """Skip a step whose loss or gradient is not finite: the parameters stay, and the step is counted in the metrics.
+    Otherwise the run stops there. It stops after 10 such steps in a row in any case."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     wandb: str = ""

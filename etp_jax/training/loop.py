@@ -35,6 +35,9 @@ from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, device_texts, init_state, make_train_step
 from etp_jax.training.validation import Validation, sample_size
 
+FEW = 10
+"""Number of validation records up to which recall@10 has no meaning."""
+
 
 def train(config: TrainConfig, workdir: Path, extend: bool = False) -> None:
     """Trains a recipe, or resumes the run in `workdir`.
@@ -131,6 +134,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool) -> _Run | None:
     between = max(1, round(config.run.validate_every * steps_per_epoch)) * config.data.batch_size
     _say(_plan(config, data, parallel, dtype.name, total, between))
     _say(_size(config, state.params, text.params))
+    for warning in _warnings(data):
+        _say(f"  warning: {warning}")
     cache = run_folder.text_cache(data.shards, workdir)
     described = describe_texts(text, config.model.text, data.batches.reports.reports, cache)
     _say(f"  reports are read by {described}")
@@ -223,6 +228,17 @@ def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, tota
         f"{batches.batch_size} on {parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of "
         f"{jax.process_count()} host(s), {dtype}, {config.run.parallel}"
     )
+
+
+def _warnings(data: _Data) -> list[str]:
+    """Describes data with which a run teaches or measures nothing."""
+    batches, warnings = data.batches, []
+    if len(np.unique(batches.reports.number[batches.paired])) == 1:
+        warnings.append("all training records have the same report, so there is nothing to learn")
+    held_out = len(data.held_out_reports.paired)
+    if 0 < held_out <= FEW:
+        warnings.append(f"{held_out} records validate, so recall@10 is always 1 and the best checkpoint is chance")
+    return warnings
 
 
 def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, Any] | None) -> str:

@@ -49,6 +49,7 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
       current: `compatibility` of the requested run.
       extend: allow more epochs, or a larger maximum of steps.
     """
+    _check_form(run_dir, saved)
     before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
     for name in now:
         if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # get: another tower has other options
@@ -83,10 +84,25 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _check_form(run_dir: Path, saved: Any) -> None:
+    """Raises EtpError unless the metadata of a checkpoint have the form of `compatibility`."""
+    types = {"config": dict, "fingerprint": str, "text_sha256": str}
+    for name, kind in types.items():
+        if not isinstance(saved, dict) or not isinstance(saved.get(name), kind):
+            raise EtpError(
+                f"{run_dir}: the checkpoint's metadata have no {name!r}, so `etp train` did not write them; name "
+                "another --workdir"
+            )
+
+
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
     """Reads a config that any version saved; options that it lacks take their defaults."""
-    check_trainable(config, f"{run_dir}: the checkpoint's config")
-    return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
+    where = f"{run_dir}: the checkpoint's config"
+    try:
+        check_trainable(config, where)
+        return config_module.from_dict(config, where)
+    except (TypeError, AttributeError) as error:
+        raise EtpError(f"{where} is not a training config ({error}); name another --workdir") from None
 
 
 def _differs(run_dir: Path, name: str, before: Any, now: Any) -> str:
