@@ -65,6 +65,8 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     if pieces[0] != pieces[1]:
         raise EtpError(_differs(run_dir, "the tokenizer of the text tower", pieces[0][:12], pieces[1][:12]))
     for name, flag in (("optim.epochs", "--optim.epochs"), ("optim.max_steps", "--max-steps")):
+        if not isinstance(before[name], int | float):
+            raise EtpError(_differs(run_dir, flag, before[name], now[name]))
         # No maximum (0) is the largest one.
         was, asked = (values[name] or math.inf for values in (before, now))
         if asked < was:

@@ -155,12 +155,29 @@ def test_extend_goes_on_with_a_longer_schedule(reference: Reference) -> None:
         train(reference.config, run)
 
 
-def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
+def test_a_damaged_newest_checkpoint_is_replaced_from_the_one_before(
+    reference: Reference, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = reference.folder / "damaged"
     shutil.copytree(reference.run, run)
-    shutil.rmtree(run / "checkpoints/15/meta")
-    with pytest.raises(EtpError, match=r"checkpoints/15: the checkpoint cannot be read .*delete its folder"):
-        train(reference.config, run)
+    array = max((run / "checkpoints/15/state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    array.write_bytes(array.read_bytes()[:-7])
+    train(reference.config, run)
+    output = capsys.readouterr()
+    (line,) = [line for line in output.out.splitlines() if "damaged" in line]
+    assert "checkpoints/15: the checkpoint is damaged (state/" in line and "renamed to 15.damaged" in line
+    assert "resuming at step 12" in output.out and "Traceback" not in output.err
+    assert_same_run(run, reference.run)
+
+
+@pytest.mark.parametrize("saved", [{}, [], {"config": {}, "fingerprint": 1}, {"config": {"optim": {"epochs": "x"}}}])
+def test_metadata_of_another_form_are_refused(tmp_path: Path, saved: Any) -> None:
+    current: dict[str, Any] = {"config": config_module.to_dict(tiny_config(tmp_path))}
+    current |= {"fingerprint": "", "text_sha256": ""}
+    if saved and "optim" in saved["config"]:
+        saved = {**current, **saved}
+    with pytest.raises(EtpError, match=r"metadata have no 'config'|no 'fingerprint'|--optim.epochs was x in this run"):
+        check_same(tmp_path, saved, current, extend=False)
 
 
 @pytest.mark.parametrize(
