@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
-from etp_jax.files import read_json
+from etp_jax.files import read_json, write_text
 from etp_jax.old_options import in_new_layout, without_old_options
 
 
@@ -444,7 +444,7 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
 
 def save(config: TrainConfig, path: Path) -> None:
     """Writes the config as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load(path: Path) -> TrainConfig:
