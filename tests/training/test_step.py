@@ -219,9 +219,10 @@ def test_metrics_describe_the_step_that_was_made():
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_number_of_steps():
     config = TrainConfig(optim=OptimConfig(ema=0.9), run=RunConfig(skip_nonfinite=True))
-    start, [after], [row] = run_tiny(config, 1, Tiny(scale=math.nan))
-    assert math.isnan(row["loss"]) and (start.step, after.step) == (0, 1)
-    jax.tree.map(np.testing.assert_array_equal, after, start.replace(step=after.step))
+    start, [one, two], rows = run_tiny(config, 2, Tiny(scale=math.nan))
+    assert math.isnan(rows[0]["loss"]) and (one.step, two.step) == (1, 2)
+    jax.tree.map(np.testing.assert_array_equal, (one.params, one.ema), (start.params, start.params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(one.opt_state))  # as it began
     ours, theirs = run_tiny(config, 2)[1], run_tiny(TrainConfig(optim=OptimConfig(ema=0.9)), 2)[1]
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
