@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
-from etp_jax.files import read_json
+from etp_jax.files import read_json, write_text
 from etp_jax.old_options import in_new_layout, without_old_options
 
 
@@ -70,6 +70,9 @@ class DataConfig:
     """Whether the training records are kept on the devices, instead of being sent with each batch: all of them on every
     device (`always`), or a part on each (`sharded`). The result is the same. `auto` uses the first of `always`,
     `sharded` and `never` that fits in half of the free memory; on CPU `never`."""
+    check_every: int = 64
+    """The CRC of every n-th record of a batch is checked as it is read; 1: of all records, 0: of none. Every epoch
+    checks other records. Resident records are read once, and all are checked."""
 
     def __post_init__(self) -> None:
         """Raises EtpError for an impossible share."""
@@ -356,9 +359,14 @@ class RunConfig:
     than a tenth of the records trained on since the last validation (never fewer than 4096)."""
     checkpoint_every: int = 200
     """Number of steps between two checkpoints; every validation saves one too."""
+    keep: int = 3
+    """Number of newest checkpoints that are kept, besides the best. If the newest is damaged, the one before serves."""
     best: Literal["loss", "recall"] = "loss"
     """Validation metric that selects the best checkpoint: the loss, or recall@10 of retrieval. With
     --loss.semantic-from batch the targets change during training, so losses of different steps do not compare well."""
+    skip_nonfinite: bool = False
+    """Skip a step whose loss or gradient is not finite: the parameters stay, and the step is counted in the metrics.
+    Otherwise the run stops there. It stops after 10 such steps in a row in any case."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     wandb: str = ""
@@ -456,7 +464,7 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
 
 def save(config: TrainConfig, path: Path) -> None:
     """Writes the config as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load(path: Path) -> TrainConfig:

@@ -33,6 +33,8 @@ def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
         for step in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):
             yield batches.paired[batches.rows(step)["row"]]
 
+    ecg = partial(split.ecg, check_every=config.data.check_every)
+
     def rate(epoch: int, read_batch: Callable[[np.ndarray], object]) -> float:
         started = time.perf_counter()
         for rows in positions(epoch):
@@ -43,13 +45,12 @@ def read(config: TrainConfig, repeats: int) -> list[dict[str, Any]]:
     split.ecg([0])  # reads the index of the records, which is not part of an epoch
     _forget(split)
     rows: list[dict[str, Any]] = [
-        {"cache": "cold", "threads": READERS, **about, "records_per_s": round(rate(0, split.ecg)), "plain": None}
+        {"cache": "cold", "threads": READERS, **about, "records_per_s": round(rate(0, ecg)), "plain": None}
     ]
     for threads in sorted({1, READERS}):
         plain = _Plain(split, batches.batch_size, threads)
         rounds = [
-            (rate(epoch, partial(split.ecg, threads=threads)), rate(epoch, plain.read))
-            for epoch in range(1, repeats + 1)
+            (rate(epoch, partial(ecg, threads=threads)), rate(epoch, plain.read)) for epoch in range(1, repeats + 1)
         ]
         ours, theirs = (round(statistics.median(rates)) for rates in zip(*rounds, strict=True))
         ratio = round(statistics.median(own / bare for own, bare in rounds), 3)

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.paths import inside
-from etp_jax.shards import sealed
+from etp_jax.shards import sealed, tfrecord
 from etp_jax.shards.buffers import Buffers
 from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
 from etp_jax.shards.record import (
@@ -214,23 +214,29 @@ class Split:
             ) from None
 
     def ecg(
-        self, indices: ArrayLike, out: NDArray[np.int16] | None = None, threads: int = READERS
+        self,
+        indices: ArrayLike,
+        out: NDArray[np.int16] | None = None,
+        threads: int = READERS,
+        check_every: int = 1,
     ) -> NDArray[np.int16]:
         """Reads the signals at the given positions, in the given order.
 
         The bytes are copied directly from the page cache into the batch: nothing is parsed or kept in memory.
+        The CRC of a record is computed from the bytes in the batch, so what was checked is what is used.
 
         Args:
           indices: [B] positions.
           out: [B, T, leads] int16 array to fill, C-contiguous. If None, an array is allocated, for a large batch in the
             memory of an earlier one to which nothing refers any more.
           threads: largest number of threads that read.
+          check_every: the CRC of the first and of every n-th record is checked; 1: of all, 0: of none.
 
         Returns:
           [B, T, leads] int16 signals, 1 µV per unit.
 
         Raises:
-          EtpError: a shard is truncated.
+          EtpError: a shard is truncated, or the CRC of a record differs.
         """
         positions = np.asarray(indices, np.int64)
         shape, size = (len(positions), self.shards.samples, len(self.shards.leads)), self.shards.signal_bytes
@@ -248,6 +254,8 @@ class Split:
                 if os.preadv(self._files[shard], (buffer[start : start + size],), offset) != size:
                     raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
                 start += size
+            for row in rows[-rows.start % check_every :: check_every] if check_every else ():
+                self._check(int(positions[row]), out[row])
 
         rows_a_thread = max(-(-len(positions) // threads), THREAD_BYTES // size)
         shares = [range(row, min(row + rows_a_thread, len(shards))) for row in range(0, len(shards), rows_a_thread)]
@@ -256,6 +264,16 @@ class Split:
         else:
             list(_readers().map(fill, shares))
         return out
+
+    def _check(self, position: int, signal: NDArray[np.int16]) -> None:
+        """Raises EtpError unless a record with this signal has the CRC that was written with the record."""
+        shard, start, length = self.index.places[position].tolist()
+        before, end = os.pread(self._files[shard], length - signal.nbytes, start), start + length
+        if tfrecord.masked_crc(before, signal).to_bytes(4, "little") != os.pread(self._files[shard], 4, end):
+            raise EtpError(
+                f"{self._paths[shard]}: damaged at the record at byte {start - tfrecord.FRAME_HEAD}: its CRC differs; "
+                "copy or prepare the shards again"
+            )
 
     def signal_places(self, positions: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         """Returns where the signals are: number of the shard, and byte of its file."""

@@ -29,9 +29,11 @@ Value = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # field numbers of tf.train.Feature
 
 
-def masked_crc(data: bytes | memoryview) -> int:
-    """Computes the CRC-32C of `data`, masked as TFRecord requires, since a CRC of data that contains CRCs is weak."""
-    crc = google_crc32c.value(bytes(data))
+def masked_crc(*parts: bytes | NDArray[np.int16]) -> int:
+    """Computes the CRC-32C of the joined parts, masked as TFRecord requires: a CRC of data that holds CRCs is weak."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -42,6 +42,7 @@ class Batches:
         paired: int64 [P], positions in the split of the records used for training.
         steps_per_epoch: number of whole batches per epoch.
         unpaired: number of records left out because their report is empty.
+        check_every: the CRC of every n-th record of a batch is checked; 0: none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Batches:
         process_count: int = 1,
         devices: int = 1,
         share: float = 1.0,
+        check_every: int = 1,
     ) -> None:
         """Selects the records and checks the batch size.
 
@@ -66,10 +68,11 @@ class Batches:
             process_count: number of hosts.
             devices: number of devices over all hosts.
             share: share of the patients that is used, selected by a hash of the patient id.
+            check_every: the CRC of every n-th record of a batch is checked, see `Split.ecg`.
 
         Raises:
             EtpError: the batch is larger than the split, or is not a multiple of the number of devices; the seed is
-                negative; or the share is not in (0, 1].
+                negative, or `check_every` is; or the share is not in (0, 1].
         """
         if not 0 < share <= 1:
             raise EtpError(f"data.train_share is {share}; it must be more than 0 and at most 1")
@@ -96,7 +99,10 @@ class Batches:
             )
         if seed < 0:
             raise EtpError(f"seed is {seed}; it must not be negative")
+        if check_every < 0:
+            raise EtpError(f"data.check_every is {check_every}; it must not be negative (0: no check)")
         self.split, self.reports, self.batch_size, self.seed = split, reports, batch_size, seed
+        self.check_every = check_every
         self.steps_per_epoch = len(self.paired) // batch_size
         own = batch_size // process_count
         self._rows = slice(process_index * own, (process_index + 1) * own)
@@ -123,7 +129,8 @@ class Batches:
             of the plain report.
         """
         batch = self.columns(step)
-        return {"ecg": self.split.ecg(self.paired[batch.pop("row")]), **batch}
+        records = self.paired[batch.pop("row")]
+        return {"ecg": self.split.ecg(records, check_every=self.check_every), **batch}
 
     def columns(self, step: int) -> Batch:
         """Reads this host's rows of global batch `step` without their signals.

@@ -34,7 +34,7 @@ class Board(Protocol):
 class MetricsLog:
     """Writes the metrics of a run as lines of JSON, and to the boards.
 
-    A line holds `kind` (`train` or `validation`), `step` (updates made) and numbers.
+    A line holds `kind` (`train`, `validation` or `skipped`), `step` (updates made) and numbers.
     """
 
     def __init__(self, run_dir: Path, step: int, boards: Sequence[Board] = ()):

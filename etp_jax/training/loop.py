@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from etp_jax.config import TrainConfig
 from etp_jax.errors import EtpError, one_line
@@ -23,7 +24,7 @@ from etp_jax.models.text_tower import TextTower, build_text, describe_texts
 from etp_jax.shards.reader import ReportTable, Shards, Split
 from etp_jax.shards.record import RESTORED, TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
-from etp_jax.training import build, log, optim, resume, run_folder, stages
+from etp_jax.training import build, checkpoint, log, optim, resume, run_folder, stages
 from etp_jax.training.batches import Batches
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.feed import DeviceFeed, dispatches
@@ -36,6 +37,9 @@ from etp_jax.training.saved_step import SavedStep
 from etp_jax.training.signals import StopSignals
 from etp_jax.training.step import TrainState, init_state, make_train_step, semantic_mean
 from etp_jax.training.validation import Validation, sample_size
+
+FEW = 10
+"""Number of validation records up to which recall@10 has no meaning."""
 
 
 def train(config: TrainConfig, workdir: Path, extend: bool = False, compiled: Path | None = None) -> None:
@@ -112,7 +116,11 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     optimizer, schedule = optim.make_optimizer(config.optim, steps_per_epoch)
     text = build_text(config.model.text, data.batches.reports.reports)
 
-    checkpoints = Checkpoints(workdir, config.run.best)
+    if jax.process_index() == 0:
+        for line in checkpoint.set_aside_damaged(workdir):
+            _say(line)
+    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+    checkpoints = Checkpoints(workdir, config.run.best, config.run.keep)
     compatibility = resume.compatibility(config, data.shards, text)
     start, total = checkpoints.find("latest") or 0, optim.total_steps(config.optim, steps_per_epoch)
     if start:
@@ -133,6 +141,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     between = max(1, round(config.run.validate_every * steps_per_epoch)) * config.data.batch_size
     _say(_plan(config, data, parallel, dtype.name, total, between))
     _say(_size(config, state.params, text.params))
+    for warning in _warnings(data):
+        _say(f"  warning: {warning}")
     cache = run_folder.text_cache(data.shards, workdir)
     described = describe_texts(text, config.model.text, data.batches.reports.reports, cache)
     _say(f"  reports are read by {described}")
@@ -182,7 +192,7 @@ def _check_options(config: TrainConfig) -> None:
     """Raises EtpError for options that are wrong for any data."""
     if not config.data.shards:
         raise EtpError("data.shards: name a shard folder; `etp prep` makes one")
-    for name in ("log_every", "validate_every", "checkpoint_every"):
+    for name in ("log_every", "validate_every", "checkpoint_every", "keep"):
         if getattr(config.run, name) <= 0:
             raise EtpError(f"run.{name} is {getattr(config.run, name)}; it must be more than 0")
     if config.run.steps_per_dispatch < 0:
@@ -202,8 +212,16 @@ def _open_data(config: TrainConfig, parallel: Parallel) -> _Data:
     reports = shards.both_reports(TRAIN) if config.data.tosses else shards.reports(TRAIN, field)
     held_out_reports = shards.reports(VALIDATION, field)
     hosts = jax.process_index(), jax.process_count()
+    options = config.data
     batches = Batches(
-        split, reports, config.data.batch_size, config.seed, *hosts, parallel.devices, config.data.train_share
+        split,
+        reports,
+        options.batch_size,
+        config.seed,
+        *hosts,
+        devices=parallel.devices,
+        share=options.train_share,
+        check_every=options.check_every,
     )
     return _Data(shards, batches, held_out, held_out_reports)
 
@@ -235,6 +253,17 @@ def _plan(config: TrainConfig, data: _Data, parallel: Parallel, dtype: str, tota
         f"{batches.batch_size} on {parallel.devices} x {parallel.mesh.devices.flat[0].device_kind} of "
         f"{jax.process_count()} host(s), {dtype}, {config.run.parallel}"
     )
+
+
+def _warnings(data: _Data) -> list[str]:
+    """Describes data with which a run teaches or measures nothing."""
+    batches, warnings = data.batches, []
+    if len(np.unique(batches.reports.number[batches.paired])) == 1:
+        warnings.append("all training records have the same report, so there is nothing to learn")
+    held_out = len(data.held_out_reports.paired)
+    if 0 < held_out <= FEW:
+        warnings.append(f"{held_out} records validate, so recall@10 is always 1 and the best checkpoint is chance")
+    return warnings
 
 
 def _size(config: TrainConfig, params: dict[str, Any], frozen_text: dict[str, Any] | None) -> str:

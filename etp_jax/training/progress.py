@@ -17,6 +17,11 @@ from etp_jax.errors import EtpError
 from etp_jax.progress import Bar
 from etp_jax.training.log import MetricsLog, boards
 
+MOST_SKIPPED = 10
+"""Number of steps in a row that may be skipped because they are not finite; a run with more of them is broken."""
+NO_LOSS = 1e-6
+"""Loss of the first step that counts as 0."""
+
 
 class Progress:
     """Progress line and metrics log; speeds are of training alone, without validation, saving and compilation."""
@@ -32,6 +37,7 @@ class Progress:
         self._started: float | None = None
         self._steps, self._waited = 0, 0.0
         self._warned = not chief
+        self._skip, self._skipped = config.run.skip_nonfinite, 0
 
     def __enter__(self) -> Progress:
         """Returns the progress; it is closed at the end of the block."""
@@ -82,8 +88,13 @@ class Progress:
         speed = None
         for row, done in enumerate(range(steps.start + 1, steps.stop + 1)):
             values = {name: float(column[row]) for name, column in metrics.items()}
-            for name in ("loss", "grad_norm"):
-                self._check_finite(name, values[name], done)
+            if self._is_skipped(values, done):
+                continue
+            if done == 1 and values["loss"] < NO_LOSS:
+                self._say(
+                    f"  warning: the loss is {values['loss']:g} at step 1, so there is nothing to learn; all reports "
+                    "of a batch are equal, or the batch is too small"
+                )
             if done % self._log_every == 0 and self._log:
                 speed = speed or self._speed()
                 self._log.write("train", done, {"epoch": done / self._steps_per_epoch, **values, **speed})
@@ -109,21 +120,37 @@ class Progress:
         if self._log:
             epoch = step / self._steps_per_epoch
             self._log.write("validation", step, {"epoch": epoch, **scores})
-            self._bar.write(
+            self._say(
                 f"  step {step}, epoch {epoch:.2f}: validation loss {scores['loss']:.4f}, recall@10 "
-                f"{scores['recall']:.3f}, median rank {scores['ecg_to_text_median_rank']:g}",
-                file=sys.stdout,
+                f"{scores['recall']:.3f}, median rank {scores['ecg_to_text_median_rank']:g}"
             )
 
     def warn(self, warning: str) -> None:
         """Shows a warning, unless it is empty or one has been shown before."""
         if warning and not self._warned:
             self._warned = True
-            self._bar.write(f"  warning: {warning}", file=sys.stdout)
+            self._say(f"  warning: {warning}")
 
-    def _check_finite(self, name: str, value: float, step: int) -> None:
+    def _say(self, text: str) -> None:
+        if self._log:
+            self._bar.write(text, file=sys.stdout)
+
+    def _is_skipped(self, values: dict[str, float], step: int) -> bool:
+        """Whether the step changed nothing because it was not finite; raises EtpError if such steps are not allowed."""
+        name = next((name for name in ("loss", "grad_norm") if not math.isfinite(values[name])), None)
+        self._skipped = 0 if name is None else self._skipped + 1
+        if name is None:
+            return False
+        if not self._skip or self._skipped > MOST_SKIPPED:
+            self._check_finite(name, values[name], step, "" if self._skip else "--run.skip-nonfinite, ")
+        self._say(f"  warning: {name} is {values[name]} at step {step}; the step is skipped")
+        if self._log:
+            self._log.write("skipped", step, {"epoch": step / self._steps_per_epoch})
+        return True
+
+    def _check_finite(self, name: str, value: float, step: int, advice: str = "") -> None:
         if not math.isfinite(value):
             raise EtpError(
-                f"{self._run_dir}: {name} is {value} at step {step}; try a lower --optim.learning-rate, "
+                f"{self._run_dir}: {name} is {value} at step {step}; try {advice}a lower --optim.learning-rate, "
                 "--optim.clip-norm 1, or --run.precision float32 (the checkpoints kept are from before)"
             )

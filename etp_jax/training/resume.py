@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "data.shards",  # compared by fingerprint, wherever the folder is
     "data.stage_dir",
     "data.resident",  # decides where the records are kept, not which records
+    "data.check_every",
     "model.text.pretrained",  # compared by the checksum of the weights
     "model.text.remat",  # changes no more than rounding
     "model.text.fused_attention",  # likewise
@@ -48,6 +49,7 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
       current: `compatibility` of the requested run.
       extend: allow more epochs, or a larger maximum of steps.
     """
+    _check_form(run_dir, saved)
     before, now = (flatten(config_module.to_dict(_complete(data["config"], run_dir))) for data in (saved, current))
     for name in now:
         if not name.startswith(MAY_DIFFER) and before.get(name) != now[name]:  # get: another tower has other options
@@ -63,6 +65,8 @@ def check_same(run_dir: Path, saved: dict[str, Any], current: dict[str, Any], ex
     if pieces[0] != pieces[1]:
         raise EtpError(_differs(run_dir, "the tokenizer of the text tower", pieces[0][:12], pieces[1][:12]))
     for name, flag in (("optim.epochs", "--optim.epochs"), ("optim.max_steps", "--max-steps")):
+        if not isinstance(before[name], int | float):
+            raise EtpError(_differs(run_dir, flag, before[name], now[name]))
         # No maximum (0) is the largest one.
         was, asked = (values[name] or math.inf for values in (before, now))
         if asked < was:
@@ -82,10 +86,25 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _check_form(run_dir: Path, saved: Any) -> None:
+    """Raises EtpError unless the metadata of a checkpoint have the form of `compatibility`."""
+    types = {"config": dict, "fingerprint": str, "text_sha256": str}
+    for name, kind in types.items():
+        if not isinstance(saved, dict) or not isinstance(saved.get(name), kind):
+            raise EtpError(
+                f"{run_dir}: the checkpoint's metadata have no {name!r}, so `etp train` did not write them; name "
+                "another --workdir"
+            )
+
+
 def _complete(config: dict[str, Any], run_dir: Path) -> TrainConfig:
     """Reads a config that any version saved; options that it lacks take their defaults."""
-    check_trainable(config, f"{run_dir}: the checkpoint's config")
-    return config_module.from_dict(config, where=f"{run_dir}: the checkpoint's config")
+    where = f"{run_dir}: the checkpoint's config"
+    try:
+        check_trainable(config, where)
+        return config_module.from_dict(config, where)
+    except (TypeError, AttributeError) as error:
+        raise EtpError(f"{where} is not a training config ({error}); name another --workdir") from None
 
 
 def _differs(run_dir: Path, name: str, before: Any, now: Any) -> str:

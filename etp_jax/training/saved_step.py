@@ -32,7 +32,7 @@ from etp_jax.training.resume import flatten
 FORMAT = 1
 COMPILERS = {"tpu": "libtpu", "gpu": "jax-cuda12-pjrt"}
 """Package of the compiler, by platform; that of CPUs comes with jaxlib."""
-NO_PART = "data.shards", "data.stage_dir", "model.text.pretrained"
+NO_PART = "data.shards", "data.stage_dir", "data.check_every", "model.text.pretrained"
 """Options that cannot change the program."""
 MOST_NAMED = 4
 """Number of differences that are named where a program is another one."""

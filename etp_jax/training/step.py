@@ -228,7 +228,12 @@ def make_train_step(
             "learning_rate": schedule(state.step),
         }
         ema = None if state.ema is None else average(state.ema, params, config.optim.ema, state.step)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        after = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if config.run.skip_nonfinite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            unchanged = state.replace(step=after.step)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, unchanged)
+        return after, metrics
 
     return train_step
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
-from etp_jax.shards import tfrecord
+from etp_jax.shards import reader, tfrecord
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.shards.record import BUILD_FILE, Record, SplitColumns, decode_record, encode_record
 from tests.helpers.shard_samples import SAMPLES, make_record, sample_splits, write_folder
@@ -183,6 +183,44 @@ def test_a_shard_cut_while_open_is_noticed(folder):
         split.ecg([9])
     with pytest.raises(EtpError, match="no record at byte"):
         split[9]
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
+def test_a_flipped_bit_of_a_record_is_noticed_as_it_is_read(folder, place):
+    split = Shards(folder).split("train")
+    split.ecg([9])  # builds the index, before the damage
+    payload, size = split.index.places[9, 1], split.index.places[9, 2]
+    content = bytearray(shard(folder).read_bytes())
+    content[payload + int(place * size)] ^= 1
+    shard(folder).write_bytes(content)
+    split = Shards(folder).split("train")
+    with pytest.raises(EtpError, match=rf"{shard(folder)}: damaged at the record at byte {payload - 12}: its CRC"):
+        split.ecg([9])
+    rows = [0, 1, 2, 9, 3, 4]
+    for every in (0, 2, 4):
+        split.ecg(rows, check_every=every)
+    with pytest.raises(EtpError, match="its CRC differs"):
+        split.ecg(rows, check_every=3)
+
+
+def test_each_thread_checks_its_records(folder, monkeypatch):
+    split, checked = Shards(folder).split("train"), []
+    monkeypatch.setattr(reader, "THREAD_BYTES", 1)
+    monkeypatch.setattr(Split, "_check", lambda self, position, signal: checked.append(position))
+    positions = np.arange(len(split))[::-1]
+    split.ecg(positions, threads=3, check_every=4)
+    assert sorted(checked) == sorted(positions[::4])
+
+
+def test_a_shard_replaced_while_open_is_read_to_the_end(folder):
+    split = Shards(folder).split("train")
+    before = split.ecg(range(len(split)))
+    other = shard(folder).with_name("other")
+    other.write_bytes(bytes(len(shard(folder).read_bytes())))
+    other.replace(shard(folder))
+    np.testing.assert_array_equal(split.ecg(range(len(split))), before)
+    with pytest.raises(EtpError, match="its CRC differs"):  # whoever opens the folder now
+        Shards(folder).split("train").ecg(range(len(split)))
 
 
 def test_folders_that_are_not_finished_shards(folder, tmp_path):

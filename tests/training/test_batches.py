@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from etp_jax.errors import EtpError
-from etp_jax.shards.reader import Shards
+from etp_jax.shards.reader import Shards, Split
 from etp_jax.training.batches import Batches, epoch_order, in_share, prefetch
 from tests.helpers.shard_samples import make_record, write_folder
 
@@ -187,3 +187,14 @@ def test_a_shard_that_vanishes_while_reading_is_one_line(tmp_path: Path):
     next(folder.glob("*.tfrecord*")).write_bytes(b"")
     with pytest.raises(EtpError, match="ends early"):
         list(stream)
+
+
+def test_every_nth_record_of_a_batch_is_checked(shards: Shards, monkeypatch: pytest.MonkeyPatch):
+    checked: list[int] = []
+    monkeypatch.setattr(Split, "_check", lambda self, position, signal: checked.append(position))
+    split = shards.split("train")
+    source = Batches(split, shards.reports("train"), 6, seed=0, check_every=4)
+    source.at(0)
+    assert checked == source.paired[source.rows(0)["row"]][[0, 4]].tolist()
+    with pytest.raises(EtpError, match=r"data.check_every is -1; it must not be negative"):
+        Batches(split, shards.reports("train"), 6, seed=0, check_every=-1)

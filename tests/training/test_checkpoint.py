@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from etp_jax.errors import EtpError
-from etp_jax.training.checkpoint import Checkpoints, restore_params
+from etp_jax.training import digest
+from etp_jax.training.checkpoint import Checkpoints, damaged, restore_params, set_aside_damaged
 from etp_jax.training.step import TrainState
 
 
@@ -30,8 +31,8 @@ def make_state(value: float, ema: bool = False) -> TrainState:
     )
 
 
-def save_all(run_dir: Path, losses: dict[int, float | None], best: Any = "loss") -> Checkpoints:
-    checkpoints = Checkpoints(run_dir, best)
+def save_all(run_dir: Path, losses: dict[int, float | None], best: Any = "loss", keep: int = 1) -> Checkpoints:
+    checkpoints = Checkpoints(run_dir, best, keep)
     for step, loss in losses.items():
         metrics = None if loss is None else {"loss": loss, "recall": 1 - loss}
         checkpoints.save(step, make_state(step), {"step": step}, metrics)
@@ -51,6 +52,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, best: Any) -> None:
         None,
     )
     assert restore_params(tmp_path, "best", best)[2] == 2
+
+
+def test_the_newest_three_are_kept_by_default(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, "loss") as checkpoints:
+        for step in range(1, 7):
+            checkpoints.save(step, make_state(step), {}, {"loss": float(step), "recall": 0.5})
+    assert checkpoints.steps() == [1, 4, 5, 6]
 
 
 def test_falling_quality_does_not_delete_the_newest(tmp_path: Path) -> None:
@@ -109,16 +117,83 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, lost: str) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(EtpError, match=r"checkpoints/3: the checkpoint cannot be read .*damaged"):
         Checkpoints(tmp_path, "loss").restore(3, make_state(0))
-    with pytest.raises(EtpError, match=r"checkpoints/3: the checkpoint cannot be read .*damaged"):
+    with pytest.raises(EtpError, match=rf"checkpoints/3: the checkpoint is damaged \({lost}.* is missing"):
         restore_params(tmp_path)
 
 
-def test_a_cut_array_is_noticed(tmp_path: Path) -> None:
+def test_a_cut_array_of_an_earlier_version_is_noticed(tmp_path: Path) -> None:
     save_all(tmp_path, {3: None})
+    (tmp_path / "checkpoints/3" / digest.FILE).unlink()
     for path in (tmp_path / "checkpoints/3/state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(EtpError, match="cannot be read"):
         Checkpoints(tmp_path, "loss").restore(3, make_state(0))
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return [path for path in checkpoint.rglob("*") if path.is_file() and path.name not in digest.STAMPS]
+
+
+def test_every_flipped_bit_cut_and_lost_file_is_found(tmp_path: Path) -> None:
+    save_all(tmp_path, {3: 0.5})
+    folder = tmp_path / "checkpoints"
+    assert damaged(folder) == {}
+    for path in files_of(folder / "3"):
+        content = path.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert damaged(folder).keys() == {3}, path
+        path.write_bytes(content[:-1])
+        assert damaged(folder).keys() == {3}, path
+        path.write_bytes(content)
+    array = max(files_of(folder / "3" / "state"), key=lambda path: path.stat().st_size)
+    array.unlink()
+    assert damaged(folder) == {3: f"{array.relative_to(folder / '3')} is missing"}
+
+
+def test_what_the_digest_leaves_out_changes_nothing(tmp_path: Path) -> None:
+    save_all(tmp_path, {3: 0.5})
+    params, batch_stats, _ = restore_params(tmp_path)
+    for name in digest.STAMPS:
+        (tmp_path / "checkpoints/3" / name).write_bytes(b"\xff")
+    again = restore_params(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, (params, batch_stats), again[:2])
+
+
+def test_evaluation_refuses_a_damaged_checkpoint_and_names_sound_ones(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: 0.5, 2: 0.1, 3: 0.4}, keep=3)
+    folder = tmp_path / "checkpoints"
+    (folder / "2/state/manifest.ocdbt").write_bytes(b"")
+    message = r"checkpoints/2: .*\(state/manifest.ocdbt was changed\); name a sound one with --checkpoint \(1, 3\)"
+    for which in ("best", 2):
+        with pytest.raises(EtpError, match=message):
+            restore_params(tmp_path, which)
+    assert restore_params(tmp_path, "latest")[2] == 3
+    metrics = folder / "1/metrics/metrics"  # another loss would make another checkpoint the best
+    metrics.write_text(metrics.read_text().replace("0.5", "0.0"))
+    with pytest.raises(EtpError, match=r"checkpoints/1: .*\(metrics/metrics was changed\)"):
+        restore_params(tmp_path, "best")
+
+
+def test_damaged_checkpoints_are_set_aside_but_not_all(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: 0.5, 2: 0.1, 3: 0.4}, keep=3)
+    folder = tmp_path / "checkpoints"
+    assert set_aside_damaged(tmp_path) == []
+    (folder / "3/meta/metadata").unlink()
+    (folder / "2" / digest.FILE).unlink()  # killed before it was complete, as an older one has a digest
+    lines = set_aside_damaged(tmp_path)
+    assert [line.split(": ")[1] for line in lines] == [
+        "the checkpoint is damaged (digest.json is missing); it is renamed to 2.damaged",
+        "the checkpoint is damaged (meta/metadata is missing); it is renamed to 3.damaged",
+    ]
+    with Checkpoints(tmp_path, "loss") as checkpoints:
+        assert checkpoints.steps() == [1] and checkpoints.find("best") == 1
+        checkpoints.save(2, make_state(2), {}, None)
+    (folder / "1/meta/metadata").unlink()
+    (folder / "2" / digest.FILE).write_text("{}")
+    with pytest.raises(EtpError, match=r"checkpoints/2: .*and there is no other; delete .*checkpoints to train from"):
+        set_aside_damaged(tmp_path)
+    assert {"1", "2", "2.damaged", "3.damaged"} == {path.name for path in folder.iterdir()}
 
 
 def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
@@ -140,7 +215,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, capsys: pytest
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value) and "Traceback" not in capsys.readouterr().err
-    reopened = Checkpoints(tmp_path, "loss")
+    reopened = Checkpoints(tmp_path, "loss", keep=1)
     assert reopened.steps() == [1]
     reopened.save(2, make_state(2), {})
     reopened.wait()

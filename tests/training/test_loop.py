@@ -28,6 +28,7 @@ from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog, read_metrics
 from etp_jax.training.loop import train
 from etp_jax.training.parallel import Parallel
+from etp_jax.training.progress import MOST_SKIPPED, Progress
 from etp_jax.training.validation import Validation
 from tests.helpers.tiny_run import change, final_state, tiny_config, write_shards
 from tests.helpers.wandb_stand_in import StandIn
@@ -105,10 +106,61 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
         return {**metrics, name: jnp.where(state.step == 6, jnp.nan, metrics[name])}
 
     wrap_steps(monkeypatch, spoil)
-    with pytest.raises(EtpError, match=rf"{name} is nan at step 6; try a lower --optim.learning-rate"):
+    with pytest.raises(EtpError, match=rf"{name} is nan at step 6; try --run.skip-nonfinite, a lower"):
         train(config, tmp_path)
     assert final_state(tmp_path)["['step']"] == 5
     assert max(line["step"] for line in read_metrics(tmp_path)) == 5
+
+
+def test_steps_that_are_not_finite_are_skipped_by_option(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(state: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+        return {**metrics, "grad_norm": jnp.where(state.step == 6, jnp.inf, metrics["grad_norm"])}
+
+    wrap_steps(monkeypatch, spoil)
+    train(change(config, run={"skip_nonfinite": True}), tmp_path)
+    assert "  warning: grad_norm is inf at step 6; the step is skipped" in capsys.readouterr().out
+    lines = read_metrics(tmp_path)
+    assert [line for line in lines if line["kind"] == "skipped"] == [{"kind": "skipped", "step": 6, "epoch": 1.2}]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [*range(1, 6), *range(7, 16)]
+
+
+def test_a_run_whose_steps_are_never_finite_stops(tmp_path: Path) -> None:
+    config = change(TrainConfig(), run={"skip_nonfinite": True})
+    metrics: Any = {"loss": np.array([math.nan]), "grad_norm": np.array([1.0])}
+    with Progress(config, tmp_path, 0, 20, 5) as progress:
+        for step in range(MOST_SKIPPED):
+            progress.step(range(step, step + 1), metrics)
+        progress.flush()
+        progress.step(range(MOST_SKIPPED, MOST_SKIPPED + 1), metrics)
+        with pytest.raises(EtpError, match=r"loss is nan at step 11; try a lower --optim.learning-rate"):
+            progress.flush()
+
+
+def test_a_loss_of_nothing_is_shown_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics: Any = {"loss": np.array([0.0]), "grad_norm": np.array([0.0])}
+    with Progress(TrainConfig(), tmp_path, 0, 20, 5) as progress:
+        for step in range(3):
+            progress.step(range(step, step + 1), metrics)
+        progress.flush()
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warning.startswith("  warning: the loss is 0 at step 1, so there is nothing to learn")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "held_out", "expected"),
+    [
+        ([0, 0, 0], 11, ["all training records have the same report"]),
+        ([0, 1, 0], 1, ["1 records validate, so recall@10 is always 1"]),
+        ([0, 1, 0], 11, []),
+    ],
+)
+def test_data_that_teach_or_measure_nothing(numbers: list[int], held_out: int, expected: list[str]) -> None:
+    batches = SimpleNamespace(reports=SimpleNamespace(number=np.array(numbers)), paired=np.arange(3))
+    data: Any = SimpleNamespace(batches=batches, held_out_reports=SimpleNamespace(paired=range(held_out)))
+    warnings = loop._warnings(data)
+    assert len(warnings) == len(expected) and all(map(str.startswith, warnings, expected))
 
 
 def test_an_error_in_a_step_keeps_the_save_under_way(
@@ -149,7 +201,7 @@ def test_one_line_for_a_run_without_shards(config: TrainConfig, tmp_path: Path) 
         train(change(config, data={"shards": ""}), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["log_every", "validate_every", "checkpoint_every"])
+@pytest.mark.parametrize("name", ["log_every", "validate_every", "checkpoint_every", "keep"])
 def test_one_line_for_an_interval_of_nothing(config: TrainConfig, tmp_path: Path, name: str) -> None:
     with pytest.raises(EtpError, match=rf"run.{name} is 0; it must be more than 0"):
         train(change(config, run={name: 0}), tmp_path)

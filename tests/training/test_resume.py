@@ -158,12 +158,49 @@ def test_extend_goes_on_with_a_longer_schedule(reference: Reference) -> None:
         train(reference.config, run)
 
 
-def test_the_newest_checkpoint_damaged(reference: Reference) -> None:
+def test_a_damaged_newest_checkpoint_is_replaced_from_the_one_before(
+    reference: Reference, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = reference.folder / "damaged"
     shutil.copytree(reference.run, run)
-    shutil.rmtree(run / "checkpoints/15/meta")
-    with pytest.raises(EtpError, match=r"checkpoints/15: the checkpoint cannot be read .*delete its folder"):
-        train(reference.config, run)
+    array = max((run / "checkpoints/15/state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    array.write_bytes(array.read_bytes()[:-7])
+    train(reference.config, run)
+    output = capsys.readouterr()
+    (line,) = [line for line in output.out.splitlines() if "is damaged (" in line]
+    assert "checkpoints/15: the checkpoint is damaged (state/" in line and "renamed to 15.damaged" in line
+    assert "resuming at step 12" in output.out and "Traceback" not in output.err
+    assert_same_run(run, reference.run)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        [],
+        {"config": {}, "fingerprint": 1},
+    ],
+)
+def test_metadata_of_another_form_are_refused(tmp_path: Path, saved: Any) -> None:
+    current = {"config": config_module.to_dict(tiny_config(tmp_path)), "fingerprint": "", "text_sha256": ""}
+    with pytest.raises(EtpError, match=r"metadata have no '(config|fingerprint)'.*name another --workdir"):
+        check_same(tmp_path, saved, current, extend=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"optim": {"epochs": "x"}}, "--optim.epochs was x in this run"), ({"model": 3}, "is not a training config")],
+)
+def test_a_config_of_another_form_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    config = change(tiny_config(tmp_path), optim={"epochs": 3.0})
+    current = {"config": config_module.to_dict(config), "fingerprint": "", "text_sha256": ""}
+    changed = {
+        name: {**current["config"][name], **value} if isinstance(value, dict) else value
+        for name, value in options.items()
+    }
+    saved = {**current, "config": {**current["config"], **changed}}
+    with pytest.raises(EtpError, match=message):
+        check_same(tmp_path, saved, current, extend=False)
 
 
 @pytest.mark.parametrize(

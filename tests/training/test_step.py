@@ -16,6 +16,7 @@ from etp_jax.config import (
     ModelConfig,
     OptimConfig,
     ResNetConfig,
+    RunConfig,
     TextTowerConfig,
     TrainConfig,
 )
@@ -222,6 +223,16 @@ def test_metrics_describe_the_step_that_was_made():
     assert rows[1]["logit_scale"] == pytest.approx(math.exp(states[0].params["logit_scale"]))
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.002, 0.004])
     assert states[1].step == 2
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_number_of_steps():
+    config = TrainConfig(optim=OptimConfig(ema=0.9), run=RunConfig(skip_nonfinite=True))
+    start, [one, two], rows = run_tiny(config, 2, Tiny(scale=math.nan))
+    assert math.isnan(rows[0]["loss"]) and (one.step, two.step) == (1, 2)
+    jax.tree.map(np.testing.assert_array_equal, (one.params, one.ema), (start.params, start.params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(one.opt_state))  # as it began
+    ours, theirs = run_tiny(config, 2)[1], run_tiny(TrainConfig(optim=OptimConfig(ema=0.9)), 2)[1]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_gradient_norm_is_that_before_clipping():
