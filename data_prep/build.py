@@ -27,7 +27,7 @@ from etp_jax.files import disk_errors
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.killed import REASON, killed_records, marking
-from etp_jax.shards.pool import run_all
+from etp_jax.shards.pool import ONE_PROCESS, Engine
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_shard
@@ -65,7 +65,7 @@ class _Seen:
     """Number of records by what was assumed or left out."""
 
 
-def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
+def build(archive: Archive, out: Path, engine: Engine = ONE_PROCESS) -> BuildSummary:
     """Writes the shard folder of an archive.
 
     Raises:
@@ -78,12 +78,12 @@ def build(archive: Archive, out: Path, workers: int = 1) -> BuildSummary:
             return BuildSummary(out, Shards(out).build)
         tasks = _plan(archive)
         claim(out, recipe, str(WHOLE))
-        written = _run(archive, out, tasks, workers)
-        content = finish(out, _head(archive, recipe), [read_note(out, task.file) for task in tasks])
+        notes, written = _run(archive, out, tasks, engine)
+        content = finish(out, _head(archive, recipe), notes)
     return BuildSummary(out, content, written, time.perf_counter() - started)
 
 
-def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> PartSummary:
+def build_part(archive: Archive, out: Path, part: Part, engine: Engine = ONE_PROCESS) -> PartSummary:
     """Writes one of several parts of a shard folder; `parts.merge` joins them to the result of `build`.
 
     Raises:
@@ -97,8 +97,7 @@ def build_part(archive: Archive, out: Path, part: Part, workers: int = 1) -> Par
         plan = _plan(archive)
         tasks = plan[part.number - 1 :: part.of]
         claim(out, recipe, str(part))
-        _run(archive, out, tasks, workers)
-        notes = [read_note(out, task.file) for task in tasks]
+        notes, _ = _run(archive, out, tasks, engine)
         content = finish_part(out, _head(archive, recipe), [task.file for task in plan], part, notes)
     return PartSummary(out, content, time.perf_counter() - started)
 
@@ -152,19 +151,21 @@ def _plan(archive: Archive) -> list[_Task]:
     return tasks
 
 
-def _run(archive: Archive, out: Path, tasks: Sequence[_Task], workers: int) -> int:
-    """Writes the shards that are still missing; returns the number of records processed."""
-    todo = [task for task in tasks if not is_noted(out, task.file)]
+def _run(archive: Archive, out: Path, tasks: Sequence[_Task], engine: Engine) -> tuple[list[dict[str, Any]], int]:
+    """Writes the shards that are still missing; returns the note on each shard, and the number of records processed."""
+    notes = {task.file: read_note(out, task.file) for task in tasks if is_noted(out, task.file)}
+    todo = [task for task in tasks if task.file not in notes]
     total, left = (sum(len(task.studies) for task in chosen) for chosen in (tasks, todo))
     bare = replace(archive, studies=(), rejects=())  # each task carries its own studies
     with Bar(total=total, initial=total - left, unit="record", desc=f"prep {archive.name}") as progress:
-        for task in run_all(partial(_write, bare, out), todo, workers, out):
+        for task, note in engine(partial(_write, bare, out), todo, out):
+            notes[task.file] = note  # not read back: a network file system may show a file of another machine later
             progress.update(len(task.studies))
-    return left
+    return [notes[task.file] for task in tasks], left
 
 
-def _write(archive: Archive, out: Path, task: _Task) -> None:
-    """Writes one shard, then the note that marks it as written."""
+def _write(archive: Archive, out: Path, task: _Task) -> dict[str, Any]:
+    """Writes one shard, then the note that marks it as written; returns the note."""
     rejects: list[Reject] = []
     seen = _Seen()
 
@@ -186,6 +187,7 @@ def _write(archive: Archive, out: Path, task: _Task) -> None:
         shard = write_shard(out / task.file, records())
     note = {"split": task.split, "shard": shard, "rejects": [asdict(reject) for reject in rejects], **vars(seen)}
     write_note(out, task.file, note)
+    return note
 
 
 def _record(archive: Archive, study: ArchiveRecord, seen: _Seen) -> Record:

@@ -17,6 +17,7 @@ from typing import Any
 
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, whole_file, write_text
+from etp_jax.paths import inside
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import NOTES, BuildSummary, claim, current_form, finish, finished
 from etp_jax.shards.reader import Shards
@@ -121,7 +122,10 @@ def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
     notes = [note for _, note in placed]
     if [note["shard"]["file"] for note in notes] != shards:
         raise EtpError(f"{ordered[0]}: its {PART_FILE} and those of the other parts do not fit; prepare them again")
-    sources = {folder / note["shard"]["file"]: note["shard"]["bytes"] for folder, note in placed}
+    sources = {
+        inside(folder, note["shard"]["file"], str(folder / PART_FILE), subfolders=False): note["shard"]["bytes"]
+        for folder, note in placed
+    }
     with disk_errors(out):
         if finished(out, head["preparation"]):
             return BuildSummary(out, Shards(out).build)

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
     # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
     # It contains the host name, because processes of several hosts or containers may have the same number.
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    owner = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+    temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -57,6 +59,43 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise EtpError(f"{path}: holds no JSON object; {advice}")
     return content
+
+
+def keep_other_kinds(path: Path, what: str, holds: Callable[[bytes], bool]) -> None:
+    """Checks an output's path before long work: a file there may be replaced if it is of the same kind, or empty.
+
+    Args:
+      path: the output.
+      what: name of the kind, for the message.
+      holds: whether a file of this content is of the kind.
+
+    Raises:
+      EtpError: the file is of another kind.
+    """
+    if path.is_file() and (content := path.read_bytes()) and not holds(content):
+        raise EtpError(f"{path}: holds something other than {what}; choose another file, or delete it first")
+
+
+def has_fields(*fields: str) -> Callable[[bytes], bool]:
+    """Returns a function that tells whether a file's content is a JSON object with these fields."""
+
+    def holds(content: bytes) -> bool:
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and found.keys() >= set(fields)
+
+    return holds
+
+
+def begins(start: bytes) -> Callable[[bytes], bool]:
+    """Returns a function that tells whether a file's content begins with these bytes."""
+    return lambda content: content.startswith(start)
+
+
+ZIP = b"PK"
+"""First bytes of a zip file, as which numpy writes `.npz`."""
 
 
 def sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "etp_jax"
 FLOORS = (
     ("errors", "progress", "metrics"),
+    ("paths",),
     ("old_options", "files", "ecg"),
     ("config",),
     ("losses", "shards", "configs"),
@@ -29,6 +30,7 @@ WITHOUT_JAX = (
     "errors",
     "progress",
     "metrics",
+    "paths",
     "old_options",
     "config",
     "files",

@@ -28,6 +28,7 @@ from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
 from etp_jax.files import sha256
+from etp_jax.paths import inside
 
 SECONDS = 10
 RATES = (100, 500)
@@ -204,7 +205,7 @@ class _Signal:
     """Path of the record relative to `source`, without `.dat`."""
 
     def __call__(self) -> Recording:
-        recording = read_wfdb(self.source / self.path)
+        recording = read_wfdb(inside(self.source, self.path))
         if len(recording.signal) != SECONDS * recording.fs:
             raise EtpError(f"length: {len(recording.signal)} samples at {recording.fs:g} Hz instead of {SECONDS} s")
         return recording

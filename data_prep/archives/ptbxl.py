@@ -18,6 +18,7 @@ from etp_jax.data_prep.archives.csv_table import read_table
 from etp_jax.ecg.leads import LEADS, Recording, lead_of
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 
 SECONDS = 10
 FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
@@ -54,7 +55,8 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     studies, rejects = [], []
     for row in database.to_dict("records"):
         try:
-            studies.append(_study(row, codes, source / row[FILE_COLUMNS[rate]], rate))
+            path = inside(source, row[FILE_COLUMNS[rate]])
+            studies.append(_study(row, codes, path, rate))
         except EtpError as error:
             rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
     ages = database["age"].map(_number)

@@ -19,6 +19,7 @@ from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import ROW_READERS, read_signal, split_row
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,6 +32,7 @@ def open_archive(
     seconds: int = 10,
     translate: bool = False,
     name: str = "table",
+    root: Path | None = None,
 ) -> Archive:
     """Reads the table, but no signals.
 
@@ -42,6 +44,7 @@ def open_archive(
       seconds: length of a record in the shards, in seconds.
       translate: whether the reports are German or Swedish, as worded in PTB-XL; otherwise they are English.
       name: name of the data set.
+      root: folder that the paths of the signal files must be inside; the table's folder if None.
 
     Raises:
       EtpError: the table is missing, is empty, or lacks a column; rate or length is less than 1; the name or the layout
@@ -56,11 +59,12 @@ def open_archive(
     cells = zip(*(table[name].tolist() for name in names), strict=True)
     rows = [dict(zip(names, row, strict=True)) for row in cells]  # to_dict takes many times as long
     notes = Counter(dict.fromkeys(assumed, len(rows)))
+    folder = csv.parent if root is None else root
     known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
     studies, rejects = [], []
     for row in rows:
         try:
-            study, found = _study(row, columns, known, translate, csv.parent, layout)
+            study, found = _study(row, columns, known, translate, folder, layout)
             studies.append(study)
             notes.update(found)
         except EtpError as error:
@@ -83,7 +87,7 @@ def open_archive(
         },
         source={
             "table": sha,
-            "signal sizes": sizes_sha(_files(csv.parent / cell for cell in table[columns.signal_column])),
+            "signal sizes": sizes_sha(_files(folder / cell for cell in table[columns.signal_column])),
         },
         notes=notes,
     )
@@ -122,6 +126,10 @@ def _study(
         raise EtpError("signal: the cell is empty")
     if "\0" in cells["signal"]:
         raise EtpError("signal: the path contains a NUL character")
+    try:
+        path = inside(folder, _signal(cells), "signal")
+    except EtpError as error:
+        raise EtpError(f"{error}; --root names another folder") from None
     if "row" in cells and is_empty(cells["row"]):
         raise EtpError("row: the cell is empty")
     if "row" in cells and not cells["signal"].lower().endswith(tuple(ROW_READERS)):
@@ -146,7 +154,7 @@ def _study(
         record_id=record,
         patient_id=patient,
         split=split,
-        read=partial(read_signal, folder / _signal(cells), layout),
+        read=partial(read_signal, path, layout),
         report=report,
         labels=tuple(labels),
         likelihoods=tuple(labels.values()),

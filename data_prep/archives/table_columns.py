@@ -11,7 +11,7 @@ class TableColumns:
     """Names of the table's columns, for `etp prep table`."""
 
     signal_column: str
-    """Column with the path of the signal file, absolute or relative to the table's folder."""
+    """Column with the path of the signal file, in the table's folder or in --root, relative to it or absolute."""
     row_column: str | None = None
     """Column with the row of the record in a signal file that holds many (HDF5, npz, npy, Parquet): its id in the file,
     or its number from 0 if the file has no ids."""

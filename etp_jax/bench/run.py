@@ -38,7 +38,7 @@ from etp_jax.bench.peaks import Peak, against_peak, peak
 from etp_jax.bench.reader import read
 from etp_jax.bench.steps import TOKENS, Contender, made_up, ours, text_tower
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import has_fields, keep_other_kinds, write_text
 from etp_jax.losses.pairs import check_loss
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build
@@ -120,6 +120,8 @@ def _check(options: BenchOptions) -> None:
     check_loss(options.config.loss)
     if options.config.data.shards:
         Shards(options.config.data.shards)
+    if options.json is not None:
+        keep_other_kinds(options.json, "a benchmark", has_fields("format", "rows"))
     for path in filter(None, (options.json, options.plot)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from etp_jax.cli.command import Command
 from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.ecg.leads import Filters, Layout
+from etp_jax.errors import EtpError
 
 if TYPE_CHECKING:
     from etp_jax.data_prep.archives.archive import Archive
@@ -23,17 +25,27 @@ class Prep:
 
     out: Path
     """Shard folder to write. A finished one is left unchanged, an unfinished one is completed."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Number of worker processes."""
+    workers: int | None = None
+    """Number of worker processes; without it, one per CPU core."""
+    dask: str = ""
+    """Write the shards on a Dask cluster: `local`, tcp://HOST:PORT, or the JSON file of a scheduler. Source and output
+    must be on storage that all workers share. Needs the extra `dask`."""
     part: str = "1/1"
     """i/n: write only part i of n, on one of n machines. `etp shards merge` joins the parts."""
     filters: Annotated[Filters, tyro.conf.arg(name="")] = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
-        """Checks --part before the archive is opened, which may take a minute."""
-        from etp_jax.data_prep.parts import parse_part
+        """Checks the options before the archive is opened, which may take a minute."""
+        from etp_jax.data_prep.parts import WHOLE, parse_part
+        from etp_jax.shards.dask_engine import LOCAL, check_scheduler
 
-        parse_part(self.part)
+        part = parse_part(self.part)
+        if self.workers is not None and self.workers < 1:
+            raise EtpError(f"--workers {self.workers}: must be at least 1")
+        if self.dask and part != WHOLE:
+            raise EtpError("--dask and --part: choose one; a Dask cluster divides the work by itself")
+        if self.dask and check_scheduler(self.dask) != LOCAL and self.workers is not None:
+            raise EtpError(f"--workers with --dask {self.dask}: the cluster has its own workers; leave --workers out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,8 @@ class PrepTable(Prep):
     csv: Path
     """CSV table, one row per record."""
     columns: Annotated[TableColumns, tyro.conf.arg(name="")]
+    root: Path | None = None
+    """Folder that the paths of the signal files are relative to and must be inside; without it, the table's folder."""
     layout: Annotated[Layout, tyro.conf.arg(name="")] = field(default_factory=Layout)
     rate: int = 100
     """Sampling rate of the shards, in Hz."""
@@ -133,36 +147,37 @@ def prep_ptbxl(args: PrepPtbxl) -> None:
     """Runs `etp prep ptbxl`."""
     from etp_jax.data_prep.archives.ptbxl import open_archive
 
-    _build(open_archive(args.source, args.rate), args)
+    _build(args, open_archive, args.source, args.rate)
 
 
 def prep_mimic_iv_ecg(args: PrepMimicIvEcg) -> None:
     """Runs `etp prep mimic-iv-ecg`."""
     from etp_jax.data_prep.archives.mimic_iv_ecg import open_archive
 
-    _build(open_archive(args.source, args.rate), args)
+    _build(args, open_archive, args.source, args.rate)
 
 
 def prep_cinc2020(args: PrepCinc2020) -> None:
     """Runs `etp prep cinc2020`."""
     from etp_jax.data_prep.archives.cinc2020 import open_archive
 
-    _build(open_archive(args.source, args.rate, args.seconds, args.dataset, args.ptbxl_database), args)
+    _build(args, open_archive, args.source, args.rate, args.seconds, args.dataset, args.ptbxl_database)
 
 
 def prep_mitdb(args: PrepMitdb) -> None:
     """Runs `etp prep mitdb`."""
     from etp_jax.data_prep.archives.mitdb import open_archive
 
-    _build(open_archive(args.source, args.rate, args.seconds), args)
+    _build(args, open_archive, args.source, args.rate, args.seconds)
 
 
 def prep_table(args: PrepTable) -> None:
     """Runs `etp prep table`."""
     from etp_jax.data_prep.archives.table import open_archive
 
-    opened = open_archive(args.csv, args.columns, args.layout, args.rate, args.seconds, args.translate, args.name)
-    _build(opened, args)
+    root = args.root.absolute() if args.root and args.dask else args.root
+    options = (args.layout, args.rate, args.seconds, args.translate, args.name, root)
+    _build(args, open_archive, args.csv, args.columns, *options)
 
 
 def prep_synthetic(args: PrepSynthetic) -> None:
@@ -172,18 +187,28 @@ def prep_synthetic(args: PrepSynthetic) -> None:
 
     archive = args.out.with_name(args.out.name + "-archive")
     ensure_archive(archive, records=args.records, seed=args.seed, rate=args.rate)
-    _build(open_archive(archive, args.rate, "synthetic"), args)
+    _build(args, open_archive, archive, args.rate, "synthetic")
 
 
-def _build(archive: Archive, args: Prep) -> None:
+def _build(args: Prep, open_archive: Callable[..., Archive], source: Path, *options: Any) -> None:
+    """Opens the archive when all workers are known to see it, and writes its shards."""
     from etp_jax.data_prep.build import build, build_part
     from etp_jax.data_prep.parts import WHOLE, parse_part
+    from etp_jax.shards.dask_engine import dask_engine
+    from etp_jax.shards.pool import Processes
 
-    archive, part = replace(archive, filters=args.filters), parse_part(args.part)
+    part, workers = parse_part(args.part), args.workers or os.cpu_count() or 1
+    if args.dask:  # its workers have other working folders
+        source, out = source.absolute(), args.out.absolute()
+        with dask_engine(args.dask, workers, source) as engine:
+            archive = replace(open_archive(source, *options), filters=args.filters)
+            print(build(archive, out, engine))
+        return
+    archive = replace(open_archive(source, *options), filters=args.filters)
     if part == WHOLE:
-        print(build(archive, args.out, args.workers))
+        print(build(archive, args.out, Processes(workers)))
     else:
-        print(build_part(archive, args.out, part, args.workers))
+        print(build_part(archive, args.out, part, Processes(workers)))
 
 
 COMMANDS = {

@@ -52,13 +52,17 @@ def _visit_hdf5(group: Any, prefix: str, found: dict[str, Any]) -> None:
     for name, item in group.items():
         if name.startswith("#"):  # MATLAB's own tables
             continue
+        if getattr(group.get(name, getlink=True), "filename", None):  # a link to another file, with any path
+            found[f"{prefix}{name}"] = None
+            continue
         if hasattr(item, "items"):
             _visit_hdf5(item, f"{prefix}{name}.", found)
             continue
         kind = item.attrs.get("MATLAB_class", b"double")
         numeric = (kind.decode() if isinstance(kind, bytes) else str(kind)) in NUMBERS
         empty = "MATLAB_empty" in item.attrs
-        usable = numeric and not empty and item.dtype.kind in "iuf"
+        elsewhere = item.is_virtual or item.external
+        usable = numeric and not empty and not elsewhere and item.dtype.kind in "iuf"
         found[f"{prefix}{name}"] = item[()].T if usable else None
 
 

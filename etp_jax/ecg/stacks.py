@@ -167,6 +167,8 @@ def _open_hdf5(path: Path) -> Mapping[str, Any]:
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim:
+            if item.is_virtual or item.external:  # of any path, also outside the archive
+                raise EtpError(f"unreadable signal: {name} of {path.name} is in another file; copy it into this one")
             found[name] = item
 
     h5py.File(path, "r", locking=False).visititems(visit)

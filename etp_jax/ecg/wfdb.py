@@ -18,6 +18,7 @@ from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts, unread
 from etp_jax.ecg.leads import Recording
 from etp_jax.ecg.wfdb_header import Channel, Header, find, read_header
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 
 _INTEGERS = {"16": "<i2", "32": "<i4", "61": ">i2"}
 """Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
@@ -77,7 +78,7 @@ def _read_file(
     path: Path, samples: int | None, channels: Sequence[Channel], kept: Sequence[int], numbers: Sequence[int]
 ) -> NDArray[np.float64]:
     """Reads the kept ones of the channels of one signal file, [T, kept], in physical units."""
-    file, offset = find(path.with_name(channels[0].file)), channels[0].offset
+    file, offset = _signal_file(path, channels[0].file), channels[0].offset
     data = np.fromfile(file, _INTEGERS[channels[0].format], offset=offset)
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
     if size != frame * (samples or max(size // frame, 1)):
@@ -94,6 +95,11 @@ def _read_file(
     return signal
 
 
+def _signal_file(path: Path, name: str) -> Path:
+    """Returns the signal file that a header names; it is beside the header."""
+    return find(inside(path.parent, name, f"signal file of {path.name}", subfolders=False))
+
+
 def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
     """Reads the kept channels [T, kept] of all signal files with wfdb, in physical units."""
     names = list(dict.fromkeys(channel.file for channel in header.channels))
@@ -107,7 +113,7 @@ def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np
         # undone below: where a frame has several samples, wfdb marks too few of those beyond the end as missing.
         Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
         for number, name in enumerate(names):
-            file = find(path.with_name(name))
+            file = _signal_file(path, name)
             _check_size(file, header, [channel for channel in header.channels if channel.file == name])
             Path(folder, f"{number}.dat").symlink_to(file.resolve())
         record: Any = wfdb.rdrecord(f"{folder}/r", channels=list(kept), physical=False, smooth_frames=False)
@@ -176,7 +182,7 @@ def _read_segment(path: Path, whole: Header, name: str, length: int) -> Recordin
     """Reads one segment; returns None for a gap or if no channel is a voltage."""
     if name == GAP:
         return None
-    segment = path.with_name(name)
+    segment = inside(path.parent, name, f"segments of {path.name}", subfolders=False)
     header = read_header(segment)
     if header.segments or header.fs != whole.fs or header.samples not in (None, length):
         raise EtpError(f"segments: the header of {name} does not fit that of {path.name}")

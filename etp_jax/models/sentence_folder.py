@@ -8,6 +8,7 @@ from typing import Any
 
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
+from etp_jax.paths import inside
 
 MODULES = "modules.json"
 ADVICE = "get the file again"
@@ -62,10 +63,7 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
         return []
     try:
         entries: Any = json.loads(file.read_text(encoding="utf-8"))
-        modules = [(str(entry["type"]).rpartition(".")[2], PurePosixPath(entry["path"])) for entry in entries]
+        modules = [(str(entry["type"]).rpartition(".")[2], str(PurePosixPath(entry["path"]))) for entry in entries]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise EtpError(f"{file}: not a list of modules ({error!r}); {ADVICE}") from None
-    outside = [str(path) for _, path in modules if path.is_absolute() or ".." in path.parts]
-    if outside:
-        raise EtpError(f"{file}: names {outside[0]!r}; modules are in the same folder")
-    return [(kind, folder / path) for kind, path in modules]
+    return [(kind, inside(folder, path, str(file))) for kind, path in modules]

@@ -16,6 +16,7 @@ from flax import serialization, traverse_util
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, sha256
+from etp_jax.paths import inside
 
 WEIGHTS = (
     "model.safetensors",
@@ -92,9 +93,9 @@ def shards_of(index: Path) -> list[Path]:
     suffix = Path(index.name.removesuffix(INDEX)).suffix
     files = sorted(set(names.values()))
     for name in files:
-        if Path(name).name != name or "\\" in name or not name.endswith(suffix):
+        if not name.endswith(suffix):
             raise EtpError(f"{index}: names {name!r}; shards are {suffix} files in the same folder")
-        if not (index.parent / name).is_file():
+        if not inside(index.parent, name, str(index), subfolders=False).is_file():
             raise EtpError(f"{index}: names {name!r}, which is not in the folder; get it too")
     return [index.parent / name for name in files]
 

@@ -20,6 +20,8 @@ from etp_jax.shards.writer import write_metadata
 
 NOTES = ".parts"
 """Subfolder of the shard folder for the build's own files: the claim, and one note per shard."""
+CLAIM = "recipe.json"
+"""File in that subfolder that holds what the folder is claimed for."""
 REJECTS = "rejects.csv"
 SHOWN = 20
 """Number of notes that the summary of a build prints; `build.json` holds all."""
@@ -103,7 +105,7 @@ def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
       EtpError: `out` is finished, belongs to another build, or holds other files.
     """
     notes, content = out / NOTES, {**recipe, "part": part}
-    mark = notes / "recipe.json"
+    mark = notes / CLAIM
     if (out / BUILD_FILE).exists() or (out / PART_FILE).exists():
         raise EtpError(f"{out}: holds a finished build or a part of one; choose another folder or delete it")
     if mark.exists():

@@ -55,19 +55,24 @@ def end_without_mark(number: int, frame: FrameType | None) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def note_killed(out: Path) -> list[str]:
-    """Adds the records that are still marked to the killed ones; returns them. No worker may be alive."""
-    marks = list((out / NOTES).glob(f"*{_SUFFIX}"))
+def note_killed(out: Path, file: str = "*") -> list[str]:
+    """Adds the records that are still marked to the killed ones; returns them.
+
+    Args:
+      out: shard folder.
+      file: file name of the shard whose worker was killed; all shards if no worker is alive.
+    """
+    marks = list((out / NOTES).glob(f"{file}{_SUFFIX}"))
     found = [record for record in (path.read_bytes().decode() for path in marks) if record]
     if found:
         write_text(out / NOTES / KILLED, json.dumps([*killed_records(out), *found]))
-    forget_marks(out)
+    forget_marks(out, file)
     return found
 
 
-def forget_marks(out: Path) -> None:
+def forget_marks(out: Path, file: str = "*") -> None:
     """Removes the marks of a run that was killed as a whole, which say nothing about their records."""
-    for path in (out / NOTES).glob(f"*{_SUFFIX}"):
+    for path in (out / NOTES).glob(f"{file}{_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 

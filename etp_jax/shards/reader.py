@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 from etp_jax.shards import sealed
 from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
 from etp_jax.shards.record import BUILD_FILE, FORMAT, PART_FILE, Record, SplitColumns, decode_record
@@ -79,6 +80,7 @@ class Shards:
         self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
         self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
         for name in self.splits:
+            inside(self.folder, name, str(self.folder / BUILD_FILE), subfolders=False)  # also names files in .index
             for shard in self.shard_files(name):
                 self._check_size(shard)
         self._opened: dict[str, Split] = {}
@@ -112,7 +114,7 @@ class Shards:
         return ReportTable(*self.split(split).index.distinct(field))
 
     def _check_size(self, shard: dict[str, Any]) -> None:
-        path = self.folder / shard["file"]
+        path = inside(self.folder, shard["file"], str(self.folder / BUILD_FILE), subfolders=False)
         try:
             size = path.stat().st_size
         except FileNotFoundError:

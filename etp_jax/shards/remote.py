@@ -7,16 +7,19 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from etp_jax.errors import EtpError
-from etp_jax.files import whole_file
+from etp_jax.errors import EtpError, one_line
+from etp_jax.files import sha256, whole_file
+from etp_jax.paths import inside
 from etp_jax.shards.record import BUILD_FILE
 
 THREADS = 8
@@ -33,8 +36,9 @@ def default_folder() -> Path:
 def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print) -> Path:
     """Copies a remote shard folder to the local disk, once per machine; a local path is returned unchanged.
 
-    Every build gets its own folder in `stage_dir`, named by the SHA-256 of its `build.json`. `build.json` is written
-    last, so an interrupted copy is completed file by file. Processes of one machine wait for the process that copies.
+    Every build gets its own folder in `stage_dir`, named by the SHA-256 of its `build.json`. A file gets its name when
+    its SHA-256 is that in `build.json`, which is written last; an interrupted copy is completed file by file. Processes
+    of one machine wait for the process that copies.
 
     Args:
       source: path, or fsspec URL.
@@ -45,7 +49,8 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
       A folder that `Shards` opens.
 
     Raises:
-      EtpError: the URL cannot be read, the disk is too full, or the size of a file differs from `build.json`.
+      EtpError: the URL cannot be read, the disk is too full, a file differs from `build.json` or has a name that leads
+        out of the folder, or the default staging folder belongs to another user.
     """
     if "://" not in source:
         return Path(source)
@@ -54,6 +59,8 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
     parent = Path(stage_dir) if stage_dir else default_folder()
     folder = parent / hashlib.sha256(build_file).hexdigest()[:16]
     try:
+        if not stage_dir:
+            _make_private(parent)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,6 +68,26 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
     except OSError as error:
         raise EtpError(f"{folder}: {error.strerror or error}; name a --data.stage-dir that can be written") from error
     return folder
+
+
+def _make_private(folder: Path) -> None:
+    """Makes the folder, or checks that it is the user's own: anyone can make one of this name in a shared folder.
+
+    Raises:
+      EtpError: the folder is a link, no folder, of another user, or open to other users.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        defect = "is a link or no folder"
+    elif found.st_uid != os.getuid():
+        defect = "belongs to another user"
+    elif found.st_mode & 0o077:
+        defect = "is open to other users"
+    else:
+        return
+    raise EtpError(f"{folder}: {defect}; delete it, or name a --data.stage-dir of your own")
 
 
 def _open(source: str) -> tuple[Any, str]:
@@ -86,8 +113,12 @@ def _read(files: Any, source: str, root: str) -> bytes:
 
 def _complete(files: Any, source: str, root: str, folder: Path, build_file: bytes, say: Callable[[str], None]) -> None:
     """Copies the files that are missing in `folder`, and `build.json` last."""
-    shards = [shard for split in json.loads(build_file)["splits"].values() for shard in split["shards"]]
-    missing = [shard for shard in shards if _size(folder / shard["file"]) != shard["bytes"]]
+    try:
+        shards = [shard for split in json.loads(build_file)["splits"].values() for shard in split["shards"]]
+        paths = {shard["file"]: inside(folder, shard["file"], source, subfolders=False) for shard in shards}
+        missing = [shard for shard in shards if _size(paths[shard["file"]]) != shard["bytes"]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise EtpError(f"{source}: {BUILD_FILE} is damaged ({one_line(error)}); copy the shards there again") from None
     for rest in folder.glob(".*.tmp"):
         rest.unlink()
     needed, free = sum(shard["bytes"] for shard in missing), shutil.disk_usage(folder).free
@@ -99,8 +130,7 @@ def _complete(files: Any, source: str, root: str, folder: Path, build_file: byte
         )
 
     def copy(shard: dict[str, Any]) -> None:
-        path = folder / shard["file"]
-        with whole_file(path) as file:
+        with whole_file(paths[shard["file"]]) as file:
             try:
                 files.get_file(f"{root}/{shard['file']}", file.name)
             except Exception as error:
@@ -109,6 +139,10 @@ def _complete(files: Any, source: str, root: str, folder: Path, build_file: byte
                 raise EtpError(
                     f"{source}/{shard['file']}: holds {_size(Path(file.name))} bytes, {BUILD_FILE} says "
                     f"{shard['bytes']}; copy the shards there again"
+                )
+            if sha256(Path(file.name)) != shard["sha256"]:
+                raise EtpError(
+                    f"{source}/{shard['file']}: its SHA-256 differs from {BUILD_FILE}; copy the shards there again"
                 )
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="staging") as pool:

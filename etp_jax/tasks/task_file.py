@@ -17,6 +17,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import inside
 
 FORMAT = 1
 """Version of the schema."""
@@ -146,7 +147,9 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
         raise EtpError(f"{path}: is derived from itself; correct its `of`")
     content = _read_json(path)
     if isinstance(base := content.get("of"), str):
-        file = path.parent / base if base.endswith(".json") else SHIPPED / f"{base}.json"
+        shipped = not base.endswith(".json")
+        where = f"{path}: of"
+        file = inside(SHIPPED, f"{base}.json", where, subfolders=False) if shipped else path.parent / base
         if not file.exists():
             raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
         other = read_task_file(file, (*above, path.resolve())).content

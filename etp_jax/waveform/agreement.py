@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from etp_jax.files import disk_errors, write_text
+from etp_jax.files import begins, disk_errors, keep_other_kinds, write_text
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.waveform.features import QUANTITIES
@@ -108,6 +108,8 @@ def measure_split(folder: Path, split: str, out: Path | None = None, workers: in
       EtpError: the split does not exist, or the file cannot be written.
     """
     started = time.perf_counter()
+    if out:
+        keep_other_kinds(out, "measurements", begins(b"record_id,"))
     shards = Shards(folder)
     columns = shards.split(split).columns
     measured = list(_measure_all(folder, split, len(columns.record_id), workers))

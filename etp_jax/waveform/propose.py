@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors
+from etp_jax.files import disk_errors, has_fields, keep_other_kinds
 from etp_jax.shards.reader import Shards
 from etp_jax.waveform.features import Proposals, collect
 from etp_jax.waveform.source import Source
@@ -60,6 +60,7 @@ def propose(shards: Shards, source: Source, out: Path) -> Summary:
     if not statements:
         raise EtpError(f"{shards.folder}: no record has a report; nothing can be proposed")
     with disk_errors(out):
+        keep_other_kinds(out, "proposals", has_fields("origin", "features", "statements"))
         out.parent.mkdir(parents=True, exist_ok=True)
         answers = source.propose(statements)
         proposals = collect(answers.features, source.origin)

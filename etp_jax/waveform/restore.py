@@ -21,7 +21,7 @@ from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, sha256
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
-from etp_jax.shards.pool import run_all
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import Record
 from etp_jax.shards.writer import write_shard
@@ -181,7 +181,7 @@ def restore(
         total, left = (sum(task.stop - task.start for task in some) for some in (tasks, todo))
         job = _Job(source, out, proposals, similarities, which)
         with Bar(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
-            for task in run_all(partial(_write, job), todo, workers, out):
+            for task, _ in Processes(workers)(partial(_write, job), todo, out):
                 progress.update(task.stop - task.start)
         head = {**shards.build, "preparation": recipe, "rejects": _rejects(source)}
         content = finish(out, head, [read_note(out, task.file) for task in tasks])

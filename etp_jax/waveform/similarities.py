@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.files import ZIP, begins, keep_other_kinds
 from etp_jax.shards.reader import Shards
 from etp_jax.waveform.features import Proposals, Similarities
 
@@ -77,6 +78,7 @@ def _threshold(cosines: NDArray[np.float32], proposed: NDArray[np.bool_]) -> flo
 
 def write(encoder: Encoder, shards: Shards, proposals: Proposals, out: Path) -> str:
     """Writes the file that `etp waveform restore` reads, and returns the summary."""
+    keep_other_kinds(out, "similarities", begins(ZIP))
     out.parent.mkdir(parents=True, exist_ok=True)
     found = similarities(encoder, shards, proposals)
     found.save(out)

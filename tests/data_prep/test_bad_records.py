@@ -18,6 +18,7 @@ from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord
 from etp_jax.data_prep.build import build
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.errors import EtpError
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 
 SIGNAL = 500 * np.sin(np.arange(1000)[:, None] / (5 + np.arange(12)))
@@ -84,15 +85,15 @@ def test_an_interrupt_passes_and_leaves_no_mark(tmp_path: Path) -> None:
 def test_a_killed_worker_names_its_record_and_the_next_start_skips_it(tmp_path: Path, fault: int) -> None:
     out, killed = tmp_path / "out", archive({"r5": fault, "r10": fault})
     with pytest.raises(EtpError) as error:
-        build(killed, out, workers=2)
+        build(killed, out, Processes(2))
     named = json.loads((out / ".parts/killed.json").read_text())
     assert named and set(named) <= {"r5", "r10"}
     assert f"{out}: a worker process was killed while it read record {', '.join(named)} (a damaged" in str(error.value)
     assert not list((out / ".parts").glob("*.working"))
     if len(named) == 1:  # the two may have died together
         with pytest.raises(EtpError, match="while it read record"):
-            build(killed, out, workers=2)
-    build(killed, out, workers=2)
+            build(killed, out, Processes(2))
+    build(killed, out, Processes(2))
     assert set(rejects(out)) == {"r5", "r10"}
     assert all(reason.startswith("killed: a worker process ended") for reason in rejects(out).values())
     assert Shards(out).splits == {"train": 10}
@@ -104,4 +105,4 @@ def test_marks_of_a_build_that_was_killed_as_a_whole_mean_nothing(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         build(archive({"r11": KeyboardInterrupt()}), out)
     (out / ".parts/bad-train.tfrecord-00002-of-00003.working").write_text("r10")
-    assert build(archive({}), out, workers=2).build["rejects"] == {}
+    assert build(archive({}), out, Processes(2)).build["rejects"] == {}

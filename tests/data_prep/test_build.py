@@ -21,6 +21,7 @@ from etp_jax.data_prep.reports import clean_report
 from etp_jax.errors import EtpError
 from etp_jax.shards import folder as folder_module
 from etp_jax.shards.check import check_shards
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 from tests.helpers.ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
@@ -114,7 +115,7 @@ def test_records_without_a_report_stay_but_form_no_pair(built):
 
 
 def test_worker_processes_change_nothing(built, source, tmp_path):
-    build(open_archive(source), tmp_path / "shards", workers=2)
+    build(open_archive(source), tmp_path / "shards", Processes(2))
     assert content(tmp_path / "shards") == content(built)
 
 
@@ -184,7 +185,7 @@ from etp_jax.data_prep.archives.ptbxl import open_archive
 
 if __name__ == "__main__":
     build.SHARD_BYTES = 9 * 24_000
-    build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)
+    build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), Processes(2))
 """
 
 
@@ -301,7 +302,7 @@ def test_a_full_disk(source, tmp_path):
         "from etp_jax.data_prep.archives.ptbxl import open_archive; from etp_jax.errors import EtpError\n"
         "if __name__ == '__main__':\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-        "    try: build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)\n"
+        "    try: build.build(open_archive(Path(sys.argv[1])), Path(sys.argv[2]), Processes(2))\n"
         "    except EtpError as error: print(error)\n"
     )
     (tmp_path / "program.py").write_text(code)

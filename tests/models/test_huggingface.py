@@ -146,7 +146,10 @@ def test_shards(golden_folder: Path, golden_tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update({KEY: "../model-00001-of-00002.safetensors"}), r"names '\.\./model.*in the same folder"),
+        (
+            lambda m: m.update({KEY: "../model-00001-of-00002.safetensors"}),
+            r"'\.\./model.*' is not the name of a file",
+        ),
         (lambda m: m.update({KEY: "/etc/passwd"}), "names '/etc/passwd'; shards are .safetensors files"),
         (lambda m: m.update({KEY: "pytorch_model.bin"}), "names 'pytorch_model.bin'; shards are .safetensors files"),
         (lambda m: m.update({KEY: "model-3.safetensors"}), "names 'model-3.safetensors', which is not in the folder"),

@@ -10,6 +10,7 @@ import pytest
 
 from etp_jax.data_prep.archives.ptbxl import open_archive
 from etp_jax.data_prep.build import build
+from etp_jax.shards.pool import Processes
 
 # What tests/conftest.py sets to compile quickly: these tests compute for longer than they compile.
 os.environ.pop("XLA_FLAGS", None)
@@ -21,5 +22,5 @@ def fold_9(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fold_9") / "shards"
     archive = open_archive(Path(os.environ["ETP_DATA_ROOT"]) / "ptbxl")
     studies = tuple(study for study in archive.studies if study.split == "validation")
-    build(replace(archive, studies=studies), folder, workers=2)
+    build(replace(archive, studies=studies), folder, Processes(2))
     return folder

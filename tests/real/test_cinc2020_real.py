@@ -15,6 +15,7 @@ import wfdb
 from etp_jax.data_prep.archives.cinc2020 import CPSC2018_CODES, open_archive
 from etp_jax.data_prep.build import build
 from etp_jax.shards.check import check_shards
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import Record
 
@@ -44,7 +45,7 @@ def headers() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     folder = tmp_path_factory.mktemp("cinc2020") / "shards"
-    build(open_archive(SOURCE, rate=500), folder, workers=os.cpu_count() or 1)
+    build(open_archive(SOURCE, rate=500), folder, Processes(os.cpu_count() or 1))
     return Shards(folder)
 
 

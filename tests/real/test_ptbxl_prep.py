@@ -17,6 +17,7 @@ from etp_jax.data_prep.build import build
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.shards.check import check_shards
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task, labels
 
@@ -29,7 +30,7 @@ SOURCE = Path(ROOT or "") / "ptbxl"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Shards of all records at 100 Hz."""
     folder = tmp_path_factory.mktemp("ptbxl") / "shards"
-    build(open_archive(SOURCE), folder, workers=os.cpu_count() or 1)
+    build(open_archive(SOURCE), folder, Processes(os.cpu_count() or 1))
     yield folder
     shutil.rmtree(folder)
 
@@ -106,7 +107,7 @@ def test_translation(shards):
 
 
 def test_500_hz(tmp_path):
-    build(open_archive(SOURCE, 500), tmp_path / "shards", workers=os.cpu_count() or 1)
+    build(open_archive(SOURCE, 500), tmp_path / "shards", Processes(os.cpu_count() or 1))
     shards = Shards(tmp_path / "shards")
     check_shards(tmp_path / "shards")
     present = len(list((SOURCE / "records500").glob("*/*.dat")))

@@ -1,0 +1,35 @@
+"""Paths that come from data: cells of tables, headers of signals, and the JSON files of a shard folder or a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from etp_jax.errors import EtpError
+
+
+def inside(root: Path, name: str, where: str = "path", subfolders: bool = True) -> Path:
+    """Returns the path of a name that comes from data, which must be inside a folder.
+
+    Only the text of the path counts. `root` may be a link, and so may files and folders inside it: big archives are
+    often linked. Whoever can make a link in a folder can also put the file itself there.
+
+    Args:
+      root: the folder.
+      name: path relative to `root`, or an absolute path inside it.
+      where: what holds the name; begins the error's message.
+      subfolders: whether the file may be in a subfolder; otherwise it must be a bare name that is not hidden.
+
+    Raises:
+      EtpError: the name is empty or leads out of the folder, or is no bare name where it must be one.
+    """
+    bare = "/" not in name and not name.startswith(".")
+    if not name or "\0" in name or not (bare or subfolders):
+        raise EtpError(f"{where}: {name!r} is not the name of a file in the folder")
+    if not name.startswith("/") and ".." not in name.split("/"):
+        return root / name
+    for base in (os.path.abspath(root), os.path.realpath(root)):  # noqa: PTH100 - Path.absolute keeps `..`
+        path = Path(os.path.normpath(Path(base, name)))
+        if path.is_relative_to(base) and path != Path(base):
+            return root / path.relative_to(base)
+    raise EtpError(f"{where}: {name!r} leads out of the folder {root}")
