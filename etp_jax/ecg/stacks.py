@@ -20,6 +20,7 @@ from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_among, recording_
 from etp_jax.ecg.channels import clinical_extra
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
+from etp_jax.npz import read_header
 
 MAX_BYTES = 2**31
 """Largest number of bytes that one ECG, the ids of a stack, or a compressed array may take in memory."""
@@ -184,14 +185,10 @@ def _open_npz(path: Path) -> Mapping[str, Any]:
             raise EtpError(f"size: {path.name} is compressed and too large; save it with numpy.savez")
         for info in archive.infolist():
             with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, by_columns, dtype = read[version](member)
+                shape, by_columns, dtype = read_header(member, info.file_size, info.filename)
                 start = member.tell()
-                if dtype.hasobject or not shape:
+                if not shape:
                     continue
-                if math.prod(shape) * dtype.itemsize != info.file_size - start:
-                    raise EtpError(f"unreadable signal: {info.filename} of {path.name} has another size than it says")
                 order: Any = "F" if by_columns else "C"
                 if info in packed:
                     array = np.frombuffer(member.read(), dtype).reshape(shape, order=order)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
 from etp_jax.models.tokens import tokenize
+from etp_jax.npz import read_npz
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.training import build, checkpoint, run_folder
@@ -230,9 +232,8 @@ class Encoder:
             digest.update(leaf.tobytes())
         folder = _cache(self.run_dir)
         file = folder / f"{kind}-{digest.hexdigest()[:24]}.npz"
-        if file.exists():
-            with np.load(file) as arrays:
-                return dict(arrays)
+        with suppress(FileNotFoundError, ValueError):  # a damaged cache is computed again
+            return read_npz(file)
         arrays = compute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
