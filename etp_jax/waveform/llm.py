@@ -1,9 +1,10 @@
 """Features proposed by a language model on any OpenAI-compatible server (vLLM, llama.cpp, Ollama, ...).
 
-The model gets one question per statement, with the prompt in `prompt.txt`. Each usable answer is cached on disk,
-under the hash of statement, model and prompt. So an interrupted run can continue, and a second run sends no
-requests. Answers are bounded in size and total time (`bounded.py`), and only usable ones are cached. They are not trusted (`answer.py`). A feature must be a short sentence about the tracing, and its check
-must use a known quantity with plausible bounds. Everything else is dropped and counted.
+The model gets one question per statement, with the prompt in `prompt.txt`. Each usable answer is cached on disk under
+the hash of statement, model and prompt. So an interrupted run can continue, and a second run asks only what has no
+usable answer yet. Answers are not trusted: size and total time are bounded (`bounded.py`), and the text is checked
+(`answer.py`). A feature must be a short sentence about the tracing, and its check must use a known quantity with
+plausible bounds. Everything else is dropped and counted.
 """
 
 from __future__ import annotations
