@@ -81,9 +81,10 @@ def _flaw(event: str, args: tuple[Any, ...], root: str) -> str:
         return _executes(args[0])
     if event == "open" and isinstance(args[0], str | bytes):
         return _writes(os.fsdecode(args[0]), root) if args[2] & WRITING else ""
-    return next(
-        filter(None, (_writes(os.fsdecode(p), root) for p in args[: CHANGES.get(event, 0)] if p is not None)), ""
-    )
+    paths = [os.fsdecode(path) for path in args[: CHANGES.get(event, 0)] if isinstance(path, str | bytes | os.PathLike)]
+    if event in ("os.remove", "os.rmdir", "os.mkdir") and args[-1] >= 0:  # relative to an open folder
+        paths = [str(Path(os.readlink(f"/proc/self/fd/{args[-1]}"), path)) for path in paths]  # noqa: PTH115
+    return next(filter(None, (_writes(path, root) for path in paths)), "")
 
 
 def _executes(code: Any) -> str:
