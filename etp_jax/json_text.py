@@ -9,7 +9,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 DEPTH = 64
 """Largest number of lists and objects that contain each other; what this project writes has fewer than ten."""
@@ -80,6 +81,19 @@ def _is(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that an annotation of an option names: a name, a union, a tuple or a literal."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if origin is tuple:
+        kinds = args[:1] * len(value) if isinstance(value, tuple) and args[-1] is ... else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
+    return _is(value, origin or hint)
 
 
 def _expect(holds: bool, what: str, place: str) -> None:
