@@ -33,9 +33,9 @@ def read_url(request: urllib.request.Request, seconds: float, most: int) -> byte
             with suppress(OSError):  # it is closed already
                 opened.shutdown(socket.SHUT_RDWR)
 
-    watch = threading.Timer(seconds, end)
-    watch.daemon = True
-    watch.start()
+    done = threading.Lock()
+    done.acquire()
+    threading.Thread(target=lambda: done.acquire(timeout=seconds) or end(), daemon=True).start()
     try:
         opener = urllib.request.build_opener(_Http(sockets), _Https(sockets))
         with opener.open(request, timeout=seconds) as response:
@@ -50,7 +50,7 @@ def read_url(request: urllib.request.Request, seconds: float, most: int) -> byte
             raise TimeoutError(f"the answer is not complete after {seconds:g} s") from error
         raise
     finally:
-        watch.cancel()
+        done.release()
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -186,7 +186,7 @@ def load_proposals(path: Path) -> Proposals:
         raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform propose` again") from None
     for feature in features:
         if feature.check and (flaw := feature.check.flaw()):
-            raise EtpError(f"{path}: {feature.sentence!r}: {flaw}")
+            raise EtpError(f"{path}: {feature.sentence[:200]!r}: {flaw[:200]}")
     if len({feature.sentence for feature in features}) < len(features):
         raise EtpError(f"{path}: a sentence occurs twice; merge the two features")
     if any(not 0 <= place < len(features) for places in statements.values() for place in places):
