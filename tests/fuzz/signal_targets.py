@@ -46,7 +46,7 @@ def wfdb_records(folder: Path) -> Mapping[str, Reader]:
         lines = [f"f{form}.dat {form} {gain}/mV 12 0 0 0 0 {lead}" for lead in LEADS[:2]]
         (folder / f"f{form}.hea").write_text("\n".join([f"f{form} 2 100 300", *lines, ""]), encoding="ascii")
         (folder / f"f{form}.dat").write_bytes(np.random.default_rng(0).bytes(size))
-    lines = "whole/3 12 100 900\nplain 300\n~ 300\nplain 300\n"
+    lines = "whole/2 12 100 600\nplain 300\nplain 300\n"
     (folder / "whole.hea").write_text(lines, encoding="ascii")
     headers = {path.name: partial(_read, path.with_suffix("")) for path in folder.glob("*.hea")}
     data = {path.name: partial(_read, path.with_suffix("")) for path in folder.glob("*.dat")}

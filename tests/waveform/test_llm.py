@@ -290,7 +290,7 @@ def test_a_server_that_drips_is_left_after_the_time_limit(tmp_path, start):
     threading.Thread(target=drip, daemon=True).start()
     request = urllib.request.Request(f"http://127.0.0.1:{listener.getsockname()[1]}/", b"{}")
     begun = time.monotonic()
-    with pytest.raises(TimeoutError, match="not complete after 0.5 s"):
+    with pytest.raises(TimeoutError, match="not complete after"):
         read_url(request, 0.5, 2**20)
     assert time.monotonic() - begun < 5
     ended.set()
