@@ -97,7 +97,7 @@ def _read_file(
 
 def _signal_file(path: Path, name: str) -> Path:
     """Returns the signal file that a header names; it is beside the header."""
-    return find(inside(path.parent, name, f"unreadable signal: {path.name}", subfolders=False))
+    return find(inside(path.parent, name, f"unreadable signal: {path.name} names a file", subfolders=False))
 
 
 def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
@@ -186,7 +186,7 @@ def _read_segment(path: Path, whole: Header, name: str, length: int) -> Recordin
     """Reads one segment; returns None for a gap or if no channel is a voltage."""
     if name == GAP:
         return None
-    segment = inside(path.parent, name, f"segments: {path.name}", subfolders=False)
+    segment = inside(path.parent, name, f"segments: {path.name} names a file", subfolders=False)
     header = read_header(segment)
     if header.segments or header.fs != whole.fs or header.samples not in (None, length):
         raise EtpError(f"segments: the header of {name} does not fit that of {path.name}")
