@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SECONDS ?= 3600
 
 # The tests start about a hundred processes; without byte code each of them would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart install test tests test-slow test-optional test-real lint style types docs figures dist clean
+.PHONY: quickstart install test tests test-slow test-optional test-real fuzz lint style types docs figures dist clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
@@ -23,6 +24,10 @@ tests: $(VENV)/.installed-test
 # Runs of several processes, some of which are killed.
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests --ignore tests/real
+
+# Damaged files for every reader: SECONDS in all. The inputs that failed are kept in fuzz-failures/.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 # What `make test` skips without PyTorch or a browser: run it again after installing them.
 test-optional: $(VENV)/.installed-test

@@ -17,10 +17,11 @@ from typing import Any
 
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, whole_file, write_text
+from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
 from etp_jax.progress import Bar
-from etp_jax.shards.folder import NOTES, BuildSummary, claim, current_form, finish, finished
-from etp_jax.shards.reader import Shards
+from etp_jax.shards.folder import NOTE_TYPES, NOTES, BuildSummary, claim, current_form, finish, finished
+from etp_jax.shards.reader import BUILD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
 
 
@@ -39,6 +40,12 @@ class Part:
 
 
 WHOLE = Part()
+PART_TYPES = {
+    **{"part": str, "shards": [str], "notes": [NOTE_TYPES]},
+    "head": {key: BUILD_TYPES[key] for key in ("name", "fs", "leads", "samples", "label_vocabulary")}
+    | {"preparation": {str: object}, "rejects": NOTE_TYPES["rejects"], "notes?": {str: int}},
+}
+"""Types of the fields of `part.json`."""
 
 
 def parse_part(text: str) -> Part:
@@ -141,12 +148,12 @@ def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / PART_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), PART_TYPES)
     except FileNotFoundError:
         if (folder / BUILD_FILE).exists():
             raise EtpError(f"{folder}: is a finished shard folder, not a part of one") from None
         raise EtpError(f"{folder}: no finished part; run its `etp prep ... --part` command (again)") from None
-    except (NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (NotADirectoryError, ValueError) as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the part again") from None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_type_hints
 
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
+from etp_jax.json_text import fits
 from etp_jax.old_options import in_new_layout, without_old_options
 
 
@@ -443,6 +444,8 @@ def from_dict(data: dict[str, Any], where: str = "config") -> TrainConfig:
 
 
 def _build(cls: type, data: dict[str, Any], where: str) -> Any:
+    if not isinstance(data, dict):
+        raise EtpError(f"{where}: must be an object of options")
     if cls is EcgConfig:
         cls = tower_class(data.get("kind", "resnet"), where)
     hints = get_type_hints(cls)
@@ -456,6 +459,9 @@ def _build(cls: type, data: dict[str, Any], where: str) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     values = {name: value_of(name, value) for name, value in data.items()}
+    for name, value in values.items():
+        if not dataclasses.is_dataclass(value) and not fits(value, hints[name]):
+            raise EtpError(f"{where}: {name} is {str(value)[:80]!r}; it has another type")
     try:
         return cls(**values)
     except EtpError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import socket
 import threading
@@ -14,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
+from etp_jax.json_text import Schema, check_types, parse_json
 
 
 @contextmanager
@@ -40,22 +40,25 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any]:
+    """The JSON object in a file, checked as `parse_json` does.
 
     Args:
       path: the file.
       advice: what to do if it is missing or damaged; ends the message of the error.
+      schema: types of its fields, see `json_text.Schema`.
 
     Raises:
       EtpError: the file is missing, cannot be read, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
+        if isinstance(content, dict):
+            check_types(content, schema)
     except FileNotFoundError:
         raise EtpError(f"{path}: no such file; {advice}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise EtpError(f"{path}: cannot be read ({error}); {advice}") from None
+    except (OSError, ValueError) as error:
+        raise EtpError(f"{path}: cannot be read ({one_line(error)}); {advice}") from None
     if not isinstance(content, dict):
         raise EtpError(f"{path}: holds no JSON object; {advice}")
     return content
@@ -81,8 +84,8 @@ def has_fields(*fields: str) -> Callable[[bytes], bool]:
 
     def holds(content: bytes) -> bool:
         try:
-            found = json.loads(content)
-        except (ValueError, RecursionError):
+            found = parse_json(content)
+        except ValueError:
             return False
         return isinstance(found, dict) and found.keys() >= set(fields)
 

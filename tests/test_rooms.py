@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "etp_jax"
 FLOORS = (
-    ("errors", "progress", "metrics"),
+    ("errors", "progress", "metrics", "plain", "json_text", "npz"),
     ("paths",),
     ("old_options", "files", "ecg"),
     ("config",),
@@ -30,6 +30,9 @@ WITHOUT_JAX = (
     "errors",
     "progress",
     "metrics",
+    "plain",
+    "json_text",
+    "npz",
     "paths",
     "old_options",
     "config",

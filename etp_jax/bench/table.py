@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from etp_jax.bench.run import Report
 from etp_jax.ecg.leads import LEADS
+from etp_jax.plain import escape
 from etp_jax.report.charts import HEIGHT, WIDTH, Series, line_chart
 
 GIB = 2**30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etp_jax.bench.options import BenchOptions
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.cli.option_help import own_options, pointer
 from etp_jax.cli.recipe import named_recipe
 
@@ -26,14 +26,14 @@ def bench(options: BenchOptions) -> None:
     from etp_jax.files import write_text
 
     report = measure(options)
-    print(table(report))
+    show(table(report))
     if options.json is not None:
         report.save(options.json)
     if options.plot is not None:
         write_text(options.plot, plot(report))
     for path in (options.json, options.plot, options.trace):
         if path is not None:
-            print(f"wrote {path}")
+            show(f"wrote {path}")
 
 
 COMMANDS = {

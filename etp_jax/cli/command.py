@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from etp_jax.errors import EtpError
+from etp_jax.plain import plain
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Command:
     def summary(self) -> str:
         """First line of the docstring of the options."""
         return (self.options.__doc__ or "").splitlines()[0]
+
+
+def show(text: object, file: TextIO | None = None) -> None:
+    """Prints a result; characters from files that would control the terminal are shown as codes."""
+    print(plain(str(text)), file=file)
 
 
 def check_positive(**options: float) -> None:

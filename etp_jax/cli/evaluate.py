@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.evaluation.kinds import KINDS
 from etp_jax.evaluation.request import Request
 
@@ -16,13 +16,13 @@ def evaluate(request: Request) -> None:
 
     request.check()
     for warning in request.warnings():
-        print(warning, file=sys.stderr)
+        show(warning, file=sys.stderr)
     results = {}
     for part in request.parts():
         result = results[part.how] = measure(part)
-        print(f"{result.table()}\n\nwrote {part.path}")
+        show(f"{result.table()}\n\nwrote {part.path}")
     if len(results) > 1:
-        print(f"\n{sensitivity(results, KINDS[request.kind].compared[0])}")
+        show(f"\n{sensitivity(results, KINDS[request.kind].compared[0])}")
 
 
 COMMANDS = {f"evaluate {kind.name}": Command(kind.options, evaluate) for kind in KINDS.values()}

@@ -26,8 +26,9 @@ from etp_jax.cli import (
     train,
     waveform,
 )
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.errors import EtpError
+from etp_jax.plain import plain_line
 
 COMMANDS: dict[str, Command] = {
     **quickstart.COMMANDS,
@@ -97,7 +98,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     name, rest = find(argv)
     command = COMMANDS[name]
     if command.help is not None and {"-h", "--help"} & set(rest):
-        print(command.help([word for word in rest if word not in ("-h", "--help")]))
+        show(command.help([word for word in rest if word not in ("-h", "--help")]))
         sys.exit(0)
     rest = ["--help" if word == "--help-all" else word for word in rest]
     check_values(command.options, rest)
@@ -123,28 +124,28 @@ def main(argv: list[str] | None = None) -> None:
     argv = [word for word in argv if word != "--quiet"]
     try:
         if not argv or argv[0] in ("-h", "--help"):
-            print(usage())
+            show(usage())
         elif argv[0] == "--version":
             from etp_jax import __version__
 
-            print(f"etp-jax {__version__}")
+            show(f"etp-jax {__version__}")
         elif argv[0] in groups() and (argv[1:] in (["-h"], ["--help"]) or (len(argv) == 1 and argv[0] != "tasks")):
-            print(usage(argv[0]))
+            show(usage(argv[0]))
         else:
             command, options = parse(argv)
             command.run(options)
         sys.stdout.flush()
     except EtpError as error:
-        print(f"etp: {error}", file=sys.stderr)
+        show(plain_line(f"etp: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("etp: interrupted", file=sys.stderr)
+        show("etp: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has exited, as in `etp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # avoids Python's error on flushing at exit
         sys.exit(141)
     except OSError as error:  # no permission to read or write a file or folder, or a full disk
-        print(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        show(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tyro
 
 from etp_jax.bench.plan_options import PlanOptions
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.cli.option_help import own_options, pointer
 from etp_jax.cli.recipe import named_recipe
 
@@ -29,10 +29,10 @@ def plan(options: PlanOptions) -> None:
     from etp_jax.bench.plan_table import table
 
     made = make_plan(options, progress=partial(print, flush=True))
-    print(table(made))
+    show(table(made))
     if options.json is not None:
         made.save(options.json)
-        print(f"wrote {options.json}")
+        show(f"wrote {options.json}")
 
 
 COMMANDS = {

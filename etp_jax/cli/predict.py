@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.ecg.leads import Layout
 from etp_jax.errors import EtpError
 
@@ -75,9 +75,9 @@ def predict(args: Predict) -> None:
         raise EtpError(f"{args.record}: --json and --open are for one record, not for a folder; read its table")
     folder = run_folder(args.run)
     done = run(args.record, args.out, args.layout, folder, args.task, args.prompt, args.shards, args.text_tower)
-    print(json.dumps(done.result, indent=1, ensure_ascii=False) if args.json else done.text)
+    show(json.dumps(done.result, indent=1, ensure_ascii=False) if args.json else done.text)
     if args.open and done.page is not None and not webbrowser.open(done.page.resolve().as_uri()):
-        print(f"etp: no browser was found; open {done.page}", file=sys.stderr)
+        show(f"etp: no browser was found; open {done.page}", file=sys.stderr)
 
 
 def export(args: Export) -> None:
@@ -90,9 +90,9 @@ def export(args: Export) -> None:
         hub.check_login(args.push)
     run = run_folder(args.run)
     extras = {"onnx": args.onnx, "tasks": args.task, "text_tower": args.text_tower}
-    print(write_folder(run, args.out, args.checkpoint, args.dtype, args.shards, **extras))
+    show(write_folder(run, args.out, args.checkpoint, args.dtype, args.shards, **extras))
     if args.push:
-        print(f"pushed to {hub.upload(args.out, args.push, FILES, private=True)}")
+        show(f"pushed to {hub.upload(args.out, args.push, FILES, private=True)}")
 
 
 COMMANDS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.ecg.leads import Filters, Layout
 from etp_jax.errors import EtpError
@@ -202,13 +202,13 @@ def _build(args: Prep, open_archive: Callable[..., Archive], source: Path, *opti
         source, out = source.absolute(), args.out.absolute()
         with dask_engine(args.dask, workers, source) as engine:
             archive = replace(open_archive(source, *options), filters=args.filters)
-            print(build(archive, out, engine))
+            show(build(archive, out, engine))
         return
     archive = replace(open_archive(source, *options), filters=args.filters)
     if part == WHOLE:
-        print(build(archive, args.out, Processes(workers)))
+        show(build(archive, args.out, Processes(workers)))
     else:
-        print(build_part(archive, args.out, part, Processes(workers)))
+        show(build_part(archive, args.out, part, Processes(workers)))
 
 
 COMMANDS = {

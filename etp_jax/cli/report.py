@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def report(args: Report) -> None:
     """Runs `etp report`."""
     from etp_jax.report.run import write_page
 
-    print(f"wrote {write_page(args.run, args.shards, args.other_shards, args.text_tower)}")
+    show(f"wrote {write_page(args.run, args.shards, args.other_shards, args.text_tower)}")
 
 
 COMMANDS = {

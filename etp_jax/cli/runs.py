@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ def runs(args: Runs) -> None:
     cells = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        show("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
     if args.csv is not None:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(args.csv, stream.getvalue())
-        print(f"wrote {args.csv}")
+        show(f"wrote {args.csv}")
 
 
 def _shown(value: Any) -> str:

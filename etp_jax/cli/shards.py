@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ def check(args: Check) -> None:
     """Runs `etp shards check`."""
     from etp_jax.shards.check import check_shards
 
-    print(check_shards(args.shards))
+    show(check_shards(args.shards))
 
 
 def merge(args: Merge) -> None:
     """Runs `etp shards merge`."""
     from etp_jax.data_prep.parts import merge as join
 
-    print(join(args.parts, args.out))
+    show(join(args.parts, args.out))
 
 
 COMMANDS = {

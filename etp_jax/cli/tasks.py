@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 from etp_jax.errors import EtpError
 
 
@@ -46,7 +46,7 @@ def tasks_list(args: TasksList) -> None:
     """Runs `etp tasks list`."""
     from etp_jax.tasks.lint import overview
 
-    print(overview())
+    show(overview())
 
 
 def tasks_lint(args: TasksLint) -> None:
@@ -66,7 +66,7 @@ def tasks_lint(args: TasksLint) -> None:
         flaws = lint.lint_task(str(args.file), Shards(args.shards).label_vocabulary if args.shards else None)
     else:
         flaws = lint.lint_tasks()
-    print("\n".join(flaws) or "no flaws")
+    show("\n".join(flaws) or "no flaws")
     if flaws:
         raise EtpError(f"{args.prompts or args.file or 'the shipped tasks'}: flaws: {len(flaws)}")
 
@@ -78,8 +78,8 @@ def tasks_new(args: TasksNew) -> None:
 
     draft = draft_task(Shards(args.shards), args.name or args.out.stem)
     write_draft(draft, args.out)
-    print(draft.summary())
-    print(f"wrote {args.out}; edit its names and prompts, then check it: etp tasks lint {args.out}")
+    show(draft.summary())
+    show(f"wrote {args.out}; edit its names and prompts, then check it: etp tasks lint {args.out}")
 
 
 COMMANDS = {

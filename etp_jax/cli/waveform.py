@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from etp_jax.cli.command import Command, check_positive
+from etp_jax.cli.command import Command, check_positive, show
 from etp_jax.errors import EtpError
 
 ProposalsFile = Annotated[Path, tyro.conf.arg(aliases=["--features"])]
@@ -101,14 +101,14 @@ def propose(args: Propose) -> None:
     if args.source == "criteria":
         if args.dry_run:
             raise EtpError("--dry-run counts the questions to a language model; --source criteria asks none")
-        print(write_proposals(shards, criteria.Criteria(), args.out))
+        show(write_proposals(shards, criteria.Criteria(), args.out))
         return
     if args.model is None:
         raise EtpError("--source llm needs --model, the name of the model on the server")
     check_positive(concurrency=args.concurrency, timeout_s=args.timeout_s)
     server = llm.Server(args.base_url, args.model, args.timeout_s, args.concurrency)
     model = llm.LanguageModel(server, args.cache or args.out.with_name(args.out.name + ".cache"))
-    print(model.plan(distinct_statements(shards)) if args.dry_run else write_proposals(shards, model, args.out))
+    show(model.plan(distinct_statements(shards)) if args.dry_run else write_proposals(shards, model, args.out))
 
 
 def score(args: Score) -> None:
@@ -120,7 +120,7 @@ def score(args: Score) -> None:
 
     shards, proposals = Shards(args.shards), load_proposals(args.proposals)
     encoder = Encoder.from_run(args.run, args.checkpoint, args.text_tower)
-    print(similarities.write(encoder, shards, proposals, args.out))
+    show(similarities.write(encoder, shards, proposals, args.out))
 
 
 def restore(args: Restore) -> None:
@@ -128,7 +128,7 @@ def restore(args: Restore) -> None:
     from etp_jax.waveform.restore import restore as write_shards
 
     check_positive(workers=args.workers)
-    print(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers))
+    show(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers))
 
 
 def measure(args: Measure) -> None:
@@ -136,7 +136,7 @@ def measure(args: Measure) -> None:
     from etp_jax.waveform.agreement import measure_split
 
     check_positive(workers=args.workers)
-    print(measure_split(args.shards, args.split, args.out, args.workers))
+    show(measure_split(args.shards, args.split, args.out, args.workers))
 
 
 COMMANDS = {

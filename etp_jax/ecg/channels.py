@@ -11,8 +11,14 @@ from pathlib import Path
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, unit_of
 from etp_jax.errors import EtpError, one_line
 
-MAX_GAP = 10_000_000
-"""Largest number of missing samples that is filled in, over all gaps of a recording; 22 hours at 125 Hz."""
+MAX_GAP = 40_000_000
+"""Largest number of missing samples that is filled in, over all gaps and leads; of 4 leads, 22 hours at 125 Hz."""
+MAX_BYTES = 2**31
+"""Largest number of bytes that one ECG, the ids of a stack, or a compressed array may take in memory."""
+LEAST_BYTES = 2**27
+"""Bytes in memory that an ECG from a file of any size may take: 12 leads of 46 minutes at 500 Hz."""
+EXPANSION = 20
+"""How many times the size of a file its ECG may take: int16 becomes float64, and compressed data about three times."""
 _ECG = re.compile(r"e[ck]g", re.IGNORECASE)
 
 
@@ -119,16 +125,32 @@ def _leads(names: Sequence[str]) -> list[str | None]:
         return [None] * len(names)
 
 
-def check_gaps(file: str, held: int, whole: int) -> None:
+def check_memory(path: Path, needed: int) -> None:
+    """Compares the memory that an ECG takes with the size of its file: a damaged one may claim any size.
+
+    Args:
+      path: the file.
+      needed: number of bytes in memory, where a sample takes eight.
+
+    Raises:
+      EtpError: the ECG is too large, or much larger than a compressed file of this size holds.
+    """
+    limit = min(MAX_BYTES, max(LEAST_BYTES, EXPANSION * path.stat().st_size))
+    if needed > limit:
+        raise EtpError(f"size: {path.name} takes more than {limit / 2**30:.3g} GiB of memory")
+
+
+def check_gaps(file: str, held: int, whole: int, leads: int) -> None:
     """Checks the size of a recording with gaps before memory is taken for it.
 
     Args:
       file: name of the file.
       held: number of samples that the file holds, per channel.
       whole: number of samples with those of the gaps.
+      leads: number of leads.
 
     Raises:
       EtpError: the gaps are too long.
     """
-    if whole - held > MAX_GAP:
+    if (whole - held) * leads > MAX_GAP:
         raise EtpError(f"gaps: {file} holds {held} samples and gaps of {whole - held}; split it at its gaps")

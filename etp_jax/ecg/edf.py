@@ -119,7 +119,7 @@ def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> NDAr
         if starts[number] <= end + 1:  # time-stamps are rounded
             starts[number] = end
     whole = starts[-1] + length
-    check_gaps(path.name, len(signal), whole)
+    check_gaps(path.name, len(signal), whole, signal.shape[1])
     placed = np.full((whole, signal.shape[1]), np.nan)
     for number, start in enumerate(starts):
         placed[start : start + length] = signal[number * length : (number + 1) * length]

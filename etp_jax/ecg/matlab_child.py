@@ -5,6 +5,7 @@ A changed byte can make scipy's or HDF5's reader end the process. `matlab.py` st
 
 from __future__ import annotations
 
+import resource
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
+LINUX = sys.platform == "linux"
+LEAST = 2**28
+"""Bytes of memory that a file of any size may take."""
+EXPANSION = 40
+"""How many times its size a file may take: twice what `channels.EXPANSION` allows, as arrays are copied."""
 HDF5 = b"\x89HDF\r\n\x1a\n"
 """Signature of an HDF5 file; MATLAB 7.3 writes it after a block of 512 bytes."""
 NUMBERS = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
@@ -66,14 +72,23 @@ def _visit_hdf5(group: Any, prefix: str, found: dict[str, Any]) -> None:
         found[f"{prefix}{name}"] = item[()].T if usable else None
 
 
+def _limit_memory(limit: int) -> None:
+    """Limits the address space of this process, so that a small file which claims a huge array is refused."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if LINUX and (hard == resource.RLIM_INFINITY or limit < hard):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
 def serve(connection: Connection) -> None:
     """Answers each path with the file's variables, or with the reason why it cannot be read, until the parent ends."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if LINUX else 0
     while True:
         try:
             path = connection.recv()
         except EOFError:
             return
         try:
+            _limit_memory(taken + max(LEAST, EXPANSION * Path(path).stat().st_size))
             answer = arrays_in(Path(path))
         except ModuleNotFoundError as error:
             answer = error

@@ -12,8 +12,9 @@ import numpy as np
 
 from etp_jax.ecg.arrays import as_recording
 from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_of
+from etp_jax.ecg.channels import check_memory
 from etp_jax.ecg.leads import Layout, Recording, leads_of, split_unit
-from etp_jax.ecg.stacks import MAX_BYTES, Ids, choose_ids, place_of, trimmed
+from etp_jax.ecg.stacks import Ids, choose_ids, place_of, trimmed
 from etp_jax.errors import EtpError
 
 
@@ -28,8 +29,7 @@ def read_parquet(path: Path, layout: Layout) -> Recording:
     chosen = [name for name, lead in zip(names, leads_of(names), strict=True) if lead]
     if not chosen:
         raise EtpError(f"lead names: no column of {path.name} ({', '.join(names)}) is a lead")
-    if count * len(chosen) * 8 > MAX_BYTES:
-        raise EtpError(f"size: {path.name} takes more than {MAX_BYTES / 2**30:g} GiB of memory")
+    check_memory(path, count * len(chosen) * 8)
     recording = as_recording(file.read(chosen).to_pandas(), fs, None, layout.unit)
     notes = [f"column {name} left out" for name in names if name not in chosen]
     notes += ["no unit given: mV assumed"] * bool(layout.unit is None and recording.unit)
@@ -90,6 +90,7 @@ def _opened(path: Path, *stamp: int) -> tuple[Any, list[str]]:
 def _ids(path: Path, *stamp: int) -> Ids | None:
     file, lists = _opened(path, *stamp)
     names = [name for name in file.schema_arrow.names if name not in lists]
+    check_memory(path, 8 * file.metadata.num_rows * len(names))
     frame = file.read(names).to_pandas()
     return choose_ids({name: frame[name].to_numpy() for name in names}, path)
 
@@ -98,6 +99,5 @@ def _ids(path: Path, *stamp: int) -> Ids | None:
 def _group(path: Path, group: int, columns: tuple[str, ...], *stamp: int) -> Any:
     """Reads a group of rows, which is the least that can be read of a Parquet file."""
     file, _ = _opened(path, *stamp)
-    if file.metadata.row_group(group).total_byte_size > MAX_BYTES:
-        raise EtpError(f"size: a row group of {path.name} takes more than {MAX_BYTES / 2**30:g} GiB of memory")
+    check_memory(path, file.metadata.row_group(group).total_byte_size)
     return file.read_row_group(group, columns=list(columns))

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_among, recording_of
-from etp_jax.ecg.channels import clinical_extra
+from etp_jax.ecg.channels import check_memory, clinical_extra
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
+from etp_jax.npz import read_header
 
-MAX_BYTES = 2**31
-"""Largest number of bytes that one ECG, the ids of a stack, or a compressed array may take in memory."""
 OPEN_FILES = 32
 """Number of stacks that a process keeps open; CODE-15 has 18."""
 PADDING = "zeros at both ends of a row are no signal; left out"
@@ -98,7 +97,7 @@ def read_arrays(path: Path, layout: Layout) -> Recording:
     for name, array in arrays.items():
         if array.ndim == 3:
             raise EtpError(f"stack: {path.name} holds {len(array)} ECGs in {name}; {NAME_ONE}")
-    _check_size(path, sum(math.prod(array.shape) for array in arrays.values()))
+    check_memory(path, 8 * sum(math.prod(array.shape) for array in arrays.values()))
     found = {name: np.asarray(array[()]) if array.dtype.kind in "iuf" else None for name, array in arrays.items()}
     return recording_among(found, layout, path)
 
@@ -119,7 +118,7 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
     stamp = _stamp(path)
     arrays = _opened(path, *stamp)
     if row in arrays and arrays[row].ndim == 2:
-        _check_size(path, math.prod(arrays[row].shape))
+        check_memory(path, 8 * math.prod(arrays[row].shape))
         return trimmed(recording_of(arrays[row][()], layout, path))
     stacks = {name: array for name, array in arrays.items() if array.ndim == 3}
     stacks = stacks or {name: array for name, array in arrays.items() if array.ndim == 2}
@@ -127,15 +126,10 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
         found = ", ".join(f"{name} ({' x '.join(map(str, array.shape))})" for name, array in arrays.items())
         raise EtpError(f"stack: {path.name} holds {len(stacks)} arrays of ECGs, not one: {found or 'nothing'}")
     (stack,) = stacks.values()
-    _check_size(path, math.prod(stack.shape[1:]))
+    check_memory(path, 8 * math.prod(stack.shape[1:]))
     number, notes = place_of(row, _ids(path, *stamp), len(stack), path)
     recording = trimmed(recording_of(np.asarray(stack[number]), layout, path))
     return replace(recording, notes=(*recording.notes, *notes))
-
-
-def _check_size(path: Path, samples: int) -> None:
-    if samples * 8 > MAX_BYTES:
-        raise EtpError(f"size: an array of {path.name} takes more than {MAX_BYTES / 2**30:g} GiB of memory")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -156,7 +150,7 @@ def _ids(path: Path, *stamp: int) -> Ids | None:
     count = max(len(array) for array in arrays.values() if array.ndim in (2, 3))
     columns = {name: array for name, array in arrays.items() if array.ndim == 1 and len(array) == count}
     columns = {name: array for name, array in columns.items() if _ID.fullmatch(name)}
-    _check_size(path, count * len(columns))
+    check_memory(path, 8 * count * len(columns))
     return choose_ids({name: np.asarray(array[()]) for name, array in columns.items()}, path)
 
 
@@ -180,18 +174,13 @@ def _open_npz(path: Path) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         packed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-        if sum(info.file_size for info in packed) > MAX_BYTES:
-            raise EtpError(f"size: {path.name} is compressed and too large; save it with numpy.savez")
+        check_memory(path, sum(info.file_size for info in packed))
         for info in archive.infolist():
             with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, by_columns, dtype = read[version](member)
+                shape, by_columns, dtype = read_header(member, info.file_size, info.filename)
                 start = member.tell()
-                if dtype.hasobject or not shape:
+                if not shape:
                     continue
-                if math.prod(shape) * dtype.itemsize != info.file_size - start:
-                    raise EtpError(f"unreadable signal: {info.filename} of {path.name} has another size than it says")
                 order: Any = "F" if by_columns else "C"
                 if info in packed:
                     array = np.frombuffer(member.read(), dtype).reshape(shape, order=order)

@@ -11,6 +11,9 @@ from etp_jax.errors import EtpError
 MAX_BYTES = 2**30
 """Largest text that is read, in bytes; a 12-lead ECG of a day at 250 Hz has about as many."""
 
+EXPANSION = 20
+"""How many times the size of a compressed file its text may have; gzip makes numbers about four times smaller."""
+
 
 def encoding_of(start: bytes) -> str | None:
     """Returns the encoding that the first bytes of a file show (UTF-16, or UTF-8 with a BOM), or None."""
@@ -39,8 +42,10 @@ def decode(data: bytes) -> tuple[str, str]:
 
 def read_bytes(path: Path) -> bytes:
     """Reads a file, decompressed if its suffix is `.gz`; raises EtpError if it is too large to be a text."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise EtpError(f"size: {path.name} holds more than {MAX_BYTES / 2**30:g} GiB of text")
+    packed = path.suffix.lower() == ".gz"
+    limit = min(MAX_BYTES, max(2**26, EXPANSION * path.stat().st_size)) if packed else MAX_BYTES
+    with gzip.open(path) if packed else path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise EtpError(f"size: {path.name} holds more than {limit / 2**30:.3g} GiB of text")
     return data

@@ -156,16 +156,20 @@ def _read_segments(path: Path, header: Header) -> Recording:
     """Reads a record that consists of segments, and joins them by the names of their channels."""
     if sum(length for _, length in header.segments) != (header.samples or 0):
         raise EtpError(f"segments: those of {path.name} do not add up to its {header.samples or 0} samples")
-    parts = [(_read_segment(path, header, name, length), length) for name, length in header.segments if length]
+    named = dict.fromkeys(segment for segment in header.segments if segment[1])
+    segments = {(name, length): _read_segment(path, header, name, length) for name, length in named}
+    parts = [(segments[segment], segment[1]) for segment in header.segments if segment[1]]
     found = [part for part, _ in parts if part is not None]
     if not found:
         raise EtpError(f"segments: {path.name} holds no voltages")
     if len({part.fs for part in found}) > 1:
         raise EtpError(f"sampling rate: the segments of {path.name} have several; convert them to one")
     frame = round(found[0].fs / header.fs)
-    held, whole = sum(len(part.signal) for part in found), frame * (header.samples or 0)
-    check_gaps(path.name, held, whole)
+    # A segment that is named again counts as a gap: a short header can name one any number of times.
+    held, whole = sum(len(part.signal) for part in segments.values() if part), frame * (header.samples or 0)
     channels = tuple(dict.fromkeys(name for part in found for name in part.channels))
+    check_gaps(path.name, held, whole, len(channels))
+    held = sum(len(part.signal) for part in found)
     if len({part.channels for part in found}) == 1:
         channels = found[0].channels  # also if a name occurs twice
     signal = np.full((whole, len(channels)), np.nan)

@@ -60,6 +60,13 @@ class Calibration:
     """Thresholds by task and class, for the classes of `tasks`; empty for a file of version 0.1."""
 
 
+CALIBRATION_TYPES = {
+    **{"prompts": str, "fitted_on": str, "tasks": {str: {str: [float]}}, "digests?": {str: str}},
+    "thresholds?": {str: {str: {"probability": float, "precision": float, "sensitivity": float}}},
+}
+"""Types of the fields of `calibration.json`."""
+
+
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Writes the calibration as JSON."""
     write_text(folder / CALIBRATION_FILE, json.dumps(asdict(calibration), indent=1) + "\n")
@@ -71,13 +78,15 @@ def load_calibration(folder: Path) -> Calibration | None:
     if not file.exists():
         return None
     try:
-        content = read_json(file, "export the run again")
+        content = read_json(file, "export the run again", CALIBRATION_TYPES)
         thresholds = {
             task: {code: Threshold(**values) for code, values in classes.items()}
             for task, classes in content.get("thresholds", {}).items()
         }
+        if any(len(platt) != 2 for classes in content["tasks"].values() for platt in classes.values()):
+            raise ValueError("a class has other than two parameters")
         return Calibration(**{**content, "thresholds": thresholds})
-    except (TypeError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from etp_jax.configs import recipe_of
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shipped
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import read_json, write_text
+from etp_jax.plain import plain
 
 FRONT_MATTER = """\
 ---
@@ -54,13 +54,13 @@ def read_figure(path: Path) -> Figure:
       EtpError: the file was not written by `etp evaluate`.
     """
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, Any] = read_json(path, "move it away")
         metric = "macro_auroc" if result["task"] else "ecg_to_text_recall_10"
         fractions = result["summary"]["trained"]
         value = fractions[max(fractions, key=float)][metric]
         interval = value.get("low"), value.get("high")
         return Figure(result["kind"], result["task"], result["split"], metric, float(value["mean"]), *interval)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise EtpError(f"{path}: not written by `etp evaluate` ({reason}); move it away") from None
 
@@ -69,7 +69,7 @@ def write_card(folder: Path, encoder: Encoder) -> None:
     """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder."""
     shipped = PRETRAINED / "MODEL_CARD.md"
     text = shipped.read_text(encoding="utf-8") if is_shipped(encoder.run_dir) else _text(folder, encoder)
-    write_text(folder / CARD_FILE, FRONT_MATTER + text)
+    write_text(folder / CARD_FILE, FRONT_MATTER + plain(text))
     for name in LEGAL_FILES:
         shutil.copyfile(PRETRAINED / name, folder / name)
 

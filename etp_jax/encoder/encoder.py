@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,10 +26,12 @@ from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
+from etp_jax.json_text import check_types
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
 from etp_jax.models.tokens import tokenize
+from etp_jax.npz import read_npz
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.training import build, checkpoint, run_folder
@@ -38,6 +41,9 @@ BATCH = 64
 """Number of records per device and call."""
 SIGNALS = 32
 """Batch size for several ECGs that are given to `Encoder.signals`."""
+TEXT_TYPES = {"bert": {str: (int, float, str)}, "frozen": bool, "sha256?": (str, type(None))}
+TRAINED_ON_TYPES = {"fs": float, "samples": int, "leads": [str], "name": str, "fingerprint": str}
+"""Types of the fields of `text.json` and `shards.json` that are read."""
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
 
@@ -85,11 +91,12 @@ class Encoder:
             variables = {"params": params, "batch_stats": batch_stats}
         trained_on, text_about = (read_about(run_dir / name) for name in (run_folder.SHARDS_FILE, run_folder.TEXT_FILE))
         try:
+            check_types(text_about, TEXT_TYPES)
+            check_types(trained_on, TRAINED_ON_TYPES)
             bert = BertConfig(**text_about["bert"])
-            _ = [trained_on[name] for name in ("fs", "samples", "leads", "name", "fingerprint")], text_about["frozen"]
-        except (KeyError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             files = f"{run_folder.TEXT_FILE} or {run_folder.SHARDS_FILE}"
-            raise EtpError(f"{run_dir}: {files} was not written by `etp train` ({error!r})") from None
+            raise EtpError(f"{run_dir}: {files} was not written by `etp train` ({error})") from None
         if text_tower is not None:
             if not text_about["frozen"]:
                 raise EtpError(f"{run_dir}: the text tower was trained in this run; omit --text-tower")
@@ -230,9 +237,8 @@ class Encoder:
             digest.update(leaf.tobytes())
         folder = _cache(self.run_dir)
         file = folder / f"{kind}-{digest.hexdigest()[:24]}.npz"
-        if file.exists():
-            with np.load(file) as arrays:
-                return dict(arrays)
+        with suppress(FileNotFoundError, ValueError):  # a damaged cache is computed again
+            return read_npz(file)
         arrays = compute()
         try:
             folder.mkdir(parents=True, exist_ok=True)

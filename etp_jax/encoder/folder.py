@@ -32,6 +32,7 @@ from safetensors.flax import save
 from etp_jax.encoder import hub
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
+from etp_jax.json_text import parse_json
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -138,8 +139,11 @@ def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
     arrays, metadata = _open(file)
     if metadata.get("format") != FORMAT:
         raise EtpError(f"{file}: format {metadata.get('format')}; this version reads {FORMAT}")
-    tree = unflatten_dict({name: np.asarray(array, np.float32) for name, array in arrays.items()}, sep="/")
-    return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}, int(metadata["step"])
+    try:
+        tree = unflatten_dict({name: np.asarray(array, np.float32) for name, array in arrays.items()}, sep="/")
+        return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}, int(metadata["step"])
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise EtpError(f"{file}: damaged ({error!r}); export the run again") from None
 
 
 def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_PE: NDArray[np.float32]) -> None:
@@ -150,8 +154,11 @@ def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_P
 def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
     """Reads the unit embeddings [E] by prompt and its flag `whole`."""
     arrays, metadata = _open(folder / PROMPTS_FILE)
-    keys = [(text, whole) for text, whole in json.loads(metadata["prompts"])]
-    return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))
+    try:
+        keys = [(str(text), bool(whole)) for text, whole in parse_json(metadata["prompts"], [list])]
+        return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))
+    except (LookupError, ValueError, TypeError) as error:
+        raise EtpError(f"{folder / PROMPTS_FILE}: damaged ({error!r}); export the run again") from None
 
 
 def save_reference(folder: Path, ecg_RE: NDArray[np.float32]) -> None:
@@ -175,5 +182,5 @@ def _open(file: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:
     try:
         with safe_open(file, framework="flax") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, whole_file, write_text
 from etp_jax.metrics.classification import METRICS
+from etp_jax.npz import read_npz
 
 SCHEMA = 1
 """Version of the JSON schema. Files without this entry, as written by version 0.1, have the same schema."""
@@ -198,9 +198,8 @@ class Result:
         try:
             if not beside.exists():
                 return cls.from_dict(content, {})
-            with np.load(beside) as arrays:
-                return cls.from_dict(content, dict(arrays))
-        except (LookupError, TypeError, ValueError, AttributeError, StopIteration, zipfile.BadZipFile) as error:
+            return cls.from_dict(content, read_npz(beside))
+        except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise EtpError(f"{path}: {type(error).__name__}: {one_line(error)}; {advice}") from None
 
     def save(self, path: Path) -> None:

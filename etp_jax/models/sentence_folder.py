@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
+from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
 
 MODULES = "modules.json"
@@ -62,8 +61,8 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     if not file.exists():
         return []
     try:
-        entries: Any = json.loads(file.read_text(encoding="utf-8"))
-        modules = [(str(entry["type"]).rpartition(".")[2], str(PurePosixPath(entry["path"]))) for entry in entries]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise EtpError(f"{file}: not a list of modules ({error!r}); {ADVICE}") from None
+        entries = parse_json(file.read_bytes(), [{"type": str, "path": str}])
+        modules = [(entry["type"].rpartition(".")[2], str(PurePosixPath(entry["path"]))) for entry in entries]
+    except (OSError, ValueError) as error:
+        raise EtpError(f"{file}: not a list of modules ({error}); {ADVICE}") from None
     return [(kind, inside(folder, path, str(file))) for kind, path in modules]

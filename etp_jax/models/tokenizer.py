@@ -46,7 +46,9 @@ class Tokenizer:
         content = read_json(file, ADVICE)
         try:
             inner = tokenizers.Tokenizer.from_str(json.dumps(content))
-        except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 (a panic of the library is no Exception)
             raise EtpError(f"{file}: not a tokenizer ({one_line(error)}); {ADVICE}") from None
         check_special(file, inner)
         return cls(inner, side=(inner.truncation or {}).get("direction", "right"))

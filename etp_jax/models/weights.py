@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -35,6 +36,8 @@ HEADS = ("cls", "classifier", "crf", "lm_head", "mlm_head", "pooler", "qa_output
 """First names of tensors that only a pre-training or downstream task needs."""
 BUFFERS = {("embeddings", "position_ids"), ("embeddings", "token_type_ids")}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+TORCH = (2, 6)
+"""First version of torch whose `weights_only` holds (CVE-2025-32434)."""
 ADVICE = "get the file again"
 
 Names = tuple[str, ...]
@@ -125,7 +128,7 @@ def read_safetensors(file: Path) -> Tensors:
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise EtpError(f"{file}: not a whole safetensors file ({one_line(error)}); {ADVICE}") from None
 
 
@@ -146,6 +149,11 @@ def read_torch(file: Path) -> Tensors:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise EtpError(f"{file}: PyTorch weights; install torch, or convert them to model.safetensors") from None
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < TORCH:
+        raise EtpError(
+            f"{file}: PyTorch weights, of which torch {torch.__version__} may run code; install torch "
+            f"{'.'.join(map(str, TORCH))} or later, or convert them to model.safetensors"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

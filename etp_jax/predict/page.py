@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from etp_jax import __version__
 from etp_jax.files import write_text
+from etp_jax.plain import escape
 from etp_jax.predict import words
 from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
 from etp_jax.report.ecg_paper import NARROW, WIDE, lay_out

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from etp_jax.api import EcgModel
+from etp_jax.ecg.channels import unreadable
 from etp_jax.ecg.heart_rate import impossible_rate
 from etp_jax.ecg.leads import LEADS, Highlight, Layout, Recording
 from etp_jax.ecg.prepare import Prepared, prepare
@@ -206,7 +207,8 @@ class Predictor:
         """Reads and prepares a record; raises EtpError, naming the file, if it cannot be used."""
         try:
             recording = read_signal(path, layout)
-            prepared = self.model.prepare_recording(recording)
+            with unreadable(path.name):
+                prepared = self.model.prepare_recording(recording)
         except EtpError as error:
             raise EtpError(f"{path}: {error}") from None
         absent = [verdict for verdict in prepared.verdicts if verdict.startswith("absent lead ")]

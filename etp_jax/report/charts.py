@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from etp_jax.plain import escape
 
 POINTS = 400
 """Maximum number of points of a drawn curve; longer curves are averaged in equal groups."""

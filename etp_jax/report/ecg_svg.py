@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Highlight
+from etp_jax.plain import escape
 from etp_jax.report.ecg_paper import LEFT, MM, SECOND, WIDE, Paper, Row, Strip, lay_out
 
 NO_HIGHLIGHT = Highlight()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib import resources
+
+from etp_jax.plain import escape
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], caption: str = "", style: str = "") -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from etp_jax.evaluation.kinds import KINDS, kind_title
 from etp_jax.evaluation.request import HONEST
 from etp_jax.evaluation.results import ClassFigures, Figure, Result
+from etp_jax.plain import escape
 from etp_jax.report.charts import bar, legend, roc_chart, roc_curve
 from etp_jax.report.html import missing, table
 from etp_jax.tasks import get_task, task_names

@@ -7,7 +7,6 @@ that a run does not have yet, such as an evaluation or a checkpoint.
 from __future__ import annotations
 
 import math
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from etp_jax.encoder.folder import ENCODER_FILE
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.metrics.retrieval import RECALL_AT
+from etp_jax.plain import escape
 from etp_jax.report.charts import Series, legend, line_chart
 from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import missing, page, table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +16,7 @@ from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import REVISION
 from etp_jax.evaluation.request import Request
 from etp_jax.evaluation.results import Result
+from etp_jax.json_text import parse_json
 from etp_jax.reproduce.study import Measurement, Run, Study
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
@@ -27,6 +27,8 @@ RUNS = "runs"
 """Subfolder of the study's folder for its run folders `<name>-<seed>`."""
 LOG = "log.jsonl"
 """Log file of trainings and evaluations, with times and durations."""
+LOG_TYPES = {"what": str, "error": (str, type(None)), "kind?": str, "seconds": float}
+"""Types of the fields of its lines that are read."""
 
 
 @dataclass(frozen=True)
@@ -218,5 +220,8 @@ def evaluation_times(out: Path) -> dict[str, float]:
 def read_log(out: Path) -> list[dict[str, Any]]:
     """Reads the lines of the study's log; a truncated last line is skipped."""
     path = out / LOG
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [parse_json(line, LOG_TYPES) for line in lines]
+    except ValueError as error:
+        raise EtpError(f"{path}: not written by `etp reproduce` ({error}); move it away") from None

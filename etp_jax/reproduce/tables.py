@@ -19,7 +19,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from etp_jax import __version__
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
 from etp_jax.files import write_text
+from etp_jax.plain import escape, plain_line
 from etp_jax.report import html
 from etp_jax.report.results import metric_name
 
@@ -245,7 +245,7 @@ def _about(figures: dict[str, Any]) -> str:
 
 def _markdown(figures: dict[str, Any], grids: Sequence[Grid]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(plain_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
     parts = [f"# {figures['title']}", _about(figures)]
     for grid in grids:

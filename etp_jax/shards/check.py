@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.json_text import parse_json
 from etp_jax.progress import Bar
 from etp_jax.shards.index import index_row
 from etp_jax.shards.reader import Shards, index_path
@@ -158,7 +158,7 @@ def _check_tfds_metadata(shards: Shards) -> None:
     for name in ("features.json", "dataset_info.json"):
         path = shards.folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
             if name == "features.json":
                 agrees = set(content["featuresDict"]["features"]) == {*text_fields(shards.restored), *OTHER_FIELDS}
             else:
@@ -168,7 +168,7 @@ def _check_tfds_metadata(shards: Shards) -> None:
                 }
         except FileNotFoundError:
             raise EtpError(f"{path}: missing, so TFDS cannot open the folder; prepare the shards again") from None
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
         if not agrees:
             raise EtpError(f"{path}: does not describe these shards; prepare the shards again")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
-from etp_jax.shards.reader import Shards
+from etp_jax.files import read_json, write_text
+from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
 from etp_jax.shards.writer import write_metadata
 
@@ -23,6 +23,11 @@ NOTES = ".parts"
 CLAIM = "recipe.json"
 """File in that subfolder that holds what the folder is claimed for."""
 REJECTS = "rejects.csv"
+NOTE_TYPES = {
+    **{"split": str, "shard": SHARD_TYPES, "rejects": [{"record_id": str, "split": str, "reason": str}]},
+    **{"verdicts": {str: int}, "leads?": {str: int}, "notes?": {str: int}},
+}
+"""Types of the fields of a note on a shard."""
 SHOWN = 20
 """Number of notes that the summary of a build prints; `build.json` holds all."""
 SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
@@ -109,7 +114,7 @@ def claim(out: Path, recipe: dict[str, Any], part: str) -> None:
     if (out / BUILD_FILE).exists() or (out / PART_FILE).exists():
         raise EtpError(f"{out}: holds a finished build or a part of one; choose another folder or delete it")
     if mark.exists():
-        if current_form(json.loads(mark.read_text(encoding="utf-8"))) != current_form(content):
+        if current_form(read_json(mark, f"delete {out} and prepare it again")) != current_form(content):
             raise EtpError(f"{out}: holds an unfinished build of another source, preparation or part; delete it")
         return
     if out.exists() and any(path.name != NOTES for path in out.iterdir()):
@@ -131,14 +136,18 @@ def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
 
 
 def read_note(out: Path, file: str) -> dict[str, Any]:
-    """Reads the note that `write_note` wrote on a shard."""
-    return json.loads(_note_path(out, file).read_text(encoding="utf-8"))
+    """Reads the note that `write_note` wrote on a shard; raises EtpError if it is damaged."""
+    return read_json(_note_path(out, file), "prepare the shard again", NOTE_TYPES)
 
 
 def is_noted(out: Path, file: str) -> bool:
     """Whether a shard is complete: the note and the file exist, and the file has the size in the note."""
-    exists = _note_path(out, file).exists() and (out / file).exists()
-    return exists and (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
+    if not (_note_path(out, file).exists() and (out / file).exists()):
+        return False
+    try:
+        return (out / file).stat().st_size == read_note(out, file)["shard"]["bytes"]
+    except EtpError:  # a damaged note counts as none
+        return False
 
 
 def _note_path(out: Path, file: str) -> Path:

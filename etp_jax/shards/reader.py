@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.json_text import check_types, parse_json
 from etp_jax.paths import inside
 from etp_jax.shards import sealed, tfrecord
 from etp_jax.shards.buffers import Buffers
@@ -47,6 +48,14 @@ from etp_jax.shards.scan import scan
 
 READERS = min(8, os.cpu_count() or 1)
 """Number of threads that read signals into one batch."""
+SHARD_TYPES = {"file": str, "bytes": int, "records": int, "sha256": str}
+BUILD_TYPES = {
+    **{"name": str, "fs": (int, float), "leads": [str], "samples": int, "label_vocabulary": [str]},
+    **{"preparation?": {"filters?": {str: object}}, "translation?": {str: {str: (int, float)}}},
+    **{"rejects?": {str: int}, "verdicts?": {str: int}, "notes?": {str: int}, "leads_by_verdict?": {str: {str: int}}},
+    "splits": {str: {"records": int, "shards": [SHARD_TYPES]}},
+}
+"""Types of the fields of `build.json` that are read."""
 THREAD_BYTES = 2**20
 """Smallest number of bytes for which a reader thread pays off."""
 RECYCLED_BYTES = 2**20
@@ -171,20 +180,38 @@ def _read_build(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise EtpError(f"{folder}: no such folder; `etp prep` makes shard folders")
     try:
-        build = json.loads(path.read_text(encoding="utf-8"))
+        build = parse_json(path.read_bytes())
     except FileNotFoundError:
         if any(folder.glob("dataset_info.json")):
             raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
         if (folder / PART_FILE).exists():
             raise EtpError(f"{folder}: only a part of a build; join all its parts with `etp shards merge`") from None
         raise EtpError(f"{folder}: unfinished or no shard folder; run the same `etp prep` command again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
-    if (found := build.get("format")) not in (FORMAT, RESTORED_FORMAT):
+    found = build.get("format") if isinstance(build, dict) else None
+    if found not in (FORMAT, RESTORED_FORMAT):
         raise EtpError(
             f"{path}: format {found!r}, this version reads {FORMAT} and {RESTORED_FORMAT}; prepare the shards again"
         )
+    try:
+        check_types(build, BUILD_TYPES)
+        _check_numbers(build)
+    except ValueError as error:
+        raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
     return build
+
+
+def _check_numbers(build: dict[str, Any]) -> None:
+    """Raises ValueError for sizes that cannot be."""
+    if not 0 < build["fs"] <= 10**6 or not 0 < build["samples"] <= 2**31 or not 0 < len(build["leads"]) <= 2**10:
+        raise ValueError("sampling rate, number of samples or number of leads is out of range")
+    for name, split in build["splits"].items():
+        shards = split["shards"]
+        if min((min(shard["records"], shard["bytes"]) for shard in shards), default=0) < 0:
+            raise ValueError(f"a number in split {name!r} is negative")
+        if sum(shard["records"] for shard in shards) != split["records"]:
+            raise ValueError(f"the shards of split {name!r} do not hold {split['records']} records")
 
 
 class Split:

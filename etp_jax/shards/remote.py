@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -19,7 +18,9 @@ import fsspec
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import sha256, whole_file
+from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
+from etp_jax.shards.reader import BUILD_TYPES
 from etp_jax.shards.record import BUILD_FILE
 
 THREADS = 8
@@ -114,10 +115,11 @@ def _read(files: Any, source: str, root: str) -> bytes:
 def _complete(files: Any, source: str, root: str, folder: Path, build_file: bytes, say: Callable[[str], None]) -> None:
     """Copies the files that are missing in `folder`, and `build.json` last."""
     try:
-        shards = [shard for split in json.loads(build_file)["splits"].values() for shard in split["shards"]]
+        splits = parse_json(build_file, {"splits": BUILD_TYPES["splits"]})["splits"]
+        shards = [shard for split in splits.values() for shard in split["shards"]]
         paths = {shard["file"]: inside(folder, shard["file"], source, subfolders=False) for shard in shards}
         missing = [shard for shard in shards if _size(paths[shard["file"]]) != shard["bytes"]]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise EtpError(f"{source}: {BUILD_FILE} is damaged ({one_line(error)}); copy the shards there again") from None
     for rest in folder.glob(".*.tmp"):
         rest.unlink()

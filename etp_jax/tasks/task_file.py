@@ -17,6 +17,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from etp_jax.errors import EtpError
+from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
 
 FORMAT = 1
@@ -195,7 +196,7 @@ def _inline(value: Any) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise EtpError(f"{path}: cannot be read as a task ({error})") from None
     if not isinstance(content, dict):
@@ -203,14 +204,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise EtpError(f"{path}: has format {content.get('format')!r}; this version reads tasks of format {FORMAT}")
     return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds a JSON object from unique names; the json module would silently keep the last of several values."""
-    twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"field {twice!r} is given twice")
-    return dict(pairs)
 
 
 def _convert(value: Any, kind: Any, file: str, place: str) -> Any:

@@ -13,6 +13,7 @@ from etp_jax import config as config_module
 from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
+from etp_jax.json_text import parse_json
 
 FILE = "metrics.jsonl"
 WANDB_FILE = "wandb.json"
@@ -63,10 +64,10 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # text after the last newline is an incomplete line
+    lines = path.read_bytes().split(b"\n")[:-1]  # text after the last newline is an incomplete line
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        return [parse_json(line, {"kind": str, "step": int, str: object}, constants=True) for line in lines]
+    except ValueError as error:
         raise EtpError(f"{path}: not written by `etp train` ({error}); move it away") from None
 
 
@@ -147,10 +148,10 @@ def _wandb_id(run_dir: Path) -> str:
     """Reads the run id from the run folder, or creates and saves a new one."""
     path = run_dir / WANDB_FILE
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        return parse_json(path.read_bytes(), {"id": str})["id"]
     except FileNotFoundError:
         number = secrets.token_hex(8)
         write_text(path, json.dumps({"id": number}) + "\n")
         return number
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise EtpError(f"{path}: not written by `etp train` ({error!r}); delete it") from None

@@ -21,6 +21,7 @@ from etp_jax.files import alone_in
 from etp_jax.losses.pairs import check_loss, needs_mean
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, build_text, describe_texts
+from etp_jax.plain import plain
 from etp_jax.shards.reader import ReportTable, Shards, Split
 from etp_jax.shards.record import RESTORED, TRAIN, VALIDATION
 from etp_jax.shards.remote import staged
@@ -323,7 +324,7 @@ def _run(run: _Run) -> int | None:
 
 def _say(text: str) -> None:
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(plain(text), flush=True)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from etp_jax.errors import EtpError
+from etp_jax.json_text import parse_json
 from etp_jax.waveform.features import Check, Feature
 
 WORDS = range(3, 26)
@@ -43,8 +43,8 @@ def read_answer(text: str, source: str) -> Answer:
     """
     found = re.search(r"\{.*\}", text.rpartition("</think>")[2], re.DOTALL)
     try:
-        listed = json.loads(found[0])["features"] if found else None
-    except (ValueError, LookupError, TypeError, RecursionError):
+        listed = parse_json(found[0], {"features": list})["features"] if found else None
+    except ValueError:
         listed = None
     if not isinstance(listed, list):
         return Answer(False, flaws=("no JSON of features",))

@@ -8,7 +8,6 @@ restore` reads both. Does not import jax.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file, write_text
+from etp_jax.json_text import check_types, parse_json
+from etp_jax.npz import read_npz
 
 FORMAT = 1
 """Version of the format of both files, proposals and similarities."""
@@ -156,26 +157,36 @@ def collect(proposed: Mapping[str, Sequence[Feature]], origin: Mapping[str, Any]
     return Proposals(tuple(features), of, origin)
 
 
+NUMBER = (float, type(None))
+PROPOSALS_TYPES = {
+    "features": [{"sentence": str, "source": str, "check": (dict, type(None))}],
+    **{"statements": {str: [int]}, "origin": {str: object}},
+}
+"""Types of the fields of `proposals.json`."""
+CHECK_TYPES = {"quantity": str, "low": NUMBER, "high": NUMBER, "leads": [str], "at_least": int}
+
+
 def load_proposals(path: Path) -> Proposals:
     """Reads `proposals.json`; raises EtpError if it is missing or damaged, or if one of its checks is invalid."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         if content["format"] != FORMAT:
             raise EtpError(
                 f"{path}: format {content['format']!r}, this version reads {FORMAT}; run `etp waveform propose` again"
             )
+        check_types(content, PROPOSALS_TYPES)
         features = tuple(
             Feature(row["sentence"], row["check"] and _check(row["check"]), row["source"])
             for row in content["features"]
         )
-        statements = {text: tuple(int(place) for place in places) for text, places in content["statements"].items()}
+        statements = {text: tuple(places) for text, places in content["statements"].items()}
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror}; `etp waveform propose` writes such a file") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform propose` again") from None
     for feature in features:
         if feature.check and (flaw := feature.check.flaw()):
-            raise EtpError(f"{path}: {feature.sentence!r}: {flaw}")
+            raise EtpError(f"{path}: {feature.sentence[:200]!r}: {flaw[:200]}")
     if len({feature.sentence for feature in features}) < len(features):
         raise EtpError(f"{path}: a sentence occurs twice; merge the two features")
     if any(not 0 <= place < len(features) for places in statements.values() for place in places):
@@ -184,6 +195,7 @@ def load_proposals(path: Path) -> Proposals:
 
 
 def _check(fields: dict[str, Any]) -> Check:
+    check_types(fields, CHECK_TYPES)
     return Check(**{**fields, "leads": tuple(fields["leads"])})
 
 
@@ -221,21 +233,24 @@ class Similarities:
 def load_similarities(path: Path) -> Similarities:
     """Reads a file written by `Similarities.save`; raises EtpError if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if arrays["format"] != FORMAT:
-                raise EtpError(f"{path}: another format; run `etp waveform score` again")
-            similarities = Similarities(
-                tuple(arrays["record_ids"].tolist()),
-                tuple(arrays["sentences"].tolist()),
-                arrays["ecg"].astype(np.float32),
-                arrays["text"].astype(np.float32),
-                arrays["thresholds"],
-                json.loads(str(arrays["origin"])),
-            )
+        arrays = read_npz(path)
+        if arrays["format"] != FORMAT:
+            raise EtpError(f"{path}: another format; run `etp waveform score` again")
+        similarities = Similarities(
+            tuple(map(str, arrays["record_ids"].tolist())),
+            tuple(map(str, arrays["sentences"].tolist())),
+            arrays["ecg"].astype(np.float32),
+            arrays["text"].astype(np.float32),
+            arrays["thresholds"].astype(np.float32),
+            parse_json(str(arrays["origin"]), {str: object}),
+        )
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror or error}; `etp waveform score` writes such a file") from None
-    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform score` again") from None
+    shapes = similarities.ecg.shape[1:], similarities.text.shape[1:], similarities.thresholds.shape[1:]
+    if [*map(len, shapes)] != [1, 1, 0] or shapes[0] != shapes[1]:
+        raise EtpError(f"{path}: its arrays do not fit together; run `etp waveform score` again")
     sizes = len(similarities.ecg), len(similarities.text), len(similarities.thresholds)
     if sizes != (len(similarities.record_ids), len(similarities.sentences), len(similarities.sentences)):
         raise EtpError(f"{path}: its arrays do not fit together; run `etp waveform score` again")

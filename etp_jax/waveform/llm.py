@@ -1,15 +1,17 @@
 """Features proposed by a language model on any OpenAI-compatible server (vLLM, llama.cpp, Ollama, ...).
 
-The model gets one question per statement, with the prompt in `prompt.txt`. Each answer is cached on disk before it is
-parsed, under the hash of statement, model and prompt. So an interrupted run can continue, and a second run sends no
-requests. Answers are not trusted (`answer.py`). A feature must be a short sentence about the tracing, and its check
-must use a known quantity with plausible bounds. Everything else is dropped and counted.
+The model gets one question per statement, with the prompt in `prompt.txt`. Each usable answer is cached on disk under
+the hash of statement, model and prompt. So an interrupted run can continue, and a second run asks only what has no
+usable answer yet. Answers are not trusted: size and total time are bounded (`bounded.py`), and the text is checked
+(`answer.py`). A feature must be a short sentence about the tracing, and its check must use a known quantity with
+plausible bounds. Everything else is dropped and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 import urllib.error
@@ -24,8 +26,10 @@ from typing import Any
 
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, write_text
+from etp_jax.json_text import parse_json
 from etp_jax.progress import Bar
 from etp_jax.waveform.answer import read_answer
+from etp_jax.waveform.bounded import read_url
 from etp_jax.waveform.features import QUANTITIES
 from etp_jax.waveform.source import Answers
 
@@ -39,6 +43,8 @@ LONGEST_PAUSE_S = 60.0
 """Upper limit of a pause, in seconds."""
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """HTTP status codes of temporary failures, after which the request is repeated."""
+MAX_BYTES = 2**20
+"""Largest answer of a server that is read, in bytes."""
 ANSWER_TOKENS = 700
 """Maximum length of an answer, in tokens; --dry-run counts this number for each answer."""
 CHARACTERS_PER_TOKEN = 4
@@ -131,7 +137,9 @@ class LanguageModel:
                 if stop.is_set():
                     return
                 try:
-                    self._keep(statement, self._ask(statement, stop))
+                    answer = self._ask(statement, stop)
+                    if read_answer(answer, "").usable:  # otherwise the next run asks again
+                        self._keep(statement, answer)
                     progress.update()
                 except EtpError as error:
                     failures.append(error)
@@ -181,8 +189,7 @@ class LanguageModel:
         url = self.server.base_url.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.server.timeout_s) as response:
-                answer = response.read()
+            answer = read_url(request, self.server.timeout_s, MAX_BYTES)
         except urllib.error.HTTPError as error:
             detail = error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
             message = f"HTTP {error.code} {error.reason}" + (f" ({detail})" if detail else "")
@@ -199,16 +206,24 @@ class LanguageModel:
         return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _kept(self, statement: str) -> str | None:
-        """Reads the cached answer to a statement; returns None if it is missing or unreadable."""
+        """Reads the cached answer to a statement; returns None if it is missing, unreadable or unusable."""
         try:
-            return json.loads(self._file(statement).read_text(encoding="utf-8"))["answer"]
-        except (OSError, ValueError, LookupError, TypeError):
+            file = self._file(statement)
+            if file.stat().st_size > 2 * MAX_BYTES:
+                return None
+            answer = parse_json(file.read_bytes(), {"answer": str})["answer"]
+        except (OSError, ValueError):
             return None
+        return answer if read_answer(answer, "").usable else None
 
     def _keep(self, statement: str, answer: str) -> None:
         about = {"statement": statement, "model": self.server.model, "prompt_version": PROMPT_VERSION}
         with disk_errors(self.cache):
             write_text(self._file(statement), json.dumps({**about, "answer": answer}, indent=1) + "\n")
+
+
+ANSWER_TYPES = {"choices": [{"message": {"content": str}}]}
+"""Types of the fields of a chat completion that are read."""
 
 
 class _TemporaryError(Exception):
@@ -220,20 +235,20 @@ class _TemporaryError(Exception):
 
 
 def _seconds(text: str | None) -> float:
-    """Parses the seconds of a `Retry-After` header; returns 0 if it is missing or a date."""
+    """Parses the seconds of a `Retry-After` header; returns 0 if it is missing, a date or not finite."""
     try:
-        return max(float(text or 0), 0.0)
+        seconds = float(text or 0)
     except ValueError:
         return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def _content(body: bytes) -> str:
     """Extracts the text of a chat completion; returns an empty text if the body is not one."""
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+        return parse_json(body, ANSWER_TYPES)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError):
         return ""
-    return content if isinstance(content, str) else ""
 
 
 def prompt(statement: str) -> str:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from etp_jax.errors import EtpError
 from etp_jax.waveform import llm
 from etp_jax.waveform.answer import read_answer
+from etp_jax.waveform.bounded import read_url
 from etp_jax.waveform.features import Check
 from etp_jax.waveform.llm import LanguageModel, Server, prompt
 
@@ -145,7 +149,8 @@ def test_nonsense_replies_are_asked_again_then_given_up(server, tmp_path, body):
     answers = model(server, tmp_path).propose(STATEMENTS[:1])
     assert answers.features == {STATEMENTS[0]: ()} and answers.rejected == {"no JSON of features": 1}
     assert len(server.asked) == llm.ATTEMPTS
-    assert model(server, tmp_path).propose(STATEMENTS[:1]) == answers and len(server.asked) == llm.ATTEMPTS
+    assert model(server, tmp_path).propose(STATEMENTS[:1]) == answers, "it is asked again"
+    assert len(server.asked) == 2 * llm.ATTEMPTS
 
 
 def test_nonsense_once_is_overcome(server, tmp_path):
@@ -254,3 +259,39 @@ def test_thoughts_fences_and_repetitions_do_not_matter():
 def test_no_json_of_features(text):
     answer = read_answer(text, "")
     assert not answer.usable and answer.features == ()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"x" * (llm.MAX_BYTES + 1), said([{**GOOD, "low": 10**400}])[1], said([])[1][:-1] + "[" * 100_000],
+    ids=["2 MiB", "a number of 400 digits", "brackets"],
+)
+def test_a_bad_answer_is_not_cached_and_asked_for_again(server, tmp_path, answer):
+    server.reply = lambda statement, count: (200, answer, {})
+    with contextlib.suppress(EtpError):  # an answer that is too large counts as none
+        assert not any(model(server, tmp_path).propose(STATEMENTS[:1]).features.values())
+    assert not list(tmp_path.iterdir())
+    server.reply = lambda statement, count: said([GOOD])
+    assert all(model(server, tmp_path).propose(STATEMENTS[:1]).features.values())
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"], ids=["head", "body"])
+def test_a_server_that_drips_is_left_after_the_time_limit(tmp_path, start):
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            connection.sendall(start or b"HTTP/1.1 200 OK\r\nX-A: ")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    threading.Thread(target=drip, daemon=True).start()
+    request = urllib.request.Request(f"http://127.0.0.1:{listener.getsockname()[1]}/", b"{}")
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="not complete after"):
+        read_url(request, 0.5, 2**20)
+    assert time.monotonic() - begun < 5
+    ended.set()
+    listener.close()

@@ -1,0 +1,88 @@
+"""Requests whose answer is bounded in size and in total time, however slowly a server sends it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import urllib.request
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+
+def read_url(request: urllib.request.Request, seconds: float, most: int) -> bytes:
+    """Sends a request and reads the body of the answer.
+
+    Args:
+      request: the request.
+      seconds: longest time until the whole answer is there.
+      most: largest size of the body, in bytes.
+
+    Raises:
+      TimeoutError: the answer is not complete in time.
+      HTTPException: the body is larger than `most`, or incomplete.
+      URLError: the server is not reached, or answers with an error.
+    """
+    sockets: list[socket.socket] = []
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        for opened in sockets:
+            with suppress(OSError):  # it is closed already
+                opened.shutdown(socket.SHUT_RDWR)
+
+    done = threading.Lock()
+    done.acquire()
+    threading.Thread(target=lambda: done.acquire(timeout=seconds) or end(), daemon=True).start()
+    try:
+        opener = urllib.request.build_opener(_Http(sockets), _Https(sockets))
+        with opener.open(request, timeout=seconds) as response:
+            body = response.read(most + 1)
+            if len(body) > most:
+                raise http.client.HTTPException(f"an answer of more than {most // 2**20} MiB")
+            if response.length:
+                raise http.client.IncompleteRead(body, response.length)
+            return body
+    except (OSError, http.client.HTTPException) as error:
+        if ended.is_set():
+            raise TimeoutError(f"the answer is not complete after {seconds:g} s") from error
+        raise
+    finally:
+        done.release()
+
+
+class _Http(urllib.request.HTTPHandler):
+    """Keeps the sockets that it opens in a list."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__()
+        self.sockets = sockets
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(partial(_connection, http.client.HTTPConnection, self.sockets), req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """Keeps the sockets that it opens in a list."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__()
+        self.sockets = sockets
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(partial(_connection, http.client.HTTPSConnection, self.sockets), req)
+
+
+def _connection(kind: Any, sockets: list[socket.socket], host: str, **options: Any) -> Any:
+    """Makes a connection that adds its socket to a list as soon as it is connected."""
+    made = kind(host, **options)
+    connect = made.connect
+
+    def connect_and_keep() -> None:
+        connect()
+        sockets.append(made.sock)
+
+    made.connect = connect_and_keep
+    return made
