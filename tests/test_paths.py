@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import fsspec
@@ -90,8 +94,16 @@ def remote_shard(folder: Path, name: str) -> Any:
         memory.rm("/hostile", recursive=True)
 
 
-def part_shard(folder: Path, name: str) -> Any:
+@cache
+def built_part() -> Path:
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder)
     build_part(ptbxl.open_archive(write_archive(folder / "source")), folder / "part", Part(1, 1))
+    return folder / "part"
+
+
+def part_shard(folder: Path, name: str) -> Any:
+    shutil.copytree(built_part(), folder / "part")
     path = folder / "part/part.json"
     content = json.loads(path.read_text())
     content["notes"][0]["shard"]["file"] = content["shards"][0] = name

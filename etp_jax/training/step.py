@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -231,7 +232,7 @@ def make_train_step(
         after = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if config.run.skip_nonfinite:
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-            unchanged = state.replace(step=after.step)
+            unchanged = dataclasses.replace(state, step=after.step)
             after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, unchanged)
         return after, metrics
 
