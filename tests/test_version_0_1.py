@@ -118,6 +118,7 @@ def test_proposed_features_are_restored_to_the_same_reports(folder, capsys):
     digest = hashlib.sha256()
     for split in ("train", "validation", "test"):
         columns = Shards("restored").split(split).columns
+        assert columns.report_restored is not None
         for report, features in zip(columns.report_restored, columns.features, strict=True):
             digest.update(f"{report}\n{'|'.join(features)}\n".encode())
     assert digest.hexdigest()[:16] == RESTORED
