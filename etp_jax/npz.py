@@ -24,8 +24,9 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
       ValueError: the file is damaged, holds objects, or takes more memory than its size explains.
       FileNotFoundError: there is no file.
     """
-    limit, found = max(LEAST, 2 * path.stat().st_size), {}
+    found: dict[str, NDArray[Any]] = {}
     try:
+        limit = max(LEAST, 2 * path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if sum(info.file_size for info in members) > limit:

@@ -24,6 +24,13 @@ REPLICATES = "replicates_"
 """Prefix of the arrays of bootstrap replicates in the `.npz`."""
 
 
+def _check_numbers(*values: object) -> None:
+    """Raises TypeError for a figure that is neither a number nor None."""
+    for value in values:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{value!r} is no figure"[:100])
+
+
 @dataclass(frozen=True)
 class Figure:
     """A mean with its 95 % interval; None where a value is undefined."""
@@ -31,6 +38,10 @@ class Figure:
     mean: float | None
     low: float | None
     high: float | None
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a value that is neither a number nor None."""
+        _check_numbers(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,10 @@ class ClassFigures:
     def interval(self) -> Figure:
         """AUROC with its interval."""
         return Figure(self.auroc, self.auroc_low, self.auroc_high)
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a value that is neither a number nor None."""
+        _check_numbers(self.auroc, self.auprc, self.f1)
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ class Row:
         rest = dict(content)
         head = {name: rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         values = {name: rest.pop(name) for name in metrics}
+        _check_numbers(*values.values())
         classes = {code: ClassFigures(**figures) for code, figures in rest.pop("per_class", {}).items()}
         return cls(**head, values=values, details=rest, per_class=classes, replicates=replicates)
 

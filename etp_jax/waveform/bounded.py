@@ -42,6 +42,8 @@ def read_url(request: urllib.request.Request, seconds: float, most: int) -> byte
             body = response.read(most + 1)
             if len(body) > most:
                 raise http.client.HTTPException(f"an answer of more than {most // 2**20} MiB")
+            if ended.is_set():  # the head ended early, which http.client takes for its end
+                raise TimeoutError
             if response.length:
                 raise http.client.IncompleteRead(body, response.length)
             return body

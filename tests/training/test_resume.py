@@ -189,7 +189,10 @@ def test_metadata_of_another_form_are_refused(tmp_path: Path, saved: Any) -> Non
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"optim": {"epochs": "x"}}, "--optim.epochs was x in this run"), ({"model": 3}, "is not a training config")],
+    [
+        ({"optim": {"epochs": "x"}}, "optim: epochs is 'x'; it has another type"),
+        ({"model": 3}, "is not a training config"),
+    ],
 )
 def test_a_config_of_another_form_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     config = change(tiny_config(tmp_path), optim={"epochs": 3.0})
