@@ -56,14 +56,14 @@ class ClassFigures:
     positives: int
     """Number of scored records that have the class."""
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for a value that is neither a number nor None."""
+        _check_numbers(self.auroc, self.auprc, self.f1, self.auroc_low, self.auroc_high)
+
     @property
     def interval(self) -> Figure:
         """AUROC with its interval."""
         return Figure(self.auroc, self.auroc_low, self.auroc_high)
-
-    def __post_init__(self) -> None:
-        """Raises TypeError for a value that is neither a number nor None."""
-        _check_numbers(self.auroc, self.auprc, self.f1)
 
 
 @dataclass(frozen=True)
