@@ -1,11 +1,19 @@
 """The exception class for mistakes that a user can fix."""
 
+LONGEST = 2000
+"""Longest message, in characters; the middle of a longer one, which quotes a file, is left out."""
+
 
 class EtpError(Exception):
     """An error that the user can fix; the message names the file or record, what is wrong, and what to do.
 
     The command line prints the message on one line and exits with status 2, without a traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        """Takes the message, shortened to `LONGEST` characters."""
+        half = LONGEST // 2
+        super().__init__(message if len(message) <= LONGEST else f"{message[: half - 3]} … {message[-half:]}")
 
 
 def one_line(error: BaseException) -> str:

@@ -72,7 +72,7 @@ def check_types(value: Any, schema: Schema, place: str = "") -> None:
                 _expect(key.endswith("?"), "given", f"{place}.{name}")
     elif schema is not object:
         kinds = schema if isinstance(schema, tuple) else (schema,)
-        words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
+        words = " or ".join(str(_WORDS.get(kind, kind.__name__)) for kind in kinds)
         _expect(any(_is(value, kind) for kind in kinds), words, place)
 
 

@@ -43,9 +43,12 @@ def decode(data: bytes) -> tuple[str, str]:
 def read_bytes(path: Path) -> bytes:
     """Reads a file, decompressed if its suffix is `.gz`; raises EtpError if it is too large to be a text."""
     packed = path.suffix.lower() == ".gz"
-    limit = min(MAX_BYTES, max(2**26, EXPANSION * path.stat().st_size)) if packed else MAX_BYTES
-    with gzip.open(path) if packed else path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+    size = path.stat().st_size
+    limit = min(MAX_BYTES, max(2**26, EXPANSION * size)) if packed else MAX_BYTES
+    if packed:
+        with gzip.open(path) as file:
+            data = file.read(limit + 1)
+        size = len(data)
+    if size > limit:
         raise EtpError(f"size: {path.name} holds more than {limit / 2**30:.3g} GiB of text")
-    return data
+    return data if packed else path.read_bytes()
