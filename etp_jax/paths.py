@@ -7,6 +7,9 @@ from pathlib import Path
 
 from etp_jax.errors import EtpError
 
+LONGEST = 255
+"""Longest name of a file in most file systems, in bytes."""
+
 
 def inside(root: Path, name: str, where: str = "path", subfolders: bool = True) -> Path:
     """Returns the path of a name that comes from data, which must be inside a folder.
@@ -23,6 +26,8 @@ def inside(root: Path, name: str, where: str = "path", subfolders: bool = True) 
     Raises:
       EtpError: the name is empty or leads out of the folder, or is no bare name where it must be one.
     """
+    if any(len(part.encode(errors="replace")) > LONGEST for part in name.split("/")):
+        raise EtpError(f"{where}: a name of {len(name)} characters is too long")
     bare = "/" not in name and not name.startswith(".")
     if not name or "\0" in name or not (bare or subfolders):
         raise EtpError(f"{where}: {name!r} is not the name of a file in the folder")

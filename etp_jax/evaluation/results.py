@@ -212,9 +212,9 @@ class Result:
             raise EtpError(f"{path}: schema {content['schema']}; this version reads {SCHEMA}; update etp-jax")
         beside = path.with_suffix(".npz")
         try:
-            if not beside.exists():
-                return cls.from_dict(content, {})
-            return cls.from_dict(content, read_npz(beside))
+            result = cls.from_dict(content, read_npz(beside) if beside.exists() else {})
+            result.table()  # what cannot be shown is no result
+            return result
         except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise EtpError(f"{path}: {type(error).__name__}: {one_line(error)}; {advice}") from None
 

@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, write_text
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
@@ -196,7 +196,10 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
         "leads_by_verdict": _leads_by_verdict(leads, head["leads"]),
         "notes": dict(assumed.most_common()),
     }
-    write_metadata(out, content)
+    try:
+        write_metadata(out, content)
+    except ValueError as error:  # TFDS refuses names and splits that do not match the shards
+        raise EtpError(f"{out}: a note does not fit the shards ({one_line(error)}); delete the folder") from None
     shutil.rmtree(out / NOTES)
     return content
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -151,7 +152,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
         shipped = not base.endswith(".json")
         where = f"{path}: of"
         file = inside(SHIPPED, f"{base}.json", where, subfolders=False) if shipped else path.parent / base
-        if not file.exists():
+        if not os.path.exists(file):  # noqa: PTH110 - Path.exists raises for a name that is too long
             raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
         other = read_task_file(file, (*above, path.resolve())).content
         content = {name: value for name, value in other.items() if name not in DESCRIPTIVE} | content
@@ -245,8 +246,8 @@ def _expect(value: Any, kind: Any, words: str, file: str, place: str) -> None:
 
 def _check(file: TaskFile) -> None:
     """Raises EtpError for wrong values of the task's fields."""
-    if not re.fullmatch(r"[\w.+-]+", file.name) or file.name.endswith(".json"):
-        raise EtpError(f"{file.path}: name: {file.name!r} must consist of letters, digits and _ . + -")
+    if not re.fullmatch(r"[\w.+-]{1,100}", file.name) or file.name.endswith(".json"):
+        raise EtpError(f"{file.path}: name: {file.name!r} must consist of 1 to 100 letters, digits and _ . + -")
     if not file.shipped and (SHIPPED / f"{file.name}.json").exists():
         raise EtpError(f"{file.path}: name: {file.name!r} is the name of a shipped task; choose another")
     if file.scored == ():

@@ -66,9 +66,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # text after the last newline is an incomplete line
     try:
-        return [parse_json(line, {"kind": str, "step": int, str: object}, constants=True) for line in lines]
+        types = {"kind": str, "step": int, str: (int, float, str, type(None))}
+        metrics = [parse_json(line, types, constants=True) for line in lines]
     except ValueError as error:
         raise EtpError(f"{path}: not written by `etp train` ({error}); move it away") from None
+    for line in metrics:
+        if any(isinstance(value, str) for name, value in line.items() if name != "kind"):
+            raise EtpError(
+                f"{path}: not written by `etp train` (a value of step {line['step']} is no number); move it away"
+            )
+    return metrics
 
 
 def check_boards(config: RunConfig) -> None:

@@ -116,7 +116,7 @@ def test_a_file_derived_from_another(tmp_path: Path):
         (mine(prompts={}), "unknown field 'prompts'; the fields are format, name, title, classes, "),
         (mine(title=None), "lacks the field 'title'"),
         (mine(name=3), "name: must be a string, not 3"),
-        (mine(name="a b"), "name: 'a b' must consist of letters, digits"),
+        (mine(name="a b"), "name: 'a b' must consist of 1 to 100 letters, digits"),
         (mine(name="ptbxl-super"), "name: 'ptbxl-super' is the name of a shipped task; choose another"),
         (mine(classes=None), "lacks the field 'classes'"),
         (mine(classes=[]), "classes: there must be at least one"),
