@@ -82,9 +82,8 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
 
     with _quiet_logs():
         if address == LOCAL:
-            cluster: Any = distributed.LocalCluster(
-                workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
-            )
+            options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+            cluster: Any = distributed.LocalCluster(workers, **options, silence_logs=logging.CRITICAL)
         else:
             cluster = address
         client = _connect(cluster, f"--dask {where}: no Dask scheduler answers at {address}")
@@ -145,6 +144,7 @@ class _Dask:
     def __call__(self, work: Callable[[T], R], tasks: Sequence[T], out: Path) -> Iterator[tuple[T, R]]:
         """See `pool.Engine`."""
         import distributed  # pyright: ignore[reportMissingImports]
+        from distributed.comm.core import CommClosedError  # pyright: ignore[reportMissingImports]
 
         forget_marks(out)
         claim = out / NOTES / CLAIM
@@ -174,7 +174,7 @@ class _Dask:
                 yield task, result
         except ModuleNotFoundError as error:
             raise EtpError(f"a worker of the cluster: {_reason(error)}") from None
-        except (CancelledError, distributed.comm.CommClosedError):
+        except (CancelledError, CommClosedError):
             raise EtpError(f"{out}: the Dask scheduler was lost; run it again to continue") from None
         finally:
             if self.client.status == "running":
