@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from etp_jax.cli import main
 
 
+@pytest.mark.slow
 def test_archive_to_report(tmp_path, capsys):
     shards, run = str(tmp_path / "shards"), tmp_path / "run"
     main.main(["prep", "synthetic", "--out", shards, "--records", "300", "--workers", "1"])

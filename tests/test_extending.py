@@ -109,6 +109,7 @@ def test_the_page_names_what_each_addition_takes() -> None:
     assert {heading: [block.title for block in found] for heading, found in blocks().items()} == SECTIONS
 
 
+@pytest.mark.slow
 def test_an_archive(follow: Callable[..., Etp], tmp_path: Path) -> None:
     (tmp_path / "ecgs").mkdir()
     signals = np.random.default_rng(0).normal(0, 0.3, (30, 5000, 12))
@@ -132,6 +133,7 @@ def test_a_task(follow: Callable[..., Etp], tmp_path: Path, run_dir: Path) -> No
     assert row["per_class"]["SR"]["positives"] == 12 and row["per_class"]["AF"]["positives"] == 0
 
 
+@pytest.mark.slow
 def test_a_tower_a_score_a_pair_rule_and_an_evaluation(
     follow: Callable[..., Etp], tmp_path: Path, shards: Path, small_recipe: Path
 ) -> None:

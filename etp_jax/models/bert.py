@@ -208,8 +208,12 @@ class Layers(nn.Module):
                 x_BSH = layer(self.config, self.dtype, self.kernel, name=str(i))(x_BSH, attention_mask_BS, keys)
             return x_BSH
 
-        # Parameters are stacked in every step, so they keep their names; the copy is small beside the activations.
-        layers = jax.tree.map(lambda *each: jnp.stack(each), *(self.variables["params"][str(i)] for i in numbers))
+        def stack(*each: jax.Array) -> jax.Array:
+            """Stacks kernels in the compute type, in which they are used: half the bytes in bfloat16, and no rounding more."""
+            return jnp.stack([array.astype(self.dtype) for array in each] if each[0].ndim > 1 else each)
+
+        # Parameters are stacked in every step, so they keep their names.
+        layers = jax.tree.map(stack, *(self.variables["params"][str(i)] for i in numbers))
         layer = Layer(self.config, self.dtype, self.kernel, parent=None)
 
         def turn(x_BSH: jax.Array, numbered: tuple[jax.Array, Any]) -> tuple[jax.Array, None]:

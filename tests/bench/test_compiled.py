@@ -74,7 +74,9 @@ def test_nothing_large_is_copied_and_no_loop_is_over_the_examples(name: str) -> 
 @needs_libtpu
 def test_a_step_that_does_not_fit() -> None:
     """One chip has 15.75 GiB; the records alone have 112."""
-    config = change(load_recipe("quickstart"), data={"resident": "always"}, run={"steps_per_dispatch": 1})
+    config = load_recipe("quickstart")
+    config = change(config, model={"ecg": change(config.model.ecg, blocks=(1, 1))})
+    config = change(config, data={"resident": "always"}, run={"steps_per_dispatch": 1})
     found = quickly("v5e:2x4", config, samples=5000, records=1_000_000)
     assert not found["fits"] and found["needed_bytes"] > 100 * 2**30
     assert abs(found["device_bytes"] - 15.75 * 2**30) < 2**25
@@ -83,7 +85,7 @@ def test_a_step_that_does_not_fit() -> None:
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5litepod-256", "v5e:3x5"])
 def test_slices_that_there_are_not(topology: str) -> None:
-    with pytest.raises(EtpError, match=rf"--topology {topology}: libtpu has no such slice .*v5e:16x16"):
+    with pytest.raises(EtpError, match=rf"--topology {topology}: libtpu has no such devices .*v5e:16x16"):
         quickly(topology, load_recipe("mets"))
 
 

@@ -73,6 +73,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_bytes_of_one_process(tmp_path, monkeypatch, capsys):
     """With a relative source: the workers of a cluster have other working folders."""
     write_archive(tmp_path / "source")
@@ -92,6 +93,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(cluster, tmp_path):
     out, killing = tmp_path / "out", archive(r5=Reader(kills=True))
     with dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine:

@@ -60,6 +60,7 @@ def test_the_encoder_is_trained_further(shards: Path):
     assert line.endswith("after 2 steps")
 
 
+@pytest.mark.slow
 def test_the_encoder_runs_without_jax():
     pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")

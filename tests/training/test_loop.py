@@ -112,6 +112,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
     assert max(line["step"] for line in read_metrics(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_by_option(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +306,7 @@ def test_what_shows_that_nothing_is_learned(scores: dict[str, float], expected: 
     assert expected in warning and bool(warning) == bool(expected)
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_is_shown_once(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

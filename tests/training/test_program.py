@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # its questions about the hardware have no public door
 
-from etp_jax.config import TrainConfig, ViTConfig
+from etp_jax.config import ResNetConfig, TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe, recipe_names
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
@@ -32,13 +32,16 @@ PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
 def lowered(config: TrainConfig, platform: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The text of a recipe's dispatch, lowered for a platform that this machine need not have.
 
-    A pretrained text tower has two layers instead of twelve that lower alike, unless `trainable` names some of them.
+    A residual network has one block a stage, and a pretrained text tower two layers instead of twelve that lower alike,
+    unless `trainable` names some of them.
     """
     monkeypatch.setattr(Parallel, "platform", platform)
     bert = program_module.text_tower(config)
     if config.model.text.trainable == ".*":
         bert = replace(bert, num_hidden_layers=min(2, bert.num_hidden_layers))
     monkeypatch.setattr(program_module, "text_tower", lambda _: bert)
+    if isinstance(config.model.ecg, ResNetConfig):
+        config = change(config, model={"ecg": replace(config.model.ecg, blocks=(1, 1, 1, 1))})
     config = change(config, data={"batch_size": 64}, run={"parallel": "shard_map"})
     built = program(config, SIZES, Parallel("shard_map", jax.devices()[:1]))
     return built.dispatch.trace(*built.args).lower(lowering_platforms=(PLATFORMS[platform],)).as_text()

@@ -65,6 +65,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert learned_lines(run) == learned_lines(other)
 
 
+@pytest.mark.slow
 def test_the_run_is_that_which_compiles_itself(config: TrainConfig, compiled: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "loads", compiled=compiled)
     train(config, tmp_path / "compiles")
