@@ -22,6 +22,8 @@ MOVES = frozenset(("copy", "copy-start", "slice", "slice-start", "transpose"))
 """Operations whose result is a part of their operand, moved."""
 FREE = frozenset(("parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"))
 """Operations that move nothing."""
+ON_CHIP = "S(1)"
+"""Mark of an array in a TPU's on-chip memory, in its layout."""
 SELECTIONS = frozenset(("gather", "dynamic-slice", "slice"))
 """Operations that read no more of an operand than they return."""
 
@@ -199,7 +201,12 @@ def _called(found: dict[str, list[Instruction]], instruction: Instruction) -> li
 
 
 def _is_copy(found: dict[str, list[Instruction]], instruction: Instruction) -> bool:
-    """Whether an instruction only moves data, by itself or as a fusion of nothing else."""
+    """Whether an instruction only moves data, by itself or as a fusion of nothing else.
+
+    An asynchronous move between memory and on-chip memory is none: the operation that reads it would read as much.
+    """
+    if instruction.operation.endswith("-start") and ON_CHIP in instruction.shape:
+        return False
     inside = [inner.operation for inner in _called(found, instruction) if inner.operation not in FREE]
     if instruction.operation in ("fusion", "async-start"):
         return bool(inside) and MOVES.issuperset(inside)

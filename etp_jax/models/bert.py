@@ -209,7 +209,7 @@ class Layers(nn.Module):
             return x_BSH
 
         def stack(*each: jax.Array) -> jax.Array:
-            """Stacks kernels in the compute type, in which they are used: fewer bytes in bfloat16, the same rounding."""
+            """Stacks kernels in the type in which they are used: fewer bytes in bfloat16, the same rounding."""
             return jnp.stack([array.astype(self.dtype) for array in each] if each[0].ndim > 1 else each)
 
         # Parameters are stacked in every step, so they keep their names.

@@ -50,6 +50,7 @@ ENTRY %main.1 (table: s16[1024,1024]) -> f32[256,8] {
   %fusion.2 = s16[1024,1024]{0,1:T(8,128)} fusion(%table), kind=kLoop, calls=%computed
   %slice.1 = s16[512,1024]{0,1:T(8,128)} slice(%fusion.2), slice={[0:512], [0:1024]}
   %copy-start.1 = (s16[1024,1024]{1,0}, s16[1024,1024]{0,1}, u32[]) copy-start(%fusion.2)
+  %copy-start.2 = (s16[1024,1024]{0,1}, s16[1024,1024]{0,1:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%fusion.2)
   %all-reduce.1 = (f32[64]{0}, f32[64]{0}) all-reduce(%slice.1, %slice.1), to_apply=%add
   %async-start.1 = ((bf16[8,128]{1,0}), bf16[64,128]{1,0}, s32[]) async-start(%slice.1), calls=%gathered
   %while.1 = (s32[], f32[256,8]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"512"}}
@@ -59,6 +60,7 @@ ENTRY %main.1 (table: s16[1024,1024]) -> f32[256,8] {
 
 
 def test_a_program() -> None:
+    """A prefetch to on-chip memory, `S(1)`, is no copy."""
     found = summary(TEXT, MIB)
     assert found.cycles == 100 + 512 * 7
     assert found.loops == {512: 1}
