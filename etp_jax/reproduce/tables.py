@@ -25,7 +25,7 @@ from typing import Any
 from etp_jax import __version__
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
-from etp_jax.files import write_text
+from etp_jax.files import begins, has_fields, holds_all, keep_other_kinds, write_text
 from etp_jax.plain import escape, plain_line
 from etp_jax.report import html
 from etp_jax.report.results import metric_name
@@ -54,6 +54,18 @@ class Grid:
     note: str
     heads: list[str]
     rows: list[list[Text]]
+
+
+def check_free(out: Path) -> None:
+    """Raises EtpError if a file of the table would replace one of another kind."""
+    kinds = (
+        has_fields("study", "rows", "comparisons"),
+        begins(",".join(CSV[:3]).encode()),
+        holds_all(b"# ", b"Study ", b"etp-jax "),
+        holds_all(html.GENERATED),
+    )
+    for ending, kind in zip(ENDINGS, kinds, strict=True):
+        keep_other_kinds(out / f"table.{ending}", "the table of a study", kind)
 
 
 def write(figures: dict[str, Any], out: Path) -> list[Path]:

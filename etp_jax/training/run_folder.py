@@ -10,10 +10,12 @@ from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.index import INDEX_FOLDER
 from etp_jax.shards.reader import Shards
+from etp_jax.training import checkpoint, log
 
 CONFIG_FILE = "config.json"
 TEXT_FILE = "text.json"
@@ -25,6 +27,15 @@ def text_cache(shards: Shards, run_dir: Path) -> Path:
     """Returns the folder for what is computed from reports: beside the shards, shared by all runs, or in the run."""
     writable = os.access(shards.folder, os.W_OK)
     return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
+
+
+def check_free(run_dir: Path) -> None:
+    """Raises EtpError if a run would replace files of a folder that is no run folder, such as that of a text tower."""
+    if any((run_dir / name).exists() for name in (checkpoint.FOLDER, log.FILE)):
+        return
+    for name in (CONFIG_FILE, TEXT_FILE, TOKENIZER_FILE, SHARDS_FILE):
+        if (run_dir / name).exists():
+            raise EtpError(f"{run_dir}: holds {name}, but is not the folder of a run; name another --workdir")
 
 
 def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: TextTower) -> None:
