@@ -32,6 +32,7 @@ from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
 from etp_jax.models.tokens import tokenize
 from etp_jax.npz import read_npz
+from etp_jax.plain import plain_line
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.training import build, checkpoint, run_folder
@@ -245,7 +246,7 @@ class Encoder:
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
         except OSError as error:  # the result is valid without the cache
-            print(f"etp: the result was not cached: {error}", file=sys.stderr)
+            print(plain_line(f"etp: the result was not cached: {error}"), file=sys.stderr)
         return arrays
 
     def check_signals(self, shards: Shards) -> None:

@@ -126,7 +126,7 @@ def _rests_on(prediction: Prediction) -> str:
     )
     for finding, occlusion in prediction.explained:
         falls = {**occlusion.by_lead, **{f"{s}–{s + 1} s": fall for s, fall in enumerate(occlusion.by_second)}}
-        rows = [[name, f"{fall:+.3f}"] for name, fall in falls.items()]
+        rows = [[escape(name), f"{fall:+.3f}"] for name, fall in falls.items()]
         caption = (
             f"Fall of the score, {finding.score:.3f}; at most {occlusion.by_chance:+.3f} without random stretches."
         )

@@ -26,7 +26,7 @@ from etp_jax import __version__
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
 from etp_jax.files import begins, has_fields, holds_all, keep_other_kinds, write_text
-from etp_jax.plain import escape, plain_line
+from etp_jax.plain import escape, markdown_cell, plain
 from etp_jax.report import html
 from etp_jax.report.results import metric_name
 
@@ -257,13 +257,13 @@ def _about(figures: dict[str, Any]) -> str:
 
 def _markdown(figures: dict[str, Any], grids: Sequence[Grid]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(plain_line(cell).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown_cell(cell) for cell in cells) + " |"
 
     parts = [f"# {figures['title']}", _about(figures)]
     for grid in grids:
         rows = [line([" ".join(filter(None, cell)) for cell in row]) for row in grid.rows]
         parts += [f"## {grid.title}", grid.note, "\n".join([line(grid.heads), "|---" * len(grid.heads) + "|", *rows])]
-    return "\n\n".join(parts) + "\n"
+    return plain("\n\n".join(parts)) + "\n"
 
 
 def _html(figures: dict[str, Any], grids: Sequence[Grid]) -> str:
