@@ -21,7 +21,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax import __version__
-from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.errors import EtpError
@@ -82,7 +81,7 @@ class Encoder:
           EtpError: the folder has no such checkpoint, or its files were not written by `etp train`; or `text_tower` is
             given for a run that trained its text tower.
         """
-        config = config_module.load(run_dir / run_folder.CONFIG_FILE)
+        config = run_folder.load_config(run_dir)
         if (run_dir / ENCODER_FILE).exists():
             if which != "best":
                 raise EtpError(f"{run_dir}: an exported encoder has a single checkpoint; omit --checkpoint")

@@ -55,7 +55,7 @@ def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: 
       EtpError: `run` is not a run folder or is an exported encoder; `shards` is not a shard folder; a file in one of
         them is damaged; the encoder cannot read the shards; or the run was trained on others, without `other_shards`.
     """
-    config = config_module.load(run / run_folder.CONFIG_FILE)
+    config = run_folder.load_config(run)
     if (run / ENCODER_FILE).exists():
         raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
     path = run / FILE

@@ -25,7 +25,7 @@ from typing import Any
 from etp_jax import __version__
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
-from etp_jax.files import begins, has_fields, holds_all, keep_other_kinds, write_text
+from etp_jax.files import has_fields, holds_all, keep_other_kinds, write_text
 from etp_jax.plain import escape, markdown_cell, plain
 from etp_jax.report import html
 from etp_jax.report.results import metric_name
@@ -60,7 +60,7 @@ def check_free(out: Path) -> None:
     """Raises EtpError if a file of the table would replace one of another kind."""
     kinds = (
         has_fields("study", "rows", "comparisons"),
-        begins(",".join(CSV[:3]).encode()),
+        holds_all(b"run,", b"encoder,", b",metric,"),
         holds_all(b"# ", b"Study ", b"etp-jax "),
         holds_all(html.GENERATED),
     )

@@ -168,7 +168,8 @@ class ProcessWatch:
     def _leave(self, reason: str, status: int) -> None:
         if self._me == 0:
             time.sleep(LINGER_S)  # the store ends with this process, and the others must read it first
-        below_progress = "\n" if self._me == 0 else ""
-        print(f"{below_progress}{plain_line(f'etp: {reason}')}", file=sys.stderr, flush=True)
+        if self._me == 0:
+            print(file=sys.stderr)  # below the progress bar
+        print(plain_line(f"etp: {reason}"), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)
