@@ -18,11 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, reason_of
 from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
 from etp_jax.data_prep.reports import clean_report, coverage, split_english
 from etp_jax.ecg import prepare
-from etp_jax.errors import EtpError, one_line
+from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import BuildSummary, claim, finish, finished, is_noted, read_note, write_note
@@ -176,11 +176,9 @@ def _write(archive: Archive, out: Path, task: _Task) -> dict[str, Any]:
                 if study.record_id in killed:
                     raise EtpError(REASON)
                 yield _record(archive, study, seen)
-            except EtpError as error:
-                rejects.append(Reject(study.record_id, study.split, str(error)))
+            # Too little memory for one signal is a fault of its file, unlike that for a row of a table.
             except Exception as error:  # noqa: BLE001 - one bad record never ends a build
-                reason = f"unreadable record: {type(error).__name__}: {one_line(error)}"
-                rejects.append(Reject(study.record_id, study.split, reason))
+                rejects.append(Reject(study.record_id, study.split, reason_of(error)))
 
     killed = killed_records(out)
     with marking(out, task.file) as mark:
