@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, reason_of
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, check_patients, kind_of, reason_of
 from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
 from etp_jax.data_prep.reports import clean_report, coverage, split_english
 from etp_jax.ecg import prepare
@@ -117,6 +117,7 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "thresholds": prepare.THRESHOLDS,
         "translation": {"version": TRANSLATION, "glossary_sha256": hashlib.sha256(glossary).hexdigest()},
         "source": archive.source,
+        **({"pseudonyms": dict(archive.pseudonyms)} if archive.pseudonyms else {}),
     }
 
 
@@ -136,10 +137,7 @@ def without_repeats(archive: Archive) -> Archive:
 
 def _plan(archive: Archive) -> list[_Task]:
     """Divides every split into shards of about equal size."""
-    split_of: dict[str, str] = {}
-    for study in archive.studies:
-        if split_of.setdefault(study.patient_id, study.split) != study.split:
-            raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
+    check_patients(archive)
     tasks = []
     for split in SPLITS:
         studies = [study for study in archive.studies if study.split == split]
@@ -178,7 +176,9 @@ def _write(archive: Archive, out: Path, task: _Task) -> dict[str, Any]:
                 yield _record(archive, study, seen)
             # Too little memory for one signal is a fault of its file, unlike that for a row of a table.
             except Exception as error:  # noqa: BLE001 - one bad record never ends a build
-                rejects.append(Reject(study.record_id, study.split, reason_of(error)))
+                reason = reason_of(error)
+                # Details may name a file or quote a cell, and with them the id that the pseudonym replaces.
+                rejects.append(Reject(study.record_id, study.split, kind_of(reason) if archive.pseudonyms else reason))
 
     killed = killed_records(out)
     with marking(out, task.file) as mark:

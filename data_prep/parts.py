@@ -185,6 +185,9 @@ def _in_order(parts: dict[Path, dict[str, Any]]) -> list[Path]:
     places: dict[int, Path] = {}
     for folder, content in parts.items():
         part = parse_part(content["part"])
+        salts = [each["head"]["preparation"].get("pseudonyms") for each in (content, parts[first])]
+        if salts[0] != salts[1]:
+            raise EtpError(f"{folder}: has pseudonyms of another salt than {first}; use one for all parts")
         if any(content[key] != parts[first][key] for key in ("head", "shards")):
             raise EtpError(f"{folder}: is a part of another build than {first}: another source or preparation")
         if part.of != of:

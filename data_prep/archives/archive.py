@@ -116,6 +116,11 @@ def reason_of(error: Exception) -> str:
     )
 
 
+def kind_of(reason: str) -> str:
+    """Returns the reason of a reject without its details."""
+    return reason.split(":")[0]
+
+
 @dataclass(frozen=True)
 class Archive:
     """All studies of an archive, and the settings they share."""
@@ -139,3 +144,13 @@ class Archive:
     """Filters that are applied to every signal."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Number of rows by what was assumed about the archive's tables, such as `age not understood`."""
+    pseudonyms: Mapping[str, str] = field(default_factory=dict)
+    """Description of how ids were replaced, recorded in `build.json`; empty if the ids are those of the archive."""
+
+
+def check_patients(archive: Archive) -> None:
+    """Raises EtpError if a patient is in two splits."""
+    split_of: dict[str, str] = {}
+    for study in archive.studies:
+        if split_of.setdefault(study.patient_id, study.split) != study.split:
+            raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
