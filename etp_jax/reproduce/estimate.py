@@ -52,6 +52,10 @@ class Benchmark:
     """FLOPs per second of all devices."""
 
 
+BENCH_TYPES = {"recipe": str, "device": str, "rows": [{str: object}]}
+"""Types of the fields of `bench.json` that are read."""
+
+
 def read_benchmark(out: Path) -> Benchmark | None:
     """Reads `bench.json` of the study's folder; None if there is no such file.
 
@@ -62,7 +66,7 @@ def read_benchmark(out: Path) -> Benchmark | None:
     if not file.exists():
         return None
     advice = f"measure again with {bench_command(out)}"
-    report, here = read_json(file, advice), jax.devices()[0].device_kind
+    report, here = read_json(file, advice, BENCH_TYPES), jax.devices()[0].device_kind
     try:
         steps = [row for row in report["rows"] if row.get("what") == "train step" and row["framework"] == "etp-jax"]
         steps = [row for row in steps if row["devices"] == jax.device_count()]

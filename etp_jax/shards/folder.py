@@ -14,6 +14,7 @@ from typing import Any
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, write_text
+from etp_jax.json_text import check_types
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
 from etp_jax.shards.writer import write_metadata
@@ -28,6 +29,11 @@ NOTE_TYPES = {
     **{"verdicts": {str: int}, "leads?": {str: int}, "notes?": {str: int}},
 }
 """Types of the fields of a note on a shard."""
+FINISHED_TYPES = {
+    **{"preparation": {str: object}, "rejects": {str: int}, "verdicts": {str: int}},
+    "translation?": {str: {"tokens": int, "token_share": float, "reports": int, "report_share": float}},
+}
+"""Types of the fields of `build.json` that a finished folder has for its summary."""
 SHOWN = 20
 """Number of notes that the summary of a build prints; `build.json` holds all."""
 SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
@@ -57,7 +63,7 @@ class BuildSummary:
         lines += [
             f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
-            for where, share in self.build["translation"].items()
+            for where, share in self.build.get("translation", {}).items()
         ]
         return "\n".join([*lines, *self.ending()])
 
@@ -92,10 +98,15 @@ def _by_lead(verdict: str, by_verdict: dict[str, dict[str, int]]) -> str:
 
 
 def finished(out: Path, recipe: dict[str, Any]) -> bool:
-    """Whether `out` is the finished result of this build; raises EtpError if it is the result of another one."""
+    """Whether `out` is the finished result of this build; raises EtpError if it is that of another one, or damaged."""
     if not (out / BUILD_FILE).exists():
         return False
-    if current_form(Shards(out).build["preparation"]) != current_form(recipe):
+    build = Shards(out).build
+    try:
+        check_types(build, FINISHED_TYPES)
+    except ValueError as error:
+        raise EtpError(f"{out / BUILD_FILE}: damaged ({error}); delete the folder and prepare it again") from None
+    if current_form(build["preparation"]) != current_form(recipe):
         raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
     shutil.rmtree(out / NOTES, ignore_errors=True)  # still present if the build was killed at its very end
     return True
