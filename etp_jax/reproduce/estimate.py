@@ -52,10 +52,6 @@ class Benchmark:
     """FLOPs per second of all devices."""
 
 
-BENCH_TYPES = {"recipe": str, "device": str, "rows": [{str: object}]}
-"""Types of the fields of `bench.json` that are read."""
-
-
 def read_benchmark(out: Path) -> Benchmark | None:
     """Reads `bench.json` of the study's folder; None if there is no such file.
 
@@ -66,7 +62,7 @@ def read_benchmark(out: Path) -> Benchmark | None:
     if not file.exists():
         return None
     advice = f"measure again with {bench_command(out)}"
-    report, here = read_json(file, advice, BENCH_TYPES), jax.devices()[0].device_kind
+    report, here = read_json(file, advice), jax.devices()[0].device_kind
     try:
         steps = [row for row in report["rows"] if row.get("what") == "train step" and row["framework"] == "etp-jax"]
         steps = [row for row in steps if row["devices"] == jax.device_count()]
@@ -74,7 +70,7 @@ def read_benchmark(out: Path) -> Benchmark | None:
         if report["device"] != here or not rates:
             raise EtpError(f"{file}: not measured on {jax.device_count()} x {here}; {advice}")
         return Benchmark(file, str(report["recipe"]), max(rates))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise EtpError(f"{file}: not the JSON of `etp bench` ({error!r}); {advice}") from None
 
 
