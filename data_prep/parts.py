@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,7 +21,17 @@ from etp_jax.files import disk_errors, whole_file, write_text
 from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
 from etp_jax.progress import Bar
-from etp_jax.shards.folder import NOTE_TYPES, NOTES, BuildSummary, claim, current_form, finish, finished
+from etp_jax.shards.folder import (
+    NOTE_TYPES,
+    NOTES,
+    BuildSummary,
+    claim,
+    counted,
+    counted_lines,
+    current_form,
+    finish,
+    finished,
+)
 from etp_jax.shards.reader import BUILD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
 
@@ -68,15 +79,25 @@ class PartSummary:
 
     def __str__(self) -> str:
         """Returns the summary that `etp prep ... --part` prints."""
-        notes = self.content["notes"]
+        notes, head = self.content["notes"], self.content["head"]
         records, rejects = sum(note["shard"]["records"] for note in notes), sum(len(note["rejects"]) for note in notes)
         lines = [
             f"part {self.content['part']}: {len(notes)} of {len(self.content['shards'])} shards; "
             f"records: {records}, rejected: {rejects}",
+            *counted_lines(counted({**head, "rejects": [], "notes": {}}, notes), self.folder / PART_FILE),
+            *self._of_the_tables(),
             f"time: {self.seconds:.1f} s" if self.seconds else "time: none, the part was finished already",
             f"part: {self.folder}; when all parts are finished: etp shards merge --parts ... --out SHARDS",
         ]
         return "\n".join(lines)
+
+    def _of_the_tables(self) -> list[str]:
+        """Returns lines on what the archive's tables gave, the same for all parts; a merge counts it once."""
+        head = self.content["head"]
+        reasons = Counter(reject["reason"].split(":")[0] for reject in head["rejects"])
+        counts = [*sorted(reasons.items()), *head.get("notes", {}).items()]
+        title = f"of the archive's tables, for all parts: rejected: {sum(reasons.values())}"
+        return [title, *(f"  {what}: {count}" for what, count in counts)] if counts else []
 
 
 def finished_part(out: Path, recipe: dict[str, Any], part: Part) -> dict[str, Any] | None:
@@ -164,6 +185,9 @@ def _in_order(parts: dict[Path, dict[str, Any]]) -> list[Path]:
     places: dict[int, Path] = {}
     for folder, content in parts.items():
         part = parse_part(content["part"])
+        salts = [each["head"]["preparation"].get("pseudonyms") for each in (content, parts[first])]
+        if salts[0] != salts[1]:
+            raise EtpError(f"{folder}: has pseudonyms of another salt than {first}; use one for all parts")
         if any(content[key] != parts[first][key] for key in ("head", "shards")):
             raise EtpError(f"{folder}: is a part of another build than {first}: another source or preparation")
         if part.of != of:

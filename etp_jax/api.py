@@ -26,6 +26,7 @@ from etp_jax.encoder.export import export
 from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, FILES, SHIPPED, copy_encoder, run_folder
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import EcgEncoder
+from etp_jax.plain import plain_line
 
 Signals = Signal | Sequence[Signal]
 """One ECG [time, leads], a batch [n, time, leads], or a list of ECGs that may differ in length."""
@@ -312,7 +313,7 @@ def _warn(recordings: Sequence[Recording], prepared: Sequence[Prepared], stackle
     if lines:
         many = len(prepared) > 1
         words = [f"{line} ({count} of {len(prepared)} ECGs)" if many else line for line, count in lines.items()]
-        warnings.warn("; ".join(words), UserWarning, stacklevel=stacklevel)
+        warnings.warn(plain_line("; ".join(words)), UserWarning, stacklevel=stacklevel)
 
 
 def load(

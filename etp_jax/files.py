@@ -73,8 +73,10 @@ def keep_other_kinds(path: Path, what: str, holds: Callable[[bytes], bool]) -> N
       holds: whether a file of this content is of the kind.
 
     Raises:
-      EtpError: the file is of another kind.
+      EtpError: the file is of another kind, or a folder has this name.
     """
+    if path.is_dir():
+        raise EtpError(f"{path}: is a folder; name a file for {what}")
     if path.is_file() and (content := path.read_bytes()) and not holds(content):
         raise EtpError(f"{path}: holds something other than {what}; choose another file, or delete it first")
 
@@ -99,6 +101,11 @@ def begins(start: bytes) -> Callable[[bytes], bool]:
 
 ZIP = b"PK"
 """First bytes of a zip file, as which numpy writes `.npz`."""
+
+
+def holds_all(*parts: bytes) -> Callable[[bytes], bool]:
+    """Returns a function that tells whether a file's content contains all of these bytes."""
+    return lambda content: all(part in content for part in parts)
 
 
 def sha256(path: Path) -> str:

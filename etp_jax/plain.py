@@ -19,6 +19,11 @@ def plain_line(text: str) -> str:
     return plain(re.sub(r"[\r\n]+", " ", text))
 
 
+def markdown_cell(text: str) -> str:
+    """Returns the text as a cell of a Markdown table, on one line and without tags."""
+    return plain_line(text).replace("|", "\\|").replace("<", "&lt;")
+
+
 def escape(text: str) -> str:
     """Returns the text as HTML, made safe by `plain`."""
     return html.escape(plain(text))

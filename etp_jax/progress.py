@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from etp_jax.plain import plain, plain_line
+
 EVERY_S = 30
 """Seconds between two lines of a log; work that ends sooner prints no line."""
 LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} gone, {remaining} left, {rate_fmt}{postfix}"
@@ -42,13 +44,17 @@ class Bar(tqdm):
             print(self, file=sys.stderr, flush=True)
         return False
 
+    def __str__(self) -> str:
+        """Returns the bar or line as text; its description may hold names from files."""
+        return plain_line(super().__str__())
+
     @classmethod
     def write(cls, s: str, file: Any = None, end: str = "\n", nolock: bool = False) -> None:
-        """Prints a message without breaking the bar, or between two lines."""
+        """Prints a message, made safe by `plain`, without breaking the bar, or between two lines."""
         if sys.stderr.isatty():
-            super().write(s, file, end, nolock)
+            super().write(plain(s), file, end, nolock)
         else:
-            print(s, file=file, end=end, flush=True)
+            print(plain(s), file=file, end=end, flush=True)
 
     def close(self) -> None:
         """Prints a last line if an earlier one was printed and progress was made since."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import struct
 import tracemalloc
@@ -11,8 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from etp_jax.ecg.leads import LEADS, Highlight
 from etp_jax.npz import read_npz
-from etp_jax.plain import escape, plain, plain_line
+from etp_jax.plain import escape, markdown_cell, plain, plain_line
+from etp_jax.report.ecg_paper import lay_out
+from etp_jax.report.ecg_png import write_png
+from etp_jax.training import distributed
 
 
 def test_control_and_bidirectional_characters_become_codes() -> None:
@@ -20,6 +25,38 @@ def test_control_and_bidirectional_characters_become_codes() -> None:
     assert plain("Größe 3 µV – ♥\tand\nmore") == "Größe 3 µV – ♥\tand\nmore"
     assert plain_line("one\r\ntwo") == "one two"
     assert escape("<b>\u202e") == r"&lt;b&gt;\u202e"
+    assert markdown_cell("a|b\n<b>\x1b") == r"a\|b &lt;b>\u001b"
+
+
+def test_whatever_is_printed_is_made_plain() -> None:
+    """Every `print` of the package shows plain text, or constants; the answers of child processes are JSON."""
+    allowed = {"progress.py": "self", "signals.py": "signal", "plan_compile.py": "json.dumps"}
+    root = Path(__file__).parents[1]
+    for path in [*root.glob("etp_jax/**/*.py"), *root.glob("data_prep/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
+                shown = ast.unparse(node.args[0])
+                assert shown.startswith("plain") or allowed.get(path.name, "print()") in shown, f"{path}: {shown}"
+
+
+def test_the_caption_of_a_picture_is_plain(tmp_path: Path) -> None:
+    ecg, leads = np.zeros((100, 12), np.int16), ("I\x1b[2J$\\frac", *LEADS[1:])
+    for name, caption, shown in (
+        ("a", "rec\u202e\x1b[2J $\\frac", leads),
+        ("b", r"rec\u202e\u001b[2J $\frac", tuple(map(plain, leads))),
+    ):
+        write_png(tmp_path / name, lay_out(ecg, np.ones(12, bool), shown, 100), caption, Highlight())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_reason_of_another_process_is_plain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distributed.os, "_exit", lambda status: None)
+    watch = distributed.ProcessWatch()
+    watch._me = 1
+    watch._leave("process 0 of 2: rec\x1b[2J\u202e: bad\nline", 3)
+    assert capsys.readouterr().err == "etp: process 0 of 2: rec\\u001b[2J\\u202e: bad line\n"
 
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:

@@ -53,6 +53,20 @@ def test_a_terminal_gets_a_bar_that_is_drawn_again(monkeypatch: pytest.MonkeyPat
     assert text.count("\r") > 9 and "100%|" in text and "loss 9" in text
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_from_files_do_not_control_the_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    screen = Screen(terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(progress, "EVERY_S", 0)
+    with progress.Bar(total=1, desc="prep \x1b[2J\u202e", unit="record", mininterval=0) as bar:
+        bar.write("rec\x1b[2J\u202e: bad", file=screen)
+        bar.set_postfix_str("\x9b")
+        bar.update()
+    text = screen.getvalue()
+    assert r"rec\u001b[2J\u202e: bad" in text and r"prep \u001b[2J\u202e: " in text and r"\u009b" in text
+    assert not set(text) & set("\u202e\x9b") and "\x1b[2J" not in text
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_quiet(quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(progress, "EVERY_S", 0)

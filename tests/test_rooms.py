@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "etp_jax"
 FLOORS = (
-    ("errors", "progress", "metrics", "plain", "json_text", "npz"),
-    ("paths",),
+    ("errors", "metrics", "plain", "json_text", "npz"),
+    ("paths", "progress"),
     ("old_options", "files", "ecg"),
     ("config",),
     ("losses", "shards", "configs"),

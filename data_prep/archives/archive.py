@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from etp_jax.ecg.leads import Filters, Recording
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.shards.record import patient_hash
 
 HASHED_SPLITS = "by SHA-256 of the patient id: 80 % train, 10 % validation, 10 % test"
@@ -89,6 +90,37 @@ class Reject:
     """Reason, as `kind: detail`."""
 
 
+@contextmanager
+def rejecting(rejects: list[Reject], record_id: str, split: str = "") -> Iterator[None]:
+    """Turns whatever goes wrong with one row or record into a reject that names it; the next one follows.
+
+    Interrupts and too little memory are no faults of a record, and pass.
+
+    Args:
+      rejects: list that gets the reject.
+      record_id: name of the row's record.
+      split: split of the record, if it is known.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one bad row never ends a build
+        rejects.append(Reject(record_id, split, reason_of(error)))
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the reason of a reject, as `kind: detail`."""
+    return (
+        str(error) if isinstance(error, EtpError) else f"unreadable record: {type(error).__name__}: {one_line(error)}"
+    )
+
+
+def kind_of(reason: str) -> str:
+    """Returns the reason of a reject without its details."""
+    return reason.split(":")[0]
+
+
 @dataclass(frozen=True)
 class Archive:
     """All studies of an archive, and the settings they share."""
@@ -112,3 +144,13 @@ class Archive:
     """Filters that are applied to every signal."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Number of rows by what was assumed about the archive's tables, such as `age not understood`."""
+    pseudonyms: Mapping[str, str] = field(default_factory=dict)
+    """Description of how ids were replaced, recorded in `build.json`; empty if the ids are those of the archive."""
+
+
+def check_patients(archive: Archive) -> None:
+    """Raises EtpError if a patient is in two splits."""
+    split_of: dict[str, str] = {}
+    for study in archive.studies:
+        if split_of.setdefault(study.patient_id, study.split) != study.split:
+            raise EtpError(f"{archive.name}: patient {study.patient_id} is in two splits; fix the source's table")

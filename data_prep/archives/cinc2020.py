@@ -22,6 +22,7 @@ from etp_jax.data_prep.archives.archive import (
     Reject,
     check_length,
     hashed_split,
+    rejecting,
     sizes_sha,
 )
 from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, OLDEST, read_folds
@@ -112,14 +113,12 @@ def open_archive(
         if not ptbxl_database.is_file():
             raise EtpError(f"{ptbxl_database}: no such file; --ptbxl-database names PTB-XL's ptbxl_database.csv")
         folds, identity["ptbxl_database.csv"] = read_folds(ptbxl_database)
-    studies = []
+    studies: list[ArchiveRecord] = []
     for record in records:
-        split = ""
-        try:
+        with rejecting(rejects, record.name):
             patient, split = _patient_and_split(record, folds)
-            studies.append(_study(record, patient, split))
-        except EtpError as error:
-            rejects.append(Reject(record.name, split, str(error)))
+            with rejecting(rejects, record.name, split):
+                studies.append(_study(record, patient, split))
     return Archive(
         name="cinc2020",
         fs=rate,

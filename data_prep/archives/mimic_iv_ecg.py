@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from etp_jax.data_prep.archives.archive import HASHED_SPLITS, Archive, ArchiveRecord, Reject, hashed_split, sizes_sha
+from etp_jax.data_prep.archives.archive import (
+    HASHED_SPLITS,
+    Archive,
+    ArchiveRecord,
+    Reject,
+    hashed_split,
+    rejecting,
+    sizes_sha,
+)
 from etp_jax.data_prep.archives.csv_table import read_rows
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
@@ -100,30 +108,28 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
     reports = _read_reports(source / MEASUREMENTS)
     counts = Counter(study for study, _, _ in rows)
     patients: dict[str, tuple[str, str]] = {}
-    studies, rejects = [], []
+    studies: list[ArchiveRecord] = []
+    rejects: list[Reject] = []
     for study, subject, path in rows:
         if subject not in patients:
             patients[subject] = subject, hashed_split(subject) if subject.isdecimal() else ""
         patient, split = patients[subject]  # all studies of a patient share one string
-        try:
+        with rejecting(rejects, study, split):
             report = _usable_report(study, patient, counts[study], reports)
-        except EtpError as error:
-            rejects.append(Reject(study, split, str(error)))
-            continue
-        studies.append(
-            ArchiveRecord(
-                record_id=study,
-                patient_id=patient,
-                split=split,
-                read=_Signal(source, path),
-                report=report.original,
-                labels=(),
-                likelihoods=(),
-                age=math.nan,
-                sex="",
-                statements=report.statements,
+            studies.append(
+                ArchiveRecord(
+                    record_id=study,
+                    patient_id=patient,
+                    split=split,
+                    read=_Signal(source, path),
+                    report=report.original,
+                    labels=(),
+                    likelihoods=(),
+                    age=math.nan,
+                    sex="",
+                    statements=report.statements,
+                )
             )
-        )
     return Archive(
         name="mimic_iv_ecg",
         fs=rate,

@@ -23,6 +23,7 @@ from etp_jax.data_prep.archives.archive import (
     Reject,
     check_length,
     hashed_split,
+    rejecting,
     sizes_sha,
 )
 from etp_jax.ecg.channels import unreadable
@@ -83,17 +84,15 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
     if not paths:
         raise EtpError(f"{source}: holds no WFDB header (*.hea); --source must name a folder of the MIT-BIH records")
     studies: list[ArchiveRecord] = []
-    rejects = []
+    rejects: list[Reject] = []
     digest = hashlib.sha256()
     for path in paths:
         patient = SAME_PATIENT.get(path.name, path.name)
-        try:
-            studies += _windows(path, patient, seconds)
-        except EtpError as error:
-            rejects.append(Reject(path.name, hashed_split(patient), str(error)))
-            continue
-        for suffix in (".hea", ".atr"):
-            digest.update(find(path.with_suffix(suffix)).read_bytes())
+        with rejecting(rejects, path.name, hashed_split(patient)):
+            windows = _windows(path, patient, seconds)
+            for suffix in (".hea", ".atr"):
+                digest.update(find(path.with_suffix(suffix)).read_bytes())
+            studies += windows
     return Archive(
         name="mitdb",
         fs=rate,

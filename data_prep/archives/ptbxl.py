@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, sizes_sha
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, rejecting, sizes_sha
 from etp_jax.data_prep.archives.csv_table import read_table
 from etp_jax.ecg.leads import LEADS, Recording, lead_of
 from etp_jax.ecg.wfdb import read_wfdb
@@ -52,13 +52,12 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     database, database_sha = read_table(source / "ptbxl_database.csv", (*COLUMNS, FILE_COLUMNS[rate]))
     statements, statements_sha = read_table(source / "scp_statements.csv", ("Unnamed: 0",))
     codes = frozenset(statements["Unnamed: 0"])
-    studies, rejects = [], []
+    studies: list[ArchiveRecord] = []
+    rejects: list[Reject] = []
     for row in database.to_dict("records"):
-        try:
+        with rejecting(rejects, row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), "")):
             path = inside(source, row[FILE_COLUMNS[rate]])
             studies.append(_study(row, codes, path, rate))
-        except EtpError as error:
-            rejects.append(Reject(row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), ""), str(error)))
     ages = database["age"].map(_number)
     impossible = int(np.count_nonzero(ages.notna() & (ages != AGE_ABOVE_89) & ~ages.between(0, OLDEST)))
     return Archive(

@@ -17,6 +17,7 @@ from etp_jax.data_prep.archives.archive import (
     Reject,
     check_length,
     hashed_split,
+    rejecting,
     sizes_sha,
 )
 from etp_jax.data_prep.archives.cells import age_of, flag_of, is_empty, labels_of, patient_of, report_of, sex_of
@@ -68,14 +69,13 @@ def open_archive(
     notes = Counter(dict.fromkeys(assumed, len(rows)))
     folder = csv.parent if root is None else root
     known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
-    studies, rejects = [], []
+    studies: list[ArchiveRecord] = []
+    rejects: list[Reject] = []
     for row in rows:
-        try:
+        with rejecting(rejects, _record_id(row, columns)):
             study, found = _study(row, columns, known, translate, folder, layout)
             studies.append(study)
             notes.update(found)
-        except EtpError as error:
-            rejects.append(Reject(_record_id(row, columns), "", str(error)))
     return Archive(
         name=name,
         fs=rate,
@@ -118,7 +118,7 @@ def _known_labels(cells: Iterable[str]) -> frozenset[str]:
     """Returns all labels of a column, also those of rows that will be rejected."""
     known: set[str] = set()
     for cell in set(cells):
-        with suppress(EtpError):
+        with suppress(Exception):  # its row will be rejected
             known |= labels_of(cell).keys()
     return frozenset(known)
 

@@ -21,6 +21,7 @@ from etp_jax.data_prep.synthetic import heart
 from etp_jax.data_prep.synthetic.phrases import TAIL, write_report
 from etp_jax.data_prep.synthetic.scp import STATEMENTS
 from etp_jax.errors import EtpError
+from etp_jax.plain import plain
 from etp_jax.progress import Bar
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -317,4 +318,4 @@ def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bo
 def ensure_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> None:
     """Calls `write_archive` and prints one line on the result."""
     done = "written" if write_archive(out, records, seed, rate) else "there already"
-    print(f"{out}: {records} synthetic 12-lead records at {rate} Hz (seed {seed}), in PTB-XL's layout, {done}")
+    print(plain(f"{out}: {records} synthetic 12-lead records at {rate} Hz (seed {seed}), in PTB-XL's layout, {done}"))

@@ -42,7 +42,7 @@ from etp_jax.bench.plan_options import PlanOptions
 from etp_jax.bench.run import FORMAT
 from etp_jax.config import TrainConfig, to_dict
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import has_fields, keep_other_kinds, write_text
 from etp_jax.losses.pairs import check_loss
 from etp_jax.training import saved_step
 from etp_jax.training.program import Sizes
@@ -124,7 +124,10 @@ def make_plan(options: PlanOptions, progress: Callable[[str], None] = lambda _: 
     for path in filter(None, (options.save, options.json)):
         if not path.absolute().parent.is_dir():
             raise EtpError(f"{path}: the folder {path.parent} does not exist")
+    if options.json is not None:
+        keep_other_kinds(options.json, "a plan", has_fields("format", "rows", "plan"))
     if options.save is not None:
+        keep_other_kinds(options.save, "a compiled step", saved_step.is_saved_step)
         saved_step.check_options(config)
         if options.quick:
             raise EtpError("--save with --quick would save a step that is not optimised; use one of them")

@@ -39,7 +39,7 @@ from etp_jax.bench.peaks import Peak, against_peak, peak
 from etp_jax.bench.reader import read
 from etp_jax.bench.steps import TOKENS, Contender, made_up, ours
 from etp_jax.errors import EtpError
-from etp_jax.files import has_fields, keep_other_kinds, write_text
+from etp_jax.files import begins, has_fields, keep_other_kinds, write_text
 from etp_jax.losses.pairs import check_loss
 from etp_jax.shards.reader import Shards
 from etp_jax.training import build
@@ -122,6 +122,10 @@ def _check(options: BenchOptions) -> None:
         Shards(options.config.data.shards)
     if options.json is not None:
         keep_other_kinds(options.json, "a benchmark", has_fields("format", "rows"))
+    if options.plot is not None:
+        keep_other_kinds(options.plot, "a plot", begins(b"<svg"))
+    if options.trace is not None and options.trace.is_file():
+        raise EtpError(f"{options.trace}: is a file; name a folder for the profile")
     for path in filter(None, (options.json, options.plot)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

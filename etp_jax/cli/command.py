@@ -33,7 +33,7 @@ class Command:
 
 def show(text: object, file: TextIO | None = None) -> None:
     """Prints a result; characters from files that would control the terminal are shown as codes."""
-    print(plain(str(text)), file=file)
+    print(plain(str(text)), file=file, flush=True)
 
 
 def check_positive(**options: float) -> None:

@@ -23,12 +23,10 @@ def brief(argv: list[str]) -> str:
 
 def plan(options: PlanOptions) -> None:
     """Runs `etp plan`."""
-    from functools import partial
-
     from etp_jax.bench.plan import make_plan
     from etp_jax.bench.plan_table import table
 
-    made = make_plan(options, progress=partial(print, flush=True))
+    made = make_plan(options, progress=show)
     show(table(made))
     if options.json is not None:
         made.save(options.json)

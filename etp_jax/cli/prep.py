@@ -32,14 +32,20 @@ class Prep:
     must be on storage that all workers share. Needs the extra `dask`."""
     part: str = "1/1"
     """i/n: write only part i of n, on one of n machines. `etp shards merge` joins the parts."""
+    pseudonymise: Path | None = None
+    """File with a secret salt, as made by `openssl rand -hex 32 > salt`. Ids of patients and records are replaced by
+    keyed hashes; splits remain as they are. Reports are not changed."""
     filters: Annotated[Filters, tyro.conf.arg(name="")] = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
         """Checks the options before the archive is opened, which may take a minute."""
         from etp_jax.data_prep.parts import WHOLE, parse_part
+        from etp_jax.data_prep.pseudonyms import Salt
         from etp_jax.shards.dask_engine import LOCAL, check_scheduler
 
         part = parse_part(self.part)
+        if self.pseudonymise is not None:
+            Salt.read(self.pseudonymise)
         if self.workers is not None and self.workers < 1:
             raise EtpError(f"--workers {self.workers}: must be at least 1")
         if self.dask and part != WHOLE:
@@ -201,14 +207,21 @@ def _build(args: Prep, open_archive: Callable[..., Archive], source: Path, *opti
     if args.dask:  # its workers have other working folders
         source, out = source.absolute(), args.out.absolute()
         with dask_engine(args.dask, workers, source) as engine:
-            archive = replace(open_archive(source, *options), filters=args.filters)
-            show(build(archive, out, engine))
+            show(build(_opened(args, open_archive, source, *options), out, engine))
         return
-    archive = replace(open_archive(source, *options), filters=args.filters)
+    archive = _opened(args, open_archive, source, *options)
     if part == WHOLE:
         show(build(archive, args.out, Processes(workers)))
     else:
         show(build_part(archive, args.out, part, Processes(workers)))
+
+
+def _opened(args: Prep, open_archive: Callable[..., Archive], source: Path, *options: Any) -> Archive:
+    """Opens the archive, with the filters and pseudonyms of the options."""
+    from etp_jax.data_prep.pseudonyms import Salt, pseudonymise
+
+    archive = replace(open_archive(source, *options), filters=args.filters)
+    return archive if args.pseudonymise is None else pseudonymise(archive, Salt.read(args.pseudonymise))
 
 
 COMMANDS = {

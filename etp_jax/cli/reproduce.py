@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import tyro
 
-from etp_jax.cli.command import Command
+from etp_jax.cli.command import Command, show
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def reproduce(args: Reproduce) -> None:
     """Runs `etp reproduce`; raises EtpError when a run or an evaluation failed."""
     from etp_jax.reproduce import reproduce as carry_out
 
-    carry_out(args.file, args.out, args.shards, args.train, args.dry_run, progress=partial(print, flush=True))
+    carry_out(args.file, args.out, args.shards, args.train, args.dry_run, progress=show)
 
 
 COMMANDS = {

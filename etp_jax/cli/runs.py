@@ -25,9 +25,11 @@ class Runs:
 
 def runs(args: Runs) -> None:
     """Runs `etp runs`."""
-    from etp_jax.files import write_text
+    from etp_jax.files import begins, keep_other_kinds, write_text
     from etp_jax.report.runs import compare
 
+    if args.csv is not None:
+        keep_other_kinds(args.csv, "a table of runs", begins(b"run,recipe,"))
     rows = compare(args.folders)
     cells = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

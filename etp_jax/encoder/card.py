@@ -14,7 +14,7 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shipped
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
-from etp_jax.plain import plain
+from etp_jax.plain import markdown_cell, plain
 
 FRONT_MATTER = """\
 ---
@@ -76,7 +76,7 @@ def write_card(folder: Path, encoder: Encoder) -> None:
 
 def _text(folder: Path, encoder: Encoder) -> str:
     config, data = encoder.config, encoder.trained_on
-    fs, seconds, leads = data["fs"], data["samples"] / data["fs"], ", ".join(data["leads"])
+    fs, seconds, leads = data["fs"], data["samples"] / data["fs"], markdown_cell(", ".join(data["leads"]))
     return f"""\
 # {folder.resolve().name}
 
@@ -129,11 +129,13 @@ def _recipe(encoder: Encoder) -> str:
         f"{config.data.batch_size}, seed {config.seed}",
         "checkpoint": f"step {encoder.step}",
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {markdown_cell(value)} |" for name, value in rows.items())])
 
 
 def _seen(encoder: Encoder) -> str:
-    return ", then ".join(f"{shards['name']} (SHA-256 {shards['fingerprint'][:16]})" for shards in encoder.seen)
+    return ", then ".join(
+        f"{markdown_cell(shards['name'])} (SHA-256 {shards['fingerprint'][:16]})" for shards in encoder.seen
+    )
 
 
 def _figures(run: Path) -> str:
@@ -144,7 +146,10 @@ def _figures(run: Path) -> str:
             figures.append(read_figure(path))
     if not figures:
         return "The run was not evaluated before it was exported."
-    rows = [f"| {f.kind} | {f.task or '–'} | {f.split} | {f.metric} | {_with_interval(f)} |" for f in figures]
+    rows = [
+        f"| {' | '.join(map(markdown_cell, (f.kind, f.task or '–', f.split, f.metric, _with_interval(f))))} |"
+        for f in figures
+    ]
     head = ["| evaluation | task | split | metric | value |", "|---|---|---|---|---|"]
     return "\n".join(["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows])
 

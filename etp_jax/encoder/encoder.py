@@ -21,7 +21,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax import __version__
-from etp_jax import config as config_module
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.errors import EtpError
@@ -32,6 +31,7 @@ from etp_jax.models.dual_encoder import DualEncoder, init_variables
 from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
 from etp_jax.models.tokens import tokenize
 from etp_jax.npz import read_npz
+from etp_jax.plain import plain_line
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.training import build, checkpoint, run_folder
@@ -81,7 +81,7 @@ class Encoder:
           EtpError: the folder has no such checkpoint, or its files were not written by `etp train`; or `text_tower` is
             given for a run that trained its text tower.
         """
-        config = config_module.load(run_dir / run_folder.CONFIG_FILE)
+        config = run_folder.load_config(run_dir)
         if (run_dir / ENCODER_FILE).exists():
             if which != "best":
                 raise EtpError(f"{run_dir}: an exported encoder has a single checkpoint; omit --checkpoint")
@@ -245,7 +245,7 @@ class Encoder:
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
         except OSError as error:  # the result is valid without the cache
-            print(f"etp: the result was not cached: {error}", file=sys.stderr)
+            print(plain_line(f"etp: the result was not cached: {error}"), file=sys.stderr)
         return arrays
 
     def check_signals(self, shards: Shards) -> None:

@@ -12,6 +12,8 @@ from typing import ClassVar, Literal, Self
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.records import TaskRecords
+from etp_jax.evaluation.results import REPLICATES
+from etp_jax.files import has_fields, holds_all, keep_other_kinds
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, TRAIN, VALIDATION
 from etp_jax.tasks import Task, get_task
@@ -52,6 +54,9 @@ class Request:
         """Raises EtpError for options that contradict each other; reads neither run nor shards."""
         if self.bootstrap < 1:
             raise EtpError(f"--bootstrap is {self.bootstrap}; it must be at least 1")
+        if self.json is not None:
+            keep_other_kinds(self.json, "a result", has_fields("kind", "split", "summary"))
+            keep_other_kinds(self.json.with_suffix(".npz"), "the arrays of a result", holds_all(REPLICATES.encode()))
 
     def parts(self) -> Sequence[Self]:
         """Splits the request into those that `evaluate` takes one by one, if it names several prompts."""

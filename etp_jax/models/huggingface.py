@@ -42,8 +42,9 @@ def resolve(source: str) -> Path:
     """Finds or downloads the folder that holds a text tower's config, weights and tokenizer.
 
     Args:
-        source: a folder; `package:NAME[/SUBFOLDER]`, a folder inside an installed Python package; or a hub id. The
-            files of a hub id are downloaded, or taken from the hub's local cache when there is no network.
+        source: a folder; `package:NAME[/SUBFOLDER]`, a folder inside an installed Python package; or a hub id,
+            `org/name[@revision]`. The files of a hub id are downloaded, or taken from the hub's local cache when there
+            is no network.
 
     Raises:
         EtpError: the folder cannot be found or downloaded; the message names the alternatives.
@@ -65,20 +66,26 @@ def resolve(source: str) -> Path:
 
 
 def from_hub(source: str) -> Path:
-    """Downloads a text tower's files from the Hugging Face hub, or finds them in its cache when there is no network."""
+    """Downloads a text tower's files from the Hugging Face hub, or finds them in its cache when there is no network.
+
+    Args:
+      source: `org/name`, or `org/name@revision` for the files of one commit, whatever is published later.
+    """
+    name, _, revision = source.partition("@")
     # HTTPError is that of the HTTP client which the installed version uses; not all of its errors are OSErrors.
     failures = (OSError, ValueError, huggingface_hub.errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]
     problem = ""
     try:
         # snapshot_download has no timeout of its own and would hang for ever on a network that drops packets.
-        huggingface_hub.model_info(source, timeout=HUB_TIMEOUT_S)
+        huggingface_hub.model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_S)
     except failures as error:
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
     try:
         for weights in WEIGHTS:
             shards = [f"{weights.partition('.')[0]}-*"] if weights.endswith(INDEX) else []
             patterns = ["config.json", *TOKENIZER, *POOLING, *shards, weights]
-            found = huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=bool(problem))
+            options = {"allow_patterns": patterns, "local_files_only": bool(problem)}
+            found = huggingface_hub.snapshot_download(name, revision=revision or None, **options)
             if (Path(found) / weights).exists():
                 break
         return Path(found)

@@ -160,16 +160,17 @@ class Tokenizer:
 
 def load_automatically(folder: Path) -> Any:
     """Loads a folder by `AutoTokenizer`, without code from the folder and without a network."""
+    # `nosec`: a folder has no revision, and nothing is downloaded.
     options = {"use_fast": True, "trust_remote_code": False, "local_files_only": True}
     with quiet_transformers() as transformers:
         try:
-            return transformers.AutoTokenizer.from_pretrained(folder, **options)
+            return transformers.AutoTokenizer.from_pretrained(folder, **options)  # nosec B615
         except Exception:
             # Folders of 2019 name neither model_type nor tokenizer_class.
             config = read_json(folder / "config.json", ADVICE) if (folder / "config.json").exists() else {}
             if "model_type" in config:
                 raise
-            return transformers.BertTokenizerFast.from_pretrained(folder, **options)
+            return transformers.BertTokenizerFast.from_pretrained(folder, **options)  # nosec B615
 
 
 def set_lowercase(folder: Path, inner: tokenizers.Tokenizer, lowercase: bool) -> None:

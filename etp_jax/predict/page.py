@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etp_jax import __version__
-from etp_jax.files import write_text
+from etp_jax.files import holds_all, keep_other_kinds, write_text
 from etp_jax.plain import escape
 from etp_jax.predict import words
 from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
 from etp_jax.report.ecg_paper import NARROW, WIDE, lay_out
 from etp_jax.report.ecg_png import write_png
 from etp_jax.report.ecg_svg import draw_ecg
-from etp_jax.report.html import page, table
+from etp_jax.report.html import GENERATED, page, table
 
 DRAWN = (
     "The signal is drawn as recorded, at its own sampling rate and without filters; each lead is centred on its median."
@@ -24,10 +24,18 @@ MEASURED = (
 )
 
 
+def files(name: str, out: Path) -> tuple[Path, Path]:
+    """Returns the paths of a record's page and picture; raises EtpError if one holds something else."""
+    html, png = out / f"{name}.html", out / f"{name}.png"
+    keep_other_kinds(html, "a page of etp-jax", holds_all(GENERATED))
+    keep_other_kinds(png, "a drawing of etp-jax", holds_all(b"PNG", b"Matplotlib"))
+    return html, png
+
+
 def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]:
     """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both paths."""
     model, ecg = predictor.model, prediction.ecg
-    html, png = out / f"{ecg.name}.html", out / f"{ecg.name}.png"
+    html, png = files(ecg.name, out)
     paper = lay_out(ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, unusable=ecg.unusable)
     lines = f"{ecg.name} · {words.about(ecg)}", words.summary(prediction), words.caption(prediction), NOTICE
     write_png(png, paper, "\n".join(filter(None, lines)), prediction.highlight)
@@ -118,7 +126,7 @@ def _rests_on(prediction: Prediction) -> str:
     )
     for finding, occlusion in prediction.explained:
         falls = {**occlusion.by_lead, **{f"{s}–{s + 1} s": fall for s, fall in enumerate(occlusion.by_second)}}
-        rows = [[name, f"{fall:+.3f}"] for name, fall in falls.items()]
+        rows = [[escape(name), f"{fall:+.3f}"] for name, fall in falls.items()]
         caption = (
             f"Fall of the score, {finding.score:.3f}; at most {occlusion.by_chance:+.3f} without random stretches."
         )

@@ -15,7 +15,7 @@ from etp_jax.api import load
 from etp_jax.ecg.leads import Layout
 from etp_jax.ecg.read import SUFFIXES, suffix_of
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import begins, keep_other_kinds, write_text
 from etp_jax.predict import page, words
 from etp_jax.predict.predictor import BATCH, NOTICE, Finding, Prediction, Predictor
 from etp_jax.predict.result import as_json
@@ -71,6 +71,7 @@ def predict(
     if record.is_dir():
         return _predict_folder(predictor, record, out, layout)
     ecg = predictor.read(record, layout)
+    page.files(ecg.name, out)
     reports, reports_RE = (), None
     if shards is not None:
         reports = tuple(filter(None, Shards(shards).reports(TRAIN).reports))
@@ -130,6 +131,7 @@ def _predict_folder(predictor: Predictor, folder: Path, out: Path, layout: Layou
     paths = records_in(folder, out / TABLE)
     if not paths:
         raise EtpError(f"{folder}: contains no record; supported files are {', '.join(SUFFIXES)}")
+    keep_other_kinds(out / TABLE, "predictions", begins(b"record,"))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from etp_jax.ecg.leads import Highlight
 from etp_jax.files import whole_file
+from etp_jax.plain import plain, plain_line
 from etp_jax.report.ecg_paper import LEFT, LETTER, MM, SECOND, Paper
 
 DPI = 150
@@ -31,7 +32,7 @@ def write_png(file: Path, paper: Paper, caption: str, highlight: Highlight) -> N
     """
     text = [
         line
-        for part in f"{paper.scale}\n{caption}".splitlines()
+        for part in plain(f"{paper.scale}\n{caption}").splitlines()
         for line in textwrap.wrap(part, (paper.width - 2 * MM) // LETTER)
     ]
     foot = LINE * len(text) + 2 * MM
@@ -49,7 +50,7 @@ def write_png(file: Path, paper: Paper, caption: str, highlight: Highlight) -> N
         axes.plot(x, band.baseline - paper.gain * MM * np.array([0, 0, 1, 1, 0, 0]), color="#10131a", linewidth=0.8)
     for strip in paper.strips:
         colour = "#0072b2" if strip.lead in highlight.leads else "#10131a"
-        axes.text(*strip.label, strip.lead, color=colour, fontsize=9)
+        axes.text(*strip.label, plain_line(strip.lead), color=colour, fontsize=9, parse_math=False)
         if strip.missing:
             axes.text(strip.label[0], paper.bands[strip.row].baseline, strip.missing, fontsize=9)
         else:

@@ -8,6 +8,9 @@ from importlib import resources
 
 from etp_jax.plain import escape
 
+GENERATED = " – etp-jax</title>".encode()
+"""Bytes by which a page of this project is recognised."""
+
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], caption: str = "", style: str = "") -> str:
     """Formats a table; it scrolls sideways on screens that are too narrow.

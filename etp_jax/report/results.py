@@ -70,7 +70,7 @@ def _overview(evaluations: Sequence[Evaluation]) -> str:
         title = f'<a href="#{escape(evaluation.name)}">{escape(evaluation.title)}</a>'
         figures = [evaluation.result.main(encoder, evaluation.metric) for encoder in ENCODERS]
         cells = [_with_interval(figure) if figure else "–" for figure in figures]
-        rows.append([title, metric_name(evaluation.metric), *cells, str(evaluation.result.records)])
+        rows.append([title, escape(metric_name(evaluation.metric)), *cells, str(evaluation.result.records)])
     encoders = [(name, "number") for name in ENCODERS.values()]
     heads = [("evaluation", ""), ("figure", ""), *encoders, ("records", "number")]
     return table(heads, rows, "The main figure of each evaluation, with its 95 % interval")

@@ -20,12 +20,12 @@ from etp_jax.config import TrainConfig
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import ENCODER_FILE
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import holds_all, keep_other_kinds, write_text
 from etp_jax.metrics.retrieval import RECALL_AT
 from etp_jax.plain import escape
 from etp_jax.report.charts import Series, legend, line_chart
 from etp_jax.report.ecg_svg import draw_ecg
-from etp_jax.report.html import missing, page, table
+from etp_jax.report.html import GENERATED, missing, page, table
 from etp_jax.report.results import read_evaluations, results_section
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION, Record
@@ -55,9 +55,11 @@ def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: 
       EtpError: `run` is not a run folder or is an exported encoder; `shards` is not a shard folder; a file in one of
         them is damaged; the encoder cannot read the shards; or the run was trained on others, without `other_shards`.
     """
-    config = config_module.load(run / run_folder.CONFIG_FILE)
+    config = run_folder.load_config(run)
     if (run / ENCODER_FILE).exists():
         raise EtpError(f"{run}: an exported encoder has no training to report; name its run")
+    path = run / FILE
+    keep_other_kinds(path, "a page of etp-jax", holds_all(GENERATED))
     data = Shards(shards)
     others = _others(run, data)
     if others and not other_shards:
@@ -71,7 +73,6 @@ def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: 
     }
     if others:
         sections = {f"{title} – shards {data.name}, not the run's own": text for title, text in sections.items()}
-    path = run / FILE
     write_text(path, page(run.resolve().name, _summary(config, data), sections))
     return path
 

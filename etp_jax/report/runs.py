@@ -18,7 +18,7 @@ from etp_jax.errors import EtpError
 from etp_jax.training import checkpoint
 from etp_jax.training.log import FILE, read_metrics
 from etp_jax.training.resume import flatten
-from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
+from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config
 
 Cell = str | float | int | bool | None
 
@@ -119,7 +119,7 @@ def summarise(folder: Path) -> RunSummary:
             troubles.append(str(error))
             return None
 
-    config: TrainConfig | None = attempt(config_module.load, folder / CONFIG_FILE)
+    config: TrainConfig | None = attempt(load_config, folder)
     lines: list[dict[str, Any]] = attempt(read_metrics, folder) or []
     step: int | None = attempt(_best_step, folder, config) if config else None
     figures = {path.stem: attempt(read_figure, path) for path in sorted((folder / "evaluation").glob("*.json"))}

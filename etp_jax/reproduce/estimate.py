@@ -70,7 +70,7 @@ def read_benchmark(out: Path) -> Benchmark | None:
         if report["device"] != here or not rates:
             raise EtpError(f"{file}: not measured on {jax.device_count()} x {here}; {advice}")
         return Benchmark(file, str(report["recipe"]), max(rates))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise EtpError(f"{file}: not the JSON of `etp bench` ({error!r}); {advice}") from None
 
 

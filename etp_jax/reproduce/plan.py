@@ -153,7 +153,7 @@ def _step(folder: Path, which: Any) -> int | None:
         return load_encoder(folder)[1]
     if not (folder / checkpoint.FOLDER).is_dir() or not (folder / run_folder.CONFIG_FILE).exists():
         return None
-    best = config_module.load(folder / run_folder.CONFIG_FILE).run.best
+    best = run_folder.load_config(folder).run.best
     with checkpoint.Checkpoints(folder, best, read_only=True) as checkpoints:
         return checkpoints.find(which)
 
@@ -161,7 +161,7 @@ def _step(folder: Path, which: Any) -> int | None:
 def _existing(run: Run, seed: int) -> PlannedTraining:
     assert run.folder is not None
     folder = folder_of(run.folder.replace("{seed}", str(seed)))
-    config, step = config_module.load(folder / run_folder.CONFIG_FILE), _step(folder, "latest")
+    config, step = run_folder.load_config(folder), _step(folder, "latest")
     if step is None:
         raise EtpError(f"{folder}: has no checkpoint")
     if config.seed != seed:
@@ -187,7 +187,7 @@ def _training(run: Run, seed: int, out: Path, base: Path | None) -> PlannedTrain
 
 def _same_as(folder: Path, config: TrainConfig, shards: Shards) -> TrainConfig:
     """Returns the config to resume a run with; raises EtpError that names the first option that differs."""
-    there = config_module.load(folder / run_folder.CONFIG_FILE)
+    there = run_folder.load_config(folder)
     if Path(there.start_from).name == Path(config.start_from).name:  # runs of a study may be moved together
         config = replace(config, start_from=there.start_from)
     saved, data = config_module.to_dict(there), run_folder.read_about(folder / run_folder.SHARDS_FILE)

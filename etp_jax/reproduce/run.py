@@ -51,6 +51,7 @@ def reproduce(
     """
     study = read(file, shards)
     plan.check_shards(study)
+    tables.check_free(out)
     if train and any(run.config and run.config.run.deterministic for run in study.runs):
         build.make_deterministic()  # must precede the benchmark's check, which initialises the devices
     execution = _Execution(study, out, plan.trainings(study, out), progress, estimate.read_benchmark(out))

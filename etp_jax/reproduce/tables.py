@@ -25,8 +25,8 @@ from typing import Any
 from etp_jax import __version__
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
-from etp_jax.files import write_text
-from etp_jax.plain import escape, plain_line
+from etp_jax.files import has_fields, holds_all, keep_other_kinds, write_text
+from etp_jax.plain import escape, markdown_cell, plain
 from etp_jax.report import html
 from etp_jax.report.results import metric_name
 
@@ -54,6 +54,18 @@ class Grid:
     note: str
     heads: list[str]
     rows: list[list[Text]]
+
+
+def check_free(out: Path) -> None:
+    """Raises EtpError if a file of the table would replace one of another kind."""
+    kinds = (
+        has_fields("study", "rows", "comparisons"),
+        holds_all(b"run,", b"encoder,", b",metric,"),
+        holds_all(b"# ", b"Study ", b"etp-jax "),
+        holds_all(html.GENERATED),
+    )
+    for ending, kind in zip(ENDINGS, kinds, strict=True):
+        keep_other_kinds(out / f"table.{ending}", "the table of a study", kind)
 
 
 def write(figures: dict[str, Any], out: Path) -> list[Path]:
@@ -245,13 +257,13 @@ def _about(figures: dict[str, Any]) -> str:
 
 def _markdown(figures: dict[str, Any], grids: Sequence[Grid]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(plain_line(cell).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown_cell(cell) for cell in cells) + " |"
 
     parts = [f"# {figures['title']}", _about(figures)]
     for grid in grids:
         rows = [line([" ".join(filter(None, cell)) for cell in row]) for row in grid.rows]
         parts += [f"## {grid.title}", grid.note, "\n".join([line(grid.heads), "|---" * len(grid.heads) + "|", *rows])]
-    return "\n\n".join(parts) + "\n"
+    return plain("\n\n".join(parts)) + "\n"
 
 
 def _html(figures: dict[str, Any], grids: Sequence[Grid]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, write_text
+from etp_jax.json_text import check_types
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
 from etp_jax.shards.writer import write_metadata
@@ -28,6 +29,11 @@ NOTE_TYPES = {
     **{"verdicts": {str: int}, "leads?": {str: int}, "notes?": {str: int}},
 }
 """Types of the fields of a note on a shard."""
+FINISHED_TYPES = {
+    **{"preparation": {str: object}, "rejects": {str: int}, "verdicts": {str: int}},
+    "translation?": {str: {"tokens": int, "token_share": float, "reports": int, "report_share": float}},
+}
+"""Types of the fields of `build.json` that a finished folder has for its summary."""
 SHOWN = 20
 """Number of notes that the summary of a build prints; `build.json` holds all."""
 SOURCE_HASH_0_1 = "b2324e1b164562fdaedcc3b563e78c810a1517a8c022eb4b46a9116883b1556f"
@@ -53,20 +59,11 @@ class BuildSummary:
         rejects = self.build["rejects"]
         lines = [f"records: {sum(splits.values())} ({', '.join(f'{name} {count}' for name, count in splits.items())})"]
         lines += [f"rejected: {sum(rejects.values())}" + (f" (listed in {self.folder / REJECTS})" if rejects else "")]
-        lines += [f"  {reason}: {count}" for reason, count in rejects.items()]
-        lines += ["records by quality verdict (a record may have several):"]
-        lines += [
-            f"  {verdict}: {count}{_by_lead(verdict, self.build.get('leads_by_verdict', {}))}"
-            for verdict, count in self.build["verdicts"].items()
-        ]
-        notes = self.build.get("notes", {})
-        lines += ["records by what was assumed or left out:"] * bool(notes)
-        lines += [f"  {note}: {count}" for note, count in list(notes.items())[:SHOWN]]
-        lines += [f"  and {len(notes) - SHOWN} more, in {self.folder / BUILD_FILE}"] * (len(notes) > SHOWN)
+        lines += counted_lines(self.build, self.folder / BUILD_FILE)
         lines += [
             f"translated, {where}: {share['token_share']:.2%} of {share['tokens']} words, "
             f"{share['report_share']:.2%} of {share['reports']} distinct reports"
-            for where, share in self.build["translation"].items()
+            for where, share in self.build.get("translation", {}).items()
         ]
         return "\n".join([*lines, *self.ending()])
 
@@ -78,6 +75,22 @@ class BuildSummary:
         return [f"time: {time}", f"shards: {self.folder}"]
 
 
+def counted_lines(counts: dict[str, Any], file: Path) -> list[str]:
+    """Formats what `counted` returns.
+
+    Args:
+      counts: the counts; folders of version 0.1 have neither `leads_by_verdict` nor `notes`.
+      file: the file that holds all notes, for a reader of the first `SHOWN`.
+    """
+    notes, by_lead = counts.get("notes", {}), counts.get("leads_by_verdict", {})
+    lines = [f"  {reason}: {count}" for reason, count in counts["rejects"].items()]
+    lines += ["records by quality verdict (a record may have several):"]
+    lines += [f"  {verdict}: {count}{_by_lead(verdict, by_lead)}" for verdict, count in counts["verdicts"].items()]
+    lines += ["records by what was assumed or left out:"] * bool(notes)
+    lines += [f"  {note}: {count}" for note, count in list(notes.items())[:SHOWN]]
+    return lines + [f"  and {len(notes) - SHOWN} more, in {file}"] * (len(notes) > SHOWN)
+
+
 def _by_lead(verdict: str, by_verdict: dict[str, dict[str, int]]) -> str:
     """Formats the number of records with a verdict for each lead, as ` (V5 1, V6 2)`."""
     counts = by_verdict.get(verdict, {})
@@ -85,10 +98,15 @@ def _by_lead(verdict: str, by_verdict: dict[str, dict[str, int]]) -> str:
 
 
 def finished(out: Path, recipe: dict[str, Any]) -> bool:
-    """Whether `out` is the finished result of this build; raises EtpError if it is the result of another one."""
+    """Whether `out` is the finished result of this build; raises EtpError if it is that of another one, or damaged."""
     if not (out / BUILD_FILE).exists():
         return False
-    if current_form(Shards(out).build["preparation"]) != current_form(recipe):
+    build = Shards(out).build
+    try:
+        check_types(build, FINISHED_TYPES)
+    except ValueError as error:
+        raise EtpError(f"{out / BUILD_FILE}: damaged ({error}); delete the folder and prepare it again") from None
+    if current_form(build["preparation"]) != current_form(recipe):
         raise EtpError(f"{out}: holds shards of another source or preparation; choose another folder or delete it")
     shutil.rmtree(out / NOTES, ignore_errors=True)  # still present if the build was killed at its very end
     return True
@@ -166,12 +184,8 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
       The content of `build.json`.
     """
     rejects = head["rejects"] + [reject for note in notes for reject in note["rejects"]]
-    verdicts, leads, assumed = Counter[str](), Counter[str](), Counter[str](head.get("notes", {}))
     splits: dict[str, Any] = {}
     for note in notes:
-        verdicts.update(note["verdicts"])
-        leads.update(note.get("leads", {}))  # the parts of version 0.1 have neither these nor notes
-        assumed.update(note.get("notes", {}))
         split = splits.setdefault(note["split"], {"records": 0, "shards": []})
         split["records"] += note["shard"]["records"]
         split["shards"].append(note["shard"])
@@ -188,14 +202,7 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
     write_text(out / REJECTS, table.getvalue())
     for leftover in out.glob(".*.tmp"):
         leftover.unlink()
-    content = {
-        **head,
-        "splits": splits,
-        "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
-        "verdicts": dict(sorted((+verdicts).items())),
-        "leads_by_verdict": _leads_by_verdict(leads, head["leads"]),
-        "notes": dict(assumed.most_common()),
-    }
+    content = {**head, "splits": splits, **counted(head, notes)}
     try:
         write_metadata(out, content)
     except ValueError as error:  # TFDS refuses names and splits that do not match the shards
@@ -204,10 +211,35 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
     return content
 
 
+def counted(head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts records, by the reason of their rejection, by quality verdict, and by what was assumed or left out.
+
+    Args:
+      head: first fields of `build.json`, with what the archive's tables gave.
+      notes: the notes on the shards.
+
+    Returns:
+      The fields `rejects`, `verdicts`, `leads_by_verdict` and `notes` of `build.json`.
+    """
+    rejects = head["rejects"] + [reject for note in notes for reject in note["rejects"]]
+    verdicts, leads, assumed = Counter[str](), Counter[str](), Counter[str](head.get("notes", {}))
+    for note in notes:
+        verdicts.update(note["verdicts"])
+        leads.update(note.get("leads", {}))  # the parts of version 0.1 have neither these nor notes
+        assumed.update(note.get("notes", {}))
+    return {
+        "rejects": dict(sorted(Counter(reject["reason"].split(":")[0] for reject in rejects).items())),
+        "verdicts": dict(sorted((+verdicts).items())),
+        "leads_by_verdict": _leads_by_verdict(leads, head["leads"]),
+        "notes": dict(assumed.most_common()),
+    }
+
+
 def _leads_by_verdict(counts: Counter[str], leads: Sequence[str]) -> dict[str, dict[str, int]]:
     """Groups the counts of `flat lead V5` by verdict, then by lead in the shards' order."""
     grouped: dict[str, dict[str, int]] = {}
-    for verdict in sorted(counts, key=lambda each: leads.index(each.rpartition(" ")[2])):
+    places = {lead: place for place, lead in enumerate(leads)}
+    for verdict in sorted(counts, key=lambda each: places.get(each.rpartition(" ")[2], len(places))):
         kind, _, lead = verdict.rpartition(" ")
         grouped.setdefault(kind, {})[lead] = counts[verdict]
     return dict(sorted(grouped.items()))

@@ -1,21 +1,29 @@
-"""Digest of a checkpoint: the SHA-256 of each of its files, written last, so that damage is found before it is used."""
+"""Digest of a checkpoint or run folder: the SHA-256 of its files, written last, so that damage is found before use."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from etp_jax.errors import one_line
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import sha256, write_text
+from etp_jax.paths import inside
 
 FILE = "digest.json"
 STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files of a checkpoint that Orbax completes after the digest. They hold the time of the save; nothing reads them."""
 
 
-def write_digest(folder: Path) -> None:
-    """Writes the digest of all files in a folder, to a file beside them."""
-    write_text(folder / FILE, _text({name: sha256(path) for name, path in _files(folder).items()}))
+def write_digest(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Writes the digest of files in a folder, to a file beside them; without `names`, of all of them."""
+    names = _names(folder) if names is None else names
+    write_text(folder / FILE, _text({name: sha256(folder / name) for name in names}))
+
+
+def forget(folder: Path) -> None:
+    """Deletes the digest of a folder, before its files are written anew."""
+    (folder / FILE).unlink(missing_ok=True)
 
 
 def has_digest(folder: Path) -> bool:
@@ -38,21 +46,21 @@ def damage(folder: Path, part: str = "") -> str:
         digests = json.loads(text)["sha256"]
         if text != _text(digests):
             return f"{FILE} was changed"
-        files = _files(folder)
-        for name in sorted(digests):
-            if name.startswith(part) and name not in files:
+        for name in filter(lambda name: name.startswith(part), sorted(digests)):
+            path = inside(folder, name)
+            if not path.is_file():
                 return f"{name} is missing"
-            if name.startswith(part) and sha256(files[name]) != digests[name]:
+            if sha256(path) != digests[name]:
                 return f"{name} was changed"
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (EtpError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         return f"it cannot be compared with {FILE}: {one_line(error)[:100]}"
     return ""
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their relative names; a name in a digest is looked up here and never opened itself."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in files.items() if name not in (FILE, *STAMPS)}
+def _names(folder: Path) -> list[str]:
+    """Relative names of the files of a folder that a digest covers."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return [name for name in names if name not in (FILE, *STAMPS)]
 
 
 def _text(digests: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from etp_jax.errors import EtpError, one_line
+from etp_jax.plain import plain, plain_line
 from etp_jax.training.jax_private import backends_are_initialized, global_state
 
 STOPPED = 75
@@ -69,8 +70,10 @@ def _leave_unjoined() -> None:
     """Ends a process that waits for others to join, with one line."""
     where = f" at {global_state.coordinator_address}" if global_state.coordinator_address else ""
     print(
-        f"etp: process {global_state.process_id}: not all processes of this run joined{where} within {JOIN_S:g} s; "
-        "check that every one of them was started, and reaches that address",
+        plain_line(
+            f"etp: process {global_state.process_id}: not all processes of this run joined{where} within {JOIN_S:g} s; "
+            "check that every one of them was started, and reaches that address"
+        ),
         file=sys.stderr,
         flush=True,
     )
@@ -120,7 +123,7 @@ class ProcessWatch:
             case KeyboardInterrupt():
                 reason, status = "interrupted", 130
             case _:
-                traceback.print_exception(error)
+                print(plain("".join(traceback.format_exception(error))), file=sys.stderr)
                 reason, status = f"failed ({type(error).__name__}); see its log", 1
         self._write_down(f"process {self._me} of {self._count}: {reason}")
         self._leave(reason, status)
@@ -165,7 +168,8 @@ class ProcessWatch:
     def _leave(self, reason: str, status: int) -> None:
         if self._me == 0:
             time.sleep(LINGER_S)  # the store ends with this process, and the others must read it first
-        below_progress = "\n" if self._me == 0 else ""
-        print(f"{below_progress}etp: {reason}", file=sys.stderr, flush=True)
+        if self._me == 0:
+            print(file=sys.stderr)  # below the progress bar
+        print(plain_line(f"etp: {reason}"), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)

@@ -67,6 +67,8 @@ def train(config: TrainConfig, workdir: Path, extend: bool = False, compiled: Pa
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"{workdir}: another process trains in this run folder; name another --workdir"
         with alone_in(workdir, taken) if jax.process_index() == 0 else nullcontext():
+            if jax.process_index() == 0:
+                run_folder.check_free(workdir)
             run = _prepare(config, workdir, extend, compiled)
             stopped_by = _run(run) if run else None
     if stopped_by:

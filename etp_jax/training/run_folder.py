@@ -10,15 +10,19 @@ from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
+from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.index import INDEX_FOLDER
 from etp_jax.shards.reader import Shards
+from etp_jax.training import checkpoint, digest, log
 
 CONFIG_FILE = "config.json"
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
 SHARDS_FILE = "shards.json"
+RUN_FILES = (CONFIG_FILE, TEXT_FILE, TOKENIZER_FILE, SHARDS_FILE)
+"""Files that decide, with a checkpoint, what a run computes; their digest is in the run folder."""
 
 
 def text_cache(shards: Shards, run_dir: Path) -> Path:
@@ -27,8 +31,18 @@ def text_cache(shards: Shards, run_dir: Path) -> Path:
     return shards.folder / INDEX_FOLDER if writable else run_dir / ".cache"
 
 
+def check_free(run_dir: Path) -> None:
+    """Raises EtpError if a run would replace files of a folder that is no run folder, such as that of a text tower."""
+    if any((run_dir / name).exists() for name in (checkpoint.FOLDER, log.FILE)):
+        return
+    for name in RUN_FILES:
+        if (run_dir / name).exists():
+            raise EtpError(f"{run_dir}: holds {name}, but is not the folder of a run; name another --workdir")
+
+
 def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: TextTower) -> None:
-    """Writes the files needed to load a checkpoint: recipe, tokenizer, text tower, description of the shards."""
+    """Writes the files needed to load a checkpoint: recipe, tokenizer, text tower, shards; then their digest."""
+    digest.forget(run_dir)
     config_module.save(config, run_dir / CONFIG_FILE)
     text.tokenizer.save(run_dir / TOKENIZER_FILE)
     about_text = {
@@ -50,6 +64,31 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
     }
     write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
     write_text(run_dir / SHARDS_FILE, json.dumps(about_shards, indent=1) + "\n")
+    digest.write_digest(run_dir, RUN_FILES)
+
+
+def check_files(run_dir: Path, part: str = "") -> None:
+    """Raises EtpError that names the first file of a run that differs from the digest, if the run has one.
+
+    Args:
+      run_dir: the run folder; runs of earlier versions and exported encoders have no digest.
+      part: beginning of the names of the files to compare.
+    """
+    if digest.has_digest(run_dir) and (damage := digest.damage(run_dir, part)):
+        raise EtpError(
+            f"{run_dir}: {damage} since `etp train` wrote it; restore the file, or delete {digest.FILE} if you changed "
+            "it on purpose"
+        )
+
+
+def load_config(run_dir: Path) -> TrainConfig:
+    """Reads the options of a run, after comparing the files of its folder with their digest.
+
+    Raises:
+      EtpError: this is no run folder, or one of its files was changed.
+    """
+    check_files(run_dir)
+    return config_module.load(run_dir / CONFIG_FILE)
 
 
 def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
@@ -58,7 +97,9 @@ def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:
         return []
     base, own = Path(config.start_from) / SHARDS_FILE, run_dir / SHARDS_FILE
     if own.exists() and not base.exists():  # this run is resumed, and the run it started from has been deleted
+        check_files(run_dir, SHARDS_FILE)
         return read_about(own).get("earlier", [])
+    check_files(base.parent, SHARDS_FILE)
     before = read_about(base)
     return [*before.get("earlier", []), {key: before[key] for key in ("name", "fingerprint")}]
 

@@ -23,7 +23,7 @@ from jax.experimental import serialize_executable
 
 from etp_jax.config import TrainConfig, to_dict
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import whole_file
+from etp_jax.files import has_fields, whole_file
 from etp_jax.models.bert import BertConfig
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.program import Program, Sizes, program
@@ -69,6 +69,11 @@ def save(path: Path, config: TrainConfig, sizes: Sizes, parallel: Parallel, buil
     }
     with whole_file(path) as file:
         file.write(json.dumps(about).encode() + b"\n" + program_bytes)
+
+
+def is_saved_step(content: bytes) -> bool:
+    """Whether a file of this content is one of `save`, of any version."""
+    return has_fields("format", "target", "fingerprint")(content.split(b"\n", 1)[0])
 
 
 class SavedStep:

@@ -14,7 +14,7 @@ from etp_jax.errors import EtpError
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.reader import Shards
 from etp_jax.training import checkpoint, resume
-from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE, read_about, same_tokenizer
+from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config, read_about, same_tokenizer
 
 FREE_IN_STAGES = ("projection_dropout", "ecg.drop_path")
 """Options of `model` in which a run may differ from the one it starts from, besides most options of the text tower."""
@@ -28,7 +28,7 @@ def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, 
         tower is from scratch, with a vocabulary that depends on the reports it was trained with.
     """
     run_dir = Path(config.start_from)
-    theirs = config_module.load(run_dir / CONFIG_FILE)
+    theirs = load_config(run_dir)
     about = read_about(run_dir / TEXT_FILE)
     if text.params is None or about["sha256"] != text.sha256 or not same_tokenizer(about, text):
         raise EtpError(f"start_from: {run_dir} has another text tower, or one from scratch; name a run of the same one")

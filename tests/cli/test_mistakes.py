@@ -35,6 +35,8 @@ FILES = {
     "study2.toml": "title = 3\n",
     "file.txt": "hello",
     "t.csv": "file,report\na.npy,x\n",
+    "tower/config.json": '{"hidden_size": 8}',
+    "arrays.npz": "PK",
 }
 SECONDS = 5.0
 
@@ -43,6 +45,7 @@ SECONDS = 5.0
 def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("mistakes")
     for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     (folder / "latin.json").write_bytes(b'{"a": "\xe9"}')
     config_module.save(small_config(shards), folder / "small.json")
@@ -74,3 +77,4 @@ def test_a_mistake_ends_in_one_line(
         assert error.count("\n") == 1
     else:
         assert f"etp {words[0]}" in error and "--help" in error
+    assert all((folder / name).read_text() == content for name, content in FILES.items())

@@ -12,14 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wfdb
 
 from etp_jax.data_prep import build as build_module
-from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord
+from etp_jax.data_prep.archives import cinc2020, mimic_iv_ecg, mitdb, ptbxl, table
+from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, rejecting
+from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.build import build
-from etp_jax.ecg.leads import LEADS, Recording
+from etp_jax.ecg.leads import LEADS, Layout, Recording
 from etp_jax.errors import EtpError
 from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
+from tests.helpers import mimic_samples, ptbxl_samples
+from tests.helpers.wfdb_samples import wave, write_record
 
 SIGNAL = 500 * np.sin(np.arange(1000)[:, None] / (5 + np.arange(12)))
 
@@ -106,3 +111,64 @@ def test_marks_of_a_build_that_was_killed_as_a_whole_mean_nothing(tmp_path: Path
         build(archive({"r11": KeyboardInterrupt()}), out)
     (out / ".parts/bad-train.tfrecord-00002-of-00003.working").write_text("r10")
     assert build(archive({}), out, Processes(2)).build["rejects"] == {}
+
+
+def test_any_exception_of_a_row_becomes_a_reject_that_names_it() -> None:
+    found: list[Reject] = []
+    for name, error in (("r1", ValueError("odd\nmore")), ("r2", EtpError("kind: x")), ("r3", RecursionError("deep"))):
+        with rejecting(found, name, "train"):
+            raise error
+    assert found == [
+        Reject("r1", "train", "unreadable record: ValueError: odd"),
+        Reject("r2", "train", "kind: x"),
+        Reject("r3", "train", "unreadable record: RecursionError: deep"),
+    ]
+    for error in (MemoryError(), KeyboardInterrupt()):
+        with pytest.raises(type(error)), rejecting(found, "r4"):
+            raise error
+
+
+def open_archive(module: str, folder: Path) -> Archive:
+    """Opens an archive of a few records; only their tables and headers are read."""
+    match module:
+        case "ptbxl":
+            return ptbxl.open_archive(ptbxl_samples.write_archive(folder))
+        case "mimic_iv_ecg":
+            return mimic_iv_ecg.open_archive(mimic_samples.write_archive(folder))
+        case "table":
+            folder.mkdir()
+            (folder / "t.csv").write_text("file,report\na.npy,sinus rhythm\nb.npy,x\nc.npy,y\n")
+            return table.open_archive(folder / "t.csv", TableColumns(signal_column="file"), Layout(fs=100))
+        case "cinc2020":
+            for number in (1, 2, 3):
+                write_record(folder / f"A000{number}", comments=["#Dx: 426783006"], samples=wave(10, 12), suffix="mat")
+            return cinc2020.open_archive(folder)
+        case _:
+            for name in ("100", "101", "103"):
+                about = ["#69 M 1085 1629 x1"]
+                write_record(folder / name, wave(7200, 2), ("MLII", "V5"), fs=360, comments=about)
+                wfdb.wrann(name, "atr", np.array([360, 720]), ["N", "V"], write_dir=str(folder))
+            return mitdb.open_archive(folder)
+
+
+@pytest.mark.parametrize("module", ["ptbxl", "table", "mimic_iv_ecg", "cinc2020", "mitdb"])
+def test_every_archive_rejects_a_row_whatever_its_reader_raises(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function that converts a row raises for one of them; the others are kept."""
+    archives = {"ptbxl": ptbxl, "table": table, "mimic_iv_ecg": mimic_iv_ecg, "cinc2020": cinc2020, "mitdb": mitdb}
+    convert = {"mimic_iv_ecg": "_usable_report", "mitdb": "_windows"}.get(module, "_study")
+    original, calls = getattr(archives[module], convert), []
+
+    def odd(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise ZeroDivisionError("odd")
+        return original(*args)
+
+    before = open_archive(module, tmp_path / "before")
+    monkeypatch.setattr(archives[module], convert, odd)
+    after = open_archive(module, tmp_path / "after")
+    (new,) = set(after.rejects) - set(before.rejects)
+    assert new.record_id and new.reason == "unreadable record: ZeroDivisionError: odd"
+    assert 0 < len(after.studies) < len(before.studies)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ def test_merged_parts_are_the_whole_build(whole, made, tmp_path):
     assert len(rejects) == 4 and rejects[1].startswith("0,train,unknown SCP code")
     assert merged.build["translation"]["all splits"]["reports"] == 3
     assert str(merged).splitlines()[0].startswith(f"records: {RECORDS - 3} (")
+
+
+def test_a_part_prints_what_a_whole_build_prints(source, whole, tmp_path, capsys):
+    """The counts of the parts add up to those of the whole; what the tables gave is printed by each."""
+    counts: list[Counter[str]] = []
+    for number, of in (("1/1", "whole"), ("1/2", "first"), ("2/2", "second")):
+        main.main(["prep", "ptbxl", "--source", str(source), "--out", str(tmp_path / of), f"--part={number}"])
+        lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        pairs = [line.rpartition(": ") for line in lines if "(" not in line]
+        counts.append(Counter({name: int(count) for name, _, count in pairs}))
+    all_, first, second = counts
+    assert all_ and first["unknown SCP code"] == second["unknown SCP code"] == 1
+    table = Counter({"unknown SCP code": 1})
+    assert first + second - table == all_
+    assert first["good signal"] and second["good signal"] and all_["missing file"] == 1
 
 
 def test_shards_are_divided_evenly_and_linked(made, whole, tmp_path):

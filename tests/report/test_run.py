@@ -31,7 +31,7 @@ from etp_jax.report.run import write_page
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_metadata, write_shard
-from etp_jax.training import build, run_folder
+from etp_jax.training import build, digest, run_folder
 from etp_jax.training.checkpoint import Checkpoints
 from etp_jax.training.log import MetricsLog
 from tests.helpers.evaluations import measure
@@ -259,6 +259,7 @@ def test_other_shards_are_refused_or_named(made: tuple[Path, Path], tmp_path: Pa
     run, shards = made
     run = shutil.copytree(run, tmp_path / "run")
     about = json.loads((run / "shards.json").read_text())
+    digest.forget(run)
     (run / "shards.json").write_text(json.dumps(about | {"name": "own <1>", "fingerprint": "0123456789abcdef0123"}))
     with pytest.raises(SystemExit):
         main.main(["report", "--run", str(run), "--shards", str(shards)])

@@ -25,6 +25,7 @@ from etp_jax.evaluation.evaluate import REVISION
 from etp_jax.metrics.classification import bootstrap_weights
 from etp_jax.reproduce import plan, reproduce
 from etp_jax.reproduce.study import read
+from etp_jax.training import digest
 from etp_jax.training.progress import Progress
 from tests.helpers.small_run import small_config, write_run, write_shards
 
@@ -327,6 +328,7 @@ def test_runs_of_a_study_may_be_moved_together(out: Path, study: Path, tmp_path:
     for seed in (0, 1):
         run = shutil.copytree(out / "runs" / f"first-{seed}", tmp_path / "runs" / f"older-{seed}")
         saved = json.loads((run / "config.json").read_text())
+        digest.forget(run)
         (run / "config.json").write_text(json.dumps(saved | {"start_from": f"elsewhere/first-{seed}"}))
     found = {str(training): training for training in plan.trainings(read(file), tmp_path)}
     assert found["older-1"].finished and found["older-1"].config.start_from == "elsewhere/first-1"

@@ -9,7 +9,7 @@ import pytest
 from etp_jax.cli import main
 from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
-from etp_jax.reproduce import plan
+from etp_jax.reproduce import plan, tables
 from etp_jax.reproduce.study import read
 
 HEAD = 'shards = "data"\ntasks = ["ptbxl-super"]\nrecipe = "ptbxl"\nseeds = [0, 1]\noptions = "--optim.epochs 4"\n'
@@ -130,3 +130,14 @@ def test_the_shipped_encoder_is_a_finished_run(tmp_path: Path) -> None:
 def test_the_studies_of_this_repository_are_read(file: Path) -> None:
     study = read(file)
     assert study.runs and all(study.measurements.values()) and all(run.config for run in study.runs)
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
+def test_the_table_of_a_study_replaces_no_other_file(tmp_path: Path, name: str) -> None:
+    figures = {"title": "T", "study": "t.toml", "split": "test", "checkpoint": "best", "bootstrap": "1000 draws"}
+    figures |= {"shards": {"name": "small", "fs": 100, "fingerprint": "f"}, "rows": [], "comparisons": [], "failed": {}}
+    tables.write(figures, tmp_path)
+    tables.check_free(tmp_path)
+    (tmp_path / name).write_text("# my notes")
+    with pytest.raises(EtpError, match=f"{name}: holds something other than the table of a study"):
+        tables.check_free(tmp_path)

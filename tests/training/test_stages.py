@@ -14,6 +14,7 @@ from etp_jax import configs
 from etp_jax.cli import main
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
+from etp_jax.training import digest
 from etp_jax.training.checkpoint import restore_params
 from etp_jax.training.loop import train
 from tests.helpers.tiny_run import change, final_state, tiny_config, write_shards
@@ -93,6 +94,7 @@ def test_refuses_models_of_equal_shapes_that_mean_something_else(
 def test_refuses_other_signals_and_tokenizers(coarse: tuple[TrainConfig, Path], tmp_path: Path) -> None:
     config, run = coarse
     base = shutil.copytree(run, tmp_path / "base")
+    digest.forget(base)
     for file, change_to, said in (
         ("shards.json", {"fs": 500}, "start_from: fs is 100, .* was trained with 500"),
         ("text.json", {"tokenizer_sha256": "another"}, "has another text tower"),
