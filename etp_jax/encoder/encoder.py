@@ -41,8 +41,12 @@ BATCH = 64
 """Number of records per device and call."""
 SIGNALS = 32
 """Batch size for several ECGs that are given to `Encoder.signals`."""
-TEXT_TYPES = {"bert": {str: (int, float, str)}, "frozen": bool, "sha256?": (str, type(None))}
-TRAINED_ON_TYPES = {"fs": float, "samples": int, "leads": [str], "name": str, "fingerprint": str}
+TEXT_TYPES = {"bert": {str: (int, float, str)}, "frozen": bool, "absent?": bool, "sha256?": (str, type(None))}
+SOURCE_TYPES = {"from": str, "file": str, "sha256": str, "notes": [str]}
+TRAINED_ON_TYPES = {
+    **{"fs": float, "samples": int, "leads": [str], "name": str, "fingerprint": str},
+    "imported?": SOURCE_TYPES,
+}
 """Types of the fields of `text.json` and `shards.json` that are read."""
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""

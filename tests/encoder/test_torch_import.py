@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +30,7 @@ from tests.helpers.merl_model import (
     resnet_shapes,
     save,
 )
-from tests.helpers.small_run import FINDINGS, SAMPLES
+from tests.helpers.small_run import FINDINGS, SAMPLES, write_shards
 
 BERT = {"num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 32}
 ABOUT = {"name": "their-data", "fs": 100, "samples": SAMPLES, "leads": list(LEADS)}
@@ -155,11 +159,12 @@ def test_the_run_states_its_input(merl: Path) -> None:
 def test_an_encoder_is_evaluated_like_a_run(
     tmp_path: Path, shards: Path, about: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tensors = draw(resnet_shapes(blocks=(1, 1, 2, 1)))
-    file, run = save(tmp_path / "r.safetensors", tensors | {"other.w": np.zeros(3)}, "model.resnet."), tmp_path / "run"
+    resnet = {f"model.resnet.{name}": value for name, value in draw(resnet_shapes(blocks=(1, 1, 2, 1))).items()}
+    file, run = save(tmp_path / "r.safetensors", resnet | {"model.head.w": np.zeros(3)}), tmp_path / "run"
     etp_import(file, "--from", "torch-state", "--about", about, "--out", run)
     out = capsys.readouterr().out
     assert "ResNet18-1D, width 4" in out and f"wrote {run}" in out and "no text tower" in out
+    assert "not read: model.head.w\n" in out
     for kind in ("probe", "knn"):
         result = measure(kind, run, shards, bootstrap=5)
         assert result["pretrained_on"] == "their-data" and result["checkpoint"]["step"] == 1
@@ -175,3 +180,118 @@ def test_an_encoder_is_evaluated_like_a_run(
     assert vectors[0].shape == (8 * WIDTH,)
     with pytest.raises(EtpError, match="has no text tower"):
         load(tmp_path / "out").encode_text(["sinus rhythm"])
+
+
+def test_filtered_or_resampled_shards_are_refused(merl: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(EtpError, match=r"fs is 100, .* was trained with 500; prepare the shards"):
+        measure("knn", merl, shards, bootstrap=5)
+    filtered = write_shards(
+        tmp_path / "s", fs=500, samples=5000, preparation={"filters": {"bandpass": [0.5, 40], "notch": None}}
+    )
+    with pytest.raises(EtpError, match=r"its signals are filtered \(.*0\.5.*\), and .* reads unfiltered ones"):
+        measure("knn", merl, filtered, bootstrap=5)
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in draw(merl_shapes()).items() if name not in names}
+
+
+STEM, BIAS, ATTENTION = "ecg_encoder.conv1.weight", "ecg_encoder.bn1.bias", "att_pool_head.mhsa.in_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"a.weight": np.zeros((2, 2))}, r"has no ResNet, of which a tensor's name ends in layer1.0.conv1.weight"),
+        (without(BIAS, "downconv.bias"), f"it lacks downconv.bias, {BIAS}$"),
+        (without(STEM), f"{STEM} is missing; it must be a one-dim"),
+        (without() | {STEM: np.zeros((4, 12, 7, 7))}, r"is \[4, 12, 7, 7\]; it must be a one-"),
+        (without() | {STEM: np.zeros((4, 8, 7))}, "reads 8 leads with a kernel of 7; only 12 leads"),
+        (without() | {STEM: np.zeros((4, 12, 5))}, "reads 12 leads with a kernel of 5; only 12"),
+        (without() | {"extra.weight": np.zeros(1)}, "it has, and no layer reads them: extra.weight$"),
+        (
+            without() | {f"extra{i}.weight": np.zeros(1) for i in range(20)},
+            r"no layer reads them: (extra\d+.weight, ){7}extra\d+.weight and 12 more$",
+        ),
+        (
+            without() | {BIAS: np.zeros(3), f"{ATTENTION}_bias": np.zeros(50)},
+            rf"it has with other shapes {ATTENTION}_bias \[50\], {BIAS} \[3\]$",
+        ),
+        (without() | {"att_pool_head.cls_token": np.zeros(())}, r"other shapes att_pool_head.cls_token \[\]$"),
+        (without() | {f"{ATTENTION}_weight": np.zeros(())}, rf"{ATTENTION}_weight \[\]$"),
+        (without() | {BIAS: np.full(4, np.nan)}, f"{BIAS} has values that are not finite"),
+        (without() | {BIAS: np.zeros(4, int)}, f"{BIAS} is int64; only float16"),
+        (without() | {"ecg_encoder.layer1.0.shortcut.0.weight": np.zeros((4, 4, 1))}, "reads them: .*shortcut.0"),
+        (without() | {"b.layer1.0.conv1.weight": np.zeros((4, 4, 3))}, "has several ResNets, "),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(
+    tensors: dict[str, np.ndarray], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path / "f.safetensors", tensors)
+    line = refusal(capsys, file, "--from", "merl", "--out", tmp_path / "run")
+    assert line.startswith(f"etp: {file}: ") and re.search(words, line), line
+    assert len(line) < 2000 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": "quantile"}, "scale is 'quantile'; this package does millivolt, record, lead, min-max"),
+        ({"pool": "attention"}, "pool is 'attention'; this package does mean, max, mean-max"),
+        ({"stem": "patches"}, "stem is 'patches'; this package does conv, conv-pool"),
+        ({"notch": 50}, "'notch' cannot be applied; it states name, fs"),
+        ({"leads": [*LEADS[:11], "X"]}, "leads is .*; each is one of I, II"),
+        ({"leads": ["I", "I"]}, "none is there twice"),
+        ({"leads": ["I", "II"]}, "reads 12 leads with a kernel of 7; only 2 leads"),
+        ({"fs": 0}, "fs and samples must be at least 1"),
+        ({"fs": "500"}, "fs must be a whole number"),
+    ],
+)
+def test_an_input_that_cannot_be_had_is_refused(
+    change: dict[str, Any], words: str, about: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about.write_text(json.dumps(ABOUT | change))
+    file = save(tmp_path / "f.safetensors", draw(resnet_shapes()))
+    line = refusal(capsys, file, "--from", "torch-state", "--about", about, "--out", tmp_path / "run")
+    assert re.search(words, line), line
+
+
+def test_options_that_contradict_each_other(
+    merl: Path, about: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, new = merl.parent / "merl.safetensors", tmp_path / "new"
+    assert "--from torch-state needs --about" in refusal(capsys, file, "--from", "torch-state", "--out", new)
+    line = refusal(capsys, file, "--from", "merl", "--about", about, "--out", new)
+    assert "the input format of MERL is known" in line
+    assert "holds something already" in refusal(capsys, file, "--from", "merl", "--out", merl)
+    line = refusal(capsys, file, "--from", "merl", "--out", new, "--text", text_folder(tmp_path / "text"))
+    assert "holds no text tower of merl" in line
+    assert "No such file" in refusal(capsys, tmp_path / "none.safetensors", "--from", "merl", "--out", new)
+
+
+def test_a_pytorch_file_needs_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "merl.pth").write_bytes(b"PK")
+    line = refusal(capsys, tmp_path / "merl.pth", "--from", "merl", "--out", tmp_path / "run")
+    assert "install torch, or convert" in line
+
+
+@pytest.mark.optional
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil(str(tmp_path / "ran"))}))
+    line = refusal(capsys, tmp_path / "evil.pth", "--from", "merl", "--out", tmp_path / "run")
+    assert "not a whole file of plain tensors" in line and not (tmp_path / "ran").exists()
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (self.file, "w")
