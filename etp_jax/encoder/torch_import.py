@@ -56,7 +56,7 @@ class Imported:
     tower: str
     """Name and sizes of the ECG tower."""
     parameters: int
-    """Number of parameters that were read."""
+    """Number of parameters of the ECG tower."""
     notes: tuple[str, ...]
     """What was not read, and what follows from it, one line each."""
 
@@ -97,7 +97,8 @@ def import_run(file: Path, out: Path, kind: Kind, text: str | None = None, about
     variables = _variables(file, kind, tensors, config, text_tower, origin)
     source = {"from": kind, "file": file.name, "sha256": digest, "notes": notes}
     _write(out, config, text_tower, origin, source, variables)
-    return Imported(tower.title, sum(leaf.size for leaf in jax.tree.leaves(variables["params"])), tuple(notes))
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]["ecg_tower"]))
+    return Imported(tower.title, size, tuple(notes))
 
 
 def _text(source: str, digest: str) -> TextTower:

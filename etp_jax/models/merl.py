@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from etp_jax.config import MerlConfig
 from etp_jax.models import resnet1d
-from etp_jax.models.resnet1d import EXPANSION, ResNet1D
+from etp_jax.models.resnet1d import EXPANSION, ResNet1D, stage_blocks
 from etp_jax.models.work import Work, linear
 
 
@@ -51,8 +51,9 @@ def tower(config: MerlConfig, dtype: DTypeLike, axis_name: str | None) -> ResNet
 
 def work(config: MerlConfig, samples: int, leads: int) -> Work:
     """Counts the work of the forward pass of one ECG."""
-    width, steps = config.attention_width, -(-samples // 16)
-    channels = config.width * 8 * EXPANSION[config.depth]
+    stages = len(stage_blocks(config.resnet))
+    width, steps = config.attention_width, -(-samples // 2**stages)
+    channels = config.width * 2 ** (stages - 1) * EXPANSION[config.depth]
     total = resnet1d.work(config.resnet, samples, leads) + linear(steps, channels, width)
     total += linear(2 * (steps + 1), width, width) + linear(2, width, width)  # keys and values; query and output
     return total + Work(2 * 2 * (steps + 1) * width, width)
