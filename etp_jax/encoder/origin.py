@@ -10,6 +10,7 @@ from etp_jax.config import EcgConfig, MerlConfig, ResNetConfig
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
+from etp_jax.models.huggingface import LARGEST
 from etp_jax.models.resnet1d import BLOCKS
 from etp_jax.models.torch_names import listed
 from etp_jax.models.weights import Tensors
@@ -72,8 +73,8 @@ def read_origin(kind: Kind, about: Path | None) -> Origin:
     for name, known in {"scale": SCALES, "stem": STEMS, "pool": POOLS}.items():
         if content[name] not in known:
             raise EtpError(f"{about}: {name} is {content[name]!r}; this package does {', '.join(known)}")
-    if min(content["fs"], content["samples"]) < 1:
-        raise EtpError(f"{about}: fs and samples must be at least 1")
+    if not all(1 <= content[name] <= LARGEST for name in ("fs", "samples")):
+        raise EtpError(f"{about}: fs and samples must be from 1 to {LARGEST}")
     leads = content["leads"]
     if not leads or len(set(leads)) < len(leads) or not set(leads) <= set(LEADS):
         raise EtpError(f"{about}: leads is {leads}; each is one of {', '.join(LEADS)}, and none is there twice")
@@ -123,10 +124,12 @@ def tower_of(file: Path, tensors: Tensors, origin: Origin) -> EcgConfig:
         )
     depths = [50] if f"{ECG}layer1.0.conv3.weight" in tensors else [18, 34]
     counts = tuple(_blocks(tensors, stage) for stage in range(1, 5))
+    if 0 in counts:
+        raise EtpError(f"{file}: has no layer{counts.index(0) + 1}; only ResNets of four stages are supported")
     depth = next((depth for depth in depths if BLOCKS[depth] == counts), depths[0])
     sizes: dict[str, Any] = {"depth": depth, "blocks": counts if BLOCKS[depth] != counts else (), "width": stem[0]}
     if f"{HEAD}c_proj.weight" not in tensors:
-        resnet = {"kernel": inner[2], "stem": origin.stem, "pool": origin.pool}
+        resnet: dict[str, Any] = {"kernel": inner[2], "stem": origin.stem, "pool": origin.pool}
         return ResNetConfig(**sizes, **resnet, scale=origin.scale)
     width = _kernel(file, tensors, "downconv.weight")[0]
     return MerlConfig(**sizes, attention_width=width, scale=origin.scale)

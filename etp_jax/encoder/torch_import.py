@@ -15,9 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from etp_jax import config as config_module
-from etp_jax.config import EcgConfig, LossConfig, MerlConfig, ModelConfig, ResNetConfig, TextTowerConfig, TrainConfig
+from etp_jax.config import (
+    EcgConfig,
+    LossConfig,
+    MerlConfig,
+    ModelConfig,
+    OptimConfig,
+    ResNetConfig,
+    TextTowerConfig,
+    TrainConfig,
+)
 from etp_jax.ecg.leads import LEADS, Filters
-from etp_jax.encoder.origin import HEAD, Kind, Origin, merl_names, read_origin, tower_of
+from etp_jax.encoder.origin import Kind, Origin, merl_names, read_origin, tower_of
 from etp_jax.errors import EtpError
 from etp_jax.files import sha256, write_text
 from etp_jax.models.bert import BertConfig
@@ -92,9 +101,10 @@ def import_run(file: Path, out: Path, kind: Kind, text: str | None = None, about
         notes.append(f"no text tower: probe and k-NN work, what reads sentences does not{advice}")
     if isinstance(tower, MerlConfig):
         notes.append("features are the attention's; MERL's own linear probe reads the encoder's mean over time")
-    model = _model_config(tower, tensors, text_tower)
-    config = TrainConfig(model=model, loss=LossConfig(temperature=TEMPERATURE, learn_temperature=False))
-    variables = _variables(file, kind, tensors, config, text_tower, origin)
+    model = _model_config(tower, text_tower)
+    loss, untrained = LossConfig(temperature=TEMPERATURE, learn_temperature=False), OptimConfig(epochs=0)
+    config = TrainConfig(model=model, loss=loss, optim=untrained)
+    variables = _variables(file, tensors, config, text_tower, origin)
     source = {"from": kind, "file": file.name, "sha256": digest, "notes": notes}
     _write(out, config, text_tower, origin, source, variables)
     size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]["ecg_tower"]))
@@ -110,10 +120,10 @@ def _text(source: str, digest: str) -> TextTower:
     return TextTower(bert, None, tokenizer, source, digest)
 
 
-def _model_config(tower: EcgConfig, tensors: Tensors, text: TextTower | None) -> ModelConfig:
+def _model_config(tower: EcgConfig, text: TextTower | None) -> ModelConfig:
     """Returns the options of the model; without a projection, the joint space is that of the features."""
     if isinstance(tower, MerlConfig):
-        width = len(tensors[f"{HEAD}c_proj.weight"])
+        width = tower.attention_width
     else:
         assert isinstance(tower, ResNetConfig)
         width = tower.width * 8 * EXPANSION[tower.depth] * (2 if tower.pool == "mean-max" else 1)
@@ -125,7 +135,7 @@ def _model_config(tower: EcgConfig, tensors: Tensors, text: TextTower | None) ->
 
 
 def _variables(
-    file: Path, kind: Kind, tensors: Tensors, config: TrainConfig, text: TextTower | None, origin: Origin
+    file: Path, tensors: Tensors, config: TrainConfig, text: TextTower | None, origin: Origin
 ) -> dict[str, Any]:
     """Fills the model's parameters and statistics; what the file does not have by design is set here."""
     width = config.model.embedding_dim

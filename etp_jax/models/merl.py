@@ -6,9 +6,11 @@ attention of which only the class token's output is used. The linear layer after
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from etp_jax.config import MerlConfig
@@ -33,9 +35,9 @@ class ClassTokenPool(nn.Module):
         """Maps [B, T, C] to [B, width]."""
         dtype, normal = x_BTC.dtype, nn.initializers.normal
         x_BTF = nn.Dense(self.width, dtype=dtype, param_dtype=dtype, name="down")(x_BTC)
-        token_F = self.param("class_token", normal(1.0), (self.width,), dtype)
+        token_F: Any = self.param("class_token", normal(1.0), (self.width,), dtype)
         shape = x_BTF.shape[1] + 1, self.width
-        position_SF = self.param("position", normal(1 / self.width), shape, dtype)
+        position_SF: Any = self.param("position", normal(1 / self.width), shape, dtype)
         # MERL's code adds the first position twice: to the token alone, and to the token among all steps.
         first_B1F = jnp.broadcast_to(token_F + position_SF[0], (len(x_BTF), 1, self.width))
         x_BSF = jnp.concatenate([first_B1F, x_BTF], axis=1) + position_SF

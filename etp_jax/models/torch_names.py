@@ -7,7 +7,7 @@ reported together.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError
 from etp_jax.models.weights import Names, Tensors, as_float32
 
-NAMES = (
+NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"stage(\d+)_block(\d+)", lambda match: f"layer{match[1]}/{int(match[2]) - 1}"),
     ("stem_conv", "conv1"),
     ("stem_norm", "bn1"),

@@ -182,6 +182,24 @@ def test_an_encoder_is_evaluated_like_a_run(
         load(tmp_path / "out").encode_text(["sinus rhythm"])
 
 
+def test_sizes_and_leads_are_those_of_the_file(tmp_path: Path, about: Path) -> None:
+    """Bottlenecks by torchvision's names, of a model that reads three leads, in an order of its own."""
+    about.write_text(json.dumps(ABOUT | {"leads": ["V5", "II", "I"], "pool": "mean-max", "stem": "conv-pool"}))
+    drawn = draw(resnet_shapes(3, 3, (3, 4, 23, 3), bottleneck=True))
+    tensors = {name.replace("shortcut", "downsample").replace("linear", "fc"): value for name, value in drawn.items()}
+    file = save(tmp_path / "f.safetensors", tensors)
+    etp_import(file, "--from", "torch-state", "--about", about, "--out", tmp_path / "run")
+    encoder = Encoder.from_run(tmp_path / "run")
+    tower, params = encoder.config.model.ecg, encoder.variables["params"]["ecg_tower"]
+    expected = {"depth": 50, "blocks": (3, 4, 23, 3), "width": 3, "stem": "conv-pool", "pool": "mean-max"}
+    assert {name: getattr(tower, name) for name in expected} == expected
+    assert encoder.trained_on["leads"] == ["I", "II", "V5"]
+    np.testing.assert_array_equal(params["stem_conv"]["kernel"], drawn["conv1.weight"].T[:, ::-1])
+    np.testing.assert_array_equal(params["stage3_block23"]["conv3"]["kernel"], drawn["layer3.22.conv3.weight"].T)
+    shortcut = params["stage1_block1"]["shortcut_conv"]["kernel"]
+    np.testing.assert_array_equal(shortcut, drawn["layer1.0.shortcut.0.weight"].T)
+
+
 def test_filtered_or_resampled_shards_are_refused(merl: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(EtpError, match=r"fs is 100, .* was trained with 500; prepare the shards"):
         measure("knn", merl, shards, bootstrap=5)
@@ -204,6 +222,7 @@ STEM, BIAS, ATTENTION = "ecg_encoder.conv1.weight", "ecg_encoder.bn1.bias", "att
     [
         ({"a.weight": np.zeros((2, 2))}, r"has no ResNet, of which a tensor's name ends in layer1.0.conv1.weight"),
         (without(BIAS, "downconv.bias"), f"it lacks downconv.bias, {BIAS}$"),
+        (draw(resnet_shapes(blocks=(2, 2, 2))), "has no layer4; only ResNets of four stages"),
         (without(STEM), f"{STEM} is missing; it must be a one-dim"),
         (without() | {STEM: np.zeros((4, 12, 7, 7))}, r"is \[4, 12, 7, 7\]; it must be a one-"),
         (without() | {STEM: np.zeros((4, 8, 7))}, "reads 8 leads with a kernel of 7; only 12 leads"),
@@ -244,7 +263,8 @@ def test_a_wrong_file_is_refused_in_one_line(
         ({"leads": [*LEADS[:11], "X"]}, "leads is .*; each is one of I, II"),
         ({"leads": ["I", "I"]}, "none is there twice"),
         ({"leads": ["I", "II"]}, "reads 12 leads with a kernel of 7; only 2 leads"),
-        ({"fs": 0}, "fs and samples must be at least 1"),
+        ({"fs": 0}, "fs and samples must be from 1 to 16777216"),
+        ({"samples": 10**12}, "fs and samples must be from 1 to 16777216"),
         ({"fs": "500"}, "fs must be a whole number"),
     ],
 )
@@ -282,7 +302,7 @@ def test_a_pytorch_file_needs_torch(
 @pytest.mark.optional
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil(str(tmp_path / "ran"))}))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil(str(tmp_path / "ran"))}, protocol=2))
     line = refusal(capsys, tmp_path / "evil.pth", "--from", "merl", "--out", tmp_path / "run")
     assert "not a whole file of plain tensors" in line and not (tmp_path / "ran").exists()
 

@@ -21,20 +21,25 @@ def norm_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
 
 
-def resnet_shapes(width: int = WIDTH, leads: int = 12, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> dict[str, Any]:
-    """The tensors of a ResNet of basic blocks."""
+def resnet_shapes(
+    width: int = WIDTH, leads: int = 12, blocks: tuple[int, ...] = (2, 2, 2, 2), bottleneck: bool = False
+) -> dict[str, Any]:
+    """The tensors of a ResNet of basic blocks or bottlenecks."""
     shapes: dict[str, Any] = {"conv1.weight": (width, leads, 7), **norm_shapes("bn1", width)}
     before = width
     for stage, count in enumerate(blocks):
         channels = width * 2**stage
         for block in range(count):
-            name = f"layer{stage + 1}.{block}"
-            shapes |= {f"{name}.conv1.weight": (channels, before, 3), **norm_shapes(f"{name}.bn1", channels)}
-            shapes |= {f"{name}.conv2.weight": (channels, channels, 3), **norm_shapes(f"{name}.bn2", channels)}
-            if before != channels:
-                shapes[f"{name}.shortcut.0.weight"] = (channels, before, 1)
-                shapes |= norm_shapes(f"{name}.shortcut.1", channels)
-            before = channels
+            name, outer = f"layer{stage + 1}.{block}", channels * (4 if bottleneck else 1)
+            kernels = [(channels, before, 3), (channels, channels, 3)]
+            if bottleneck:
+                kernels = [(channels, before, 1), (channels, channels, 3), (outer, channels, 1)]
+            for i, kernel in enumerate(kernels, 1):
+                shapes |= {f"{name}.conv{i}.weight": kernel, **norm_shapes(f"{name}.bn{i}", kernel[0])}
+            if before != outer:
+                shapes[f"{name}.shortcut.0.weight"] = (outer, before, 1)
+                shapes |= norm_shapes(f"{name}.shortcut.1", outer)
+            before = outer
     return shapes | {"linear.weight": (10, before), "linear.bias": (10,)}
 
 
