@@ -104,8 +104,9 @@ class EcgConfig:
 
     kind: str = ""
     """Name of the tower: `resnet`, `vit`. The other options depend on it."""
-    scale: Literal["millivolt", "record", "lead"] = "millivolt"
-    """Input scaling: mV; or zero mean and unit standard deviation, per record or per lead."""
+    scale: Literal["millivolt", "record", "lead", "min-max"] = "millivolt"
+    """Input scaling. `millivolt`: mV; `record`, `lead`: zero mean and unit standard deviation; `min-max`: from 0 to 1
+    over all leads of a record (MERL)."""
 
     @property
     def title(self) -> str:
@@ -179,6 +180,42 @@ class ViTConfig(EcgConfig):
 
 
 @dataclass(frozen=True)
+class MerlConfig(EcgConfig):
+    """MERL's ResNet: `resnet` with a class token that attends to all time steps; it reads one record length only."""
+
+    kind: Literal["merl"] = "merl"
+    depth: Literal[18, 34, 50] = 18
+    """Number of layers, as for `resnet`."""
+    blocks: tuple[int, ...] = ()
+    """Number of residual blocks of each stage, to override those of `depth`; empty: as `depth` gives."""
+    width: int = 64
+    """Channels of the first stage; every later stage doubles them."""
+    attention_width: int = 256
+    """Width of the class token and of the time steps that it attends to."""
+    attention_heads: int = 4
+    """Number of attention heads."""
+
+    def __post_init__(self) -> None:
+        """Raises EtpError for impossible sizes."""
+        _check_sizes(self, "model.ecg", "attention_width", "attention_heads")
+        _ = self.resnet
+        if self.attention_width % self.attention_heads:
+            raise EtpError(
+                f"model.ecg.attention_width {self.attention_width} is not a multiple of {self.attention_heads} heads"
+            )
+
+    @property
+    def resnet(self) -> ResNetConfig:
+        """The layers before the attention."""
+        return ResNetConfig(depth=self.depth, blocks=self.blocks, width=self.width)
+
+    @property
+    def title(self) -> str:
+        """Name and size of the tower, as a page shows them."""
+        return f"{self.resnet.title}, attention of width {self.attention_width}"
+
+
+@dataclass(frozen=True)
 class TextTowerConfig:
     """Text tower, the encoder of the reports."""
 
@@ -240,6 +277,9 @@ class ModelConfig:
     """Width of the joint space."""
     projection: Literal["linear", "mlp"] = "linear"
     """Map from a tower's features to the joint space."""
+    text_projection: Literal["same", "linear", "mlp", "pooler-mlp"] = "same"
+    """Map of the text side, where it differs from `projection`. `pooler-mlp`: BERT's own pooler (a linear layer and a
+    tanh), then `mlp`."""
     projection_dropout: float = 0.0
     """Dropout before the projection."""
 

@@ -66,7 +66,7 @@ def encoder(config: TrainConfig, samples: int, leads: int, params: Any, dtype: n
         devices: number of devices, each of which reads all parameters.
     """
     batch = config.data.batch_size
-    part = ecg_tower(config.model, samples, leads) + _projection(config.model, _features(params))
+    part = ecg_tower(config.model, samples, leads) + _projection(params["ecg_projection"])
     read = _size(params["ecg_tower"]) + _size(params["ecg_projection"])
     per_ecg = TRANSFERS[1] * dtype.itemsize * part.outputs + 2 * samples * leads
     return Step(batch * part.flops, batch * per_ecg + devices * PARAMETER_BYTES * read)
@@ -98,8 +98,8 @@ def train_step(
     mask = optim.trainable(params, config)
     parts = [
         (ecg_tower(config.model, samples, leads), 3),
-        (_projection(config.model, _features(params)), 3),
-        (_projection(config.model, text_dim), 3),
+        (_projection(params["ecg_projection"]), 3),
+        (_projection(params["text_projection"]), 3),
     ]
     if text_tower is not None:
         layer = _bert_layer(*text_tower)
@@ -124,16 +124,8 @@ def _bert_layer(config: BertConfig, tokens: int) -> Work:
     return transformer_layer(tokens, config.hidden_size, config.intermediate_size)
 
 
-def _projection(config: ModelConfig, features: int) -> Work:
-    if config.projection == "linear":
-        return linear(1, features, config.embedding_dim)
-    return linear(1, features, config.embedding_dim) + linear(1, config.embedding_dim, config.embedding_dim)
-
-
-def _features(params: Any) -> int:
-    """Returns the width of the ECG tower's output."""
-    projection = params["ecg_projection"]
-    return projection["hidden" if "hidden" in projection else "linear"]["kernel"].shape[0]
+def _projection(params: Any) -> Work:
+    return sum((linear(1, *layer["kernel"].shape) for layer in params.values()), Work(0, 0))
 
 
 def _size(tree: Any) -> int:

@@ -87,6 +87,7 @@ def check(config: TrainConfig, devices: Sequence[Any]) -> None:
     known = (
         config.model.text.frozen
         and config.model.projection == "linear"
+        and config.model.text_projection in ("same", "linear")
         and config.loss.pairs == "own"
         and config.loss.score == "softmax"
         and config.augment == AugmentConfig()

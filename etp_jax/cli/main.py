@@ -14,6 +14,7 @@ from etp_jax import progress
 from etp_jax.cli import (
     bench,
     evaluate,
+    imports,
     plan,
     predict,
     prep,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     **report.COMMANDS,
     **runs.COMMANDS,
     **predict.COMMANDS,
+    **imports.COMMANDS,
     **bench.COMMANDS,
     **plan.COMMANDS,
     **reproduce.COMMANDS,

@@ -66,11 +66,16 @@ def read_figure(path: Path) -> Figure:
 
 
 def write_card(folder: Path, encoder: Encoder) -> None:
-    """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder."""
+    """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder.
+
+    A folder with imported weights gets no LICENSE and NOTICE, since theirs are not known.
+    """
     shipped = PRETRAINED / "MODEL_CARD.md"
     text = shipped.read_text(encoding="utf-8") if is_shipped(encoder.run_dir) else _text(folder, encoder)
-    write_text(folder / CARD_FILE, FRONT_MATTER + plain(text))
-    for name in LEGAL_FILES:
+    imported = encoder.trained_on.get("imported")
+    matter = FRONT_MATTER.replace("license: apache-2.0", "license: other") if imported else FRONT_MATTER
+    write_text(folder / CARD_FILE, matter + plain(text))
+    for name in () if imported else LEGAL_FILES:  # the licence of imported weights is that of their authors
         shutil.copyfile(PRETRAINED / name, folder / name)
 
 
@@ -96,7 +101,7 @@ model.encode_ecg(signal, fs=500)  # [time, 12 leads] in millivolt
 
 ## Data
 
-Trained on the shards {_seen(encoder)}: {fs} Hz, {seconds:g} s, leads {leads}.
+Trained on {_seen(encoder)}: {fs} Hz, {seconds:g} s, leads {leads}.
 The terms of use of these data also apply to the weights: read them before you publish the weights.
 
 ## Recipe
@@ -120,6 +125,14 @@ The terms of use of these data also apply to the weights: read them before you p
 def _recipe(encoder: Encoder) -> str:
     """Formats the main choices of the recipe as a table."""
     config, text, optim = encoder.config, encoder.text_about, encoder.config.optim
+    if source := encoder.trained_on.get("imported"):
+        rows = {
+            "imported": f"{source['file']} (SHA-256 {source['sha256'][:16]}), by `etp import --from {source['from']}`",
+            "licence": "that of the authors of the weights",
+            "ECG tower": config.model.ecg.title,
+            "text tower": text["source"] if encoder.reads_text else "none",
+        }
+        return _rows(rows)
     rows = {
         "recipe": recipe_of(config) or "not a shipped one",
         "ECG tower": config.model.ecg.kind,
@@ -129,13 +142,18 @@ def _recipe(encoder: Encoder) -> str:
         f"{config.data.batch_size}, seed {config.seed}",
         "checkpoint": f"step {encoder.step}",
     }
+    return _rows(rows)
+
+
+def _rows(rows: dict[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {markdown_cell(value)} |" for name, value in rows.items())])
 
 
 def _seen(encoder: Encoder) -> str:
-    return ", then ".join(
-        f"{markdown_cell(shards['name'])} (SHA-256 {shards['fingerprint'][:16]})" for shards in encoder.seen
-    )
+    if "imported" in encoder.trained_on:
+        return f"{markdown_cell(encoder.trained_on['name'])}, by the authors of the weights"
+    shards = (f"{markdown_cell(each['name'])} (SHA-256 {each['fingerprint'][:16]})" for each in encoder.seen)
+    return f"the shards {', then '.join(shards)}"
 
 
 def _figures(run: Path) -> str:

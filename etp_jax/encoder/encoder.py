@@ -41,8 +41,12 @@ BATCH = 64
 """Number of records per device and call."""
 SIGNALS = 32
 """Batch size for several ECGs that are given to `Encoder.signals`."""
-TEXT_TYPES = {"bert": {str: (int, float, str)}, "frozen": bool, "sha256?": (str, type(None))}
-TRAINED_ON_TYPES = {"fs": float, "samples": int, "leads": [str], "name": str, "fingerprint": str}
+TEXT_TYPES = {"bert": {str: (int, float, str)}, "frozen": bool, "absent?": bool, "sha256?": (str, type(None))}
+SOURCE_TYPES = {"from": str, "file": str, "sha256": str, "notes": [str]}
+TRAINED_ON_TYPES = {
+    **{"fs": float, "samples": int, "leads": [str], "name": str, "fingerprint": str},
+    "imported?": SOURCE_TYPES,
+}
 """Types of the fields of `text.json` and `shards.json` that are read."""
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
@@ -118,12 +122,26 @@ class Encoder:
           EtpError: the weights are not available, or differ from those that the run was trained with; or the tower was
             trained, and an exported encoder does not contain it.
         """
+        self.check_reads_text()
         if not self.text_about["frozen"] and not (self.run_dir / run_folder.TOKENIZER_FILE).exists():
             raise EtpError(
                 f"{self.run_dir}: holds no text tower, so only the trained encoder has prompt embeddings, and only for "
                 "the tasks' own prompts; use the run folder"
             )
         return _tower(self.run_dir, self.config)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether there is a text tower; False for an ECG tower that was imported alone."""
+        return not self.text_about.get("absent", False)
+
+    def check_reads_text(self) -> None:
+        """Raises EtpError if the encoder was imported without a text tower."""
+        if not self.reads_text:
+            raise EtpError(
+                f"{self.run_dir}: has no text tower, so it cannot read sentences; evaluate it by probe or knn, or "
+                "import it with --text if the file has one"
+            )
 
     @property
     def text_source(self) -> str | None:
@@ -257,6 +275,12 @@ class Encoder:
                     f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
                     "prepare the shards with the same settings"
                 )
+        filters = shards.build.get("preparation", {}).get("filters", {})
+        if "imported" in self.trained_on and any(filters.values()):
+            raise EtpError(
+                f"{shards.folder}: its signals are filtered ({filters}), and {self.run_dir} reads unfiltered ones; "
+                "prepare shards without filters"
+            )
 
 
 def encode_ecg(

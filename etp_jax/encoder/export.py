@@ -18,6 +18,7 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import (
     CALIBRATION_FILE,
     ONNX_FILE,
+    PROMPTS_FILE,
     REFERENCE_FILE,
     check_free,
     save_encoder,
@@ -73,9 +74,11 @@ def export(
         raise EtpError(f"{out}: is the folder to be exported; name another folder as --out")
     own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
     encoder = Encoder.from_run(run, checkpoint, text_tower)
+    if own or shards is not None:
+        encoder.check_reads_text()
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in (CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE):
+    for name in (PROMPTS_FILE, CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)
     for name in (run_folder.TEXT_FILE, run_folder.SHARDS_FILE):
@@ -87,11 +90,12 @@ def export(
     for task in own:
         (out / TASKS_FOLDER).mkdir(exist_ok=True)
         write_text(out / TASKS_FOLDER / f"{task.name}.json", task_text(load_task_file(task.file).content))
-    texts = all_prompts([task.file for task in own])
-    embeddings_PE = np.concatenate(
-        [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
-    )
-    save_prompts(out, texts, embeddings_PE)
+    if encoder.reads_text:
+        texts = all_prompts([task.file for task in own])
+        embeddings_PE = np.concatenate(
+            [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
+        )
+        save_prompts(out, texts, embeddings_PE)
     write_card(out, encoder)
     if onnx:
         save_onnx(out, Encoder.from_run(out))

@@ -19,7 +19,7 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import ONNX_FILE
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
-from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV
+from etp_jax.models.dual_encoder import LEAST_DEVIATION_MV, LEAST_RANGE_MV
 from etp_jax.models.resnet1d import EXPANSION, stage_blocks
 
 OPSET, IR_VERSION = 21, 10
@@ -104,6 +104,13 @@ def _scale(graph: _Graph, scale: str) -> str:
     x_BTL = graph.add("Where", live_B1L, "ecg", zero)
     if scale == "millivolt":
         return x_BTL
+    if scale == "min-max":
+        masked = [graph.add("Where", live_B1L, x_BTL, graph.constant(end)) for end in (np.inf, -np.inf)]
+        low = graph.reduce("ReduceMin", masked[0], (1, 2), keep=True)
+        high = graph.reduce("ReduceMax", masked[1], (1, 2), keep=True)
+        spread = graph.add("Add", graph.add("Sub", high, low), graph.constant(LEAST_RANGE_MV))
+        x_BTL = graph.add("Div", graph.add("Sub", x_BTL, low), spread)
+        return graph.add("Where", live_B1L, x_BTL, zero)
     axes = (1, 2) if scale == "record" else (1,)
     weight_BTL = graph.add("Where", live_B1L, graph.add("Add", graph.add("Mul", x_BTL, zero), graph.constant(1)), zero)
     count = graph.add("Max", graph.reduce("ReduceSum", weight_BTL, axes, keep=True), graph.constant(1))

@@ -45,6 +45,8 @@ def evaluate(request: Request) -> Result:
         shards.split(request.split)
     trained = Encoder.from_run(request.folder, request.checkpoint, request.text_tower)
     trained.check_signals(shards)
+    if request.reads_text:
+        trained.check_reads_text()
     if records is not None:
         _check_unseen(trained, records, request.split)
     drawn = [("random", trained.random(seed)) for seed in range(kind.random_encoders)]

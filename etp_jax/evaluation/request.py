@@ -35,6 +35,8 @@ class Request:
     """Name of the kind in commands, file names and JSON."""
     choice: ClassVar[Literal["", "prompts", "protocol"]] = ""
     """Option that distinguishes measurements of this kind within a study; empty if there is none."""
+    reads_text: ClassVar[bool] = False
+    """Whether the kind needs an encoder that reads sentences."""
 
     run: Path
     """Run folder made by `etp train`, folder made by `etp export`, or the word `shipped`: the package's own encoder."""

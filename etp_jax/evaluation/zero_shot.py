@@ -28,6 +28,7 @@ class ZeroShot(PublishedRequest):
 
     kind: ClassVar[str] = "zero-shot"
     choice: ClassVar[Literal["", "prompts", "protocol"]] = "prompts"
+    reads_text: ClassVar[bool] = True
 
     prompts: tuple[str, ...] = (DEFAULT,)
     """Prompt sets, or .json files {class code: text or list of texts}. If there are several, a table compares them."""

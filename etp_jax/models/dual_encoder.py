@@ -20,6 +20,8 @@ from etp_jax.models.towers import TOWERS
 LEAST_DEVIATION_MV = 1e-3
 """Added in quadrature to the standard deviation before division, so that a flat lead gives 0. It is one step of the
 int16 signal, in mV."""
+LEAST_RANGE_MV = 1e-8
+"""Added to the range of a record before division by it, as in MERL's code, so that a flat record gives 0."""
 
 
 def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -28,7 +30,7 @@ def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DT
     Args:
         ecg_BTL: int16 or float [B, T, leads], µV.
         lead_mask_BL: bool [B, leads], false where the lead was not recorded.
-        scale: `EcgConfig.scale`: mV, or zero mean and unit deviation per record or per lead.
+        scale: `EcgConfig.scale`.
         dtype: type of the result, float32 or float64.
 
     Returns:
@@ -36,7 +38,12 @@ def scale_ecg(ecg_BTL: jax.Array, lead_mask_BL: jax.Array, scale: str, dtype: DT
     """
     x_BTL = ecg_BTL.astype(dtype) / 1000
     live_B1L = lead_mask_BL[:, None, :]
-    if scale != "millivolt":
+    if scale == "min-max":
+        live_BTL = jnp.broadcast_to(live_B1L, x_BTL.shape)
+        low = jnp.min(x_BTL, axis=(1, 2), keepdims=True, where=live_BTL, initial=jnp.inf)
+        high = jnp.max(x_BTL, axis=(1, 2), keepdims=True, where=live_BTL, initial=-jnp.inf)
+        x_BTL = (x_BTL - low) / (high - low + LEAST_RANGE_MV)
+    elif scale != "millivolt":
         axes = (1, 2) if scale == "record" else (1,)
         live_BTL = jnp.broadcast_to(live_B1L, x_BTL.shape)
         mean = jnp.mean(x_BTL, axis=axes, keepdims=True, where=live_BTL)
@@ -52,20 +59,32 @@ def normalize(x_BE: jax.Array) -> jax.Array:
 
 
 class Projection(nn.Module):
-    """Projection of a tower's features to the joint space: one linear layer, or two with a GELU in between."""
+    """Projection of a tower's features to the joint space.
+
+    Attributes:
+        config: width of the joint space, and dropout.
+        dtype: compute type and type of the parameters.
+        kind: `linear`: one linear layer; `mlp`: two with a GELU in between; `pooler-mlp`: BERT's pooler, then `mlp`.
+            Empty: `config.projection`.
+    """
 
     config: ModelConfig
     dtype: DTypeLike
+    kind: str = ""
 
     @nn.compact
     def __call__(self, x_BF: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Maps [B, F] to unit vectors [B, E]."""
 
-        def linear(name: str) -> nn.Dense:
-            return nn.Dense(self.config.embedding_dim, dtype=self.dtype, param_dtype=self.dtype, name=name)
+        def linear(name: str, width: int = self.config.embedding_dim) -> nn.Dense:
+            return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, name=name)
+
+        kind = self.kind or self.config.projection
 
         x_BF = Dropout(self.config.projection_dropout, name="dropout")(x_BF.astype(self.dtype), keys)
-        if self.config.projection == "mlp":
+        if kind == "pooler-mlp":
+            x_BF = nn.tanh(linear("pooler", x_BF.shape[-1])(x_BF))
+        if kind != "linear":
             x_BF = nn.gelu(linear("hidden")(x_BF), approximate=False)
         return normalize(linear("linear")(x_BF))
 
@@ -141,7 +160,7 @@ class DualEncoder(nn.Module):
         if self.bert is not None:
             text = self.config.text
             self.text_tower = Bert(self.bert, self.dtype, text.remat, text.scan, text.fused_attention, self.platform)
-        self.text_projection = Projection(self.config, exact)
+        self.text_projection = Projection(self.config, exact, self.config.text_projection.removeprefix("same"))
         scale = math.log(1 / self.loss.temperature)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), (), exact)
         if SCORES[self.loss.score].bias and self.loss.bias is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,11 +122,13 @@ class ResNet1D(nn.Module):
         config: depth, width, stem, kernel, normalisation, pooling, drop-path.
         dtype: compute type; parameters, statistics and features stay at least float32.
         axis_name: device axis over which batch statistics are averaged in training; None: each device uses its own.
+        pooling: pooling over time in place of `config.pool`, for towers that add their own.
     """
 
     config: ResNetConfig
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = AXIS
+    pooling: nn.Module | None = None
 
     @nn.compact
     def __call__(
@@ -163,7 +166,8 @@ class ResNet1D(nn.Module):
                 done += 1
             if self.is_mutable_collection(STAGES):
                 self.sow(STAGES, f"stage{stage + 1}", summary(x.astype(at_least_float32(self.dtype))))
-        return Pool(config.pool, name="pool")(x.astype(at_least_float32(self.dtype)))
+        pooling: Any = self.pooling or Pool(config.pool, name="pool")
+        return pooling(x.astype(at_least_float32(self.dtype)))
 
 
 def work(config: ResNetConfig, samples: int, leads: int) -> Work:

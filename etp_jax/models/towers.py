@@ -10,8 +10,8 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from etp_jax.config import EcgConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
-from etp_jax.models import resnet1d, vit1d
+from etp_jax.config import EcgConfig, MerlConfig, ResNetConfig, TrainConfig, ViTConfig, with_tower
+from etp_jax.models import merl, resnet1d, vit1d
 from etp_jax.models.work import Work
 
 
@@ -36,6 +36,7 @@ TOWERS = {
     for tower in (
         Tower(ResNetConfig, resnet1d.ResNet1D, resnet1d.work),
         Tower(ViTConfig, vit1d.Vit1D, vit1d.work),
+        Tower(MerlConfig, merl.tower, merl.work),
     )
 }
 """All towers by their name, `model.ecg.kind`."""

@@ -44,15 +44,7 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
     """Writes the files needed to load a checkpoint: recipe, tokenizer, text tower, shards; then their digest."""
     digest.forget(run_dir)
     config_module.save(config, run_dir / CONFIG_FILE)
-    text.tokenizer.save(run_dir / TOKENIZER_FILE)
-    about_text = {
-        "source": text.source,
-        "sha256": text.sha256,
-        "tokenizer_sha256": text.tokenizer.sha256,
-        "frozen": config.model.text.frozen,
-        "dim": text.bert_config.hidden_size,
-        "bert": dataclasses.asdict(text.bert_config),
-    }
+    write_text_tower(run_dir, config, text)
     about_shards = {
         "fingerprint": shards.fingerprint,
         "fs": shards.fs,
@@ -62,7 +54,6 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
         "name": shards.name,
         "earlier": _earlier(run_dir, config),
     }
-    write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
     write_text(run_dir / SHARDS_FILE, json.dumps(about_shards, indent=1) + "\n")
     digest.write_digest(run_dir, RUN_FILES)
 
@@ -89,6 +80,20 @@ def load_config(run_dir: Path) -> TrainConfig:
     """
     check_files(run_dir)
     return config_module.load(run_dir / CONFIG_FILE)
+
+
+def write_text_tower(run_dir: Path, config: TrainConfig, text: TextTower) -> None:
+    """Writes the tokenizer and the description of the text tower."""
+    text.tokenizer.save(run_dir / TOKENIZER_FILE)
+    about_text = {
+        "source": text.source,
+        "sha256": text.sha256,
+        "tokenizer_sha256": text.tokenizer.sha256,
+        "frozen": config.model.text.frozen,
+        "dim": text.bert_config.hidden_size,
+        "bert": dataclasses.asdict(text.bert_config),
+    }
+    write_text(run_dir / TEXT_FILE, json.dumps(about_text, indent=1) + "\n")
 
 
 def _earlier(run_dir: Path, config: TrainConfig) -> list[dict[str, str]]:

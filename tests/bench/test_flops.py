@@ -12,7 +12,7 @@ import pytest
 
 from etp_jax.bench import flops
 from etp_jax.bench.peaks import SHEETS, Peak, against_peak, peak
-from etp_jax.config import EcgConfig, ResNetConfig, TrainConfig, ViTConfig
+from etp_jax.config import EcgConfig, MerlConfig, ResNetConfig, TrainConfig, ViTConfig
 from etp_jax.configs import load_recipe
 from etp_jax.models.bert import Bert, BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
@@ -38,8 +38,9 @@ def shapes(model: DualEncoder, samples: int = SAMPLES) -> Any:
         (ResNetConfig(), 0.01),
         (ResNetConfig(depth=50, stem="conv-pool", kernel=5), 0.02),
         (ViTConfig(layers=2), 0.08),  # XLA counts softmax and GELU too
+        (MerlConfig(), 0.01),
     ],
-    ids=["resnet18", "resnet50", "vit"],
+    ids=["resnet18", "resnet50", "vit", "merl"],
 )
 def test_encoder(tower: EcgConfig, tolerance: float) -> None:
     config = recipe("mets", model=replace(load_recipe("mets").model, ecg=tower, projection="mlp"))

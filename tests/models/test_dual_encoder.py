@@ -44,7 +44,16 @@ def test_zero_mean_and_unit_deviation_over_what_was_recorded(scale: str) -> None
         np.testing.assert_allclose(live.std(axis), 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", ["record", "lead"])
+def test_from_zero_to_one_over_what_was_recorded() -> None:
+    spoiled = jnp.asarray(np.where(MASK[:, None], ECG, 32767).astype(np.int16))
+    x = np.asarray(scale_ecg(spoiled, jnp.asarray(MASK), "min-max"))
+    assert (x[1, :, 2] == 0).all() and (x[2] == 0).all()
+    live = ECG[1][:, [0, 1, 3]].astype(float)
+    expected = (live - live.min()) / (live.max() - live.min())
+    np.testing.assert_allclose(x[1][:, [0, 1, 3]], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["record", "lead", "min-max"])
 def test_flat_leads_become_zero(scale: str) -> None:
     x = scale_ecg(jnp.full((1, 64, 4), 1234, jnp.int16), jnp.ones((1, 4), bool), scale)
     np.testing.assert_allclose(x, 0, atol=1e-3)
