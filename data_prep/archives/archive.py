@@ -112,3 +112,5 @@ class Archive:
     """Filters that are applied to every signal."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Number of rows by what was assumed about the archive's tables, such as `age not understood`."""
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of the records that the archive marks, by the name of the mark, such as `static noise`."""

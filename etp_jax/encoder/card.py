@@ -31,6 +31,10 @@ tags:
 """Metadata block that the Hugging Face Hub reads from a model card."""
 
 
+MAIN_METRICS = ("macro_auroc", "ecg_to_text_recall_10")
+"""Main figures of evaluations; for an evaluation with neither, it is the first one."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """The main figure of one evaluation of a run."""
@@ -55,9 +59,10 @@ def read_figure(path: Path) -> Figure:
     """
     try:
         result: dict[str, Any] = read_json(path, "move it away")
-        metric = "macro_auroc" if result["task"] else "ecg_to_text_recall_10"
         fractions = result["summary"]["trained"]
-        value = fractions[max(fractions, key=float)][metric]
+        values = fractions[max(fractions, key=float)]
+        metric = next((name for name in MAIN_METRICS if name in values), next(iter(values)))
+        value = values[metric]
         interval = value.get("low"), value.get("high")
         return Figure(result["kind"], result["task"], result["split"], metric, float(value["mean"]), *interval)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

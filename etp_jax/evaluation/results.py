@@ -20,6 +20,8 @@ from etp_jax.npz import read_npz
 
 SCHEMA = 1
 """Version of the JSON schema. Files without this entry, as written by version 0.1, have the same schema."""
+ACRONYMS = (*METRICS, "ece", "mae")
+"""Words of metrics' names that are written in capitals."""
 REPLICATES = "replicates_"
 """Prefix of the arrays of bootstrap replicates in the `.npz`."""
 
@@ -67,6 +69,60 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class PartFigures:
+    """Macro-AUROC of a group of the records, or of all records under a condition; None where it is undefined."""
+
+    records: int
+    """Number of records scored."""
+    classes: int
+    """Number of classes averaged."""
+    auroc: float | None = None
+    auroc_low: float | None = None
+    auroc_high: float | None = None
+    difference: float | None = None
+    """Difference of the macro-AUROC from what the protocol's `difference` names, over the same classes."""
+    difference_low: float | None = None
+    difference_high: float | None = None
+    note: str = ""
+    """Reason why the figures, or those of some classes, are missing; empty if none are."""
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a value that is neither a number nor None."""
+        _check_numbers(self.auroc, self.auroc_low, self.auroc_high)
+        _check_numbers(self.difference, self.difference_low, self.difference_high)
+
+    @property
+    def interval(self) -> Figure:
+        """AUROC with its interval."""
+        return Figure(self.auroc, self.auroc_low, self.auroc_high)
+
+    @property
+    def paired(self) -> Figure:
+        """Difference with its interval."""
+        return Figure(self.difference, self.difference_low, self.difference_high)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Calibration of one class's probabilities; a bin is [records, mean probability, share with the class]."""
+
+    ece_equal_mass: float
+    """Expected calibration error over the bins of `equal_mass`."""
+    ece_equal_width: float
+    """Expected calibration error over the bins of `equal_width`."""
+    equal_mass: list[list[float]]
+    """Bins between quantiles of the probabilities; those without records are left out."""
+    equal_width: list[list[float]]
+    """Bins of equal width from 0 to 1; those without records are left out."""
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError for a value that is no number, or a bin of other than three."""
+        _check_numbers(self.ece_equal_mass, self.ece_equal_width)
+        for records, mean, share in (*self.equal_mass, *self.equal_width):
+            _check_numbers(records, mean, share)
+
+
+@dataclass(frozen=True)
 class Row:
     """One encoder, on one subset of the training records."""
 
@@ -84,14 +140,23 @@ class Row:
     """Further JSON-serialisable fields, such as the number of training records."""
     per_class: dict[str, ClassFigures] = field(default_factory=dict)
     """Figures by class code; empty for kinds without classes."""
+    parts: dict[str, PartFigures] = field(default_factory=dict)
+    """Figures of groups of the records, or under conditions, by name; empty for kinds without such parts."""
+    reliability: dict[str, Reliability] = field(default_factory=dict)
+    """Calibration by class code; empty for kinds that do not measure it."""
     replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
     """Values [1 + R] by metric, on the sample and its R bootstrap replicates; empty if there is no `.npz`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Converts the row to its JSON form."""
         head = {name: getattr(self, name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
-        classes = {code: asdict(figures) for code, figures in self.per_class.items()}
-        return {**head, **self.values, **self.details} | ({"per_class": classes} if classes else {})
+        tables = {table: {name: asdict(figures) for name, figures in getattr(self, table).items()} for table in TABLES}
+        return {
+            **head,
+            **self.values,
+            **self.details,
+            **{table: content for table, content in tables.items() if content},
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], metrics: list[str], replicates: dict[str, NDArray]) -> Row:
@@ -100,8 +165,15 @@ class Row:
         head = {name: rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         values = {name: rest.pop(name) for name in metrics}
         _check_numbers(*values.values())
-        classes = {code: ClassFigures(**figures) for code, figures in rest.pop("per_class", {}).items()}
-        return cls(**head, values=values, details=rest, per_class=classes, replicates=replicates)
+        tables: dict[str, Any] = {
+            table: {name: figures(**each) for name, each in rest.pop(table, {}).items()}
+            for table, figures in TABLES.items()
+        }
+        return cls(**head, values=values, details=rest, **tables, replicates=replicates)
+
+
+TABLES = {"per_class": ClassFigures, "parts": PartFigures, "reliability": Reliability}
+"""Fields of a row that are tables, with the class of their figures."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +320,8 @@ class Result:
                 lines.append([encoder, f"{fraction:.0%}", *(_with_interval(metrics[name]) for name in names)])
         text = ["; ".join(self._head()), "", *_align(lines)]
         trained = self.first_row("trained")
+        if trained is not None and trained.parts:
+            text += ["", *_align(_part_lines(trained.parts, self.protocol.get("parts", "part")))]
         if trained is None or not trained.per_class:
             return "\n".join(text)
         other = next((row for name in self.summary if name != "trained" and (row := self.first_row(name))), trained)
@@ -263,7 +337,7 @@ class Result:
         head = [f"{what} on {self.split}: {self.records} records"]
         head.append(f"pre-trained on {self.pretrained_on}, checkpoint of step {self.step}")
         head += [f"prompts {self.prompts}"] if self.prompts else []
-        head += [self.protocol["records"]] if "records" in self.protocol else []
+        head += [self.protocol[name] for name in ("records", "lacks") if name in self.protocol]
         head += [f"thresholds of F1 from {self.thresholds_from}"] if self.thresholds_from else []
         return head
 
@@ -303,7 +377,15 @@ def number(value: float) -> float | None:
 
 def _title(metric: str) -> str:
     """Formats the name of a metric, such as "macro AUROC" or "ecg to text recall 1"."""
-    return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
+    return " ".join(word.upper() if word in ACRONYMS else word for word in metric.split("_"))
+
+
+def _part_lines(parts: Mapping[str, PartFigures], heading: str) -> list[list[str]]:
+    lines = [[heading, "records", "classes", "macro AUROC", "difference", "note"]]
+    for name, part in parts.items():
+        figures = _with_interval(part.interval), _with_interval(part.paired)
+        lines.append([name, str(part.records), str(part.classes), *figures, part.note])
+    return lines
 
 
 def _short(value: float | None) -> str:
