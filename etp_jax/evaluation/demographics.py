@@ -80,7 +80,7 @@ def evaluate(request: Demographics, encoders: Sequence[tuple[str, Encoder]], sha
             "records": f"sex and age known: {len(target)} of the {shards.splits[request.split]} records",
             "fitted_on": f"{len(fitted)} records of train",
             "chosen_by": f"AUROC of sex and error of age over {len(chooser)} records",
-            "age of everyone": f"the training median, {median:g} years: error {np.abs(age_n - median).mean():.2f} years",
+            "no_features": f"the training median, {median:g} years: mean error {np.abs(age_n - median).mean():.2f}",
         },
     )
     for name, encoder in encoders:

@@ -24,7 +24,7 @@ def equal_width(p_N: Floats, bins: int = BINS) -> NDArray[np.intp]:
 def expected_calibration_error(p_N: Floats, y_N: Bools, bin_N: NDArray[np.intp], weights_NR: Weights) -> Floats:
     """Computes the expected calibration error [R] of one class under several weightings.
 
-    It is the mean over the records of the distance, in their bin, of the mean probability from the share with the class.
+    It is the distance of a bin's mean probability from its share with the class, averaged over the records.
 
     Args:
       p_N: [N] probabilities.
