@@ -10,6 +10,7 @@ from typing import Any
 
 from etp_jax import __version__
 from etp_jax.configs import recipe_of
+from etp_jax.encoder.card_parts import FIGURES_FOLDER, parts_section
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shipped
 from etp_jax.errors import EtpError
@@ -71,7 +72,8 @@ def read_figure(path: Path) -> Figure:
 
 
 def write_card(folder: Path, encoder: Encoder) -> None:
-    """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder."""
+    """Writes the model card (README.md) with its plots, LICENSE and NOTICE into the folder of an exported encoder."""
+    shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
     shipped = PRETRAINED / "MODEL_CARD.md"
     text = shipped.read_text(encoding="utf-8") if is_shipped(encoder.run_dir) else _text(folder, encoder)
     write_text(folder / CARD_FILE, FRONT_MATTER + plain(text))
@@ -114,7 +116,7 @@ The terms of use of these data also apply to the weights: read them before you p
 
 {_figures(encoder.run_dir)}
 
-## Limits
+{parts_section(encoder.run_dir, folder)}## Limits
 
 - If it was evaluated, it was on the data named above; figures for other people, machines and labels may be lower.
 - It reads the first {seconds:g} seconds, at {fs} Hz. It gives an answer for any ECG, even one unlike its training data.

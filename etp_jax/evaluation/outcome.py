@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures
 from etp_jax.evaluation.records import Labelled, TaskRecords
-from etp_jax.evaluation.results import ClassFigures, Figure, PartFigures, Row, number
+from etp_jax.evaluation.results import Row, number
 from etp_jax.metrics.classification import METRICS, Scored, interval
 from etp_jax.tasks import Task
 

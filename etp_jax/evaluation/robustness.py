@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.prepare import fit, resample
+from etp_jax.evaluation.figures import PartFigures
 from etp_jax.evaluation.outcome import Outcome, make_row
 from etp_jax.evaluation.probe import best_setting, fitted_and_chooser
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import TaskRequest, check_fitted
-from etp_jax.evaluation.results import PartFigures, number
+from etp_jax.evaluation.results import number
 from etp_jax.metrics.classification import Floats, bootstrap_weights, has_both, interval, macro_auroc_replicates
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from etp_jax.evaluation.figures import PartFigures, Reliability
 from etp_jax.evaluation.outcome import Outcome
 from etp_jax.evaluation.probe import Probe, fit_and_score
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import TaskRequest, check_fitted
-from etp_jax.evaluation.results import PartFigures, Reliability, number
+from etp_jax.evaluation.results import number
 from etp_jax.metrics import calibration
 from etp_jax.metrics.classification import (
     Floats,
@@ -86,7 +87,7 @@ def evaluate(request: Subgroups, encoders: Sequence[tuple[str, Encoder]], shards
         parts="group",
         difference="from all other scored records, over the group's classes, by the same draws of patients",
         classes=f"a group's figure averages the classes with {LEAST} or more of its records with and without them",
-        calibration=f"sigmoid of the probe's logits, {calibration.BINS} bins, mean over the classes with both outcomes; "
+        calibration=f"sigmoid of the logits, {calibration.BINS} bins, mean over the classes with both outcomes; "
         "the bootstrap's bias is taken off its intervals",
     )
     if shards.marks is None:
