@@ -58,6 +58,8 @@ def read_parts(path: Path) -> Parts | None:
         return None
     title = " ".join(filter(None, [result["kind"], result["task"], "on", result["split"]]))
     reliability = {code: each["equal_mass"] for code, each in row.get("reliability", {}).items()}
+    if any(len(row) != 3 for bins in reliability.values() for row in bins):
+        raise EtpError(f"{path}: a bin of reliability has other than three numbers; move it away")
     return Parts(title, str(result["protocol"].get("difference", "")), row["parts"], reliability)
 
 
