@@ -210,7 +210,7 @@ def metric_name(name: str) -> str:
         ("auprc", "AUPRC"),
         ("f1", "F1"),
         ("ece", "ECE"),
-        ("age_mae", "age, mean error in years"),
+        ("mae", "MAE (years)"),
     ):
         name = name.replace(key, words)
     return name.replace("_", " ")
