@@ -8,12 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from etp_jax.errors import EtpError
-from etp_jax.files import read_json, whole_file
+from etp_jax.files import read_json
 from etp_jax.plain import plain
 
 FIGURES_FOLDER = "figures"
@@ -28,8 +24,6 @@ RESULT_TYPES = {
     "rows": [{"encoder": str, "parts?": {str: PART_TYPES}, "reliability?": {str: {"equal_mass": [[float]]}}}],
 }
 """Types of the fields that are read of a result with parts."""
-DPI = 150
-BLUE, GREY = "#0072b2", "#8a949d"
 
 
 @dataclass(frozen=True)
@@ -73,10 +67,12 @@ def parts_section(run: Path, folder: Path) -> str:
     found = list(_found(run / "evaluation"))
     if not found:
         return ""
+    from etp_jax.encoder.card_plot import draw  # loads matplotlib
+
     text = ["## Groups and conditions", "", "Macro-AUROC of a linear probe, 95 % intervals by bootstrap over patients."]
     for stem, parts in found:
         plot = f"{FIGURES_FOLDER}/{stem}.png"
-        _draw(parts, folder / plot)
+        draw(folder / plot, parts.parts, parts.reliability)
         rows = [
             f"| {plain(name)} | {part['records']} | {_figure(part, 'auroc', '.3f')} | "
             f"{_figure(part, 'difference', '+.3f')} | {plain(part['note'])} |"
@@ -104,40 +100,3 @@ def _figure(part: dict[str, Any], name: str, form: str) -> str:
         return "–"
     mean, low, high = (format(value, form) for value in values)
     return f"{mean} [{low}, {high}]"
-
-
-def _draw(parts: Parts, path: Path) -> None:
-    """Draws the figures with their intervals, and a reliability diagram where calibration was measured."""
-    panels = 2 if parts.reliability else 1
-    figure = Figure((5 * panels + 1, max(3.0, 0.3 * len(parts.parts) + 1)), dpi=DPI, layout="constrained")
-    axes: Any = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_parts(axes[0], parts)
-    if parts.reliability:
-        _draw_reliability(axes[1], parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        FigureCanvasAgg(figure).print_png(file)
-
-
-def _draw_parts(axes: Axes, parts: Parts) -> None:
-    names = list(parts.parts)
-    for place, part in enumerate(parts.parts.values()):
-        ends = [part["auroc_low"], part["auroc_high"]]
-        if part["auroc"] is None or None in ends:
-            axes.text(0.02, place, "too few records", transform=axes.get_yaxis_transform(), color=GREY, va="center")
-        else:
-            axes.plot(ends, [place, place], color=BLUE, linewidth=1.5)
-            axes.plot(part["auroc"], place, "o", color=BLUE)
-    axes.set_yticks(range(len(names)), [plain(name) for name in names], parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("macro-AUROC")
-    axes.grid(axis="x", color="#e3e8ec")
-
-
-def _draw_reliability(axes: Axes, parts: Parts) -> None:
-    axes.plot([0, 1], [0, 1], ":", color=GREY)
-    for code, bins in parts.reliability.items():
-        axes.plot([row[1] for row in bins], [row[2] for row in bins], "o-", markersize=3, label=plain(code))
-    axes.set(xlabel="mean probability of the bin", ylabel="share of records with the class", aspect="equal")
-    if len(parts.reliability) <= 12:
-        axes.legend(frameon=False, fontsize=8)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from etp_jax.evaluation.figures import PartFigures, Reliability
 from etp_jax.evaluation.outcome import Outcome
@@ -60,6 +59,8 @@ class Subgroups(TaskRequest):
 
 def evaluate(request: Subgroups, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Fits the probe of `etp evaluate probe` on all training records, then divides the scored records into groups."""
+    from scipy.special import expit  # takes long to load
+
     from etp_jax.evaluation import logistic  # loads jax
 
     shared = {each.name: getattr(request, each.name) for each in fields(TaskRequest)}
