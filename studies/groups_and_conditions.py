@@ -2,7 +2,7 @@
 
     python studies/groups_and_conditions.py RESULT.json ...
 
-The results are those of the kinds with groups or conditions, and of sex and age. The metric of a part is named after it,
+The results are those of the kinds with groups or conditions, and of sex and age. The metric of a part has its name,
 as `macro_auroc: women` and `difference: women`.
 """
 

@@ -56,7 +56,7 @@ def of(shards: Shards) -> Mapping[str, Change | None]:
         name: partial(keep_leads, np.isin(leads, chosen)) if set(chosen) <= set(shards.leads) else None
         for name, chosen in LEAD_SETS.items()
     }
-    changes[f"{coarse(fs):g} Hz"] = partial(reduce_rate, fs)
+    changes[f"sampled at {coarse(fs):g} Hz"] = partial(reduce_rate, fs)
     changes |= {f"white noise, {snr} dB": partial(add_white, snr) for snr in WHITE_SNR_DB}
     changes[f"baseline wander, {WANDER_MV:g} mV"] = partial(add_sine, WANDER_HZ, WANDER_MV, fs)
     changes[f"mains, {MAINS_MV:g} mV"] = partial(add_sine, MAINS_HZ, MAINS_MV, fs)

@@ -132,10 +132,10 @@ def group_figures(
     """
     records, positives_C = int(inside_n.sum()), y_nC[inside_n].sum(axis=0)
     enough_C = np.minimum(positives_C, records - positives_C) >= LEAST
-    few = [f"{code} ({positives_C[c]} of {records})" for c, code in enumerate(codes) if not enough_C[c]]
+    few = [f"{code} {positives_C[c]}" for c, code in enumerate(codes) if not enough_C[c]]
     if not records:
         return PartFigures(0, 0, note="no record")
-    note = f"too few records with or without {', '.join(few)}" if few else ""
+    note = f"left out for too few records with or without: {', '.join(few)}" if few else ""
     if not enough_C.any():
         return PartFigures(records, 0, note=note)
 

@@ -29,7 +29,7 @@ CONDITIONS = [
     "leads I and II",
     "lead I",
     "lead II",
-    "50 Hz",
+    "sampled at 50 Hz",
     "white noise, 20 dB",
     "white noise, 10 dB",
     "baseline wander, 0.5 mV",
