@@ -48,7 +48,7 @@ def table(result: Result) -> list[str]:
     row = result.rows[0]
     lines = [f"## {' '.join(filter(None, [result.kind, result.task]))}, {result.records} records of {result.split}", ""]
     if row.parts:
-        lines += ["| | records | classes | macro-AUROC | difference | |", "|---|---|---|---|---|---|"]
+        lines += ["| | records | classes | macro-AUROC | difference |", "|---|---|---|---|---|"]
         lines += [_part(name, part) for name, part in row.parts.items()]
         lines += ["", f"Difference: {result.protocol['difference']}."]
     figures = {name: figure for name, figure in result.summary["trained"][row.fraction].items() if _shown(name)}
@@ -65,7 +65,7 @@ def _shown(metric: str) -> bool:
 
 
 def _part(name: str, part: PartFigures) -> str:
-    cells = [_cell(part.interval, ".3f"), _cell(part.paired, "+.3f"), part.note]
+    cells = [_cell(part.interval, ".3f"), _cell(part.paired, "+.3f")]
     return f"| {name} | {part.records} | {part.classes} | {' | '.join(cells)} |"
 
 

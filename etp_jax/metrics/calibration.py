@@ -32,9 +32,9 @@ def expected_calibration_error(p_N: Floats, y_N: Bools, bin_N: NDArray[np.intp],
       bin_N: [N] bin of each record; the bins are the same under every weighting.
       weights_NR: [N, R] weight of each record in each of R weightings.
     """
-    inside_BN = np.arange(bin_N.max() + 1)[:, None] == bin_N
-    surplus_BR = (inside_BN * (p_N - y_N)) @ weights_NR
-    return np.abs(surplus_BR).sum(axis=0) / weights_NR.sum(axis=0)
+    inside_KN = np.arange(bin_N.max() + 1)[:, None] == bin_N
+    surplus_KR = (inside_KN * (p_N - y_N)) @ weights_NR
+    return np.abs(surplus_KR).sum(axis=0) / weights_NR.sum(axis=0)
 
 
 def reliability(p_N: Floats, y_N: Bools, bin_N: NDArray[np.intp]) -> list[list[float]]:
