@@ -79,7 +79,9 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
         },
         notes={AGE_UNKNOWN: impossible} if impossible else {},
         marks={
-            column.replace("_", " "): tuple(database["ecg_id"][database[column].str.strip() != ""])
+            column.replace("_", " "): tuple(
+                record_id for record_id, cell in zip(database["ecg_id"], database[column], strict=True) if cell.strip()
+            )
             for column in MARKS
             if column in database
         },

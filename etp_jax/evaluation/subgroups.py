@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,16 +161,18 @@ def calibrated(
       Expected calibration error [1 + R] by kind of bins, the mean over the classes with both outcomes; and bins and
       errors of each of these classes by code.
     """
-    errors, reliability = {"ece_equal_mass": [], "ece_equal_width": []}, {}
+    errors: dict[str, list[Floats]] = {"ece_equal_mass": [], "ece_equal_width": []}
+    reliability: dict[str, Reliability] = {}
     for c in np.flatnonzero(has_both(y_nC)):
-        p_n, y_n, own, tables = p_nC[:, c], y_nC[:, c], {}, {}
+        p_n, y_n = p_nC[:, c], y_nC[:, c]
+        own: dict[str, Any] = {}
         for kind, divide in {"equal_mass": calibration.equal_mass, "equal_width": calibration.equal_width}.items():
             bin_n = divide(p_n)
             error_R = calibration.expected_calibration_error(p_n, y_n, bin_n, weights_nR)
             errors[f"ece_{kind}"].append(error_R)
             own[f"ece_{kind}"] = round(float(error_R[0]), 6)
-            tables[kind] = calibration.reliability(p_n, y_n, bin_n)
-        reliability[codes[c]] = Reliability(**own, **tables)
+            own[kind] = calibration.reliability(p_n, y_n, bin_n)
+        reliability[codes[c]] = Reliability(**own)
     replicates = {name: np.mean(some, axis=0) for name, some in errors.items()}
     for values_R in replicates.values():
         # A resample has less varied records, which alone raises its error: the replicates are centred on the figure.
