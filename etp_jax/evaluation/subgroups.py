@@ -158,8 +158,8 @@ def calibrated(
     """Measures the calibration of probabilities [n, C].
 
     Returns:
-      Expected calibration error [1 + R] by kind of bins, the mean over the classes with both outcomes; and bins and
-      errors of each of these classes by code.
+      Expected calibration error [1 + R] by kind of bins, the mean over the classes with both outcomes, NaN without such
+      a class; and bins and errors of each of these classes by code.
     """
     errors: dict[str, list[Floats]] = {"ece_equal_mass": [], "ece_equal_width": []}
     reliability: dict[str, Reliability] = {}
@@ -173,7 +173,8 @@ def calibrated(
             own[f"ece_{kind}"] = round(float(error_R[0]), 6)
             own[kind] = calibration.reliability(p_n, y_n, bin_n)
         reliability[codes[c]] = Reliability(**own)
-    replicates = {name: np.mean(some, axis=0) for name, some in errors.items()}
+    undefined_R = np.full(weights_nR.shape[1], np.nan)
+    replicates = {name: np.mean(some, axis=0) if some else undefined_R for name, some in errors.items()}
     for values_R in replicates.values():
         # A resample has less varied records, which alone raises its error: the replicates are centred on the figure.
         values_R[1:] += values_R[0] - values_R[1:].mean()

@@ -118,6 +118,13 @@ def test_calibration_of_the_probe(measured: tuple[dict[str, Any], Result]):
     assert figure["low"] < figure["mean"] < figure["high"]
 
 
+def test_without_a_class_of_both_outcomes_there_is_no_error():
+    replicates, reliability = subgroups.calibrated(
+        np.ones((5, 1)), np.ones((5, 1), bool), np.ones((5, 3), np.int32), ["A"]
+    )
+    assert reliability == {} and all(np.isnan(values).all() and len(values) == 3 for values in replicates.values())
+
+
 def test_the_file_holds_all(measured: tuple[dict[str, Any], Result]):
     content, result = measured
     assert result.to_dict() == json.loads(json.dumps(content))
