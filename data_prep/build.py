@@ -221,7 +221,7 @@ _clean = lru_cache(maxsize=None)(clean_report)
 
 
 def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Returns the first fields of `build.json`; `rejects` and `notes` are those of the archive's tables."""
+    """Returns the first fields of `build.json`; rejects, notes and marks are those of the archive's tables."""
     return {
         "format": FORMAT,
         "name": archive.name,
@@ -233,6 +233,7 @@ def _head(archive: Archive, recipe: dict[str, Any]) -> dict[str, Any]:
         "translation": _translation(archive),
         "rejects": [asdict(reject) for reject in archive.rejects],
         "notes": dict(archive.notes),
+        "marks": {name: list(record_ids) for name, record_ids in archive.marks.items()},
     }
 
 

@@ -54,7 +54,7 @@ WHOLE = Part()
 PART_TYPES = {
     **{"part": str, "shards": [str], "notes": [NOTE_TYPES]},
     "head": {key: BUILD_TYPES[key] for key in ("name", "fs", "leads", "samples", "label_vocabulary")}
-    | {"preparation": {str: object}, "rejects": NOTE_TYPES["rejects"], "notes?": {str: int}},
+    | {"preparation": {str: object}, "rejects": NOTE_TYPES["rejects"], "notes?": {str: int}, "marks?": {str: [str]}},
 }
 """Types of the fields of `part.json`."""
 

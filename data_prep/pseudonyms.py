@@ -77,6 +77,7 @@ def pseudonymise(archive: Archive, salt: Salt) -> Archive:
         archive,
         studies=tuple(studies),
         rejects=tuple(_hidden(archive.rejects, salt)),
+        marks={name: tuple(map(salt.record, record_ids)) for name, record_ids in archive.marks.items()},
         pseudonyms={"method": METHOD, "salt": salt.mark},
     )
 

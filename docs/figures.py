@@ -1,6 +1,6 @@
 """Draws every picture of README.md and docs/ from committed files: `make figures`.
 
-The numbers come from `results/ptbxl-study.csv` and `docs/images/quickstart-metrics.csv`, the ECG from the synthetic
+The numbers come from `results/` and `docs/images/quickstart-metrics.csv`, the ECG from the synthetic
 archive, the findings from the shipped encoder. A screenshot needs a browser and a report:
 `ETP_CHROMIUM=chromium python docs/figures.py RUN/report.html`.
 """
@@ -23,6 +23,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 STUDY = ROOT / "results" / "ptbxl-study.csv"
+GROUPS = ROOT / "results" / "groups-and-conditions.csv"
 CURVE = IMAGES / "quickstart-metrics.csv"
 
 INK, MUTED, GRID = "#1b2733", "#5f6f7d", "#e3e8ec"
@@ -191,6 +192,26 @@ def draw_prompts(rows: list[dict[str, str]]) -> None:
     figure.legend(unique.values(), unique.keys(), title="prompt set", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     save(figure, "prompt-sensitivity.png")
+
+
+def draw_groups() -> None:
+    """Macro-AUROC of the shipped encoder by group and by condition, with 95 % intervals over patients."""
+    with GROUPS.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["encoder"], row["task"]) == ("trained", "ptbxl-super")]
+    kinds = {name: [row for row in rows if row["kind"] == name] for name in ("subgroups", "robustness")}
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for axes, (kind, own) in zip(panels, kinds.items(), strict=True):
+        parts = [row for row in own if row["metric"].startswith("macro_auroc: ")]
+        value, low, high = (np.array([float(row[name]) for row in parts]) for name in ("value", "low", "high"))
+        places = range(len(parts))
+        axes.errorbar(value, places, xerr=(value - low, high - value), fmt="o", color=BLUE, capsize=2.5)
+        axes.axvline(float(next(row for row in own if row["metric"] == "macro_auroc")["value"]), color=GREY, ls=":")
+        axes.set_yticks(places, [row["metric"].removeprefix("macro_auroc: ") for row in parts])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("macro-AUROC, superclasses, fold 9")
+        axes.set_title({"subgroups": "group of the records", "robustness": "condition"}[kind], fontsize=10, loc="left")
+    save(figure, "groups-and-conditions.png")
 
 
 def draw_training_curve() -> None:
@@ -403,6 +424,7 @@ def main() -> None:
     draw_label_efficiency(rows)
     draw_label_efficiency_tasks(rows)
     draw_prompts(rows)
+    draw_groups()
     draw_training_curve()
     draw_data_flow()
     draw_towers()

@@ -146,6 +146,8 @@ class Archive:
     """Number of rows by what was assumed about the archive's tables, such as `age not understood`."""
     pseudonyms: Mapping[str, str] = field(default_factory=dict)
     """Description of how ids were replaced, recorded in `build.json`; empty if the ids are those of the archive."""
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of the records that the archive marks, by the name of the mark, such as `static noise`."""
 
 
 def check_patients(archive: Archive) -> None:

@@ -30,6 +30,8 @@ AGE_ABOVE_89 = 300
 AGE_UNKNOWN = "age is not possible or not understood; stored as unknown"
 OLDEST = 120
 """Highest valid age, in years; a higher one counts as unknown."""
+MARKS = ("static_noise", "burst_noise", "baseline_drift", "electrodes_problems")
+"""Columns that name the disturbed leads of a record; the cells of other records are empty. A table may lack them."""
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
 
 
@@ -75,6 +77,13 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
             "signal sizes": sizes_sha(f"{source}/{name}.dat" for name in database[FILE_COLUMNS[rate]]),
         },
         notes={AGE_UNKNOWN: impossible} if impossible else {},
+        marks={
+            column.replace("_", " "): tuple(
+                record_id for record_id, cell in zip(database["ecg_id"], database[column], strict=True) if cell.strip()
+            )
+            for column in MARKS
+            if column in database
+        },
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from etp_jax import __version__
 from etp_jax.configs import recipe_of
+from etp_jax.encoder.card_parts import FIGURES_FOLDER, parts_section
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shipped
 from etp_jax.errors import EtpError
@@ -29,6 +30,10 @@ tags:
 ---
 """
 """Metadata block that the Hugging Face Hub reads from a model card."""
+
+
+MAIN_METRICS = ("macro_auroc", "ecg_to_text_recall_10")
+"""Main figures of evaluations; for an evaluation with neither, it is the first one."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ def read_figure(path: Path) -> Figure:
     """
     try:
         result: dict[str, Any] = read_json(path, "move it away")
-        metric = "macro_auroc" if result["task"] else "ecg_to_text_recall_10"
         fractions = result["summary"]["trained"]
-        value = fractions[max(fractions, key=float)][metric]
+        values = fractions[max(fractions, key=float)]
+        metric = next((name for name in MAIN_METRICS if name in values), next(iter(values)))
+        value = values[metric]
         interval = value.get("low"), value.get("high")
         return Figure(result["kind"], result["task"], result["split"], metric, float(value["mean"]), *interval)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -66,10 +72,11 @@ def read_figure(path: Path) -> Figure:
 
 
 def write_card(folder: Path, encoder: Encoder) -> None:
-    """Writes the model card (README.md), LICENSE and NOTICE into the folder of an exported encoder.
+    """Writes the model card (README.md) with its plots, LICENSE and NOTICE into the folder of an exported encoder.
 
     A folder with imported weights gets no LICENSE and NOTICE, since theirs are not known.
     """
+    shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
     shipped = PRETRAINED / "MODEL_CARD.md"
     text = shipped.read_text(encoding="utf-8") if is_shipped(encoder.run_dir) else _text(folder, encoder)
     imported = encoder.trained_on.get("imported")
@@ -114,7 +121,7 @@ The terms of use of these data also apply to the weights: read them before you p
 
 {_figures(encoder.run_dir)}
 
-## Limits
+{parts_section(encoder.run_dir, folder)}## Limits
 
 - If it was evaluated, it was on the data named above; figures for other people, machines and labels may be lower.
 - It reads the first {seconds:g} seconds, at {fs} Hz. It gives an answer for any ECG, even one unlike its training data.

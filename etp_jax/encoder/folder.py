@@ -8,7 +8,8 @@ accept it as a run. Instead of checkpoints it holds
 - `calibration.json`: parameters that turn scores into probabilities, and thresholds;
 - `reference.safetensors`: unit embeddings of ECGs that a similarity is ranked among, without any ids;
 - `encoder.onnx`, `tasks/*.json`: if the export included them;
-- `README.md`, `LICENSE`, `NOTICE`: its model card, and the files that the software's licence requires.
+- `README.md`, `figures/*.png`, `LICENSE`, `NOTICE`: its model card with plots, and the files that the software's
+  licence requires.
 
 No other file of such a folder is read, whatever its source.
 """
@@ -55,6 +56,7 @@ FILES = (
     ONNX_FILE,
     "tasks/*.json",
     CARD_FILE,
+    "figures/*.png",
     *LEGAL_FILES,
 )
 """Files of an exported encoder; no others are copied, uploaded to a hub or downloaded from one."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etp_jax.evaluation import finetune, knn, probe, retrieval, zero_shot
+from etp_jax.evaluation import demographics, finetune, knn, probe, retrieval, robustness, subgroups, zero_shot
 from etp_jax.evaluation.outcome import Outcome
 from etp_jax.evaluation.request import Request
 from etp_jax.shards.reader import Shards
@@ -49,6 +49,11 @@ KINDS = {
         Kind("Linear probe", probe.Probe, probe.evaluate),
         Kind("Nearest neighbours", knn.Knn, knn.evaluate),
         Kind("Full fine-tuning", finetune.Finetune, finetune.evaluate, random_encoders=0),
+        Kind("Subgroups and calibration", subgroups.Subgroups, subgroups.evaluate),
+        Kind("Robustness", robustness.Robustness, robustness.evaluate, random_encoders=0),
+        Kind(
+            "Sex and age", demographics.Demographics, demographics.evaluate, 1, demographics.COMPARED, demographics.NOTE
+        ),
         Kind("Retrieval", retrieval.Retrieval, retrieval.evaluate, 3, retrieval.COMPARED, retrieval.NOTE),
     )
 }

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures
 from etp_jax.evaluation.records import Labelled, TaskRecords
-from etp_jax.evaluation.results import ClassFigures, Figure, Row, number
+from etp_jax.evaluation.results import Row, number
 from etp_jax.metrics.classification import METRICS, Scored, interval
 from etp_jax.tasks import Task
 
@@ -48,11 +49,12 @@ def make_row(
     replicates: Mapping[str, NDArray[np.float64]],
     details: Mapping[str, Any] | None = None,
     per_class: Mapping[str, ClassFigures] | None = None,
+    parts: Mapping[str, PartFigures] | None = None,
 ) -> Row:
     """Creates a row; the value of each metric is the first of its replicates [1 + R]."""
     values = {name: number(values_R[0]) for name, values_R in replicates.items()}
-    about = dict(details or {}), dict(per_class or {})
-    return Row(encoder, fraction, train_seed, subset_seed, values, *about, dict(replicates))
+    about = dict(details or {}), dict(per_class or {}), dict(parts or {})
+    return Row(encoder, fraction, train_seed, subset_seed, values, *about, replicates=dict(replicates))
 
 
 def classification_row(

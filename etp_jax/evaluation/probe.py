@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.outcome import Outcome, classification_row
-from etp_jax.evaluation.records import Labelled, TaskRecords
+from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import HONEST, PublishedRequest, check_fitted, check_protocol
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
@@ -194,7 +194,25 @@ def described(candidate: tuple[str, int]) -> str:
     return name if views == 1 else f"{name} x {views} views"
 
 
-def fitted_and_chooser(records: TaskRecords, split: str) -> tuple[Labelled, Labelled]:
+def best_setting(logits_LnC: NDArray[np.float32], y_nC: NDArray[np.bool_]) -> int:
+    """Returns the number of the setting with the greatest macro AUROC."""
+    return max(range(len(logits_LnC)), key=lambda number: macro_auroc(logits_LnC[number], y_nC))
+
+
+class Source(Protocol):
+    """Source of records with classes, by split."""
+
+    @property
+    def shards(self) -> Shards:
+        """Shard folder of the records."""
+        ...
+
+    def of(self, split: str) -> Labelled:
+        """Selects the records of a split."""
+        ...
+
+
+def fitted_and_chooser(records: Source, split: str) -> tuple[Labelled, Labelled]:
     """Returns the records to fit on and those to choose a setting on, when `split` is scored.
 
     Raises:

@@ -191,8 +191,13 @@ def check_fitted(request: TaskRequest) -> None:
     """Raises EtpError if no classifier can be fitted on the training split of the request's task."""
     if request.definition().max_per_class is not None:
         raise EtpError(f"{request.task_name} is too small to fit probes on; probe a ptbxl task")
+    check_scored(request)
+
+
+def check_scored(request: Request) -> None:
+    """Raises EtpError if the scored split has the records that the request's kind is fitted on."""
     if request.split in (TRAIN, ALL):
-        raise EtpError(f"a {request.kind} is fitted on split 'train'; score another split")
+        raise EtpError(f"{request.kind} is fitted on split 'train'; score another split")
 
 
 def check_protocol(kind: str, protocol: str, known: Sequence[str] = PROTOCOLS) -> None:

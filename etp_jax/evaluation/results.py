@@ -14,56 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError, one_line
+from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures, Reliability, check_numbers
 from etp_jax.files import read_json, whole_file, write_text
 from etp_jax.metrics.classification import METRICS
 from etp_jax.npz import read_npz
 
 SCHEMA = 1
 """Version of the JSON schema. Files without this entry, as written by version 0.1, have the same schema."""
+ACRONYMS = (*METRICS, "ece", "mae")
+"""Words of metrics' names that are written in capitals."""
 REPLICATES = "replicates_"
 """Prefix of the arrays of bootstrap replicates in the `.npz`."""
-
-
-def _check_numbers(*values: object) -> None:
-    """Raises TypeError for a figure that is neither a number nor None."""
-    for value in values:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise TypeError(f"{value!r} is no figure"[:100])
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean with its 95 % interval; None where a value is undefined."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-    def __post_init__(self) -> None:
-        """Raises TypeError for a value that is neither a number nor None."""
-        _check_numbers(self.mean, self.low, self.high)
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """Figures of one class; None where only one outcome occurs."""
-
-    auroc: float | None
-    auprc: float | None
-    f1: float | None
-    auroc_low: float | None
-    auroc_high: float | None
-    positives: int
-    """Number of scored records that have the class."""
-
-    def __post_init__(self) -> None:
-        """Raises TypeError for a value that is neither a number nor None."""
-        _check_numbers(self.auroc, self.auprc, self.f1, self.auroc_low, self.auroc_high)
-
-    @property
-    def interval(self) -> Figure:
-        """AUROC with its interval."""
-        return Figure(self.auroc, self.auroc_low, self.auroc_high)
 
 
 @dataclass(frozen=True)
@@ -84,14 +45,23 @@ class Row:
     """Further JSON-serialisable fields, such as the number of training records."""
     per_class: dict[str, ClassFigures] = field(default_factory=dict)
     """Figures by class code; empty for kinds without classes."""
+    parts: dict[str, PartFigures] = field(default_factory=dict)
+    """Figures of groups of the records, or under conditions, by name; empty for kinds without such parts."""
+    reliability: dict[str, Reliability] = field(default_factory=dict)
+    """Calibration by class code; empty for kinds that do not measure it."""
     replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
     """Values [1 + R] by metric, on the sample and its R bootstrap replicates; empty if there is no `.npz`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Converts the row to its JSON form."""
         head = {name: getattr(self, name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
-        classes = {code: asdict(figures) for code, figures in self.per_class.items()}
-        return {**head, **self.values, **self.details} | ({"per_class": classes} if classes else {})
+        tables = {table: {name: asdict(figures) for name, figures in getattr(self, table).items()} for table in TABLES}
+        return {
+            **head,
+            **self.values,
+            **self.details,
+            **{table: content for table, content in tables.items() if content},
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], metrics: list[str], replicates: dict[str, NDArray]) -> Row:
@@ -99,9 +69,16 @@ class Row:
         rest = dict(content)
         head = {name: rest.pop(name) for name in ("encoder", "fraction", "train_seed", "subset_seed")}
         values = {name: rest.pop(name) for name in metrics}
-        _check_numbers(*values.values())
-        classes = {code: ClassFigures(**figures) for code, figures in rest.pop("per_class", {}).items()}
-        return cls(**head, values=values, details=rest, per_class=classes, replicates=replicates)
+        check_numbers(*values.values())
+        tables: dict[str, Any] = {
+            table: {name: figures(**each) for name, each in rest.pop(table, {}).items()}
+            for table, figures in TABLES.items()
+        }
+        return cls(**head, values=values, details=rest, **tables, replicates=replicates)
+
+
+TABLES = {"per_class": ClassFigures, "parts": PartFigures, "reliability": Reliability}
+"""Fields of a row that are tables, with the class of their figures."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +225,8 @@ class Result:
                 lines.append([encoder, f"{fraction:.0%}", *(_with_interval(metrics[name]) for name in names)])
         text = ["; ".join(self._head()), "", *_align(lines)]
         trained = self.first_row("trained")
+        if trained is not None and trained.parts:
+            text += ["", *_align(_part_lines(trained.parts, self.protocol.get("parts", "part")))]
         if trained is None or not trained.per_class:
             return "\n".join(text)
         other = next((row for name in self.summary if name != "trained" and (row := self.first_row(name))), trained)
@@ -263,7 +242,7 @@ class Result:
         head = [f"{what} on {self.split}: {self.records} records"]
         head.append(f"pre-trained on {self.pretrained_on}, checkpoint of step {self.step}")
         head += [f"prompts {self.prompts}"] if self.prompts else []
-        head += [self.protocol["records"]] if "records" in self.protocol else []
+        head += [self.protocol[name] for name in ("records", "lacks") if name in self.protocol]
         head += [f"thresholds of F1 from {self.thresholds_from}"] if self.thresholds_from else []
         return head
 
@@ -303,7 +282,15 @@ def number(value: float) -> float | None:
 
 def _title(metric: str) -> str:
     """Formats the name of a metric, such as "macro AUROC" or "ecg to text recall 1"."""
-    return " ".join(word.upper() if word in METRICS else word for word in metric.split("_"))
+    return " ".join(word.upper() if word in ACRONYMS else word for word in metric.split("_"))
+
+
+def _part_lines(parts: Mapping[str, PartFigures], heading: str) -> list[list[str]]:
+    lines = [[heading, "records", "classes", "macro AUROC", "difference", "note"]]
+    for name, part in parts.items():
+        figures = _with_interval(part.interval), _with_interval(part.paired)
+        lines.append([name, str(part.records), str(part.classes), *figures, part.note])
+    return lines
 
 
 def _short(value: float | None) -> str:

@@ -205,3 +205,8 @@ def macro_auroc(scores_nC: NDArray, y_nC: NDArray[np.bool_]) -> float:
     ones_n1 = np.ones((len(y_nC), 1), np.int32)
     aurocs = [ranking(scores_nC[:, c], y_nC[:, c], ones_n1)[0][0] for c in range(y_nC.shape[1])]
     return float(np.nanmean(aurocs))
+
+
+def macro_auroc_replicates(scores_nC: NDArray, y_nC: NDArray[np.bool_], weights_nR: Weights) -> Floats:
+    """Mean AUROC [R] under several weightings, over the classes with both outcomes in the weighting."""
+    return score(scores_nC, np.zeros_like(y_nC), y_nC, weights_nR).macro[0]

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from etp_jax.evaluation.figures import Figure
 from etp_jax.evaluation.kinds import KINDS, kind_title
 from etp_jax.evaluation.request import HONEST
-from etp_jax.evaluation.results import ClassFigures, Figure, Result
+from etp_jax.evaluation.results import Result
 from etp_jax.plain import escape
 from etp_jax.report.charts import bar, legend, roc_chart, roc_curve
 from etp_jax.report.html import missing, table
@@ -83,11 +86,13 @@ def _section(evaluation: Evaluation) -> str:
         f"checkpoint of step {result.step}",
         f"pre-trained on {result.pretrained_on}",
         f"thresholds of F1 from {result.thresholds_from}" if result.thresholds_from else "",
+        result.protocol.get("lacks", ""),
     ]
+    parts = _parts(evaluation) + _reliability(evaluation)
     classes = _classes(evaluation) + _rocs(evaluation) if trained and trained.per_class else ""
     return (
         f'<section id="{escape(evaluation.name)}"><h3>{escape(evaluation.title)}</h3>'
-        f'<p class="quiet">{escape("; ".join(filter(None, about)))}.</p>{_summary(result)}{classes}</section>'
+        f'<p class="quiet">{escape("; ".join(filter(None, about)))}.</p>{_summary(result)}{parts}{classes}</section>'
     )
 
 
@@ -102,17 +107,56 @@ def _summary(result: Result) -> str:
     return table([("encoder", ""), ("labels used", "number"), *metrics], rows)
 
 
+def _parts(evaluation: Evaluation) -> str:
+    """Draws a bar for each group or condition, with its figure and its difference beside it."""
+    trained, protocol = evaluation.result.first_row("trained"), evaluation.result.protocol
+    if trained is None or not trained.parts:
+        return ""
+    start = _start(part.auroc_low for part in trained.parts.values())
+    rows = []
+    for name, part in trained.parts.items():
+        about = f'<span class="quiet">{part.records} records, {part.classes} classes</span>'
+        drawn = _bar("trained", part.interval, start)
+        figures = _with_interval(part.interval), _with_interval(part.paired, signed=True)
+        rows.append([f"{escape(name)}<br>{about}", drawn, *figures, escape(part.note)])
+    heads = [(protocol.get("parts", "part"), ""), ("", "bars"), ("macro AUROC", "number"), ("difference", "number")]
+    caption = f"Trained encoder, 95 % intervals over patients; difference {protocol.get('difference', '')}"
+    return table([*heads, ("note", "")], rows, caption, style="wide")
+
+
+def _reliability(evaluation: Evaluation) -> str:
+    """Draws a reliability chart for each class, over bins of equal mass."""
+    trained, names = evaluation.result.first_row("trained"), _class_names(evaluation.result)
+    if trained is None or not trained.reliability:
+        return ""
+    figures = []
+    for code, each in trained.reliability.items():
+        _, mean, share = np.array(each.equal_mass, np.float64).reshape(-1, 3).T
+        name = escape(names.get(code, code))
+        title = f"{name}, ECE {each.ece_equal_mass:.3f} (equal width {each.ece_equal_width:.3f})"
+        chart = roc_chart(f"Reliability, {names.get(code, code)}", [("trained", mean, share)])
+        figures.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
+    return (
+        '<p class="quiet">Reliability: share of records with the class (upwards) over the mean probability of a bin; '
+        f'dotted: perfect calibration. Bins of equal mass.</p><div class="rocs">{"".join(figures)}</div>'
+    )
+
+
+def _start(lows: Iterable[float | None]) -> float:
+    """The left end of an axis of AUROC that holds all lower ends of intervals."""
+    return min(0.4, math.floor(10 * min((low for low in lows if low is not None), default=0.4)) / 10)
+
+
 def _classes(evaluation: Evaluation) -> str:
     """Draws a bar for each class and encoder, with its figure beside it."""
     by_encoder = {name: row.per_class for name in ENCODERS if (row := evaluation.result.first_row(name))}
-    lows = [v.auroc_low for classes in by_encoder.values() for v in classes.values() if v.auroc_low is not None]
-    start = min(0.4, math.floor(10 * min(lows, default=0.4)) / 10)
+    start = _start(values.auroc_low for classes in by_encoder.values() for values in classes.values())
     rows = []
     for code, name in _class_names(evaluation.result).items():
         figures = {encoder: classes[code] for encoder, classes in by_encoder.items()}
         about = f'<span class="quiet">{escape(code)}, {figures["trained"].positives} positive</span>'
         texts = (_with_interval(values.interval) for values in figures.values())
-        bars = "".join(_bar(encoder, values, start) for encoder, values in figures.items())
+        bars = "".join(_bar(encoder, values.interval, start) for encoder, values in figures.items())
         rows.append([f"{escape(name)}<br>{about}", bars, "<br>".join(texts)])
     caption = (
         "AUROC by class with 95 % intervals over patients: trained encoder above, random encoder (first draw) below. "
@@ -123,11 +167,11 @@ def _classes(evaluation: Evaluation) -> str:
     return legend(names, swatch=True) + table(heads, rows, caption, style="wide")
 
 
-def _bar(encoder: str, values: ClassFigures, start: float) -> str:
-    if values.auroc is None:
+def _bar(encoder: str, auroc: Figure, start: float) -> str:
+    if auroc.mean is None:
         return ""
-    low, high = (math.nan if end is None else end for end in (values.auroc_low, values.auroc_high))
-    return bar(encoder, values.auroc, low, high, start)
+    low, high = (math.nan if end is None else end for end in (auroc.low, auroc.high))
+    return bar(encoder, auroc.mean, low, high, start)
 
 
 def _rocs(evaluation: Evaluation) -> str:
@@ -165,15 +209,18 @@ def metric_name(name: str) -> str:
         ("auroc", "AUROC"),
         ("auprc", "AUPRC"),
         ("f1", "F1"),
+        ("ece", "ECE"),
+        ("mae", "MAE (years)"),
     ):
         name = name.replace(key, words)
     return name.replace("_", " ")
 
 
-def _with_interval(figure: Figure) -> str:
+def _with_interval(figure: Figure, signed: bool = False) -> str:
+    """Formats a figure; a signed one is a difference, whose interval may have negative ends."""
     mean, low, high = figure.mean, figure.low, figure.high
     if mean is None:
         return "–"
-    digits = 3 if mean <= 1 else 1  # ranks are above 1, all other metrics are shares
-    interval = "" if low is None or high is None else f"{low:.{digits}f}–{high:.{digits}f}"
-    return f'{mean:.{digits}f} <span class="interval-text">{interval}</span>'
+    form = "+.3f" if signed else ".3f" if mean <= 1 else ".1f"  # ranks and years are above 1, other metrics are shares
+    interval = "" if low is None or high is None else f"{low:{form}}{' to ' if signed else '–'}{high:{form}}"
+    return f'{mean:{form}} <span class="interval-text">{interval}</span>'

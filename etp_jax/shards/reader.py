@@ -52,6 +52,7 @@ SHARD_TYPES = {"file": str, "bytes": int, "records": int, "sha256": str}
 BUILD_TYPES = {
     **{"name": str, "fs": (int, float), "leads": [str], "samples": int, "label_vocabulary": [str]},
     **{"preparation?": {"filters?": {str: object}}, "translation?": {str: {str: (int, float)}}},
+    "marks?": {str: [str]},
     **{"rejects?": {str: int}, "verdicts?": {str: int}, "notes?": {str: int}, "leads_by_verdict?": {str: {str: int}}},
     "splits": {str: {"records": int, "shards": [SHARD_TYPES]}},
 }
@@ -104,6 +105,8 @@ class Shards:
         self.label_vocabulary: tuple[str, ...] = tuple(self.build["label_vocabulary"])
         self.restored: bool = self.build["format"] == RESTORED_FORMAT
         """Whether the records also have `report_restored`."""
+        self.marks: dict[str, list[str]] | None = self.build.get("marks")
+        """Ids of the records that the archive marks, by the name of the mark; None if `etp prep` was an earlier one."""
         self.splits: dict[str, int] = {name: split["records"] for name, split in self.build["splits"].items()}
         for name in self.splits:
             inside(self.folder, name, str(self.folder / BUILD_FILE), subfolders=False)  # also names files in .index

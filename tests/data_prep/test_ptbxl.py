@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 
 from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.build import build, build_part
+from etp_jax.data_prep.parts import Part, merge
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
+from etp_jax.shards.reader import Shards
 from tests.helpers.ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
 
 
@@ -134,3 +138,33 @@ def test_tables_that_cannot_be_read(tables):
     (tables / "scp_statements.csv").unlink()
     with pytest.raises(EtpError, match=r"scp_statements.csv: No such file"):
         open_archive(tables)
+
+
+def test_marks_of_noise_are_carried_to_the_shards(tmp_path):
+    rows = [row_of(number) for number in range(RECORDS)]
+    cells = {"static_noise": " , I-AVR,  ", "burst_noise": " ", "electrodes_problems": ""}
+    for number, row in enumerate(rows):
+        row.update({name: cell if number in (3, 5) else "" for name, cell in cells.items()})
+    source = write_archive(tmp_path / "source")
+    write_table(source / "ptbxl_database.csv", rows)
+    expected = {"static noise": ["3", "5"], "burst noise": [], "electrodes problems": []}  # without baseline_drift
+    build(open_archive(source), tmp_path / "whole")
+    assert Shards(tmp_path / "whole").marks == expected
+    for number in (1, 2):
+        build_part(open_archive(source), tmp_path / f"part{number}", Part(number, 2))
+    merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "merged")
+    for name in ("build.json", "dataset_info.json"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_marks_leave_the_bytes_of_the_shards_alone(archive_folder, tmp_path):
+    """A folder without marks, as an earlier version wrote it, opens, and has the fingerprint of one with marks."""
+    build(open_archive(archive_folder), tmp_path / "shards")
+    shards = Shards(tmp_path / "shards")
+    assert shards.marks == {}  # this archive's table has none of the columns
+    content = json.loads((tmp_path / "shards" / "build.json").read_text())
+    del content["marks"]
+    (tmp_path / "shards" / "build.json").write_text(json.dumps(content))
+    old = Shards(tmp_path / "shards")
+    assert old.marks is None and old.fingerprint == shards.fingerprint
+    assert build(open_archive(archive_folder), tmp_path / "shards").seconds == 0  # finished, left as it is

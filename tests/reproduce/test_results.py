@@ -58,3 +58,22 @@ def test_the_table_of_the_study_is_made_of_its_csv() -> None:
     assert set(re.findall(r"±(\d\.\d{3})", text)) <= halves
     fitted = {f"{float(line['value']):.1f}" for line in lines if line["metric"] == "classes_fitted"}
     assert set(re.findall(r"\((\d+\.\d) of", text)) == fitted
+
+
+def test_the_tables_by_group_and_condition_are_made_of_their_csv() -> None:
+    lines = read(RESULTS / "groups-and-conditions.csv")
+    triples = {tuple(f"{float(line[end]):.3f}" for end in ("value", "low", "high")) for line in lines if line["low"]}
+    card, page, docs = (
+        (RESULTS.parent / name).read_text(encoding="utf-8").replace("+", "")
+        for name in ("etp_jax/pretrained/MODEL_CARD.md", "results/groups-and-conditions.md", "docs/evaluation.md")
+    )
+    cells = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", page)
+    assert len(cells) > 60 and set(cells) <= triples
+    section = card[card.index("## Groups and conditions") : card.index("## Limits")]
+    shown = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", section)
+    assert len(shown) == 21 and set(shown) <= triples
+    names = ("clean", "6 limb leads", "leads I and II", "lead II", "lead I", "sampled at 50 Hz", "white noise, 10 dB")
+    names += ("baseline wander, 0.5 mV", "mains, 0.1 mV")
+    about = {(line["encoder"], line["task"], line["metric"]): f"{float(line['value']):.3f}" for line in lines}
+    row = " | ".join(about["trained", "ptbxl-super", f"macro_auroc: {name}"] for name in names)
+    assert f"| {row} |" in docs

@@ -1,0 +1,69 @@
+"""Tests the groups and conditions of a model card: tables and plots of an export, from results at hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from etp_jax.cli import main
+from etp_jax.encoder.card_parts import read_parts
+from etp_jax.encoder.folder import copy_encoder
+from etp_jax.errors import EtpError
+from etp_jax.evaluation import Result
+from tests.helpers.evaluations import measure
+from tests.helpers.people import MARKS, write_people
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with results of groups and conditions, beside one of another kind and a file that is no result."""
+    run = shutil.copytree(run_dir, tmp_path_factory.mktemp("evaluated") / "run")
+    shutil.rmtree(run / "evaluation", ignore_errors=True)
+    people = write_people(run.parent / "shards", marks=MARKS)
+    for kind in ("probe", "subgroups", "robustness"):
+        measure(kind, run, people, bootstrap=10)
+    (run / "evaluation" / "other.json").write_text("[]")
+    return run
+
+
+def test_the_card_has_a_table_and_a_plot(evaluated: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    main.main(["export", "--run", str(evaluated), "--out", str(out)])
+    card = (out / "README.md").read_text()
+    assert card.index("## Figures") < card.index("## Groups and conditions") < card.index("## Limits")
+    names = [f"ptbxl-super-{kind}-validation" for kind in ("robustness", "subgroups")]
+    for name in names:
+        assert f"](figures/{name}.png)" in card
+        assert len(np.unique(matplotlib.image.imread(out / "figures" / f"{name}.png"))) > 10
+    part = Result.load(evaluated / "evaluation" / f"{names[1]}.json").rows[0].parts["women"]
+    assert f"| women | {part.records} | {part.auroc:.3f} [{part.auroc_low:.3f}, {part.auroc_high:.3f}] |" in card
+    assert "| under 50 | 0 | – | – | no record |" in card
+    copy_encoder(out, tmp_path / "copy")
+    assert {file.name for file in (tmp_path / "copy" / "figures").iterdir()} == {f"{name}.png" for name in names}
+
+
+def test_a_card_without_such_results_has_no_such_section(evaluated: Path, tmp_path: Path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    for file in (run / "evaluation").glob("*-subgroups-*"):
+        file.unlink()
+    main.main(["export", "--run", str(run), "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out" / "figures").iterdir())) == 1
+    shutil.rmtree(run / "evaluation")
+    main.main(["export", "--run", str(run), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "figures").exists()
+    assert "Groups and conditions" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
+    assert read_parts(evaluated / "evaluation" / "ptbxl-super-probe-validation.json") is None
+    content = json.loads((evaluated / "evaluation" / "ptbxl-super-subgroups-validation.json").read_text())
+    content["rows"][0]["reliability"]["NORM"]["equal_mass"] = [[1.0, 0.5]]
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(EtpError, match=r"x.json: a bin of reliability has other than three numbers; move it away"):
+        read_parts(file)
