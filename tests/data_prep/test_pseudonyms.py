@@ -30,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pseudonyms")
     source = write_archive(folder / "source")
     rows = [row_of(number) for number in range(RECORDS)]
-    write_table(source / "ptbxl_database.csv", [{**rows[0], "scp_codes": "{'XYZ': 0}"}, *rows[1:]])
+    rows = [{**rows[0], "scp_codes": "{'XYZ': 0}"}, {**rows[1], "static_noise": " , I-AVR,  "}, *rows[2:]]
+    write_table(source / "ptbxl_database.csv", [{"static_noise": "", **row} for row in rows])
     (source / "records100/00000/00003_lr.dat").unlink()
     for name, key in (("salt", KEY), ("other", KEY[::-1])):
         (folder / name).write_text(f"{key}\n")
@@ -65,6 +66,8 @@ def test_ids_are_keyed_hashes_and_all_else_is_the_same(folder: Path) -> None:
             assert list(getattr(after.columns, name)) == list(getattr(before.columns, name))
         rows = np.arange(len(before))
         np.testing.assert_array_equal(after.ecg(rows), before.ecg(rows))
+    (mark,) = plain.build["marks"]["static noise"]
+    assert hidden.build["marks"]["static noise"] == [expected("record", mark)]
     found = [(split, reason) for _, split, reason in rejects(folder / "hidden")]
     assert found == [(split, reason.split(":")[0]) for _, split, reason in rejects(folder / "plain")]
     assert [name for name, *_ in rejects(folder / "hidden")] == [
