@@ -1,4 +1,4 @@
-"""Fills `options.md` from the dataclasses of `etp_jax/config.py` when mkdocs builds the pages."""
+"""Fills `options.md` from the dataclasses of `etp_jax/config.py` and `model_config.py` when mkdocs builds the pages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from etp_jax import config
+from etp_jax import config, model_config
 
 MARK = "<!-- options -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replaces the mark by the tables; called by mkdocs for every page."""
-    return markdown.replace(MARK, "\n\n".join(tables(config.TrainConfig, "", documented(config))))
+    return markdown.replace(MARK, "\n\n".join(tables(config.TrainConfig, "", documented(config) | documented(model_config))))
 
 
 def documented(module: ModuleType) -> dict[tuple[str, str], str]:

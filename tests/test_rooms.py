@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "etp_jax"
 FLOORS = (
     ("errors", "metrics", "plain", "json_text", "npz"),
     ("paths", "progress"),
-    ("old_options", "files", "ecg"),
+    ("old_options", "files", "ecg", "model_config"),
     ("config",),
     ("losses", "shards", "configs"),
     ("models",),
@@ -36,6 +36,7 @@ WITHOUT_JAX = (
     "paths",
     "old_options",
     "config",
+    "model_config",
     "files",
     "ecg",
     "shards",
