@@ -172,6 +172,7 @@ def check(path: Path, content: bytes, read: Read) -> None:
     assert time.process_time() - started < SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_document_opens_or_is_refused(documents: dict[str, tuple[Path, Read]], name: str) -> None:
     path, read = documents[name]
