@@ -163,7 +163,7 @@ def calibrated(
     """
     errors: dict[str, list[Floats]] = {"ece_equal_mass": [], "ece_equal_width": []}
     reliability: dict[str, Reliability] = {}
-    for c in np.flatnonzero(has_both(y_nC)):
+    for c in np.flatnonzero(has_both(y_nC)).tolist():
         p_n, y_n = p_nC[:, c], y_nC[:, c]
         own: dict[str, Any] = {}
         for kind, divide in {"equal_mass": calibration.equal_mass, "equal_width": calibration.equal_width}.items():

@@ -175,9 +175,9 @@ def test_an_encoder_is_evaluated_like_a_run(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: other" in card and "r.safetensors" in card
     signal = np.random.default_rng(0).normal(0, 0.5, (SAMPLES, 12))
-    vectors = [load(folder).encode_ecg(signal, fs=100, unit="mV") for folder in (run, tmp_path / "out")]
-    np.testing.assert_array_equal(*vectors)
-    assert vectors[0].shape == (8 * WIDTH,)
+    of_run, of_export = (load(folder).encode_ecg(signal, fs=100, unit="mV") for folder in (run, tmp_path / "out"))
+    np.testing.assert_array_equal(of_run, of_export)
+    assert of_run.shape == (8 * WIDTH,)
     with pytest.raises(EtpError, match="has no text tower"):
         load(tmp_path / "out").encode_text(["sinus rhythm"])
 

@@ -94,7 +94,7 @@ def test_intervals_come_from_the_draws_of_the_whole_sample():
         differences.append(auroc - rest)
     expected = [*np.percentile(own, [2.5, 97.5]), *np.percentile(differences, [2.5, 97.5])]
     found = [part.auroc_low, part.auroc_high, part.difference_low, part.difference_high]
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_allclose(np.array(found, np.float64), expected, atol=2e-6)
 
 
 def test_a_group_without_others_has_no_difference():

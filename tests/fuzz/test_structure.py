@@ -183,7 +183,7 @@ def test_a_changed_document_opens_or_is_refused(documents: dict[str, tuple[Path,
         deadline=None,
         database=None,
         derandomize=True,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     @given(st.lists(CHANGE, min_size=1, max_size=3))
     def attempt(changes: list[tuple[int, str, Any]]) -> None:

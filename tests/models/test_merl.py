@@ -38,7 +38,7 @@ def test_the_class_token_attends_to_all_steps() -> None:
     out = params["attention"]["out"]
     expected = np.einsum("bhd,hdf->bf", pooled, out["kernel"]) + out["bias"]
     with jax.default_matmul_precision("highest"):
-        np.testing.assert_allclose(module.apply(variables, x_BTC), expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(module.apply(variables, x_BTC)), expected, atol=1e-5)
 
 
 def test_the_tower_and_the_text_projection_are_trained(tmp_path: Path) -> None:
