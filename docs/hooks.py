@@ -15,7 +15,9 @@ MARK = "<!-- options -->"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replaces the mark by the tables; called by mkdocs for every page."""
-    return markdown.replace(MARK, "\n\n".join(tables(config.TrainConfig, "", documented(config) | documented(model_config))))
+    return markdown.replace(
+        MARK, "\n\n".join(tables(config.TrainConfig, "", documented(config) | documented(model_config)))
+    )
 
 
 def documented(module: ModuleType) -> dict[tuple[str, str], str]:

@@ -53,7 +53,7 @@ class Copy:
     shape: str
     bytes: int
     times: int
-    """Number of times in a dispatch; a loop over the steps of a dispatch counts once."""
+    """Number of times in a dispatch; the loop over the steps of a dispatch counts once."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,33 @@ class Summary:
     """What a program does on one device.
 
     Attributes:
-        cycles: the compiler's estimate of all cycles, without collectives.
-        collectives: number and bytes of the results by kind, for each step.
+        cycles: the compiler's estimate of the cycles of a step, without collectives.
+        step_share: share of `moved_bytes` that one step moves; 1 if a dispatch is one step.
+        collectives: number and bytes of the results by kind; the loop over the steps counts once.
         copies: copies from a given size on, the largest first.
         loops: lengths of the loops, with the number of loops of each length.
     """
 
     cycles: int
+    step_share: float
     collectives: dict[str, dict[str, int]]
     copies: list[Copy]
     loops: dict[int, int]
 
 
-def summary(text: str, copies_from: int) -> Summary:
-    """Summarises a compiled program; copies of less than `copies_from` bytes are left out."""
+def summary(text: str, copies_from: int, steps: int = 1) -> Summary:
+    """Summarises a compiled program.
+
+    Args:
+      text: the program.
+      copies_from: copies of fewer bytes are left out.
+      steps: steps of a dispatch. What precedes and follows the loop over them counts for all steps together.
+    """
     found, entry = computations(text)
-    cycles, numbers, sizes = 0, Counter[str](), Counter[str]()
+    step = _step_loop(found, entry) if steps > 1 else None
+    numbers, sizes = Counter[str](), Counter[str]()
     copies, loops = [], Counter[int]()
-    for instruction, times in walk(found, entry):
-        cycles += times * _cycles(instruction)
+    for instruction, times in walk(found, entry, once=step):
         for inner in (instruction, *_called(found, instruction)):
             kind = inner.operation.removesuffix("-start")
             if kind in COLLECTIVES:
@@ -92,7 +100,21 @@ def summary(text: str, copies_from: int) -> Summary:
             loops[trips] += 1
     collectives = {kind: {"number": numbers[kind], "bytes": sizes[kind]} for kind in COLLECTIVES if numbers[kind]}
     copies = sorted((copy for copy in copies if copy.bytes >= copies_from), key=lambda copy: -copy.bytes)
-    return Summary(cycles, collectives, copies, dict(loops))
+    cycles = sum(times * _cycles(instruction) for instruction, times in walk(found, entry, once=step))
+    moved = _moved(found, entry)
+    cycles_of_step = bytes_of_step = 0
+    if step is not None:
+        cycles_of_step = sum(times * _cycles(instruction) for instruction, times in walk(found, step))
+        bytes_of_step = _moved(found, step)
+    cycles = cycles_of_step + round((cycles - cycles_of_step) / steps)
+    share = (bytes_of_step + (moved - bytes_of_step) / steps) / moved if moved else 1.0
+    return Summary(cycles, share, collectives, copies, dict(loops))
+
+
+def _step_loop(found: dict[str, list[Instruction]], entry: str) -> str | None:
+    """Returns the body of the loop over the steps: the loop that moves the most bytes; None if it is unrolled."""
+    loops = [body for instruction in found[entry] if instruction.operation == "while" for body in _inner(instruction)]
+    return max(loops, key=lambda body: _moved(found, body), default=None)
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -109,13 +131,16 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
-def walk(found: dict[str, list[Instruction]], name: str, times: int = 1) -> Iterator[Turn]:
-    """Yields the instructions that a computation runs, with those of its loops, branches and calls."""
+def walk(found: dict[str, list[Instruction]], name: str, times: int = 1, once: str | None = None) -> Iterator[Turn]:
+    """Yields the instructions that a computation runs, with those of its loops, branches and calls.
+
+    The loop with the body `once` counts as one turn.
+    """
     for instruction in found.get(name, []):
         yield Turn(instruction, times)
-        inner = times * (_trips(instruction) or 1) if instruction.operation == "while" else times
+        trips = (_trips(instruction) or 1) if instruction.operation == "while" else 1
         for body in _inner(instruction):
-            yield from walk(found, body, inner)
+            yield from walk(found, body, times * (1 if body == once else trips), once)
 
 
 def _inner(instruction: Instruction) -> list[str]:
@@ -134,9 +159,13 @@ def moved_bytes(text: str) -> int:
 
     For compilers that do not report it. An operand of which only a part is selected counts as that part.
     """
-    found, entry = computations(text)
+    return _moved(*computations(text))
+
+
+def _moved(found: dict[str, list[Instruction]], name: str) -> int:
+    """Sums the bytes of a computation and of what it runs in loops, branches and calls."""
     total, nothing = 0, FREE | {"while", "call", "conditional"}
-    for computation in {entry, *_bodies(found, entry)}:
+    for computation in {name, *_bodies(found, name)}:
         shapes = {instruction.name: instruction.shape for instruction in found[computation]}
         for instruction in found[computation]:
             if instruction.operation in nothing or instruction.operation.endswith("-done"):

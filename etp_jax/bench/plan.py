@@ -10,10 +10,10 @@ The JSON has the fields of `etp bench`'s (`run.py`), so that one table can read 
         chips, hosts, device, device_bytes (usable memory), precision, per_dispatch, fits
         texts_resident: whether every chip holds the report table; otherwise its rows are sent with the batches
         resident: where the records are kept: always (on every chip), sharded (over all chips), never (on the hosts)
-        if it fits: lower_s, compile_s, xla_flops, xla_bytes (each loop counted once)
+        if it fits: lower_s, compile_s, xla_flops, xla_bytes (of one step; each loop counted once)
             memory: {argument, output, temp, alias, code, peak} in bytes
-            program: {cycles, collectives: {kind: {number, bytes}}, copies: [{shape, bytes, times}], loops: {length:
-                number}}
+            program: {cycles (of one step), step_share, collectives: {kind: {number, bytes}}, copies: [{shape, bytes,
+                times}], loops: {length: number}}
         otherwise: needed_bytes, message
     others: the same run with another batch, micro-batches or block, compiled for its memory: [{change, fits, bytes}]
     estimate: null if the step does not fit

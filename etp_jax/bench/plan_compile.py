@@ -33,8 +33,8 @@ def compiled(request: dict[str, Any]) -> dict[str, Any]:
     Returns:
       versions (of jax and the compiler), chips, hosts, device (its kind), device_bytes (usable memory of a chip),
       precision, fits, and:
-      if it fits: resident, texts_resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes, flops, bytes
-      (of a step on all devices, from the shapes), program (the fields of `hlo.Summary`);
+      if it fits: resident, texts_resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes (of a
+      step; each loop counted once), flops, bytes (of a step on all devices, from the shapes), program (the fields of `hlo.Summary`);
       otherwise: needed_bytes (None where the compiler does not report it) and message.
 
     Raises:
@@ -127,13 +127,15 @@ def _described(done: Any, built: Any, request: dict[str, Any], chips: int) -> di
     if not memory["peak"]:  # the compiler for GPUs does not report it; nothing is known to be free before the end
         memory["peak"] = memory["argument"] + memory["output"] - memory["alias"] + memory["temp"] + memory["code"]
     text = done.as_text()
+    program = hlo.summary(text, COPIES_FROM, built.per_dispatch)
+    moved = cost.get("bytes accessed") or hlo.moved_bytes(text)
     return {
         "memory": memory,
         "xla_flops": cost.get("flops"),
-        "xla_bytes": cost.get("bytes accessed") or hlo.moved_bytes(text) or None,
+        "xla_bytes": round(moved * program.step_share) or None,
         "flops": work.flops,
         "bytes": work.bytes,
-        "program": asdict(hlo.summary(text, COPIES_FROM)),
+        "program": asdict(program),
     }
 
 

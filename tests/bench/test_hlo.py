@@ -74,6 +74,8 @@ def test_a_program() -> None:
         Copy("s16[1024,1024]", 2 * MIB, 1),
         Copy("s16[512,1024]", MIB, 1),
     ]
+    of_step = summary(TEXT, MIB, steps=100)
+    assert of_step.cycles == 7 + 1 and of_step.collectives["collective-permute"]["number"] == 1
     assert len(summary(TEXT, 2 * MIB).copies) == 2 and not summary(TEXT, 3 * MIB).copies
 
 
@@ -108,6 +110,10 @@ def test_bytes_that_a_program_moves() -> None:
     """A gather reads what it returns, and the row numbers; the body of a loop counts once."""
     gather, part, body, negation = 2 * 128 + 16, 2 * 64, 3 * 128, 2 * 64
     assert moved_bytes(MOVES) == gather + part + body + negation
+    once = summary(MOVES, MIB)
+    assert once.step_share == 1
+    share = summary(MOVES, MIB, steps=9).step_share
+    assert share == (body + (gather + part + negation) / 9) / moved_bytes(MOVES)
 
 
 def test_sizes_of_arrays() -> None:
