@@ -34,7 +34,8 @@ def compiled(request: dict[str, Any]) -> dict[str, Any]:
       versions (of jax and the compiler), chips, hosts, device (its kind), device_bytes (usable memory of a chip),
       precision, fits, and:
       if it fits: resident, texts_resident, per_dispatch, lower_s, compile_s, memory, xla_flops, xla_bytes (of a
-      step; each loop counted once), flops, bytes (of a step on all devices, from the shapes), program (the fields of `hlo.Summary`);
+      step; each loop counted once), flops, bytes (of a step on all devices, from the shapes), program (the fields of
+      `hlo.Summary`);
       otherwise: needed_bytes (None where the compiler does not report it) and message.
 
     Raises:
