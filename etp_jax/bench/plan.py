@@ -258,7 +258,10 @@ def estimated(found: dict[str, Any], options: PlanOptions, sizes: Sizes) -> dict
 def step_range(
     found: dict[str, Any], flops: float | None, bandwidth: float | None, clock: float | None
 ) -> dict[str, Any]:
-    """Bounds the time of a step: from below by work at peak, from above by the compiler's cycles.
+    """Estimates the time of a step by work at peak and by the compiler's cycles; the smaller of both is the low end.
+
+    Usually that is the work. But the compiler's bytes include those of on-chip memory, which is faster than the peak of
+    the main memory, so they may take longer than its cycles.
 
     Args:
       found: result of `compiled`.
@@ -271,17 +274,16 @@ def step_range(
         lower["FLOPs of the shapes at peak"] = found["flops"] / found["chips"] / flops
     if bandwidth and found["xla_bytes"]:
         lower["the compiler's bytes at peak"] = found["xla_bytes"] / bandwidth
-    low_from = max(lower, key=lambda name: lower[name], default=None)
-    high = high_from = None
+    work = max(((seconds, name) for name, seconds in lower.items()), default=(None, None))
+    cycles: tuple[float | None, str | None] = None, None
     if clock and found["program"]["cycles"]:
-        high = found["program"]["cycles"] / clock
-        high_from = f"the compiler's cycles at {clock / 1e9:g} GHz, assumed; no collectives"
-    return {
-        "low": low_from and lower[low_from],
-        "low_from": low_from,
-        "high": high,
-        "high_from": high_from,
-    }
+        name = f"the compiler's cycles at {clock / 1e9:g} GHz, assumed; no collectives"
+        cycles = found["program"]["cycles"] / clock, name
+    ends = [work, cycles]
+    if work[0] is not None and cycles[0] is not None and cycles[0] < work[0]:
+        ends.reverse()
+    (low, low_from), (high, high_from) = ends
+    return {"low": low, "low_from": low_from, "high": high, "high_from": high_from}
 
 
 def warnings(found: dict[str, Any], estimate: dict[str, Any] | None, config: TrainConfig) -> list[str]:

@@ -81,8 +81,9 @@ def _estimated(plan: Plan, estimate: dict[str, Any]) -> list[str]:
     step = estimate["step_s"]
     milliseconds = [None if s is None else 1000 * s for s in (step["low"], step["high"])]
     lines = [f"  step: {_range(milliseconds, ',.1f')} ms"]
-    lines += [f"    least: {step['low_from']} ({estimate['peak']['source']})"] if step["low_from"] else []
+    lines += [f"    least: {step['low_from']}"] if step["low_from"] else []
     lines += [f"    most: {step['high_from']}"] if step["high_from"] else ["    most: not known"]
+    lines += [f"    peak: {estimate['peak']['source']}"] if step["low_from"] else []
     lines += [
         f"  ECG/s: {_range(estimate['ecg_per_s'], ',.0f')} in all, "
         f"{_range(estimate['ecg_per_s_per_chip'], ',.0f')} a chip",

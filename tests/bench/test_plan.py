@@ -85,6 +85,15 @@ def test_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.warnings == []
 
 
+def test_bytes_that_take_longer_than_the_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, {**FITS, "xla_bytes": 10 * FITS["xla_bytes"]})
+    made = plan.make_plan(options(others=False))
+    assert made.estimate is not None
+    step = made.estimate["step_s"]
+    assert (step["low"], step["high"]) == (pytest.approx(0.04), pytest.approx(0.1))
+    assert "1.5 GHz, assumed" in step["low_from"] and "bytes" in step["high_from"]
+
+
 def test_a_quick_plan_has_no_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = answer(monkeypatch, FITS)
     made = plan.make_plan(options(others=False, quick=True))
