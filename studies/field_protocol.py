@@ -2,7 +2,7 @@
 
     python studies/field_protocol.py RESULT.json ...
 
-The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder; without any, only the published rows are
+The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder; without any, only published rows are
 written. Published figures are those of `ecg_fm_published.csv`: the rows of PTB-XL in `Confidence_Interval.xlsx` of the
 repository AI4HealthUOL/ecg-fm-benchmarking, rounded to six decimals, as read in November 2026.
 """
@@ -117,7 +117,8 @@ def main() -> None:
     page = RESULTS / f"{STUDY}.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(START)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{START}\n\n{'\n'.join(tables(lines))}\n{END}{after}", encoding="utf-8")
+    made = "\n".join(tables(lines))
+    page.write_text(f"{before}{START}\n\n{made}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ MINIMUM = 10
 """Number of positives in the scored split that the second macro-AUROC asks for."""
 FREQUENT = "macro_auroc_ten_positives"
 SIGNALS = (
-    "the shards' signals, 10 s at once, in place of unfiltered 2.4 to 10 s crops whose probabilities are averaged; "
+    "the shards' whole records in place of crops of 2.4 to 10 s whose probabilities are averaged; "
     "intervals over patients, where a class absent from a draw is left out instead of counting 0.5"
 )
 DIFFERS = {
