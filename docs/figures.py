@@ -36,8 +36,8 @@ ENCODERS = {
     "random encoder": (("random encoder, model of ptbxl", "random"), GREY, "v"),
 }
 """Label: run and encoder of the study, colour, marker."""
-PUBLISHED = {"MERL †": ((0.824, 0.863, 0.887), "D"), "MELP †": ((0.858, 0.876, 0.879), "P")}
-"""Linear probe on the superclasses at 1, 10 and 100 % of the labels; quoted from secondary sources."""
+PUBLISHED = {"HeartLang": ((0.789, 0.856, 0.875), "D")}
+"""Linear probe on the superclasses at 1, 10 and 100 % of the labels, from the table of its repository."""
 FRACTIONS = (0.01, 0.1, 1.0)
 TASKS = {"ptbxl-super": "superclasses", "ptbxl-sub": "subclasses", "ptbxl-form": "forms", "ptbxl-rhythm": "rhythms"}
 PROMPTS = {"default": (BLUE, "o"), "contrast": (ORANGE, "s"), "waveform": (GREEN, "^")}
@@ -119,7 +119,7 @@ def label_efficiency(axes: Axes, rows: list[dict[str, str]], task: str, publishe
             values,
             marker,
             color=PURPLE,
-            fillstyle=("none", "full")[number],
+            fillstyle="none",
             markersize=7,
             label=label,
         )

@@ -105,7 +105,8 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
 
     Args:
       encoder: encoder that computes the scores.
-      shards: shard folder with the validation split. Shipped tasks without a label code in it are skipped.
+      shards: shard folder with the validation split. Shipped tasks without prompts, or without a label
+        code in it, are skipped.
       prompts: prompt set that the scores are computed with.
       own: paths of a user's own tasks, calibrated before the shipped ones.
     """
@@ -114,6 +115,8 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
     tasks, digests, thresholds = {}, {}, {}
     for task in (get_task(name, prompts) for name in (*own, *task_names())):
         if task.max_per_class or task.overlapping or task.codes.isdisjoint(shards.label_vocabulary):
+            continue
+        if not any(c.prompts for c in task.classes):  # scores are cosines with prompts
             continue
         _, y_NC = labels(task, split.columns)
         scores_NC = class_scores(ecg_NE, encoder, task)

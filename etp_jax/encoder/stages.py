@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from etp_jax.encoder.encoder import BATCH, Encoder
 from etp_jax.errors import EtpError
 from etp_jax.models.dual_encoder import DualEncoder
-from etp_jax.models.resnet1d import STAGES
+from etp_jax.models.resnet1d import STAGES, TOKENS
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Split
 
@@ -45,9 +45,20 @@ def features_of(encoder: Encoder, split: Split, feature_set: str, views: int) ->
         return found[POOLED]
     names = sorted(set(found) - {POOLED})[-FEATURE_SETS[feature_set] :]
     if not names:
-        kind = encoder.config.model.ecg.kind
-        raise EtpError(f"{encoder.run_dir}: the tower {kind!r} has no stages; the only feature set is {POOLED}")
+        raise _no_stages(encoder)
     return np.concatenate([found[name] for name in names], axis=1)
+
+
+def tokens(encoder: Encoder, ecg_BTL: NDArray[np.int16], lead_mask_BL: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Computes the output of the last stage, [B, T, F].
+
+    Raises:
+      EtpError: the tower has no stages.
+    """
+    found = jax.tree.leaves(_tokens(encoder.model, encoder.variables, ecg_BTL, lead_mask_BL))
+    if not found:
+        raise _no_stages(encoder)
+    return np.asarray(found[0])
 
 
 def shifts(views: int, fs: int) -> list[int]:
@@ -75,6 +86,20 @@ def _encode(encoder: Encoder, split: Split, views: int) -> dict[str, NDArray[np.
         ]
         parts.append({name: np.mean([view[name] for view in some], axis=0) for name in some[0]})
     return {name: np.concatenate([part[name] for part in parts])[: len(split)] for name in parts[0]}
+
+
+def _no_stages(encoder: Encoder) -> EtpError:
+    kind = encoder.config.model.ecg.kind
+    return EtpError(f"{encoder.run_dir}: the tower {kind!r} has no stages; the only feature set is {POOLED}")
+
+
+@partial(jax.jit, static_argnums=0)
+def _tokens(model: DualEncoder, variables: dict[str, Any], ecg_BTL: Any, lead_mask_BL: Any) -> Any:
+    with jax.default_matmul_precision("highest"):
+        applied: Any = model.apply(
+            variables, jnp.asarray(ecg_BTL), jnp.asarray(lead_mask_BL), method="encode_ecg", mutable=[TOKENS]
+        )
+    return applied[1]
 
 
 @partial(jax.jit, static_argnums=0)

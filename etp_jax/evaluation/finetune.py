@@ -13,12 +13,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
-from etp_jax.evaluation.request import HONEST, TaskRequest, check_fitted, check_protocol
+from etp_jax.evaluation.request import HONEST, MERL, TaskRequest, check_fitted, check_protocol
 from etp_jax.evaluation.zero_shot import called_by_halves
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
+from etp_jax.tasks import Task
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -31,9 +33,10 @@ class Finetune(TaskRequest):
     kind: ClassVar[str] = "finetune"
     choice: ClassVar[Literal["", "prompts", "protocol"]] = "protocol"
 
-    protocol: Literal["honest", "merl-as-published"] = HONEST
-    """`merl-as-published` repeats what MERL's documented command does, on 1 % of the labels.
-    etp_jax/evaluation/merl.py describes it."""
+    protocol: Literal["honest", "merl-as-published", "ecg-fm-benchmark"] = HONEST
+    """`ecg-fm-benchmark` scores every record, as the ECG-FM benchmark does (etp_jax/evaluation/ecg_fm_benchmark.py).
+    `merl-as-published` repeats what MERL's documented command does, on 1 % of the labels
+    (etp_jax/evaluation/merl.py)."""
 
     def check(self) -> None:
         """Raises EtpError for options that contradict each other."""
@@ -41,9 +44,13 @@ class Finetune(TaskRequest):
         check_fitted(self)
         super().check()
 
+    def definition(self) -> Task:
+        """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
+        return ecg_fm_benchmark.with_protocol(super().definition(), self.protocol)
+
     def label_fractions(self) -> tuple[float, ...]:
         """Shares of the training labels; as published only the smallest, because a CPU can train its 100 epochs."""
-        return (1.0,) if self.protocol == HONEST else (0.01,)
+        return (0.01,) if self.protocol == MERL else (1.0,)
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; a protocol other than `honest` comes last."""
@@ -65,7 +72,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
 
     trained = encoders[0][1]
     encoders = [*encoders, ("supervised", trained.random(trained.train_seed))]
-    if request.protocol != HONEST:
+    if request.protocol == MERL:
         return merl.evaluate(request, encoders, shards, request.label_fractions(), tuning.fit_as_published)
     records, split = request.records(shards), request.split
     task, target = records.task, records.of(split)
@@ -78,6 +85,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         trained_on=f"{shards.splits[TRAIN]} records of train, their {len(shards.label_vocabulary)} label codes",
         schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
         score="log-odds that any of the class's codes is present, taken as independent",
+        **ecg_fm_benchmark.described(request.protocol, "finetune"),
     )
     for name, encoder in encoders:
         tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)
@@ -88,6 +96,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
             chooser = records.of(VALIDATION)
             called_nC = scores_nC >= best_thresholds(tuned.scores(chooser, task), chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
-        outcome.rows.append(classification_row(scored, task, name, 1.0, encoder.train_seed))
+        also, about = ecg_fm_benchmark.frequent(task, scored)
+        outcome.rows.append(classification_row(scored, task, name, 1.0, encoder.train_seed, also=also, **about))
         outcome.arrays[name] = scores_nC
     return outcome

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled
-from etp_jax.evaluation.request import HONEST, PublishedRequest, check_fitted, check_protocol
+from etp_jax.evaluation.request import HONEST, MERL, PublishedRequest, check_fitted, check_protocol
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
+from etp_jax.tasks import Task
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 PLAIN = ("pooled", 1)
 """Feature set and number of views of an encoder's output as it is."""
+TOKENS = ("tokens", 1)
+"""The last stage over time, which only the attention head reads."""
+LINEAR = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +62,13 @@ class Probe(FrozenFeatures):
     kind: ClassVar[str] = "probe"
     choice: ClassVar[Literal["", "prompts", "protocol"]] = "protocol"
 
-    protocol: Literal["honest", "merl-as-published"] = HONEST
-    """`merl-as-published` repeats what MERL's code does; among other things it chooses the epoch on the scored split.
-    etp_jax/evaluation/merl.py lists all differences."""
+    protocol: Literal["honest", "merl-as-published", "ecg-fm-benchmark"] = HONEST
+    """`ecg-fm-benchmark` scores every record, as the ECG-FM benchmark does (etp_jax/evaluation/ecg_fm_benchmark.py).
+    `merl-as-published` repeats what MERL's code does; among other things it chooses the epoch on the scored split
+    (etp_jax/evaluation/merl.py lists all differences)."""
+    head: Literal["linear", "attention"] = "linear"
+    """Classifier on the frozen encoder: `linear` on its features, or `attention` over the time steps of a ResNet's last
+    stage, trained by gradient descent; the epoch is chosen in place of the L2."""
     features: tuple[Literal["pooled", "stage4", "stages34", "stages"], ...] = ("pooled",)
     """Feature sets among which the probe chooses, together with its strength, on records that are not scored. `pooled`:
     the encoder's output; `stage4`, `stages34`, `stages`: mean, maximum and standard deviation over time of the channels
@@ -75,9 +84,15 @@ class Probe(FrozenFeatures):
             raise EtpError(
                 f"--features {self.features} --views {self.views}; name at least one set, and views from 1 on"
             )
-        if self.protocol != HONEST and self.candidates() != (PLAIN,):
-            raise EtpError(f"--protocol {self.protocol} has its own features; omit --features and --views")
+        if self.protocol == MERL and (self.candidates() != (PLAIN,) or self.head != LINEAR):
+            raise EtpError(f"--protocol {self.protocol} has its own features; omit --features, --views and --head")
+        if self.head != LINEAR and self.candidates() != (PLAIN,):
+            raise EtpError(f"--head {self.head} reads the last stage over time; omit --features and --views")
         super().check()
+
+    def definition(self) -> Task:
+        """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
+        return ecg_fm_benchmark.with_protocol(super().definition(), self.protocol)
 
     def candidates(self) -> tuple[tuple[str, int], ...]:
         """Feature sets with numbers of views, among which the probe chooses."""
@@ -87,16 +102,20 @@ class Probe(FrozenFeatures):
         """Parts of the result file's default name; a protocol other than `honest` comes after the split."""
         task, kind, split, *published = super().file_name()
         candidates = [] if self.candidates() == (PLAIN,) else ["+".join(self.features), *map(str, self.views)]
-        return [task, kind, split, *[self.protocol] * (self.protocol != HONEST), *candidates, *published]
+        protocol = [self.protocol] * (self.protocol != HONEST)
+        return [task, kind, split, *protocol, *[self.head] * (self.head != LINEAR), *candidates, *published]
 
 
 def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
     """Fits linear probes by the request's protocol, see `fit_and_score` and `merl.evaluate`."""
-    from etp_jax.evaluation import logistic, merl  # both load jax
+    from etp_jax.evaluation import attention, logistic, merl  # these load jax
 
-    if request.protocol != HONEST:
+    if request.protocol == MERL:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
-    return fit_and_score(request, encoders, shards, logistic.fit, request.candidates())
+    about = ecg_fm_benchmark.described(request.protocol, request.head)
+    if request.head == LINEAR:
+        return fit_and_score(request, encoders, shards, logistic.fit, request.candidates(), **about)
+    return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), head=request.head, **about)
 
 
 class Classifier(Protocol):
@@ -117,6 +136,7 @@ def fit_and_score(
     shards: Shards,
     fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
     candidates: Sequence[tuple[str, int]] = (PLAIN,),
+    **about: str,
 ) -> Outcome:
     """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
 
@@ -130,6 +150,7 @@ def fit_and_score(
       shards: shard folder with that split, `train` and `validation`.
       fit: function of features [N, F] and classes [N, C] that returns a classifier.
       candidates: feature sets with numbers of views (`encoder.stages.features_of`), chosen together with the setting.
+      about: further topics of the result's protocol.
 
     Raises:
       EtpError: there are too few records to choose a setting on.
@@ -145,6 +166,7 @@ def fit_and_score(
         "training patients who were not fitted" if split == VALIDATION else "validation",
         fitted_on=f"{len(fitted)} records of train, shares stratified by the rarest class of a record",
         chosen_by=f"macro AUROC over {len(chooser)} records",
+        **about,
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (request.seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
@@ -168,11 +190,13 @@ def fit_and_score(
             if len(sets) > 1:
                 covered["features"] = described(chosen)
             scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
-            about = (fraction, encoder.train_seed, seed)
-            outcome.rows.append(classification_row(scored, task, name, *about, **covered, **classifier.details(best)))
+            also, frequent = ecg_fm_benchmark.frequent(task, scored)
+            covered |= frequent | classifier.details(best)
+            row = classification_row(scored, task, name, fraction, encoder.train_seed, seed, also, **covered)
+            outcome.rows.append(row)
             if fraction == max(fractions) and name not in outcome.arrays:
                 outcome.arrays[name] = scores_nC
-                if tuple(candidates) != (PLAIN,):
+                if tuple(candidates) not in ((PLAIN,), (TOKENS,)):
                     outcome.protocol.setdefault(
                         "features",
                         f"{described(chosen)} (chosen for {fraction:.0%} of the records from "
@@ -182,9 +206,12 @@ def fit_and_score(
 
 
 def encode(records: Labelled, encoder: Encoder, candidate: tuple[str, int]) -> NDArray[np.float32]:
-    """Computes a feature set [n, F] of records."""
-    from etp_jax.encoder.stages import features_of  # loads jax
+    """Computes a feature set [n, F] of records, or their `TOKENS` [n, T, F]."""
+    from etp_jax.encoder.stages import features_of  # these load jax
+    from etp_jax.evaluation import attention
 
+    if candidate == TOKENS:
+        return attention.encode(records, encoder)
     return records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
 
 

@@ -19,8 +19,8 @@ from etp_jax.shards.record import ALL, TRAIN, VALIDATION
 from etp_jax.tasks import Task, get_task
 from etp_jax.tasks.published import read_published
 
-HONEST, MERL = "honest", "merl-as-published"
-PROTOCOLS = (HONEST, MERL)
+HONEST, MERL, FIELD = "honest", "merl-as-published", "ecg-fm-benchmark"
+PROTOCOLS = (HONEST, MERL, FIELD)
 BOOTSTRAP = 1000
 """Default number of bootstrap replicates for intervals."""
 FOLDER = "evaluation"

@@ -156,8 +156,13 @@ class Scored:
     @property
     def macro(self) -> Floats:
         """Macro averages [3, 1 + R] over the classes that have both outcomes in the sample, or in the replicate."""
-        scored = ~np.isnan(self.values)
-        sums = np.where(scored, self.values, 0).sum(axis=0)
+        return self.macro_over(np.ones(len(self.values), bool))
+
+    def macro_over(self, chosen_C: Bools) -> Floats:
+        """Macro averages like `macro`, [3, 1 + R], over those of the chosen classes."""
+        values = self.values[chosen_C]
+        scored = ~np.isnan(values)
+        sums = np.where(scored, values, 0).sum(axis=0)
         counts = scored.sum(axis=0)
         return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 

@@ -28,6 +28,8 @@ EXPANSION = {18: 1, 34: 1, 50: 4}
 
 STAGES = "intermediates"
 """Flax collection in which `ResNet1D` leaves the `summary` of each stage, `stage1` and so on, if it is mutable."""
+TOKENS = "tokens"
+"""Flax collection in which `ResNet1D` leaves the output of its last stage, [B, T, C], if it is mutable."""
 
 
 def summary(x_BTC: jax.Array) -> jax.Array:
@@ -166,6 +168,8 @@ class ResNet1D(nn.Module):
                 done += 1
             if self.is_mutable_collection(STAGES):
                 self.sow(STAGES, f"stage{stage + 1}", summary(x.astype(at_least_float32(self.dtype))))
+        if self.is_mutable_collection(TOKENS):
+            self.sow(TOKENS, TOKENS, x.astype(at_least_float32(self.dtype)))
         pooling: Any = self.pooling or Pool(config.pool, name="pool")
         return pooling(x.astype(at_least_float32(self.dtype)))
 

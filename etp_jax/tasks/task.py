@@ -1,7 +1,7 @@
 """A downstream task: classes with their label codes, records and prompts. No jax.
 
 Codes are matched by exact name. A code counts at any likelihood, 0 included (in PTB-XL: present, likelihood unknown).
-The records of a task are those with at least one of its codes, unless it draws a balanced set.
+The records of a task are those with at least one of its codes, unless it draws a balanced set or takes every record.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Task:
     """Whether records come from all splits of the shards."""
     known_codes: frozenset[str] | None = None
     """If given, records with any other code are left out."""
+    every_record: bool = False
+    """Whether records without a label of the task belong to it too; a protocol sets this."""
     overlapping: bool = False
     """Whether one code may make a record positive for several classes."""
     shared_prompts: frozenset[str] = frozenset()
@@ -78,7 +80,8 @@ class Task:
     def rule(self) -> str:
         """Description of the rule that selects the records."""
         if self.max_per_class is None:
-            return "any label" if self.known_codes is None else "any label, all codes known"
+            which = "every record, with or without a label of the task" if self.every_record else "any label"
+            return which if self.known_codes is None else f"{which}, all codes known"
         source = "all splits" if self.all_splits else "the split"
         return f"single label, n = min({self.max_per_class}, rarest class) a class, from {source}"
 
@@ -91,9 +94,9 @@ def labels(task: Task, columns: SplitColumns) -> tuple[NDArray[np.bool_], NDArra
       columns: the records, `Split.columns`.
 
     Returns:
-      keep: bool [N], true if the record is of the task's archive and has at least one of the task's codes. For a
-        balanced task, which draws among these records, it must have exactly one of the scored classes and none of the
-        unscored.
+      keep: bool [N], true if the record is of the task's archive and has at least one of the task's codes, or if the
+        task takes every record of the archive. For a balanced task, which draws among these records, it must have
+        exactly one of the scored classes and none of the unscored.
       y: bool [N, C], the classes of all N records.
     """
     numbers: dict[tuple[str, ...], int] = {}  # records share few combinations of labels
@@ -103,7 +106,7 @@ def labels(task: Task, columns: SplitColumns) -> tuple[NDArray[np.bool_], NDArra
     has = np.array([[not c.codes.isdisjoint(codes) for c in classes] for codes in sets], bool)
     has = has.reshape(len(sets), len(classes))[combination_N]
     y_NC = has[:, : len(task.classes)]
-    keep_N = y_NC.any(axis=1)
+    keep_N = y_NC.any(axis=1) | task.every_record
     if task.max_per_class is not None:
         keep_N &= has.sum(axis=1) == 1
     if task.known_codes is not None:

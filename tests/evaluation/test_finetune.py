@@ -3,12 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from etp_jax.config import AugmentConfig
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import merl, tuning
 from etp_jax.evaluation.tuning import Tuned
+from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
 from tests.helpers.evaluations import measure
 from tests.helpers.small_run import small_config, write_run, write_shards
@@ -78,3 +80,22 @@ def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytes
     assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
     assert sizes == [2] * 6  # short batches are not padded
     assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()
+
+
+def test_every_record_is_scored_by_the_benchmarks_protocol(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tuning, "BATCH", 40)
+    monkeypatch.setattr(tuning, "AUGMENT", AugmentConfig(lead_dropout=0.05))
+    monkeypatch.setattr(tuning, "OPTIM", replace(tuning.OPTIM, epochs=2.0, ema=0.5))
+    shards = run.parent / "shards"
+    result = measure("finetune", run, shards, split="test", bootstrap=5, protocol="ecg-fm-benchmark")
+    assert result["records"] == Shards(shards).splits["test"]
+    assert "one network for all 71 statements" in result["protocol"]["differs"]
+    with np.load(run / "evaluation/ptbxl-super-finetune-test-ecg-fm-benchmark.npz") as saved:
+        y, scores = saved["y"], saved["trained"]
+    assert not y.any(axis=1).all()  # records without a label of the task are among them
+    aurocs = {c: roc_auc_score(y[:, c], scores[:, c]) for c in range(5) if 0 < y[:, c].sum() < len(y)}
+    often = [auroc for c, auroc in aurocs.items() if y[:, c].sum() >= 10]
+    row = result["rows"][0]
+    assert row["macro_auroc"] == pytest.approx(np.mean(list(aurocs.values())), abs=1e-6)
+    assert row["macro_auroc_ten_positives"] == pytest.approx(np.mean(often), abs=1e-6)
+    assert row["classes_frequent"] == len(often)

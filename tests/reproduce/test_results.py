@@ -77,3 +77,24 @@ def test_the_tables_by_group_and_condition_are_made_of_their_csv() -> None:
     about = {(line["encoder"], line["task"], line["metric"]): f"{float(line['value']):.3f}" for line in lines}
     row = " | ".join(about["trained", "ptbxl-super", f"macro_auroc: {name}"] for name in names)
     assert f"| {row} |" in docs
+
+
+def test_the_tables_of_the_fields_protocol_are_made_of_their_csv() -> None:
+    lines = read(RESULTS / "field-protocol.csv")
+    by_row: dict[tuple[str, str], set[str]] = {}
+    for line in lines:
+        cell = "{:.3f} [{:.3f}, {:.3f}]".format(*(float(line[end]) for end in ("value", "low", "high")))
+        by_row.setdefault((line["run"], line["task"]), set()).add(cell)
+    page, readme = (
+        (RESULTS.parent / name).read_text(encoding="utf-8") for name in ("results/field-protocol.md", "README.md")
+    )
+    tasks = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm", "ptbxl-all")
+    shown = re.findall(r"^\| ([^|]+, fold \d+)[^|]* \|((?: [^|]+ \|){5})", page, flags=re.MULTILINE)
+    assert len(shown) >= 26
+    for run, cells in shown:
+        for task, cell in zip(tasks, cells.strip(" |").split(" | "), strict=True):
+            assert cell == "–" or cell in by_row[run, task]
+    published = {line["value"] for line in lines if line["encoder"] == "published"}
+    source = read(RESULTS.parent / "studies" / "ecg_fm_published.csv")
+    assert published == {line["value"] for line in source} and len(source) == 130
+    assert set(re.findall(r"MERL ResNet18 .*\| ([^|]+) \|", readme)) <= by_row["MERL, fold 10", "ptbxl-super"]
