@@ -18,6 +18,7 @@ from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, h
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
+from etp_jax.tasks import check_prompts
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 PLAIN = ("pooled", 1)
 """Feature set and number of views of an encoder's output as it is."""
+PRIOR_PENALTY = 0.01
+"""Penalty of the columns of `Probe.text_prior`, as a factor of the L2 of the features. Chosen on the tenth of the
+training patients among 1, 0.1, 0.01 and 0.001 (results/text-prior.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,9 @@ class Probe(FrozenFeatures):
     views: tuple[int, ...] = (1,)
     """Numbers of time shifts (evenly from -0.5 to 0.5 s) over which features are averaged; several: the probe chooses
     among them too. 1 means no shift."""
+    text_prior: bool = False
+    """Whether the zero-shot scores of the task's default prompts are added to the features, for few labels. Their
+    weights are penalised less than those of the features."""
 
     def check(self) -> None:
         """Raises EtpError for options that do not go together."""
@@ -77,7 +84,16 @@ class Probe(FrozenFeatures):
             )
         if self.protocol != HONEST and self.candidates() != (PLAIN,):
             raise EtpError(f"--protocol {self.protocol} has its own features; omit --features and --views")
+        if self.protocol != HONEST and self.text_prior:
+            raise EtpError(f"--protocol {self.protocol} has its own features; omit --text-prior")
         super().check()
+        if self.text_prior:
+            check_prompts(self.definition())
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the evaluation needs an encoder that reads sentences."""
+        return self.text_prior
 
     def candidates(self) -> tuple[tuple[str, int], ...]:
         """Feature sets with numbers of views, among which the probe chooses."""
@@ -86,8 +102,10 @@ class Probe(FrozenFeatures):
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; a protocol other than `honest` comes after the split."""
         task, kind, split, *published = super().file_name()
+        protocol = [] if self.protocol == HONEST else [self.protocol]
         candidates = [] if self.candidates() == (PLAIN,) else ["+".join(self.features), *map(str, self.views)]
-        return [task, kind, split, *[self.protocol] * (self.protocol != HONEST), *candidates, *published]
+        prior = ["text-prior"] if self.text_prior else []
+        return [task, kind, split, *protocol, *candidates, *prior, *published]
 
 
 def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
@@ -96,7 +114,25 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
 
     if request.protocol != HONEST:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
-    return fit_and_score(request, encoders, shards, logistic.fit, request.candidates())
+    if not request.text_prior:
+        return fit_and_score(request, encoders, shards, logistic.fit, request.candidates())
+
+    def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Classifier:
+        return logistic.fit(features_NF, y_NC, penalty_F=prior_penalties(features_NF.shape[1], y_NC.shape[1]))
+
+    outcome = fit_and_score(request, encoders, shards, fit, request.candidates(), text_prior=True)
+    prompts = request.definition().prompt_set
+    outcome.protocol["text_prior"] = (
+        f"zero-shot scores of prompts {prompts}; their penalty is {PRIOR_PENALTY:g} x the L2"
+    )
+    return outcome
+
+
+def prior_penalties(columns: int, classes: int, penalty: float = PRIOR_PENALTY) -> NDArray[np.float64]:
+    """Penalties [F] of columns whose last ones are the scores of C classes: 1 for features, `penalty` for scores."""
+    penalty_F = np.ones(columns)
+    penalty_F[-classes:] = penalty
+    return penalty_F
 
 
 class Classifier(Protocol):
@@ -117,6 +153,7 @@ def fit_and_score(
     shards: Shards,
     fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
     candidates: Sequence[tuple[str, int]] = (PLAIN,),
+    text_prior: bool = False,
 ) -> Outcome:
     """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
 
@@ -130,10 +167,13 @@ def fit_and_score(
       shards: shard folder with that split, `train` and `validation`.
       fit: function of features [N, F] and classes [N, C] that returns a classifier.
       candidates: feature sets with numbers of views (`encoder.stages.features_of`), chosen together with the setting.
+      text_prior: whether the zero-shot scores of the C classes follow the features, as the last columns.
 
     Raises:
       EtpError: there are too few records to choose a setting on.
     """
+    from etp_jax.encoder.scores import class_directions  # loads jax
+
     records, split, fractions = request.records(shards), request.split, request.fractions
     task, target = records.task, records.of(split)
     fitted, chooser = fitted_and_chooser(records, split)
@@ -148,8 +188,9 @@ def fit_and_score(
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (request.seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
+        directions_CE = class_directions(encoder, task) if text_prior else None  # refuses unreadable prompts early
         sets = {
-            candidate: [encode(some, encoder, candidate) for some in (fitted, chooser, target)]
+            candidate: [encode(some, encoder, candidate, directions_CE) for some in (fitted, chooser, target)]
             for candidate in candidates
         }
         for fraction, seed in Bar(draws, desc=f"{name} encoder", unit="fit"):
@@ -181,11 +222,16 @@ def fit_and_score(
     return outcome
 
 
-def encode(records: Labelled, encoder: Encoder, candidate: tuple[str, int]) -> NDArray[np.float32]:
-    """Computes a feature set [n, F] of records."""
+def encode(
+    records: Labelled, encoder: Encoder, candidate: tuple[str, int], directions_CE: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Computes a feature set [n, F] of records; with directions, also the scores of the unshifted ECGs, [n, F + C]."""
     from etp_jax.encoder.stages import features_of  # loads jax
 
-    return records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
+    features_nF = records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
+    if directions_CE is None:
+        return features_nF
+    return np.concatenate([features_nF, records.encode(encoder)[1] @ directions_CE.T], axis=1)
 
 
 def described(candidate: tuple[str, int]) -> str:
