@@ -1,17 +1,17 @@
 """Makes results/text-prior.csv and the tables of its page: does a text prior help the linear probe?
 
     python studies/text_prior.py choose SHARDS
-    python studies/text_prior.py tables WITHOUT.json WITH.json ...
+    python studies/text_prior.py measure SHARDS
 
 `choose` fits probes of the shipped encoder on nine tenths of the training patients and scores the other tenth, for each
-penalty of the prior's columns. `tables` compares pairs of results of `etp evaluate probe` that differ in --text-prior.
+penalty of the prior's columns. `measure` compares `etp evaluate probe` on fold 9 with and without --text-prior; it
+leaves out the random encoder.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import numpy as np
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import SHIPPED, run_folder
 from etp_jax.encoder.scores import class_directions
-from etp_jax.evaluation import Result, logistic
+from etp_jax.evaluation import logistic, probe
+from etp_jax.evaluation.evaluate import REVISION
 from etp_jax.evaluation.outcome import make_row, summarise
-from etp_jax.evaluation.probe import best_setting, draw, encode, fitted_and_chooser, prior_penalties
+from etp_jax.evaluation.probe import Probe, best_setting, draw, encode, fitted_and_chooser, prior_penalties
 from etp_jax.evaluation.records import TaskRecords
+from etp_jax.evaluation.results import Row
 from etp_jax.metrics.classification import macro_auroc
 from etp_jax.reproduce.intervals import patients_p
 from etp_jax.reproduce.tables import CSV
@@ -34,6 +36,8 @@ from etp_jax.tasks import get_task
 RESULTS = Path(__file__).parents[1] / "results"
 STUDY = "text-prior"
 TASKS = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
+RUN = "shipped"
+FORMS = (".4f", ".4f", "+.4f")
 FRACTIONS, SEEDS = (0.01, 0.1), range(2)
 PENALTIES = (1.0, 0.1, 0.01, 0.001)
 COLUMNS = ("without", *(f"penalty {penalty:g}" for penalty in PENALTIES))
@@ -67,62 +71,47 @@ def choose(folder: Path) -> None:
     write_between("choice", lines)
 
 
-def lines_of(name: str, result: Result) -> Iterator[list[Any]]:
-    """The lines of the CSV for one result."""
-    for encoder, by_fraction in result.summary.items():
-        for fraction, figures in by_fraction.items():
-            for metric, figure in figures.items():
-                about = [STUDY, name, 0, encoder, result.task, result.kind, "honest", "", fraction, metric]
-                yield [*about, figure.mean, figure.low, figure.high, result.revision]
+def measure(folder: Path) -> None:
+    """Writes the CSV and the table of the macro-AUROC on fold 9, without and with the prior, task by task."""
+    encoder, shards = Encoder.from_run(run_folder(Path(SHIPPED))), Shards(folder)
+    lines: list[list[Any]] = []
+    table = ["| task | labels | without | with | difference | p |", "|---" * 6 + "|"]
+    for task in TASKS:
+        rows: dict[str, list[Row]] = {}
+        for name, text_prior in ((RUN, False), (f"{RUN} + text prior", True)):
+            request = Probe(run=Path(SHIPPED), shards=folder, task=task, text_prior=text_prior)
+            rows[name] = probe.evaluate(request, [("trained", encoder)], shards).rows
+        (without, plain), (with_prior, prior) = rows.items()
+        rows[f"{with_prior} - {without}"] = [minus(a, b) for a, b in zip(prior, plain, strict=True)]
+        summaries = {name: summarise(some)["trained"] for name, some in rows.items()}
+        for name, summary in summaries.items():
+            kind = "difference" if name not in (without, with_prior) else "trained"
+            for fraction, figures in summary.items():
+                about = [STUDY, name, 0, kind, task, "probe", "honest", "", fraction]
+                lines += [[*about, metric, f.mean, f.low, f.high, REVISION] for metric, f in figures.items()]
+        for fraction in summaries[without]:
+            cells = [
+                _cell(summaries[name][fraction]["macro_auroc"], form) for name, form in zip(rows, FORMS, strict=True)
+            ]
+            differences_SR = [row.replicates["macro_auroc"] for row in [*rows.values()][2] if row.fraction == fraction]
+            p = patients_p(np.mean(differences_SR, axis=0)[1:])
+            about = [STUDY, [*rows][2], 0, "difference", task, "probe", "honest", "", fraction]
+            lines.append([*about, "macro_auroc_p_patients", round(p, 6), "", "", REVISION])
+            table.append(f"| {task} | {fraction:.0%} | {' | '.join(cells)} | {p:.3f} |")
+            print(table[-1], flush=True)
+        with (RESULTS / f"{STUDY}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([CSV, *lines])
+        write_between("tables", table)
 
 
-def differences(without: Result, with_prior: Result) -> Iterator[tuple[float, Any, float]]:
-    """Paired differences of the trained encoder's macro-AUROC: fraction, figure, and p value over patients."""
-    rows = [
-        make_row(
-            a.encoder,
-            a.fraction,
-            a.train_seed,
-            a.subset_seed,
-            {"difference": b.replicates["macro_auroc"] - a.replicates["macro_auroc"]},
-        )
-        for a, b in zip(without.rows, with_prior.rows, strict=True)
-        if a.encoder == "trained"
-    ]
-    for fraction, figures in summarise(rows)["trained"].items():
-        draws_SR = np.stack([row.replicates["difference"][1:] for row in rows if row.fraction == fraction])
-        yield fraction, figures["difference"], patients_p(draws_SR.mean(axis=0))
+def minus(a: Row, b: Row) -> Row:
+    """The paired difference of two rows: both have the same draws of patients."""
+    replicates = {name: a.replicates[name] - b.replicates[name] for name in a.replicates}
+    return make_row(a.encoder, a.fraction, a.train_seed, a.subset_seed, replicates)
 
 
-def tables(pairs: list[tuple[Result, Result]]) -> None:
-    """Writes the CSV and the page's table of results without and with the prior."""
-    lines = ["| task | features | labels | without | with | difference |", "|---" * 6 + "|"]
-    with (RESULTS / f"{STUDY}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CSV)
-        for without, with_prior in pairs:
-            features = "stages" if "features" in without.protocol else "pooled"
-            names = f"shipped, {features}", f"shipped, {features} + text prior"
-            writer.writerows([*lines_of(names[0], without), *lines_of(names[1], with_prior)])
-            for fraction, figure, p in differences(without, with_prior):
-                about = [
-                    STUDY,
-                    f"{names[1]} - {names[0]}",
-                    0,
-                    "difference",
-                    without.task,
-                    "probe",
-                    "honest",
-                    "",
-                    fraction,
-                ]
-                writer.writerow([*about, "macro_auroc", figure.mean, figure.low, figure.high, without.revision])
-                writer.writerow([*about, "macro_auroc_p_patients", round(p, 6), "", "", without.revision])
-                both: list[Any] = [each.summary["trained"][fraction]["macro_auroc"] for each in (without, with_prior)]
-                cells = [f"{each.mean:.4f} [{each.low:.4f}, {each.high:.4f}]" for each in both]
-                cells.append(f"{figure.mean:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]")
-                lines.append(f"| {without.task} | {features} | {fraction:.0%} | {' | '.join(cells)} |")
-    write_between("tables", lines)
+def _cell(figure: Any, form: str) -> str:
+    return f"{figure.mean:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
 
 
 def write_between(what: str, lines: list[str]) -> None:
@@ -135,8 +124,4 @@ def write_between(what: str, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "choose":
-        choose(Path(sys.argv[2]))
-    else:
-        given = [Result.load(Path(name)) for name in sys.argv[2:]]
-        tables(list(zip(given[::2], given[1::2], strict=True)))
+    {"choose": choose, "measure": measure}[sys.argv[1]](Path(sys.argv[2]))
