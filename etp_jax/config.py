@@ -135,6 +135,10 @@ class LossConfig:
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5
     """`semantic` pairs with softmax: share of the semantic target; equal reports share the rest."""
+    semantic_margin: float | None = None
+    """`semantic` pairs with sigmoid: cosine from which on a pair has a target above 0. The target grows linearly from
+    there to 1; equal reports have 1. None: the target is (1 + cosine) / 2 (FOCAL), which calls almost every pair a
+    match. With a margin, set `semantic_centre` and a `bias`."""
     bias: float | None = -10.0
     """`sigmoid`: initial bias of the scores, learned (-10 is SigLIP's); None: no bias (FOCAL)."""
     fnm_weight: float = 0.0
@@ -158,6 +162,14 @@ class LossConfig:
             require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "not be negative")
         require(not self.ring or self.block > 0, "loss.ring", self.ring, "have a loss.block")
         require(0 <= self.semantic_weight <= 1, "loss.semantic_weight", self.semantic_weight, "lie between 0 and 1")
+        if self.semantic_margin is not None:
+            require(0 <= self.semantic_margin < 1, "loss.semantic_margin", self.semantic_margin, "lie in [0, 1)")
+            require(
+                self.pairs == "semantic" and self.score == "sigmoid",
+                "loss.semantic_margin",
+                self.semantic_margin,
+                "go with loss.pairs semantic and loss.score sigmoid",
+            )
         if 1 / self.temperature > self.max_logit_scale:
             raise EtpError(
                 f"loss.temperature {self.temperature} starts the logit scale at {1 / self.temperature:g}, "

@@ -72,8 +72,25 @@ class Restore:
     """Similarities file written by `etp waveform score`; required by --filter both and model."""
     filter: Literal["both", "model", "measurement", "none"] = "both"
     """What confirms features: measurements, the encoder (model), or both, measurements first. `none` keeps them all."""
+    hold_out_share: float = 0.0
+    """Share of the proposed sentences that no report gets, drawn at random. build.json lists them, and `etp waveform
+    prompts` writes prompts with them."""
+    seed: int = 0
+    """Seed of the draw of --hold-out-share."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of worker processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Writes prompts with the restored and with the held-out sentences, to compare by `etp evaluate zero-shot`."""
+
+    shards: Path
+    """Shard folder written by `etp waveform restore --hold-out-share`."""
+    out: Path
+    """Folder of the prompt files, TASK-trained.json and TASK-held-out.json."""
+    task: str = "ptbxl-super"
+    """Downstream task: a name that `etp tasks list` shows, or the .json file of your own task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +142,21 @@ def score(args: Score) -> None:
 
 def restore(args: Restore) -> None:
     """Runs `etp waveform restore`."""
+    from etp_jax.waveform.hold_out import HoldOut
     from etp_jax.waveform.restore import restore as write_shards
 
     check_positive(workers=args.workers)
-    show(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers))
+    hold_out = HoldOut(args.hold_out_share, args.seed)
+    show(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers, hold_out))
+
+
+def prompts(args: Prompts) -> None:
+    """Runs `etp waveform prompts`."""
+    from etp_jax.shards.reader import Shards
+    from etp_jax.waveform.hold_out import write_prompts
+
+    for file in write_prompts(Shards(args.shards), args.task, args.out):
+        show(file)
 
 
 def measure(args: Measure) -> None:
@@ -143,5 +171,6 @@ COMMANDS = {
     "waveform propose": Command(Propose, propose),
     "waveform score": Command(Score, score),
     "waveform restore": Command(Restore, restore),
+    "waveform prompts": Command(Prompts, prompts),
     "waveform measure": Command(Measure, measure),
 }

@@ -139,8 +139,8 @@ class Encoder:
         """Raises EtpError if the encoder was imported without a text tower."""
         if not self.reads_text:
             raise EtpError(
-                f"{self.run_dir}: has no text tower, so it cannot read sentences; evaluate it by probe or knn, or "
-                "import it with --text if the file has one"
+                f"{self.run_dir}: has no text tower, so it cannot read sentences; evaluate it by probe (without "
+                "--text-prior) or knn, or import it with --text if the file has one"
             )
 
     @property

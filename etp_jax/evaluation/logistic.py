@@ -33,7 +33,7 @@ class Probes(NamedTuple):
 
     mean_F: NDArray[np.float32]
     scale_F: NDArray[np.float32]
-    """Scale [F] of the standardisation; like `mean_F`, computed from the fitted records."""
+    """Scale [F] of the standardisation, times the root of the penalty; like `mean_F`, from the fitted records."""
     weights_LFC: NDArray[np.float32]
     bias_LC: NDArray[np.float32]
     steps_L: NDArray[np.int32]
@@ -49,8 +49,13 @@ class Probes(NamedTuple):
         return {"l2": L2[number], "converged": bool(self.steps_L[number] < STEPS)}
 
 
-def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[float, ...] = L2) -> Probes:
-    """Minimises, for every class c and strength l, mean_n logloss(y_nc, x_n w + b) + l / 2 |w|² (b is free).
+def fit(
+    features_NF: NDArray[np.float32],
+    y_NC: NDArray[np.bool_],
+    l2: tuple[float, ...] = L2,
+    penalty_F: NDArray[np.float64] | None = None,
+) -> Probes:
+    """Minimises, for each class c and strength l, mean_n logloss(y_nc, x_n w + b) + l / 2 sum_f p_f w_f² (b is free).
 
     Newton's method, each step solved by conjugate gradients, for all classes at once, so they share each product
     with X. The Hessian never exceeds X'X / 4N + l (Böhning, Ann. Inst. Stat. Math. 44, 1992), which is the same for all
@@ -61,10 +66,13 @@ def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_], l2: tuple[flo
       features_NF: features [N, F]; they are standardised here.
       y_NC: classes, bool [N, C]. A class with only one outcome gets zero weights: all its scores are equal.
       l2: L strengths, all greater than 0, in ascending order.
+      penalty_F: penalty p_f of each standardised feature, greater than 0; None: all 1.
     """
     x_NF = features_NF.astype(np.float64)
     mean_F, std_F = x_NF.mean(axis=0), x_NF.std(axis=0)
     scale_F = np.where(std_F > 0, std_F, 1)
+    if penalty_F is not None:
+        scale_F *= np.sqrt(penalty_F)  # the weight of x_f / sqrt(p_f) is sqrt(p_f) w_f, whose square is p_f w_f²
     x_NF = (x_NF - mean_F) / scale_F
     # The bound is diagonal in the eigenbasis of X'X / N. It is computed in double precision: an underestimated
     # eigenvalue would make steps too long. Directions without data, which exist if there are fewer records than

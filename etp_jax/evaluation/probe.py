@@ -19,7 +19,7 @@ from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, h
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
-from etp_jax.tasks import Task
+from etp_jax.tasks import Task, check_prompts
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -30,6 +30,9 @@ PLAIN = ("pooled", 1)
 TOKENS = ("tokens", 1)
 """The last stage over time, which only the attention head reads."""
 LINEAR = "linear"
+PRIOR_PENALTY = 0.01
+"""Penalty of the columns of `Probe.text_prior`, as a factor of the L2 of the features. Chosen among
+1, 0.1, 0.01 and 0.001 on the tenth of the training patients, superclasses at 1 % (results/text-prior.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,9 @@ class Probe(FrozenFeatures):
     views: tuple[int, ...] = (1,)
     """Numbers of time shifts (evenly from -0.5 to 0.5 s) over which features are averaged; several: the probe chooses
     among them too. 1 means no shift."""
+    text_prior: bool = False
+    """Whether the zero-shot scores of the task's default prompts are added to the features, for few labels. Their
+    weights are penalised less than those of the features."""
 
     def check(self) -> None:
         """Raises EtpError for options that do not go together."""
@@ -84,11 +90,21 @@ class Probe(FrozenFeatures):
             raise EtpError(
                 f"--features {self.features} --views {self.views}; name at least one set, and views from 1 on"
             )
-        if self.protocol == MERL and (self.candidates() != (PLAIN,) or self.head != LINEAR):
-            raise EtpError(f"--protocol {self.protocol} has its own features; omit --features, --views and --head")
-        if self.head != LINEAR and self.candidates() != (PLAIN,):
-            raise EtpError(f"--head {self.head} reads the last stage over time; omit --features and --views")
+        if self.protocol == MERL and (self.candidates() != (PLAIN,) or self.head != LINEAR or self.text_prior):
+            omitted = "omit --features, --views, --head and --text-prior"
+            raise EtpError(f"--protocol {self.protocol} has its own features; {omitted}")
+        if self.head != LINEAR and (self.candidates() != (PLAIN,) or self.text_prior):
+            raise EtpError(
+                f"--head {self.head} reads the last stage over time; omit --features, --views and --text-prior"
+            )
         super().check()
+        if self.text_prior:
+            check_prompts(self.definition())
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the evaluation needs an encoder that reads sentences."""
+        return self.text_prior
 
     def definition(self) -> Task:
         """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
@@ -102,8 +118,10 @@ class Probe(FrozenFeatures):
         """Parts of the result file's default name; a protocol other than `honest` comes after the split."""
         task, kind, split, *published = super().file_name()
         candidates = [] if self.candidates() == (PLAIN,) else ["+".join(self.features), *map(str, self.views)]
+        prior = ["text-prior"] if self.text_prior else []
         protocol = [self.protocol] * (self.protocol != HONEST)
-        return [task, kind, split, *protocol, *[self.head] * (self.head != LINEAR), *candidates, *published]
+        head = [self.head] * (self.head != LINEAR)
+        return [task, kind, split, *protocol, *head, *candidates, *prior, *published]
 
 
 def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
@@ -113,9 +131,24 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
     if request.protocol == MERL:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
     about = ecg_fm_benchmark.described(request.protocol, request.head)
-    if request.head == LINEAR:
+    if request.head != LINEAR:
+        return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), head=request.head, **about)
+    if not request.text_prior:
         return fit_and_score(request, encoders, shards, logistic.fit, request.candidates(), **about)
-    return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), head=request.head, **about)
+
+    def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Classifier:
+        return logistic.fit(features_NF, y_NC, penalty_F=prior_penalties(features_NF.shape[1], y_NC.shape[1]))
+
+    prompts = request.definition().prompt_set
+    about["text_prior"] = f"zero-shot scores of prompts {prompts}; their penalty is {PRIOR_PENALTY:g} x the L2"
+    return fit_and_score(request, encoders, shards, fit, request.candidates(), text_prior=True, **about)
+
+
+def prior_penalties(columns: int, classes: int, penalty: float = PRIOR_PENALTY) -> NDArray[np.float64]:
+    """Penalties [F] of columns whose last ones are the scores of C classes: 1 for features, `penalty` for scores."""
+    penalty_F = np.ones(columns)
+    penalty_F[-classes:] = penalty
+    return penalty_F
 
 
 class Classifier(Protocol):
@@ -136,6 +169,7 @@ def fit_and_score(
     shards: Shards,
     fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
     candidates: Sequence[tuple[str, int]] = (PLAIN,),
+    text_prior: bool = False,
     **about: str,
 ) -> Outcome:
     """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
@@ -150,11 +184,14 @@ def fit_and_score(
       shards: shard folder with that split, `train` and `validation`.
       fit: function of features [N, F] and classes [N, C] that returns a classifier.
       candidates: feature sets with numbers of views (`encoder.stages.features_of`), chosen together with the setting.
+      text_prior: whether the zero-shot scores of the C classes follow the features, as the last columns.
       about: further topics of the result's protocol.
 
     Raises:
       EtpError: there are too few records to choose a setting on.
     """
+    from etp_jax.encoder.scores import class_directions  # loads jax
+
     records, split, fractions = request.records(shards), request.split, request.fractions
     task, target = records.task, records.of(split)
     fitted, chooser = fitted_and_chooser(records, split)
@@ -170,8 +207,9 @@ def fit_and_score(
     )
     draws = [(fraction, seed) for fraction in fractions for seed in (request.seeds if fraction < 1 else [None])]
     for name, encoder in encoders:
+        directions_CE = class_directions(encoder, task) if text_prior else None  # refuses unreadable prompts early
         sets = {
-            candidate: [encode(some, encoder, candidate) for some in (fitted, chooser, target)]
+            candidate: [encode(some, encoder, candidate, directions_CE) for some in (fitted, chooser, target)]
             for candidate in candidates
         }
         for fraction, seed in Bar(draws, desc=f"{name} encoder", unit="fit"):
@@ -205,14 +243,22 @@ def fit_and_score(
     return outcome
 
 
-def encode(records: Labelled, encoder: Encoder, candidate: tuple[str, int]) -> NDArray[np.float32]:
-    """Computes a feature set [n, F] of records, or their `TOKENS` [n, T, F]."""
+def encode(
+    records: Labelled, encoder: Encoder, candidate: tuple[str, int], directions_CE: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Computes a feature set of records: [n, F], or `TOKENS` [n, T, F].
+
+    With directions, the scores of the unshifted ECGs follow the features: [n, F + C].
+    """
     from etp_jax.encoder.stages import features_of  # these load jax
     from etp_jax.evaluation import attention
 
     if candidate == TOKENS:
         return attention.encode(records, encoder)
-    return records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
+    features_nF = records.gather(lambda split: (features_of(encoder, split, *candidate),))[0]
+    if directions_CE is None:
+        return features_nF
+    return np.concatenate([features_nF, records.encode(encoder)[1] @ directions_CE.T], axis=1)
 
 
 def described(candidate: tuple[str, int]) -> str:

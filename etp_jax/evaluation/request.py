@@ -35,8 +35,6 @@ class Request:
     """Name of the kind in commands, file names and JSON."""
     choice: ClassVar[Literal["", "prompts", "protocol"]] = ""
     """Option that distinguishes measurements of this kind within a study; empty if there is none."""
-    reads_text: ClassVar[bool] = False
-    """Whether the kind needs an encoder that reads sentences."""
 
     run: Path
     """Run folder made by `etp train`, folder made by `etp export`, or the word `shipped`: the package's own encoder."""
@@ -84,6 +82,11 @@ class Request:
     def answered_by(self, protocol: dict[str, str]) -> bool:
         """Whether a stored result at `path` was computed with the options of this request."""
         return True
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the evaluation needs an encoder that reads sentences."""
+        return False
 
     @property
     def how(self) -> str | None:

@@ -31,7 +31,11 @@ class Retrieval(Request):
     """Finds the report of each ECG and an ECG of each report; recall at 1, 5, 10 and the median rank."""
 
     kind: ClassVar[str] = "retrieval"
-    reads_text: ClassVar[bool] = True
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the evaluation needs an encoder that reads sentences."""
+        return True
 
     def check(self) -> None:
         """Raises EtpError for options that contradict each other."""

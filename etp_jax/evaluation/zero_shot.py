@@ -28,10 +28,14 @@ class ZeroShot(PublishedRequest):
 
     kind: ClassVar[str] = "zero-shot"
     choice: ClassVar[Literal["", "prompts", "protocol"]] = "prompts"
-    reads_text: ClassVar[bool] = True
 
     prompts: tuple[str, ...] = (DEFAULT,)
     """Prompt sets, or .json files {class code: text or list of texts}. If there are several, a table compares them."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the evaluation needs an encoder that reads sentences."""
+        return True
 
     def check(self) -> None:
         """Raises EtpError for unknown or unreadable prompts, or for options that contradict each other."""

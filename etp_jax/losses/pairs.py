@@ -99,11 +99,15 @@ def semantic(
     """Computes targets from the cosines of the reports' vectors.
 
     As probabilities the targets are FOCAL's (official code of arXiv 2505.11939 v3, utils_loss.py): (1 + cosine) / 2.
+    With a margin m they are max(cosine - m, 0) / (1 - m), and 1 for equal reports, also for those without a vector.
     As shares, `semantic_weight` of the target is a softmax over the cosines, and equal reports share the rest.
     """
     cosine_bC = alike(rows, columns)
-    if all_columns is None:
+    if all_columns is None and config.semantic_margin is None:
         return (1 + cosine_bC) / 2, None
+    if all_columns is None:
+        clipped_bC = jnp.maximum(cosine_bC - config.semantic_margin, 0) / (1 - config.semantic_margin)
+        return jnp.where(rows.report_b[:, None] == columns.report_b, 1, clipped_bC), None
     assert all_columns.alike_b is not None, "`share` sets alike_b for semantic pairs"
     equal_bC, _ = equal_positive(rows, columns, all_columns, config)
     alike_bC = jnp.exp(cosine_bC / config.semantic_temperature - all_columns.alike_b[:, None])

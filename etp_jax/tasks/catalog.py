@@ -103,7 +103,12 @@ def _prompts(file: TaskFile, entry: ClassEntry, wording: str) -> tuple[str, ...]
 
 def _with_features(prompt: str) -> str:
     """Formats a prompt like a report with restored waveform features."""
-    return ". ".join((prompt, *table("waveform.json")["features"].get(prompt, ())))
+    return ". ".join((prompt, *features_of_prompt(prompt)))
+
+
+def features_of_prompt(prompt: str) -> tuple[str, ...]:
+    """Waveform features that the textbook criteria name for a prompt of a set `default`."""
+    return tuple(table("waveform.json")["features"].get(prompt, ()))
 
 
 @cache

@@ -132,5 +132,5 @@ def check_prompts(task: Task) -> None:
         has = "has" if len(missing) == 1 else "have"
         raise EtpError(
             f"{task.file or task.name}: {classes} {has} no prompt of set {task.prompt_set.partition(',')[0]!r}; add "
-            "prompts, or evaluate the task by probe, knn or finetune"
+            "prompts, or evaluate the task by probe (without --text-prior), knn or finetune"
         )

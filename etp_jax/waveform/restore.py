@@ -12,7 +12,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import RESTORED_FORMAT, Record
 from etp_jax.shards.writer import write_shard
 from etp_jax.waveform.features import QUANTITIES, Feature, Proposals, Similarities, load_proposals, load_similarities
+from etp_jax.waveform.hold_out import NO_HOLD_OUT, HoldOut, draw
 from etp_jax.waveform.judge import judge
 from etp_jax.waveform.measure import measure
 
@@ -48,9 +49,18 @@ class Verdict:
 class Restorer:
     """Decides which of the proposed features each record has."""
 
-    def __init__(self, proposals: Path, similarities: Path | None, which: Filter, fs: int, leads: tuple[str, ...]):
+    def __init__(
+        self,
+        proposals: Path,
+        similarities: Path | None,
+        which: Filter,
+        fs: int,
+        leads: tuple[str, ...],
+        hold_out: HoldOut = NO_HOLD_OUT,
+    ):
         """Reads the files; raises EtpError if one is damaged or they do not fit together."""
         self.proposals: Proposals = load_proposals(proposals)
+        self.held_out = frozenset(draw(self.proposals.sentences, hold_out.share, hold_out.seed))
         self.which, self.fs, self.leads = which, fs, leads
         self.similarities: Similarities | None = None
         if which in ("both", "model"):
@@ -74,12 +84,13 @@ class Restorer:
         return {record_id: row for row, record_id in enumerate(self.similarities.record_ids)}
 
     def verdicts(self, record: Record) -> list[Verdict]:
-        """Decides on each feature that is proposed for the record's statements.
+        """Decides on each feature that is proposed for the record's statements and not held out.
 
         Raises:
           EtpError: the similarities do not contain the record.
         """
-        features = [self.proposals.features[place] for place in self.proposals.of(record.statements)]
+        proposed = [self.proposals.features[place] for place in self.proposals.of(record.statements)]
+        features = [feature for feature in proposed if feature.sentence not in self.held_out]
         if self.which == "none":
             return [Verdict(feature, "proposed", "proposed") for feature in features]
         by_signal = self.which != "model" and any(feature.check for feature in features)
@@ -135,6 +146,7 @@ class _Job:
     proposals: Path
     similarities: Path | None
     which: Filter
+    hold_out: HoldOut
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,13 @@ class _Task:
 
 
 def restore(
-    source: Path, proposals: Path, out: Path, similarities: Path | None = None, which: Filter = "both", workers: int = 1
+    source: Path,
+    proposals: Path,
+    out: Path,
+    similarities: Path | None = None,
+    which: Filter = "both",
+    workers: int = 1,
+    hold_out: HoldOut = NO_HOLD_OUT,
 ) -> Summary:
     """Writes a shard folder with plain and enriched reports; it has the same splits and shards as `source`.
 
@@ -163,6 +181,7 @@ def restore(
       similarities: file written by `etp waveform score`; required by the filters `both` and `model`.
       which: what must confirm a feature; `none` keeps all proposed features.
       workers: number of worker processes.
+      hold_out: share of the sentences that no report gets; `build.json` lists them.
 
     Raises:
       EtpError: a file is missing, damaged or belongs to other shards; or `out` holds something else or cannot be
@@ -170,9 +189,11 @@ def restore(
     """
     started = time.perf_counter()
     shards = Shards(source)
-    restorer = Restorer(proposals, similarities, which, shards.fs, shards.leads)
+    restorer = Restorer(proposals, similarities, which, shards.fs, shards.leads, hold_out)
     _check_fit(shards, restorer, proposals)
     recipe = _recipe(shards, proposals, similarities if restorer.similarities else None, which)
+    if hold_out.share:
+        recipe["restored"]["held_out"] = {**asdict(hold_out), "sentences": sorted(restorer.held_out)}
     tasks = list(_plan(shards))
     with disk_errors(out):
         if finished(out, recipe):
@@ -180,7 +201,7 @@ def restore(
         claim(out, recipe, "1/1")
         todo = [task for task in tasks if not is_noted(out, task.file)]
         total, left = (sum(task.stop - task.start for task in some) for some in (tasks, todo))
-        job = _Job(source, out, proposals, similarities, which)
+        job = _Job(source, out, proposals, similarities, which, hold_out)
         with Bar(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
             for task, _ in Processes(workers)(partial(_write, job), todo, out):
                 progress.update(task.stop - task.start)
@@ -248,7 +269,7 @@ def _rejects(source: Path) -> list[dict[str, str]]:
 def _open(job: _Job) -> tuple[Shards, Restorer]:
     """Opens the inputs of a job, once per worker process."""
     shards = Shards(job.source)
-    return shards, Restorer(job.proposals, job.similarities, job.which, shards.fs, shards.leads)
+    return shards, Restorer(job.proposals, job.similarities, job.which, shards.fs, shards.leads, job.hold_out)
 
 
 def _write(job: _Job, task: _Task) -> None:

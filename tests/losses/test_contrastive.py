@@ -45,6 +45,10 @@ CONFIGS |= {
     "batch softmax": LossConfig(pairs="semantic", semantic_from="batch", semantic_weight=0.3),
     "batch sigmoid without bias": LossConfig(pairs="semantic", semantic_from="batch", score="sigmoid", bias=None),
     "batch softmax, centred": LossConfig(pairs="semantic", semantic_from="batch", semantic_centre=True),
+    "semantic sigmoid, margin": LossConfig(pairs="semantic", score="sigmoid", semantic_margin=0.3),
+    "batch sigmoid, centred, margin": LossConfig(
+        pairs="semantic", score="sigmoid", semantic_from="batch", semantic_centre=True, semantic_margin=0.1
+    ),
     "fnm, rows": LossConfig(fnm_weight=0.7),
     "fnm, pairs": LossConfig(score="sigmoid", fnm_weight=0.7, fnm_mean="pairs", semantic_from="batch"),
     "fnm, centred": LossConfig(score="sigmoid", fnm_weight=0.7, semantic_from="batch", semantic_centre=True),
@@ -55,6 +59,7 @@ FEW = (
     "equal-positive softmax",
     "semantic sigmoid",
     "batch softmax, centred",
+    "batch sigmoid, centred, margin",
     "fnm, pairs",
 )
 """Each rule, score and option once: what the quick layouts are tried with outside the slow tests."""
@@ -119,7 +124,9 @@ def dense_loss(params: Any, batch: Any, config: LossConfig) -> jax.Array:
     if config.pairs == "equal-positive":
         target = equal / equal.sum(axis=1, keepdims=True) if config.score == "softmax" else 1.0 * equal
     if config.pairs == "semantic" and config.score == "sigmoid":
-        target = (1 + cosine) / 2
+        target, m = (1 + cosine) / 2, config.semantic_margin
+        if m is not None:
+            target = jnp.where(equal, 1.0, jnp.where(cosine > m, (cosine - m) / (1 - m), 0.0))
     if config.pairs == "semantic" and config.score == "softmax":
         alike, w = jnp.exp(cosine / config.semantic_temperature), config.semantic_weight
         blended = (1 - w) * equal / equal.sum(axis=1, keepdims=True)

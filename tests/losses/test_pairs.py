@@ -52,6 +52,22 @@ def test_semantic_sigmoid_target_is_half_of_one_plus_the_cosine():
     np.testing.assert_allclose(target, np.where(EQUAL == 1, 1.0, 0.5), rtol=1e-6)  # cosines 1 and 0
 
 
+def test_semantic_sigmoid_target_with_a_margin_is_the_clipped_cosine():
+    angles = np.deg2rad([0.0, 60.0, 90.0, 180.0])  # cosines with the first: 1, 0.5, 0, -1
+    rows = Rows(jnp.arange(4), jnp.arange(4), jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1)))
+    for margin, expected in ((0.0, [1, 0.5, 0, 0]), (0.2, [1, 0.375, 0, 0]), (0.6, [1, 0, 0, 0])):
+        config = LossConfig(pairs="semantic", score="sigmoid", semantic_margin=margin)
+        target = make_pairs(rows, rows, None, config, jnp.dtype("float32")).target_bC
+        np.testing.assert_allclose(target[0], expected, atol=1e-6)
+
+
+def test_equal_reports_have_target_1_with_a_margin_even_without_a_vector():
+    rows = Rows(jnp.arange(3), jnp.array([5, 5, 6]), jnp.zeros((3, 2)))
+    config = LossConfig(pairs="semantic", score="sigmoid", semantic_margin=0.3)
+    target = make_pairs(rows, rows, None, config, jnp.dtype("float32")).target_bC
+    np.testing.assert_array_equal(np.asarray(target), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+
+
 def test_semantic_softmax_target_blends_equal_reports_with_a_softmax_of_cosines():
     target, _ = pairs(LossConfig(pairs="semantic", semantic_weight=0.25, semantic_temperature=0.5))
     alike = np.exp(EQUAL / 0.5)  # here the cosines are 1 for equal reports and 0 for others

@@ -265,9 +265,11 @@ def test_logit_scale_can_leave_its_bound():
         ({"temperature": 0.0}, "loss.temperature is 0.0; it must be positive"),
         ({"semantic_temperature": -1.0}, "loss.semantic_temperature is -1.0"),
         ({"semantic_weight": 1.5}, "loss.semantic_weight is 1.5"),
+        ({"semantic_margin": 1.0, "pairs": "semantic", "score": "sigmoid"}, "loss.semantic_margin is 1.0; it must lie"),
+        ({"semantic_margin": 0.3, "pairs": "semantic"}, "it must go with loss.pairs semantic and loss.score sigmoid"),
     ],
 )
-def test_impossible_losses_are_refused(loss: dict[str, float], message: str):
+def test_impossible_losses_are_refused(loss: dict[str, Any], message: str):
     with pytest.raises(EtpError, match=message):
         LossConfig(**loss)  # pyright: ignore[reportArgumentType]
 
