@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +22,7 @@ from etp_jax.json_text import Schema, check_types, parse_json
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
+    _remove_abandoned(path.parent.absolute())
     # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
     # It contains the host name, because processes of several hosts or containers may have the same number.
     owner = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
@@ -32,6 +35,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Removes, once for each folder, the temporary files of processes of this host that were killed."""
+    for path in folder.glob(f".*.{glob.escape(socket.gethostname())}-*-*.tmp"):
+        number = path.name.removesuffix(".tmp").split("-")[-2]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
