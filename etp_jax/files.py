@@ -18,6 +18,9 @@ from typing import Any, BinaryIO
 from etp_jax.errors import EtpError, one_line
 from etp_jax.json_text import Schema, check_types, parse_json
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, and of a user without quota."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -33,6 +36,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # of a write, which knows no name
+            raise OSError(error.errno, f"{error.strerror} after {temporary.stat().st_size} bytes", str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,8 +49,18 @@ def _remove_abandoned(folder: Path) -> None:
     """Removes, once for each folder, the temporary files of processes of this host that were killed."""
     for path in folder.glob(f".*.{glob.escape(socket.gethostname())}-*-*.tmp"):
         number = path.name.removesuffix(".tmp").split("-")[-2]
-        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+        if number.isdecimal() and not _lives(int(number)):
             path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,6 +159,11 @@ def alone_in(folder: Path, taken: str) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
                 raise
         yield
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error's message quotes the system's for a full disk or a used quota, as all libraries do."""
+    return any(os.strerror(number) in str(error) for number in FULL)
 
 
 @contextmanager
