@@ -95,7 +95,7 @@ class Case:
 
     def run(self, folder: Path, log: Path) -> list[int]:
         """Runs the command undisturbed; returns the exit codes."""
-        return [process.wait(LIMIT_S) for process in self.start(folder, log)]
+        return wait(self.start(folder, log))
 
     def content(self, folder: Path, log: Path) -> dict[str, Any]:
         """Everything in the folder that must agree: digests of files, and what is learned of runs."""
@@ -106,6 +106,47 @@ class Case:
                 continue
             found[str(name)] = _agreeing(path)
         return found
+
+
+def wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Waits until all have ended, also the workers that they started; returns the exit codes."""
+    codes = []
+    for process in processes:
+        codes.append(process.wait(LIMIT_S))
+        end = time.monotonic() + LIMIT_S
+        while group_lives(process.pid):
+            if time.monotonic() > end:
+                raise SystemExit(f"process group {process.pid} outlives its command")
+            time.sleep(0.05)
+    return codes
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process group has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Runs the trials and makes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", nargs="+", choices=[case.name for case in CASES], help="default: all")
+    parser.add_argument("--signal", nargs="+", choices=SIGNALS, default=SIGNALS[:2])
+    parser.add_argument("--moments", type=int, default=200, help="a command and signal")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", type=Path, default=RESULTS / "survival.csv")
+    args = parser.parse_args()
+    chosen = [case for case in CASES if args.moments and case.name in (args.command or [c.name for c in CASES])]
+    for case in chosen:
+        with tempfile.TemporaryDirectory() as work:
+            trials = Trials(case, Path(work))
+            print(f"{case.name}: {trials.seconds:.1f} s undisturbed", flush=True)
+            for name in args.signal:
+                run(trials, name, args)
+    write_table(args.csv)
 
 
 def _agreeing(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import read_json, sha256, write_text
+from etp_jax.files import is_full, read_json, sha256, whole_file, write_text
 from etp_jax.metrics.vectors import unit
 
 
@@ -69,6 +70,15 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     write_text(tmp_path / "x.json", "{}")
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", *kept}
+
+
+def test_a_full_disk_is_told_with_the_file_and_how_far_it_came(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="after 3 bytes") as error, whole_file(tmp_path / "x") as file:
+        file.write(b"etp")
+        file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "x") and is_full(error.value) and not list(tmp_path.iterdir())
+    assert not is_full(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:
