@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,25 +129,6 @@ def group_lives(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def main() -> None:
-    """Runs the trials and makes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--command", nargs="+", choices=[case.name for case in CASES], help="default: all")
-    parser.add_argument("--signal", nargs="+", choices=SIGNALS, default=SIGNALS[:2])
-    parser.add_argument("--moments", type=int, default=200, help="a command and signal")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--csv", type=Path, default=RESULTS / "survival.csv")
-    args = parser.parse_args()
-    chosen = [case for case in CASES if args.moments and case.name in (args.command or [c.name for c in CASES])]
-    for case in chosen:
-        with tempfile.TemporaryDirectory() as work:
-            trials = Trials(case, Path(work))
-            print(f"{case.name}: {trials.seconds:.1f} s undisturbed", flush=True)
-            for name in args.signal:
-                run(trials, name, args)
-    write_table(args.csv)
 
 
 def _agreeing(path: Path) -> Any:

@@ -18,13 +18,14 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import ROOT, Case, wait
+from faults import CASES, ROOT, Case, wait
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGSTOP")
 STOPPED_S = 10
@@ -109,6 +110,25 @@ def disturb(processes: list[subprocess.Popen[bytes]], name: str, moment: float, 
         time.sleep(STOPPED_S)
         os.killpg(victim.pid, signal.SIGCONT)
     return True
+
+
+def main() -> None:
+    """Runs the trials and makes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", nargs="+", choices=[case.name for case in CASES], help="default: all")
+    parser.add_argument("--signal", nargs="+", choices=SIGNALS, default=SIGNALS[:2])
+    parser.add_argument("--moments", type=int, default=200, help="a command and signal")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", type=Path, default=RESULTS / "survival.csv")
+    args = parser.parse_args()
+    chosen = [case for case in CASES if args.moments and case.name in (args.command or [c.name for c in CASES])]
+    for case in chosen:
+        with tempfile.TemporaryDirectory() as work:
+            trials = Trials(case, Path(work))
+            print(f"{case.name}: {trials.seconds:.1f} s undisturbed", flush=True)
+            for name in args.signal:
+                run(trials, name, args)
+    write_table(args.csv)
 
 
 def run(trials: Trials, name: str, args: argparse.Namespace) -> None:
