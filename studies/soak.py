@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import os
 import signal
 import tempfile
 import time
@@ -35,22 +36,31 @@ def prepare() -> None:
     config_module.save(change(tiny_config(Path("shards")), optim={"epochs": 1e6}, run=run), Path("recipe.json"))
 
 
+def walk(folder: Path) -> list[Path]:
+    """All files of a folder, whose subfolders may vanish meanwhile."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+
+
+def size(path: Path) -> int:
+    """Size of a file; 0 for one that has been replaced meanwhile, as checkpoints are."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def sample(process: int, run: Path, started: float) -> dict[str, float]:
     """The row of this moment."""
     lines = (line.split(":") for line in Path(f"/proc/{process}/status").read_text().splitlines())
     status = {name: value.split()[0] for name, value in lines if value.strip()}
-    sizes = {}
-    for path in run.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # of a checkpoint that is being replaced
-            sizes[path.name] = sizes.get(path.name, 0) + path.stat().st_size
     metrics = run / "metrics.jsonl"
     return {
         "seconds": round(time.monotonic() - started, 1),
         "rss_mib": round(int(status["VmRSS"]) / 1024, 2),
         "open_files": len(list(Path(f"/proc/{process}/fd").iterdir())),
         "threads": int(status["Threads"]),
-        "folder_mib": round(sum(sizes.values()) / MIB, 3),
-        "metrics_mib": round(sizes.get(metrics.name, 0) / MIB, 3),
+        "folder_mib": round(sum(map(size, walk(run))) / MIB, 3),
+        "metrics_mib": round(size(metrics) / MIB, 3),
         "steps": 20 * metrics.read_bytes().count(b'"kind": "train"') if metrics.exists() else 0,
     }
 
@@ -94,12 +104,15 @@ def main() -> None:
         writer.writeheader()
         started = time.monotonic()
         (process,) = case.start(folder, log)
-        while time.monotonic() - started < 60 * args.minutes and process.poll() is None:
-            writer.writerow(sample(process.pid, folder / "run", started))
-            file.flush()
-            time.sleep(EVERY_S)
-        process.terminate()
-        if process.wait() != 128 + signal.SIGTERM:
+        try:
+            while time.monotonic() - started < 60 * args.minutes and process.poll() is None:
+                writer.writerow(sample(process.pid, folder / "run", started))
+                file.flush()
+                time.sleep(EVERY_S)
+        finally:
+            process.terminate()
+            process.wait()
+        if process.returncode != 128 + signal.SIGTERM:
             raise SystemExit(log.read_text())
     print(slopes(args.csv))
     plot(args.csv)
