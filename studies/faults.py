@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,8 +23,8 @@ from tests.training.test_multihost import free_port  # noqa: E402
 
 CACHE = "cache"
 """Folder of the persistent compile cache, inside the folder of a trial where a case is to compile."""
-LIMIT_S = 300
-"""Time after which a process counts as hanging."""
+LIMIT_S = 600
+"""Time after which a command counts as hanging."""
 PREP = "prep ptbxl --source archive --workers 2"
 STUDY = """
 shards = "shards"
@@ -111,15 +112,14 @@ class Case:
 
 def wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     """Waits until all have ended, also the workers that they started; returns the exit codes."""
-    codes = []
-    for process in processes:
-        codes.append(process.wait(LIMIT_S))
-        end = time.monotonic() + LIMIT_S
-        while group_lives(process.pid):
-            if time.monotonic() > end:
-                raise SystemExit(f"process group {process.pid} outlives its command")
-            time.sleep(0.05)
-    return codes
+    end = time.monotonic() + LIMIT_S
+    while any([process.poll() is None or group_lives(process.pid) for process in processes]):
+        if time.monotonic() > end:
+            for process in filter(lambda each: group_lives(each.pid), processes):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise SystemExit(f"{processes[0].args}: hangs")
+        time.sleep(0.05)
+    return [process.wait() for process in processes]
 
 
 def group_lives(group: int) -> bool:
