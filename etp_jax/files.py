@@ -161,9 +161,16 @@ def alone_in(folder: Path, taken: str) -> Iterator[None]:
         yield
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error's message quotes the system's for a full disk or a used quota, as all libraries do."""
-    return any(os.strerror(number) in str(error) for number in FULL)
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, quotes the system's message for a full disk or a used quota.
+
+    Libraries raise errors of their own types, which all quote it.
+    """
+    while error is not None:
+        if any(os.strerror(number) in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

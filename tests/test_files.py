@@ -78,6 +78,9 @@ def test_a_full_disk_is_told_with_the_file_and_how_far_it_came(tmp_path: Path) -
         file.flush()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert error.value.filename == str(tmp_path / "x") and is_full(error.value) and not list(tmp_path.iterdir())
+    with pytest.raises(EtpError) as wrapped:
+        raise EtpError("not saved") from error.value
+    assert is_full(wrapped.value)
     assert not is_full(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
