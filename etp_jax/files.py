@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.json_text import Schema, check_types, parse_json
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, and of a user without quota."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
+    _remove_abandoned(path.parent.absolute())
     # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
     # It contains the host name, because processes of several hosts or containers may have the same number.
     owner = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
@@ -30,8 +36,31 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # of a write, which knows no name
+            raise OSError(error.errno, f"{error.strerror} after {temporary.stat().st_size} bytes", str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Removes, once for each folder, the temporary files of processes of this host that were killed."""
+    for path in folder.glob(f".*.{glob.escape(socket.gethostname())}-*-*.tmp"):
+        number = path.name.removesuffix(".tmp").split("-")[-2]
+        if number.isdecimal() and not _lives(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -130,6 +159,18 @@ def alone_in(folder: Path, taken: str) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
                 raise
         yield
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, quotes the system's message for a full disk or a used quota.
+
+    Libraries raise errors of their own types, which all quote it.
+    """
+    while error is not None:
+        if any(os.strerror(number) in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

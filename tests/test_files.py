@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import read_json, sha256
+from etp_jax.files import is_full, read_json, sha256, whole_file, write_text
 from etp_jax.metrics.vectors import unit
 
 
@@ -53,6 +58,30 @@ def test_a_file_that_holds_no_json_object_is_one_line(tmp_path: Path, content: b
 def test_the_digest_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"etp")
     assert sha256(tmp_path / "x") == hashlib.sha256(b"etp").hexdigest()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    host, own = socket.gethostname(), os.getpid()
+    (tmp_path / f".x.json.{host}-{ended.pid}-1.tmp").touch()
+    kept = {f".y.json.{host}-{own}-1.tmp", f".x.json.other-{ended.pid}-1.tmp", f".{host}.tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "x.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", *kept}
+
+
+def test_a_full_disk_is_told_with_the_file_and_how_far_it_came(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="after 3 bytes") as error, whole_file(tmp_path / "x") as file:
+        file.write(b"etp")
+        file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "x") and is_full(error.value) and not list(tmp_path.iterdir())
+    with pytest.raises(EtpError) as wrapped:
+        raise EtpError("not saved") from error.value
+    assert is_full(wrapped.value)
+    assert not is_full(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:

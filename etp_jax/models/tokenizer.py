@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import read_json
+from etp_jax.files import read_json, write_text
 from etp_jax.models.huggingface import TOKENIZER, quiet_transformers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -104,7 +104,7 @@ class Tokenizer:
         """Writes `tokenizer.json`."""
         if self.side != "right":  # the file has a place for the side only as part of a truncation
             self.inner.enable_truncation(512, direction=self.side)
-        self.inner.save(str(file))
+        write_text(file, self.inner.to_str(pretty=True))
         self.inner.no_truncation()
 
     @property

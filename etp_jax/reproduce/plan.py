@@ -16,6 +16,7 @@ from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import REVISION
 from etp_jax.evaluation.request import Request
 from etp_jax.evaluation.results import Result
+from etp_jax.files import write_text
 from etp_jax.json_text import parse_json
 from etp_jax.reproduce.study import Measurement, Run, Study
 from etp_jax.shards.reader import Shards
@@ -215,6 +216,14 @@ def evaluation_times(out: Path) -> dict[str, float]:
         if line["what"] == "evaluate" and not line["error"]:
             seconds.setdefault(line["kind"], []).append(line["seconds"])
     return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def repair_log(out: Path) -> None:
+    """Drops a truncated last line of the study's log, so that the next line is not appended to it."""
+    path = out / LOG
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        write_text(path, content[: content.rfind(b"\n") + 1].decode())
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

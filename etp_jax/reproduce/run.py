@@ -13,7 +13,7 @@ import jax
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.evaluation import evaluate
-from etp_jax.files import alone_in
+from etp_jax.files import alone_in, disk_errors, is_full
 from etp_jax.reproduce import estimate, plan, tables
 from etp_jax.reproduce.estimate import Benchmark
 from etp_jax.reproduce.figures import Failures, figures
@@ -85,6 +85,7 @@ class _Execution:
             return self._work(missing, train)
 
     def _work(self, missing: dict[str, list[PlannedEvaluation]], train: bool) -> list[Path]:
+        plan.repair_log(self.out)
         self._write()
         for number, training in enumerate(self.trainings, 1):
             if training.finished and not missing[str(training)]:
@@ -172,11 +173,14 @@ class _Execution:
         try:
             work()
         except (EtpError, jax.errors.JaxRuntimeError) as problem:
+            if is_full(problem):  # all other work would fail too
+                raise
             error = self.failures[name] = one_line(problem)
             self.progress(f"  {name} failed: {error}")
         seconds = round(time.time() - started, 1)
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about, "seconds": seconds, "error": error}
-        with (self.out / plan.LOG).open("a", encoding="utf-8") as log:
+        path = self.out / plan.LOG
+        with disk_errors(path), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         return error is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from etp_jax.errors import EtpError, one_line
+from etp_jax.files import is_full
 from etp_jax.training import digest
 
 # Silence Orbax: it warns about configurations used on purpose (checkpoints without metrics, read-only folders), and
@@ -261,7 +264,9 @@ def _orbax_errors(where: Path, problem: str, advice: str = "check that the folde
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        raise EtpError(f"{where}: {problem} ({one_line(error)[:200]}); {advice}") from error
+        # TensorStore gives the reason after long names of files.
+        reason = os.strerror(errno.ENOSPC) if is_full(error) else one_line(error)[:200]
+        raise EtpError(f"{where}: {problem} ({reason}); {advice}") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -129,6 +130,29 @@ def test_deterministic_runs_are_prepared_before_the_devices_start(study: Path, m
     file.write_text(study.read_text().replace("--run.log-every 2", "--run.deterministic"))
     with pytest.raises(EtpError, match="in time"):
         reproduce(file, study.parent / "never")
+
+
+def test_a_full_disk_ends_the_study_at_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def full(config: Any, folder: Path) -> None:
+        begun.append(folder)
+        raise EtpError(f"{folder}: {os.strerror(errno.ENOSPC)}")
+
+    monkeypatch.setattr("etp_jax.reproduce.run.loop.train", full)
+    with pytest.raises(EtpError, match="No space left on device"):
+        reproduce(study, study.parent / "full")
+    assert len(begun) == 1
+
+
+def test_a_truncated_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+    log, line = tmp_path / plan.LOG, '{"what": "train", "error": null, "seconds": 1.0}\n'
+    log.write_text(line + line[:20])
+    plan.repair_log(tmp_path)
+    assert log.read_text() == line
+    log.write_text(line[:20])
+    plan.repair_log(tmp_path)
+    assert plan.read_log(tmp_path) == []
 
 
 def table(out: Path) -> dict[str, Any]:
