@@ -66,10 +66,10 @@ def fit(tokens_NTF: NDArray[Any], y_NC: NDArray[np.bool_]) -> Heads:
     params = initial(rng, tokens_NTF.shape[-1], y_NC.shape[1])
     state = _optimizer().init(params)
     size = min(BATCH, len(y_NC))
-    epochs, tokens_NTF, y_NC = [], jnp.asarray(tokens_NTF), jnp.asarray(y_NC, jnp.float32)
+    epochs, inputs_NTF, targets_NC = [], jnp.asarray(tokens_NTF), jnp.asarray(y_NC, jnp.float32)
     for _ in Bar(range(EPOCHS), desc="attention head", unit="epoch"):
         rows_SB = rng.permutation(len(y_NC))[: len(y_NC) // size * size].reshape(-1, size)
-        params, state = _epoch(params, state, tokens_NTF, y_NC, rows_SB)
+        params, state = _epoch(params, state, inputs_NTF, targets_NC, rows_SB)
         epochs.append(jax.device_get(params))
     return Heads(epochs)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -132,16 +133,17 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
     about = ecg_fm_benchmark.described(request.protocol, request.head)
     if request.head != LINEAR:
-        return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), head=request.head, **about)
+        about["head"] = request.head
+        return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), about=about)
     if not request.text_prior:
-        return fit_and_score(request, encoders, shards, logistic.fit, request.candidates(), **about)
+        return fit_and_score(request, encoders, shards, logistic.fit, request.candidates(), about=about)
 
     def fit(features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Classifier:
         return logistic.fit(features_NF, y_NC, penalty_F=prior_penalties(features_NF.shape[1], y_NC.shape[1]))
 
     prompts = request.definition().prompt_set
     about["text_prior"] = f"zero-shot scores of prompts {prompts}; their penalty is {PRIOR_PENALTY:g} x the L2"
-    return fit_and_score(request, encoders, shards, fit, request.candidates(), text_prior=True, **about)
+    return fit_and_score(request, encoders, shards, fit, request.candidates(), text_prior=True, about=about)
 
 
 def prior_penalties(columns: int, classes: int, penalty: float = PRIOR_PENALTY) -> NDArray[np.float64]:
@@ -154,7 +156,7 @@ def prior_penalties(columns: int, classes: int, penalty: float = PRIOR_PENALTY) 
 class Classifier(Protocol):
     """A classifier fitted with L settings; the best setting is chosen on other records."""
 
-    def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, features_NF: NDArray[Any], /) -> NDArray[np.float32]:
         """Scores [L, N, C] of some records, for each setting."""
         ...
 
@@ -167,10 +169,10 @@ def fit_and_score(
     request: FrozenFeatures,
     encoders: Sequence[tuple[str, Encoder]],
     shards: Shards,
-    fit: Callable[[NDArray[np.float32], NDArray[np.bool_]], Classifier],
+    fit: Callable[[NDArray[Any], NDArray[np.bool_]], Classifier],
     candidates: Sequence[tuple[str, int]] = (PLAIN,),
     text_prior: bool = False,
-    **about: str,
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
     """Fits classifiers on fractions of the training records, chooses their setting on others, and scores a split once.
 
@@ -245,7 +247,7 @@ def fit_and_score(
 
 def encode(
     records: Labelled, encoder: Encoder, candidate: tuple[str, int], directions_CE: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Computes a feature set of records: [n, F], or `TOKENS` [n, T, F].
 
     With directions, the scores of the unshifted ECGs follow the features: [n, F + C].

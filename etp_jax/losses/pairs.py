@@ -103,10 +103,11 @@ def semantic(
     As shares, `semantic_weight` of the target is a softmax over the cosines, and equal reports share the rest.
     """
     cosine_bC = alike(rows, columns)
-    if all_columns is None and config.semantic_margin is None:
-        return (1 + cosine_bC) / 2, None
     if all_columns is None:
-        clipped_bC = jnp.maximum(cosine_bC - config.semantic_margin, 0) / (1 - config.semantic_margin)
+        margin = config.semantic_margin
+        if margin is None:
+            return (1 + cosine_bC) / 2, None
+        clipped_bC = jnp.maximum(cosine_bC - margin, 0) / (1 - margin)
         return jnp.where(rows.report_b[:, None] == columns.report_b, 1, clipped_bC), None
     assert all_columns.alike_b is not None, "`share` sets alike_b for semantic pairs"
     equal_bC, _ = equal_positive(rows, columns, all_columns, config)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -82,7 +83,7 @@ def test_the_head_is_attention_over_tokens():
         share = np.exp(fit) / np.exp(fit).sum(axis=1, keepdims=True)
         attended[:, own] = (share[..., None] * values[..., own]).sum(axis=1)
     with jax.default_matmul_precision("highest"):
-        found = attention.logits_of(params, tokens.astype(np.float32))
+        found = attention.logits_of(params, jnp.asarray(tokens, jnp.float32))
     np.testing.assert_allclose(found, attended @ w["out"], rtol=0, atol=1e-5)
 
 
