@@ -33,7 +33,7 @@ SIGNALS = (
 DIFFERS = {
     "linear": "logistic regression with a chosen L2 in place of AdamW's best of 100 epochs",
     "attention": "each task has a head of its own, best of 30 epochs instead of 100",
-    "finetune": "one network for all 71 statements, one learning rate, augmentation, and the last of 10 epochs with "
+    "network": "one network for all 71 statements, one learning rate, augmentation, and the last of 10 epochs with "
     "averaged weights in place of AdamW's best of 100 and layer-wise rates",
 }
 """What differs from the published code, by way to use an encoder; `SIGNALS` holds for all."""

@@ -85,7 +85,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         trained_on=f"{shards.splits[TRAIN]} records of train, their {len(shards.label_vocabulary)} label codes",
         schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
         score="log-odds that any of the class's codes is present, taken as independent",
-        **ecg_fm_benchmark.described(request.protocol, "finetune"),
+        **ecg_fm_benchmark.described(request.protocol, "network"),
     )
     for name, encoder in encoders:
         tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)

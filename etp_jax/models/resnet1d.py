@@ -168,7 +168,7 @@ class ResNet1D(nn.Module):
                 done += 1
             if self.is_mutable_collection(STAGES):
                 self.sow(STAGES, f"stage{stage + 1}", summary(x.astype(at_least_float32(self.dtype))))
-        if self.is_mutable_collection(TOKENS):
+        if self.is_mutable_collection(TOKENS) and not self.is_initializing():
             self.sow(TOKENS, TOKENS, x.astype(at_least_float32(self.dtype)))
         pooling: Any = self.pooling or Pool(config.pool, name="pool")
         return pooling(x.astype(at_least_float32(self.dtype)))

@@ -133,7 +133,9 @@ def _known() -> dict[str, Wording]:
     known: dict[str, Wording] = {}
     for task in task_names():
         for c in load_task_file(task).classes:
-            wording = Wording(c.name, c.prompts.get(DEFAULT, ()), f"task {task}")
+            if not (prompts := c.prompts.get(DEFAULT, ())):
+                continue
+            wording = Wording(c.name, prompts, f"task {task}")
             if len(c.labels) == 1:
                 known.setdefault(c.labels[0], wording)
             known.setdefault(c.name.casefold(), wording)

@@ -74,5 +74,5 @@ def test_impossible_requests_are_refused(run: tuple[Path, Path]) -> None:
     common: Any = {"run": run[0], "shards": run[1]}
     with pytest.raises(EtpError, match="views from 1 on"):
         Probe(**common, views=(0,)).check()
-    with pytest.raises(EtpError, match="has its own features; omit --features and --views"):
+    with pytest.raises(EtpError, match="has its own features; omit --features, --views, --head and"):
         Probe(**common, protocol="merl-as-published", features=("stages",)).check()

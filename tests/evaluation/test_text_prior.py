@@ -124,7 +124,7 @@ def test_what_has_no_prompts_is_refused(
     assert "classes NORM, IMI have no prompt of set 'default'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main.main([*common, "--protocol", "merl-as-published"])
-    assert "has its own features; omit --text-prior" in capsys.readouterr().err
+    assert "has its own features; omit --features, --views, --head and --text-prior" in capsys.readouterr().err
     load = Encoder.from_run
     monkeypatch.setattr(Encoder, "from_run", lambda *args: replace(load(*args), text_about={"absent": True}))
     with pytest.raises(EtpError, match=r"has no text tower.*by probe \(without --text-prior\)"):

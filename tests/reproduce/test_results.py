@@ -14,9 +14,9 @@ from etp_jax.reproduce.intervals import over_seeds
 from etp_jax.reproduce.tables import CSV
 
 RESULTS = Path(__file__).parents[2] / "results"
-OTHER_COLUMNS = ("measurements", "million_records", "plans", "reader")
+OTHER_COLUMNS = ("full_disk", "measurements", "million_records", "plans", "reader", "soak", "survival")
 FILES = sorted(file for file in RESULTS.glob("*.csv") if file.stem not in OTHER_COLUMNS)
-"""The results of studies; errors of measurements, speeds and plans have other columns."""
+"""The results of studies; errors of measurements, speeds, plans and faults have other columns."""
 NUMBER = r"(-?\d\.\d{3})"
 
 
