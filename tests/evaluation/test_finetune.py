@@ -43,7 +43,7 @@ def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(
         before["params"]["ecg_tower"]["stem_conv"]["kernel"], after["params"]["ecg_tower"]["stem_conv"]["kernel"]
     )
-    with pytest.raises(EtpError, match="a finetune is fitted on split 'train'"):
+    with pytest.raises(EtpError, match="finetune is fitted on split 'train'"):
         measure("finetune", run, run.parent / "shards", split="train")
 
 
