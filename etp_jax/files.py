@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +27,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets its name only when all data is on the disk; after an error no file is left."""
     _remove_abandoned(path.parent.absolute())
     # The temporary name is hidden, so that an unfinished shard is not mistaken for a shard.
-    # It contains the host name, because processes of several hosts or containers may have the same number.
-    owner = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+    owner = f"{machine()}-{os.getpid()}-{threading.get_native_id()}"
     temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -45,12 +44,23 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @cache
+def machine() -> str:
+    """Names where a process number means one process: the host, its last start, and the container."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        return f"{socket.gethostname()}-{started}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # no Linux
+        return socket.gethostname()
+
+
+@cache
 def _remove_abandoned(folder: Path) -> None:
-    """Removes, once for each folder, the temporary files of processes of this host that were killed."""
-    for path in folder.glob(f".*.{glob.escape(socket.gethostname())}-*-*.tmp"):
+    """Removes, once for each folder, the temporary files of killed processes of this machine and container."""
+    for path in folder.glob(f".*.{glob.escape(machine())}-*-*.tmp"):
         number = path.name.removesuffix(".tmp").split("-")[-2]
         if number.isdecimal() and not _lives(int(number)):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the file of another user
+                path.unlink()
 
 
 def _lives(process: int) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from etp_jax import config as config_module  # noqa: E402
+from etp_jax import config as config_module  # noqa: E402 - the path is set above
 from tests.helpers import small_run, tiny_run  # noqa: E402
 from tests.helpers.devices import QUICK_COMPILING  # noqa: E402
 from tests.training.test_multihost import free_port  # noqa: E402

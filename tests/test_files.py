@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import is_full, read_json, sha256, whole_file, write_text
+from etp_jax.files import is_full, machine, read_json, sha256, whole_file, write_text
 from etp_jax.metrics.vectors import unit
 
 
@@ -63,9 +63,9 @@ def test_the_digest_of_a_file(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    host, own = socket.gethostname(), os.getpid()
+    host, own = machine(), os.getpid()
     (tmp_path / f".x.json.{host}-{ended.pid}-1.tmp").touch()
-    kept = {f".y.json.{host}-{own}-1.tmp", f".x.json.other-{ended.pid}-1.tmp", f".{host}.tmp"}
+    kept = {f".y.json.{host}-{own}-1.tmp", f".x.json.{socket.gethostname()}-0-0-{ended.pid}-1.tmp", f".{host}.tmp"}
     for name in kept:
         (tmp_path / name).touch()
     write_text(tmp_path / "x.json", "{}")
