@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import has_fields, keep_other_kinds, write_text
+from etp_jax.json_text import check_types
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
 from etp_jax.tasks import Task, check_prompts, get_task
@@ -76,24 +77,30 @@ def write_prompts(shards: Shards, name: str, out: Path) -> list[PromptFile]:
       out: folder of the files, NAME-trained.json and NAME-held-out.json.
 
     Raises:
-      EtpError: the shards have no hold-out, or the task has no prompt with a feature of a part.
+      EtpError: the shards have no hold-out, the task has no prompt with a feature of a part, or a file of another kind
+        would be replaced.
     """
-    held_out = shards.build["preparation"].get("restored", {}).get("held_out")
-    if held_out is None:
+    preparation = shards.build.get("preparation", {})
+    try:
+        check_types(preparation, {"restored": {"held_out": {"sentences": [str]}}})
+    except ValueError:
         raise EtpError(
             f"{shards.folder}: no sentence was held out; write it by `etp waveform restore --hold-out-share`"
-        )
+        ) from None
+    held_out = set(preparation["restored"]["held_out"]["sentences"])
     task = get_task(name)
     check_prompts(task)
     trained = {sentence for some in shards.split(TRAIN).columns.features for sentence in some}
     content: list[tuple[PromptFile, dict[str, list[str]]]] = []
-    for part, sentences in zip(PARTS, (trained, set(held_out["sentences"])), strict=True):
+    for part, sentences in zip(PARTS, (trained, held_out), strict=True):
         enriched = _prompts(task, sentences)
         if not any(enriched.values()):
             raise EtpError(f"{task.name}: no default prompt has a waveform feature that {shards.folder} has as {part}")
         prompts = {c.code: enriched[c.code] or list(c.prompts) for c in task.classes}
         bare = tuple(code for code, texts in enriched.items() if not texts)
         content.append((PromptFile(out / f"{task.name}-{part}.json", bare), prompts))
+    for file, prompts in content:
+        keep_other_kinds(file.path, "prompts of this task", has_fields(*prompts))
     out.mkdir(parents=True, exist_ok=True)
     for file, prompts in content:
         write_text(file.path, json.dumps(prompts, indent=1, ensure_ascii=False) + "\n")

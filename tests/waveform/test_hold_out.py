@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 
 from etp_jax.cli import main
 from etp_jax.ecg.leads import LEADS
+from etp_jax.errors import EtpError
 from etp_jax.evaluation.zero_shot import ZeroShot
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import FORMAT
 from etp_jax.shards.writer import shard_name, write_metadata, write_shard
 from etp_jax.tasks import get_task
 from etp_jax.tasks.catalog import features_of_prompt
-from etp_jax.waveform.hold_out import draw
+from etp_jax.waveform.hold_out import draw, write_prompts
 from tests.helpers import drawn_ecg
 from tests.helpers.drawn_ecg import FS, SECONDS
 
@@ -115,3 +117,21 @@ def test_mistakes_are_refused(folder: Path, command: str, message: str, capsys: 
     with pytest.raises(SystemExit):
         etp(f"waveform {command.format(folder)}")
     assert message in capsys.readouterr().err
+
+
+def test_shards_without_a_description_of_their_preparation(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "plain", tmp_path / "bare")
+    build = json.loads((tmp_path / "bare" / "build.json").read_text())
+    (tmp_path / "bare" / "build.json").write_text(json.dumps({**build, "preparation": {"restored": {"held_out": 1}}}))
+    with pytest.raises(EtpError, match="bare: no sentence was held out"):
+        write_prompts(Shards(tmp_path / "bare"), "ptbxl-super", tmp_path)
+    del build["preparation"]
+    (tmp_path / "bare" / "build.json").write_text(json.dumps(build))
+    with pytest.raises(EtpError, match="bare: no sentence was held out"):
+        write_prompts(Shards(tmp_path / "bare"), "ptbxl-super", tmp_path)
+
+
+def test_a_file_of_another_kind_is_kept(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "ptbxl-super-trained.json").write_text('{"mine": 1}')
+    with pytest.raises(EtpError, match=r"ptbxl-super-trained.json: holds something other than prompts of this task"):
+        write_prompts(Shards(folder / "third"), "ptbxl-super", tmp_path)
