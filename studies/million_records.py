@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from etp_jax.data_prep.parts import Part, finish_part
 from etp_jax.data_prep.synthetic.scp import STATEMENTS
 from etp_jax.ecg.leads import LEADS
 from etp_jax.shards.folder import claim, read_note, write_note
-from etp_jax.shards.pool import run_all
+from etp_jax.shards.pool import Processes
 from etp_jax.shards.record import FORMAT, Record
 from etp_jax.shards.writer import shard_name, write_shard
 
@@ -78,6 +79,15 @@ for name, code in steps.items():
 FIGURES = ("seconds", "cpu_seconds", "uss_mib", "private_dirty_mib", "pss_mib", "peak_rss_mib")
 
 
+@dataclass(frozen=True)
+class Task:
+    """One shard to write."""
+
+    file: str
+    split: str
+    numbers: range
+
+
 def record(number: int, split: str) -> Record:
     """A record whose report is one of `REPORTS` different ones."""
     report = number % REPORTS
@@ -112,7 +122,7 @@ def make(folder: Path) -> None:
     """Writes both parts, with all cores."""
     counts = {"train": (RECORDS, SHARDS), "validation": (VALIDATION, 1)}
     plan = [
-        (
+        Task(
             shard_name("million", split, number, shards),
             split,
             range(number * size // shards, (number + 1) * size // shards),
@@ -124,17 +134,17 @@ def make(folder: Path) -> None:
         out = folder / f"part-{part.number}"
         tasks = plan[part.number - 1 :: part.of]
         claim(out, RECIPE, str(part))
-        for done, _ in enumerate(run_all(partial(_write, out), tasks, os.cpu_count() or 1, out), 1):
+        for done, _ in enumerate(Processes(os.cpu_count() or 1)(partial(_write, out), tasks, out), 1):
             print(f"\r{out}: {done} of {len(tasks)} shards", end="", flush=True)
         print()
         head = {**HEAD, "label_vocabulary": VOCABULARY, "preparation": RECIPE, "translation": {}, "rejects": []}
-        finish_part(out, head, [file for file, _, _ in plan], part, [read_note(out, file) for file, _, _ in tasks])
+        finish_part(out, head, [task.file for task in plan], part, [read_note(out, task.file) for task in tasks])
 
 
-def _write(out: Path, task: tuple[str, str, range]) -> None:
-    file, split, numbers = task
-    shard = write_shard(out / file, (record(number, split) for number in numbers))
-    write_note(out, file, {"split": split, "shard": shard, "rejects": [], "verdicts": {}, "leads": {}, "notes": {}})
+def _write(out: Path, task: Task) -> None:
+    shard = write_shard(out / task.file, (record(number, task.split) for number in task.numbers))
+    empty = {"rejects": [], "verdicts": {}, "leads": {}, "notes": {}}
+    write_note(out, task.file, {"split": task.split, "shard": shard, **empty})
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ name source recipe target device devices batch samples precision parallel reside
 peak_gib limit_gib all_reduces all_reduce_mib all_gathers all_gather_mib permutes largest_copy_mib example_loops
 step_ms_low step_ms_high ecg_per_s_per_device_low ecg_per_s_per_device_high compile_s versions
 """
-COLUMNS = HEAD.split()
+COLUMNS: tuple[str, ...] = tuple(HEAD.split())
 """Columns of the CSV."""
 GIB, MIB = 2**30, 2**20
 START, END = "<!-- table -->", "<!-- end of the table -->"

@@ -23,7 +23,7 @@ from etp_jax import config as config_module
 from tests.helpers.tiny_run import change, tiny_config, write_shards
 
 EVERY_S = 5
-COLUMNS = ("seconds", "rss_mib", "open_files", "threads", "folder_mib", "metrics_mib", "steps")
+COLUMNS: tuple[str, ...] = ("seconds", "rss_mib", "open_files", "threads", "folder_mib", "metrics_mib", "steps")
 WARM_UP = 0.25
 """Share of the samples, from the start, that the slopes leave out."""
 MIB = 2**20

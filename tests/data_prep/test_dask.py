@@ -28,6 +28,7 @@ from etp_jax.shards.reader import Shards
 from tests.helpers.ptbxl_samples import write_archive
 
 distributed: Any = pytest.importorskip("distributed", reason="needs the extra dask")
+dask: Any = pytest.importorskip("dask", reason="needs the extra dask")
 SIGNAL = 500 * np.sin(np.arange(1000)[:, None] / (5 + np.arange(12)))
 
 
@@ -107,6 +108,7 @@ def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(c
 def test_a_build_begun_by_a_cluster_is_finished_without_it(tmp_path):
     build(archive(), tmp_path / "one")
     with (
+        dask.config.set({"distributed.comm.timeouts.connect": "2s"}),  # to a scheduler that is gone; 30 s by default
         distributed.LocalCluster(
             1, processes=False, protocol="tcp", dashboard_address=None, silence_logs=50
         ) as cluster,
