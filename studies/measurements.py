@@ -87,7 +87,7 @@ def against_neurokit(archive: Path, shards: Path) -> Iterator[Row]:
 
 def neurokit(record: Prepared, fs: int, method: str) -> dict[str, float]:
     """Medians of neurokit2's delineation; empty where it fails."""
-    import neurokit2
+    import neurokit2  # pyright: ignore[reportMissingImports]
 
     try:
         lead = neurokit2.ecg_clean(record.ecg[:, 1] / 1000, sampling_rate=fs)

@@ -24,6 +24,7 @@ from etp_jax.encoder.folder import (
     save_encoder,
     save_prompts,
     save_reference,
+    seal,
 )
 from etp_jax.encoder.onnx import save_onnx
 from etp_jax.errors import EtpError
@@ -32,7 +33,7 @@ from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, load_task_file, prompt_sets, task_names
 from etp_jax.tasks.task_file import task_text
-from etp_jax.training import run_folder
+from etp_jax.training import digest, run_folder
 
 PROMPTS = "contrast"
 """Prompt set used for calibrated probabilities; it was chosen on fold 9."""
@@ -78,6 +79,7 @@ def export(
         encoder.check_reads_text()
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
+    digest.forget(out)
     for name in (PROMPTS_FILE, CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)
@@ -110,6 +112,7 @@ def export(
         probabilities = f"probabilities of {count} classes, {calibration.fitted_on}"
         without = [task.name for task in own if task.name not in calibration.tasks]
         probabilities += f"; none of {', '.join(without)}: too few records of each class" * bool(without)
+    seal(out)
     return f"encoder of {run} (step {encoder.step}) as {dtype}, {size / 1e6:.1f} MB; {probabilities}\nwrote {out}"
 
 

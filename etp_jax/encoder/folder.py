@@ -8,6 +8,7 @@ accept it as a run. Instead of checkpoints it holds
 - `calibration.json`: parameters that turn scores into probabilities, and thresholds;
 - `reference.safetensors`: unit embeddings of ECGs that a similarity is ranked among, without any ids;
 - `encoder.onnx`, `tasks/*.json`: if the export included them;
+- `digest.json`: SHA-256 of all files above, which are compared with it when the encoder is loaded;
 - `README.md`, `figures/*.png`, `LICENSE`, `NOTICE`: its model card with plots, and the files that the software's
   licence requires.
 
@@ -34,6 +35,7 @@ from etp_jax.encoder import hub
 from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
 from etp_jax.json_text import parse_json
+from etp_jax.training import digest
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -48,17 +50,9 @@ ONNX_FILE = "encoder.onnx"
 CARD_FILE = "README.md"
 LEGAL_FILES = ("LICENSE", "NOTICE")
 REQUIRED_FILES = (CONFIG_FILE, TEXT_FILE, SHARDS_FILE, ENCODER_FILE)
-FILES = (
-    *REQUIRED_FILES,
-    PROMPTS_FILE,
-    CALIBRATION_FILE,
-    REFERENCE_FILE,
-    ONNX_FILE,
-    "tasks/*.json",
-    CARD_FILE,
-    "figures/*.png",
-    *LEGAL_FILES,
-)
+SEALED_FILES = (*REQUIRED_FILES, PROMPTS_FILE, CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE, "tasks/*.json")
+"""Files that decide what an exported encoder computes; their digest is in the folder."""
+FILES = (*SEALED_FILES, digest.FILE, CARD_FILE, "figures/*.png", *LEGAL_FILES)
 """Files of an exported encoder; no others are copied, uploaded to a hub or downloaded from one."""
 FORMAT = "1"
 TEXT_TOWER = "text_tower"
@@ -111,6 +105,12 @@ def copy_encoder(source: Path, folder: Path) -> None:
         copy = folder / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
+
+
+def seal(folder: Path) -> None:
+    """Writes the digest of an exported encoder, after its files; `run_folder.load_config` compares them with it."""
+    files = (file for pattern in SEALED_FILES for file in folder.glob(pattern))
+    digest.write_digest(folder, [file.relative_to(folder).as_posix() for file in files])
 
 
 def save_encoder(

@@ -59,16 +59,16 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
 
 
 def check_files(run_dir: Path, part: str = "") -> None:
-    """Raises EtpError that names the first file of a run that differs from the digest, if the run has one.
+    """Raises EtpError that names the first file that differs from the folder's digest, if it has one.
 
     Args:
-      run_dir: the run folder; runs of earlier versions and exported encoders have no digest.
+      run_dir: folder of a run or of an exported encoder; runs and exported encoders of earlier versions have no digest.
       part: beginning of the names of the files to compare.
     """
     if digest.has_digest(run_dir) and (damage := digest.damage(run_dir, part)):
         raise EtpError(
-            f"{run_dir}: {damage} since `etp train` wrote it; restore the file, or delete {digest.FILE} if you changed "
-            "it on purpose"
+            f"{run_dir}: {damage} since the folder was written; restore the file, or delete {digest.FILE} if you "
+            "changed it on purpose"
         )
 
 

@@ -17,7 +17,7 @@ from etp_jax.cli import main
 from etp_jax.encoder.calibration import Threshold, load_calibration, platt, threshold
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import all_prompts, export
-from etp_jax.encoder.folder import ENCODER_FILE, load_reference
+from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, load_reference
 from etp_jax.encoder.onnx import ONNX_FILE
 from etp_jax.encoder.scores import class_directions, class_scores
 from etp_jax.errors import EtpError
@@ -127,6 +127,28 @@ def test_an_export_is_not_exported_onto_itself(frozen: tuple[Path, Path], shards
         Encoder.from_run(out, "latest")
     with pytest.raises(EtpError, match="an exported encoder has no training to report"):
         write_page(out, shards)
+
+
+def test_a_changed_file_is_refused_by_name(frozen: tuple[Path, Path], shards: Path, tmp_path: Path, capsys):
+    """Every file that decides what is computed, by one bit of it, as far as readers without a digest would take it."""
+    out = tmp_path / "out"
+    export(frozen[0], out, shards=shards)
+    sealed = sorted(json.loads((out / digest.FILE).read_text())["sha256"])
+    written = {path.name for path in out.iterdir() if path.suffix in (".json", ".safetensors")}
+    assert set(sealed) == written - {digest.FILE} and len(sealed) == 7
+    for name in sealed:
+        sound = (out / name).read_bytes()
+        (out / name).write_bytes(sound[:-9] + bytes([sound[-9] ^ 1]) + sound[-8:])
+        with pytest.raises(EtpError, match=f"out: {name} was changed since the folder was written; restore the file"):
+            Encoder.from_run(out)
+        (out / name).write_bytes(sound)
+    (out / CARD_FILE).write_text("# Mine")
+    saved = load(out).save(tmp_path / "copy")
+    assert digest.damage(saved) == "" and digest.has_digest(saved)
+    (saved / ENCODER_FILE).unlink()
+    with pytest.raises(SystemExit):
+        main.main(["predict", "--run", str(saved), "--shards", str(shards), "--out", str(tmp_path / "p.csv")])
+    assert "copy: encoder.safetensors is missing since the folder was written" in capsys.readouterr().err
 
 
 def test_a_second_export_to_a_folder_is_read_anew(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):

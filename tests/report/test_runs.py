@@ -78,7 +78,7 @@ def test_runs_are_compared(folder: Path) -> None:
     exported = rows[str(folder / "exported")]
     assert (exported["best step"], exported["data.shards"], exported["trouble"]) == (3, "", "")
     troubles = {name: str(rows[str(folder / "bad" / name)]["trouble"]) for name in ("config", "evaluation", "new")}
-    assert "config.json was changed since `etp train` wrote it" in troubles["config"]
+    assert "config.json was changed since the folder was written" in troubles["config"]
     assert "x.json: holds no JSON object" in troubles["evaluation"]
     assert troubles["new"] == "no checkpoint yet"
 

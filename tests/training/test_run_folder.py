@@ -35,7 +35,7 @@ def test_a_changed_file_is_named(run: Path, shards: Path, name: str) -> None:
     content[place : place + 1] = b"2"  # valid JSON still
     (run / name).write_bytes(content)
     request = ZeroShot(run=run, shards=shards, bootstrap=2)
-    with pytest.raises(EtpError, match=f"run: {name} was changed since `etp train` wrote it; restore the file"):
+    with pytest.raises(EtpError, match=f"run: {name} was changed since the folder was written; restore the file"):
         evaluate(request)
     (row,) = compare([run])
     assert f"{name} was changed" in str(row["trouble"])
