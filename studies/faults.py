@@ -40,7 +40,7 @@ name = "first"
 
 [[run]]
 name = "second"
-start_from = "first"
+options = "--optim.learning-rate 1e-4"
 
 [[evaluate]]
 kind = "zero-shot"
