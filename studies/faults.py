@@ -132,11 +132,13 @@ def group_lives(group: int) -> bool:
 
 
 def _agreeing(path: Path) -> Any:
-    """The content of a file or of a run's checkpoints, without times."""
+    """The content of a file or of a run's newest checkpoint, without times.
+
+    The steps of the older ones may differ, since SIGTERM saves a checkpoint at the step that was reached.
+    """
     if path.name == "checkpoints":
         state = tiny_run.final_state(path.parent)
-        kept = sorted(p.name for p in path.iterdir())
-        return kept, {name: (x.shape, x.tobytes()) for name, x in state.items()}
+        return {name: (x.shape, x.tobytes()) for name, x in state.items()}
     if path.name == "metrics.jsonl":
         return tiny_run.learned_lines(path.parent)
     if path.name == "log.jsonl":  # of `etp reproduce`: its lines hold times
