@@ -29,8 +29,16 @@ from tests.helpers.analytic_ecg import draw, random_known  # noqa: E402
 
 OUT = ROOT / "results" / "measurements.csv"
 COLUMNS: tuple[str, ...] = (
-    *("reference", "group", "quantity", "records"),
-    *("bias", "sd", "median", "sensitivity", "specificity", "auroc"),
+    "reference",
+    "group",
+    "quantity",
+    "records",
+    "bias",
+    "sd",
+    "median",
+    "sensitivity",
+    "specificity",
+    "auroc",
 )
 QUANTITIES = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms")
 TANGENT = 0.5 - 1 / np.pi

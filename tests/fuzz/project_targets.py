@@ -189,12 +189,14 @@ def waveform(folder: Path) -> Mapping[str, Reader]:
 
 
 def encoder(folder: Path) -> Mapping[str, Reader]:
-    """An exported encoder, as `etp predict` loads it."""
+    """An exported encoder, as `etp predict` loads it; of an earlier version, whose files no digest protects."""
     from etp_jax.api import load
     from etp_jax.encoder.folder import PRETRAINED
     from etp_jax.predict.predictor import Predictor
+    from etp_jax.training import digest
 
     run = shutil.copytree(PRETRAINED, folder / "run")
+    digest.forget(run)
     names = [path.name for path in run.iterdir() if path.suffix in (".json", ".safetensors")]
     return {f"run/{name}": lambda: Predictor(load(run)) for name in names}
 
