@@ -101,9 +101,13 @@ class _Cursor:
         self.at[rows] += count
         self.check(self.at[rows] <= self.ends[rows], "ends early", rows)
 
+    def pieces(self, size: int) -> NDArray[np.void]:
+        """Returns a view of the `size` bytes from every byte on, which numpy copies as one item."""
+        return np.ndarray((len(self.data) - size + 1,), np.dtype((np.void, size)), self.data, strides=(1,))
+
     def expect(self, text: bytes, rows: NDArray[np.int64]) -> None:
         """Skips bytes that must be `text`."""
-        found = self.data[self.at[rows, None] + np.arange(len(text))]
+        found = self.pieces(len(text))[self.at[rows]].view(np.uint8).reshape(-1, len(text))
         self.check((found == np.frombuffer(text, np.uint8)).all(axis=1), f"no {text!r}", rows)
         self.skip(len(text), rows)
 
@@ -168,7 +172,7 @@ class _Cursor:
     def flags(self, count: int) -> NDArray[np.bool_]:
         starts, size = self.packed(_INTEGERS)
         self.check(size == count, "lead_mask: another number of leads")
-        values = gathered(self.data, starts, size).reshape(-1, count)
+        values = self.pieces(count)[starts].view(np.uint8).reshape(-1, count)
         self.check(np.asarray((values <= 1).all(axis=1)), "lead_mask: neither 0 nor 1")
         return values.astype(bool)
 
@@ -185,9 +189,10 @@ def _strings(
     """Builds Arrow strings; raises NotARecord if one is not UTF-8."""
     import pyarrow as pa
 
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    body = gathered(cursor.data, starts, lengths)
-    strings = pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(body))
+    # The texts and what is between them, as one array over the records' bytes; every second item is a text.
+    edges = np.stack([starts, starts + lengths], axis=1).ravel()
+    between = pa.LargeStringArray.from_buffers(max(0, len(edges) - 1), pa.py_buffer(edges), pa.py_buffer(cursor.data))
+    strings = between.take(pa.array(np.arange(0, len(edges), 2)))
     try:
         strings.validate(full=True)
     except pa.ArrowInvalid:

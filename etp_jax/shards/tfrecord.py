@@ -58,21 +58,24 @@ def read_frames(file: BinaryIO, where: str) -> Iterator[tuple[int, bytes]]:
     """
     size = file.seek(0, os.SEEK_END)
     start, number = file.seek(0), 0
+
+    def damaged(what: str) -> EtpError:
+        return EtpError(f"{where}: damaged at record {number} (byte {start}): {what}; copy or prepare it again")
+
     while start < size:
         payload_start = start + FRAME_HEAD
-        damage = f"{where}: damaged at record {number} (byte {start})"
         head = file.read(FRAME_HEAD)
         if len(head) < FRAME_HEAD:
-            raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
+            raise damaged("the file ends inside a frame")
         length, crc = struct.unpack("<QI", head)
         if masked_crc(head[:8]) != crc:
-            raise EtpError(f"{damage}: the CRC of the length differs; copy or prepare it again")
+            raise damaged("the CRC of the length differs")
         end = payload_start + length + FRAME_TAIL
         payload, tail = (file.read(length), file.read(FRAME_TAIL)) if end <= size else (b"", b"")
         if len(tail) < FRAME_TAIL:
-            raise EtpError(f"{damage}: the file ends inside a frame; copy or prepare it again")
+            raise damaged("the file ends inside a frame")
         if masked_crc(payload) != struct.unpack("<I", tail)[0]:
-            raise EtpError(f"{damage}: the CRC of the payload differs; copy or prepare it again")
+            raise damaged("the CRC of the payload differs")
         yield payload_start, payload
         start, number = end, number + 1
 
