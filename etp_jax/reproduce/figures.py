@@ -52,12 +52,18 @@ def figures(study: Study, trainings: Sequence[PlannedTraining], failures: Failur
         found |= plan.measured(study, training)
     rows, cells = _run_rows(study, trainings, found, failures)
     shards = Shards(study.shards)
+    others = {(m.request.shards, m.request.split): None for own in study.measurements.values() for m in own}
+    others.pop((study.shards, study.split), None)
     return {
         "title": study.title,
         "study": study.file.name,
         "split": study.split,
         "checkpoint": study.checkpoint,
         "shards": {"name": shards.name, "fs": shards.fs, "fingerprint": shards.fingerprint},
+        "other_shards": [
+            {"name": Shards(folder).name, "split": split, "fingerprint": Shards(folder).fingerprint}
+            for folder, split in others
+        ],
         "bootstrap": f"{BOOTSTRAP} draws of patients, the same ones for all rows of a task",
         "revision": REVISION,
         "versions": versions(),

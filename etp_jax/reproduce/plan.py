@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -79,14 +80,14 @@ class PlannedEvaluation:
 
 def check_shards(study: Study) -> None:
     """Raises EtpError, before any long work, if the shards lack the split or the labels of an evaluation."""
-    shards = Shards(study.shards)
     for measurement in dict.fromkeys(m for own in study.measurements.values() for m in own):
+        request = measurement.request
         try:
-            records = measurement.request.records(shards)
+            records = request.records(Shards(request.shards))
             if records is None:
-                shards.split(study.split)
+                Shards(request.shards).split(request.split)
             else:
-                records.of(study.split)
+                records.of(request.split)
         except EtpError as error:
             raise EtpError(f"{study.file}: {measurement}: {error}") from None
 
@@ -125,9 +126,10 @@ def measured(study: Study, training: PlannedTraining) -> dict[PlannedEvaluation,
     """Returns the valid results of a finished run: same checkpoint, shards, prompts and number of draws."""
     if (_step(training.folder, "latest") or 0) < training.total:
         return {}
-    step, fingerprint = _step(training.folder, study.checkpoint), Shards(study.shards).fingerprint
+    step = _step(training.folder, study.checkpoint)
     found = {e: _read(e.request) for e in evaluations(study, training)} if step else {}
-    return {e: result for e, result in found.items() if result and _fits(result, e.request, step, fingerprint)}
+    prints = {folder: Shards(folder).fingerprint for folder in {e.request.shards for e in found}}
+    return {e: result for e, result in found.items() if result and _fits(result, e.request, step, prints)}
 
 
 def _read(request: Request) -> Result | None:
@@ -137,12 +139,12 @@ def _read(request: Request) -> Result | None:
         return None
 
 
-def _fits(result: Result, request: Request, step: int | None, fingerprint: str) -> bool:
+def _fits(result: Result, request: Request, step: int | None, fingerprints: Mapping[Path, str]) -> bool:
     replicates = {array.shape for row in result.rows for array in row.replicates.values()}
     return (
         result.revision == REVISION
         and result.step == step
-        and result.shards["fingerprint"] == fingerprint
+        and result.shards["fingerprint"] == fingerprints[request.shards]
         and request.answered_by(result.protocol)
         and replicates == {(1 + request.bootstrap,)}
     )

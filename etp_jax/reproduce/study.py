@@ -28,6 +28,8 @@ kind = "zero-shot"                     # or another kind of `etp evaluate`
 prompts = ["default", "contrast"]      # for zero-shot: prompt sets or .json files
 protocols = ["honest"]                 # for other kinds that have several protocols
 tasks = ["mets-super"]                 # default: the study's tasks
+shards = "shards/cpsc"                 # default: the study's shards; paths are relative to the working directory
+split = "all"                          # default: the study's split
 runs = ["fine"]                        # default: all runs
 seeds = [0]                            # default: all seeds of the run
 
@@ -77,7 +79,8 @@ DEFAULTS = {"recipe": TEXT, "stage": TEXT, "seeds": NUMBERS, "options": OPTIONS}
 STUDY = {"title": TEXT, "shards": TEXT, "split": TEXT, "checkpoint": TEXT, "tasks": TEXTS, **DEFAULTS}
 STUDY |= {"run": TABLES, "evaluate": TABLES, "compare": TABLES, "published": TABLES}
 RUN = {"name": TEXT, **DEFAULTS, "start_from": TEXT, "shards": TEXT, "folder": TEXT, "pretrained_on": TEXT}
-EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "runs": TEXTS, "seeds": NUMBERS}
+EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "shards": TEXT, "split": TEXT}
+EVALUATE |= {"runs": TEXTS, "seeds": NUMBERS}
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
@@ -167,12 +170,14 @@ def read(file: Path, shards: Path | None = None) -> Study:
     common = {"shards": data, "split": split, "checkpoint": checkpoint}
     for number, entry in enumerate(table["evaluate"], 1):
         with _in(f"{file}: evaluate {entry.get('kind', number)}"):
-            found = _measurements(entry, table.get("tasks", []), common)
+            own = {key: kind(entry[key]) for key, kind in (("shards", Path), ("split", str)) if key in entry}
+            found = _measurements(entry, table.get("tasks", []), common | own)
             for name in _run_names(entry.get("runs", list(measurements)), runs):
                 run = next(run for run in runs if run.name == name)
                 for measurement in found:
                     seeds = {*measurements[name].get(measurement, ()), *_seeds(entry, run)}
                     measurements[name][measurement] = tuple(seed for seed in run.seeds if seed in seeds)
+            _check_distinct(measurements)
     pairs = []
     for number, entry in enumerate(table.get("compare", []), 1):
         with _in(f"{file}: compare {number}"):
@@ -250,6 +255,15 @@ def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[s
     for request in requests:
         request.check()
     return list(map(Measurement, requests))
+
+
+def _check_distinct(measurements: Mapping[str, Mapping[Measurement, Any]]) -> None:
+    """Raises EtpError if two measurements of a run differ only in their records, which no table shows."""
+    for own in measurements.values():
+        names = list(map(str, own))
+        for name in names:
+            if names.count(name) > 1:
+                raise EtpError(f"{name} is measured on two splits or shard folders; write a study for each")
 
 
 def _kind(name: str) -> Kind:

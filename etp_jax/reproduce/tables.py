@@ -248,10 +248,14 @@ def _lines(figure: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]
 
 def _about(figures: dict[str, Any]) -> str:
     shards = figures["shards"]
+    others = "".join(
+        f"; split {other['split']} of {other['name']} (shards {other['fingerprint'][:12]})"
+        for other in figures["other_shards"]
+    )
     return (
         f"Study {figures['study']}: split {figures['split']} of {shards['name']}, {shards['fs']} Hz (shards "
-        f"{shards['fingerprint'][:12]}), {figures['checkpoint']} checkpoints; intervals from {figures['bootstrap']}; "
-        f"etp-jax {__version__}. {LEGEND}"
+        f"{shards['fingerprint'][:12]}){others}; {figures['checkpoint']} checkpoints; intervals from "
+        f"{figures['bootstrap']}; etp-jax {__version__}. {LEGEND}"
     )
 
 

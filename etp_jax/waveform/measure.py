@@ -139,14 +139,16 @@ def _align(x: Array, peaks: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]
     reach = int(0.04 * FS)
     places = np.flatnonzero((peaks >= BEFORE + reach) & (peaks + AFTER + reach <= len(x)))
     core = np.arange(-int(0.08 * FS), int(0.08 * FS))
-    shifts = np.arange(-reach, reach + 1)
-    centres = peaks[places]
+    shifts = np.arange(-reach, reach + 1)[::2]
+    found: NDArray[np.int64] = peaks[places]
+    centres = found
     for _ in range(2):
         model = np.median(x[centres[:, None] + core], axis=0) if len(places) else np.zeros((len(core), x.shape[1]))
         # [N, shifts, T, leads] against [T, leads]
-        match = np.einsum("nstl,tl->ns", x[centres[:, None, None] + shifts[::2, None] + core], model)
-        centres = np.clip(centres + shifts[::2][match.argmax(axis=1)], peaks[places] - reach, peaks[places] + reach)
-    shifted = peaks + (int(np.median(centres - peaks[places])) if len(places) else 0)
+        match: Array = np.einsum("nstl,tl->ns", x[centres[:, None, None] + shifts[:, None] + core], model)
+        moved: NDArray[np.int64] = centres + shifts[match.argmax(axis=1)]
+        centres = np.clip(moved, found - reach, found + reach)
+    shifted = peaks + (int(np.median(centres - found)) if len(places) else 0)
     shifted[places] = centres
     return x[centres[:, None] + np.arange(-BEFORE, AFTER)], places, shifted
 

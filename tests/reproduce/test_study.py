@@ -110,6 +110,10 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
             "published X: no such kind; there are zero-shot, probe",
         ),
         (HEAD + RUN + EVALUATE + "seeds = [9]\n", "evaluate zero-shot: run a has none of the `seeds`"),
+        (
+            HEAD + RUN + EVALUATE + EVALUATE + 'split = "test"\n',
+            "evaluate zero-shot: zero-shot ptbxl-super, default is measured on two splits or shard folders",
+        ),
         (HEAD + RUN + EVALUATE + '[[published]]\nname = "X"\n', "published X: has no `pretrained_on`"),
     ],
 )
@@ -129,7 +133,15 @@ def test_the_shipped_encoder_is_a_finished_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda f: f.stem)
 def test_the_studies_of_this_repository_are_read(file: Path) -> None:
     study = read(file)
-    assert study.runs and all(study.measurements.values()) and all(run.config for run in study.runs)
+    assert study.runs and all(study.measurements.values())
+    assert all(run.config or run.folder == "shipped" for run in study.runs)
+
+
+def test_an_evaluation_may_have_records_of_its_own(tmp_path: Path) -> None:
+    own = EVALUATE + 'tasks = ["cpsc2018"]\nshards = "cpsc"\nsplit = "all"\n'
+    study = read(write(tmp_path, HEAD + RUN + EVALUATE + own))
+    found = {(m.request.task_name, m.request.shards, m.request.split) for m in study.measurements["a"]}
+    assert found == {("ptbxl-super", Path("data"), "validation"), ("cpsc2018", Path("cpsc"), "all")}
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
