@@ -147,7 +147,13 @@ def test_an_evaluation_may_have_records_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
 def test_the_table_of_a_study_replaces_no_other_file(tmp_path: Path, name: str) -> None:
     figures = {"title": "T", "study": "t.toml", "split": "test", "checkpoint": "best", "bootstrap": "1000 draws"}
-    figures |= {"shards": {"name": "small", "fs": 100, "fingerprint": "f"}, "rows": [], "comparisons": [], "failed": {}}
+    figures |= {
+        "shards": {"name": "small", "fs": 100, "fingerprint": "f"},
+        "other_shards": [],
+        "rows": [],
+        "comparisons": [],
+        "failed": {},
+    }
     tables.write(figures, tmp_path)
     tables.check_free(tmp_path)
     (tmp_path / name).write_text("# my notes")

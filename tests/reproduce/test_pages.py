@@ -1,0 +1,196 @@
+"""Tests the tables of README, docs and model card: every figure is that of its row and column in results/."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CELL = re.compile(r"(\d\.\d{3})(?: \[(\d\.\d{3}), (\d\.\d{3})\])?")
+LABELS = {"1 %": "0.01", "10 %": "0.1", "100 %": "1.0"}
+RUNS: dict[str, str | tuple[str, str]] = {
+    # beginning of a row's label in README.md or docs/results.md: file, run
+    "**ours**": "ptbxl",
+    "ours (`ptbxl`)": "ptbxl",
+    "METS, last epoch": ("mets-protocol", "mets, last epoch"),
+    "METS": "mets",
+    "ETP": "etp",
+    "FG-CLEP, coarse": "fgclep-coarse",
+    "FG-CLEP, fine": "fgclep-fine",
+    "random encoder of METS": "random encoder, model of mets",
+    "random encoder of ETP": "random encoder, model of etp",
+    "random encoder of FG-CLEP": "random encoder, model of fgclep-coarse",
+    "random encoder": "random encoder, model of ptbxl",
+    "HeartLang": "HeartLang",
+    "MERL ResNet18": ("field-protocol", "MERL, fold 10"),
+    "supervised, whole network (Strodthoff": "Strodthoff et al. 2021, supervised",
+    "supervised (Strodthoff": "Strodthoff et al. 2021, supervised",
+    "ours, fine-tuned": "ptbxl",
+    "from scratch, supervised": "ptbxl",
+}
+TASKS = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
+
+
+def lines(stem: str, **columns: str) -> list[dict[str, str]]:
+    """The lines of a file of results that have the values named."""
+    with (ROOT / "results" / f"{stem}.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
+def figure(stem: str, **columns: str) -> tuple[str, str, str]:
+    """A macro-AUROC and its interval, as pages show them; the mean over seeds where there are several."""
+    found = lines(stem, metric="macro_auroc", **columns)
+    (row,) = found if len(found) == 1 else [row for row in found if row["seed"] == "mean"]
+    ends = [f"{float(row[end]):.3f}" if row[end] else "" for end in ("value", "low", "high")]
+    return ends[0], ends[1], ends[2]
+
+
+def same(cell: str, expected: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether a cell has the figures expected, in order; it may leave out intervals."""
+    shown = CELL.findall(cell.replace("*", ""))
+    return [value for value, *_ in shown] == [value for value, *_ in expected] and all(
+        ends in (["", ""], list(exact)) for (_, *ends), (_, *exact) in zip(shown, expected, strict=True)
+    )
+
+
+def table(page: str, heading: str) -> list[dict[str, str]]:
+    """The rows of the first table below a heading, by column."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    section = text[text.index(heading) :] if heading else text
+    block = re.search(r"^\|(.+)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", section, re.MULTILINE)
+    assert block
+    names = [name.strip() for name in block[1].split("|")]
+    return [dict(zip(names, map(str.strip, row.strip("|").split("|")), strict=True)) for row in block[2].splitlines()]
+
+
+def run_of(label: str) -> tuple[str, str]:
+    """File and run of a row, by the longest label that its own begins with."""
+    plain = label.replace("`ptbxl`, best", "").strip()
+    known = max((name for name in RUNS if plain.startswith(name)), key=len)
+    found = RUNS[known]
+    return found if isinstance(found, tuple) else ("ptbxl-study", found)
+
+
+def check(rows: Sequence[Mapping[str, str]], expected: Callable[[str, str], list[tuple[str, str, str]]]) -> int:
+    """Compares every cell of figures with what is expected of its row and column; returns their number."""
+    first, *others = rows[0]
+    count = 0
+    for row in rows:
+        for column in others:
+            if CELL.search(row[column]):
+                figures = expected(row[first], column)
+                assert same(row[column], figures), (row[first], column, row[column], figures)
+                count += len(figures)
+    return count
+
+
+def probe_or_zero_shot(label: str, column: str, prompts: str) -> list[tuple[str, str, str]]:
+    stem, run = run_of(label)
+    about: dict[str, str] = {"run": run, "task": "ptbxl-super"}
+    if stem == "field-protocol":
+        return [figure(stem, **about, kind="probe")]
+    if column == "zero-shot":
+        return [figure(stem, **about, kind="zero-shot", prompts=prompts)]
+    kind = "finetune" if "supervised" in label else "probe"
+    return [figure(stem, **about, kind=kind, protocol="honest", fraction=LABELS[column.removeprefix("probe ")])]
+
+
+def test_the_table_of_the_readme() -> None:
+    rows = table("README.md", "| encoder | zero-shot")
+    assert check(rows, lambda label, column: probe_or_zero_shot(label, column, "contrast")) == 20
+
+
+def test_the_table_of_superclasses() -> None:
+    count, label = 0, ""
+    for row in table("docs/results.md", "## Superclasses"):
+        label = row.pop("encoder") or label
+        prompts = row.pop("prompts").strip("`")
+        named = {"encoder": label, **row}
+        count += check([named], lambda name, column, prompts=prompts: probe_or_zero_shot(name, column, prompts))
+    assert count == 50
+
+
+def test_the_table_of_the_other_tasks() -> None:
+    def expected(label: str, column: str) -> list[tuple[str, str, str]]:
+        task = label.split("`")[1]
+        if prompts := re.match("zero-shot `(.*)`", column):
+            return [figure("ptbxl-study", run="ptbxl", task=task, kind="zero-shot", prompts=prompts[1])]
+        probe = {"task": task, "kind": "probe", "protocol": "honest"}
+        if column.startswith("probe"):
+            return [figure("ptbxl-study", run="ptbxl", encoder="trained", fraction=f, **probe) for f in LABELS.values()]
+        return [figure("ptbxl-study", run="random encoder, model of ptbxl", fraction="1.0", **probe)]
+
+    assert check(table("docs/results.md", "## Subclasses, forms and rhythms"), expected) == 18
+
+
+def test_the_table_of_fine_tuning() -> None:
+    def expected(label: str, column: str) -> list[tuple[str, str, str]]:
+        _, run = run_of(label)
+        encoder = {"ours": "trained", "from": "supervised", "supe": "published"}[label[:4]]
+        about = {"run": run, "encoder": encoder, "task": column.strip("`"), "protocol": "honest", "fraction": "1.0"}
+        return [figure("ptbxl-study", kind="finetune", **about)]
+
+    assert check(table("docs/results.md", "## Fine-tuning the whole network"), expected) == 12
+
+
+def test_the_tables_of_protocols_and_of_other_data_sets() -> None:
+    def protocol(label: str, column: str) -> list[tuple[str, str, str]]:
+        how, _, random = column.partition(", ")
+        about = {
+            "encoder": "random" if random else "trained",
+            "task": label.strip("`"),
+            "kind": "probe",
+            "protocol": {"honest": "honest", "as published": "merl-as-published"}[how],
+        }
+        return [figure("shipped", fraction=fraction, **about) for fraction in LABELS.values()]
+
+    assert check(table("docs/results.md", "## What the protocol is worth"), protocol) == 48
+
+    def transfer(label: str, column: str) -> list[tuple[str, str, str]]:
+        about = {"encoder": "trained", "kind": "zero-shot", "prompts": column.strip("`")}
+        return [figure("shipped", task=label.split("`")[1], **about)]
+
+    assert check(table("docs/results.md", "## Other data sets"), transfer) == 4
+
+
+@pytest.mark.parametrize(
+    ("heading", "stem", "about", "seed"),
+    [("Fold 9, zero-shot", "shipped", {"run": "shipped"}, ""), ("Fold 10, with", "ptbxl-study", {"run": "ptbxl"}, "0")],
+)
+def test_the_figures_of_the_model_card(heading: str, stem: str, about: dict[str, Any], seed: str) -> None:
+    rows = table("etp_jax/pretrained/MODEL_CARD.md", heading)
+    assert [row["task"].strip("`") for row in rows] == list(TASKS)
+    for row in rows:
+        task = row.pop("task").strip("`")
+        for column, cell in row.items():
+            prompts = re.search("`(.*)`", column)
+            choice = {"kind": "zero-shot", "prompts": prompts[1]} if prompts else {"kind": "probe", "fraction": "1.0"}
+            choice |= {"task": task, "encoder": "trained", "protocol": "honest", "metric": "macro_auroc", **about}
+            (line,) = lines(stem, **choice, **({"seed": seed} if seed else {}))
+            exact = tuple(f"{float(line[end]):.3f}" if line[end] else "" for end in ("value", "low", "high"))
+            shown = CELL.findall(cell)
+            assert len(shown) == 1 and shown[0][0] == exact[0], (task, column, cell, exact)
+            assert not line["low"] or shown[0] == exact, (task, column, cell, exact)
+
+
+def test_every_interval_on_a_page_is_in_some_file_of_results() -> None:
+    """Also outside the tables."""
+    known = set()
+    for file in (ROOT / "results").glob("*.csv"):
+        for row in lines(file.stem):
+            if row.get("low"):
+                known.add(tuple(f"{float(row[end]):.3f}" for end in ("value", "low", "high")))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {
+        (page.name, *cell)
+        for page in pages
+        for cell in re.findall(r"(-?\d\.\d{3}) \[(-?\d\.\d{3}), (-?\d\.\d{3})\]", page.read_text(encoding="utf-8"))
+    }
+    negative = {tuple(f"{-float(x):.3f}" for x in (value, high, low)) for value, low, high in known}
+    assert len(shown) > 80 and {cell for cell in shown if cell[1:] not in known | negative} == set()
