@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +53,7 @@ def machine() -> str:
         return socket.gethostname()
 
 
-@cache
+@lru_cache(256)  # a run's checkpoints are a new folder each
 def _remove_abandoned(folder: Path) -> None:
     """Removes, once for each folder, the temporary files of killed processes of this machine and container."""
     for path in folder.glob(f".*.{glob.escape(machine())}-*-*.tmp"):

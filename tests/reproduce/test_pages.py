@@ -94,7 +94,7 @@ def probe_or_zero_shot(label: str, column: str, prompts: str) -> list[tuple[str,
     stem, run = run_of(label)
     about: dict[str, str] = {"run": run, "task": "ptbxl-super"}
     if stem == "field-protocol":
-        return [figure(stem, **about, kind="probe")]
+        return [figure(stem, **about, kind="probe", protocol="ecg-fm-benchmark")]
     if column == "zero-shot":
         return [figure(stem, **about, kind="zero-shot", prompts=prompts)]
     kind = "finetune" if "supervised" in label else "probe"
@@ -113,7 +113,7 @@ def test_the_table_of_superclasses() -> None:
         prompts = row.pop("prompts").strip("`")
         named = {"encoder": label, **row}
         count += check([named], lambda name, column, prompts=prompts: probe_or_zero_shot(name, column, prompts))
-    assert count == 50
+    assert count == 54
 
 
 def test_the_table_of_the_other_tasks() -> None:
@@ -157,6 +157,13 @@ def test_the_tables_of_protocols_and_of_other_data_sets() -> None:
         return [figure("shipped", task=label.split("`")[1], **about)]
 
     assert check(table("docs/results.md", "## Other data sets"), transfer) == 4
+
+
+def test_the_table_of_prompt_sets() -> None:
+    rows = table("docs/evaluation.md", "Wording matters.")
+    about = {"encoder": "trained", "task": "ptbxl-super", "kind": "zero-shot"}
+    for column, cell in rows[0].items():
+        assert same(cell, [figure("shipped", prompts=column.strip("`"), **about)])
 
 
 @pytest.mark.parametrize(
