@@ -17,6 +17,11 @@ class EtpError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message that is not empty; the error's type where it has no message."""
+    """The first line of an error's message that is not empty; the error's type where it has no message.
+
+    A KeyError's message is only the key; the line then tells that it is missing.
+    """
+    if isinstance(error, KeyError):
+        return f"lacks {error}"
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)

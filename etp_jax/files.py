@@ -103,6 +103,23 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
     return content
 
 
+def check_can_write(path: Path, advice: str = "name another place") -> None:
+    """Checks before long work that a file or folder can be made at a path; folders above it may be made with it.
+
+    Args:
+      path: the file or folder.
+      advice: what to do otherwise, for the message.
+
+    Raises:
+      EtpError: the folder that it would be made in is read-only, or is a file.
+    """
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise EtpError(f"{path}: cannot be written ({place} is a file); {advice}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise EtpError(f"{path}: cannot be written ({place} is read-only); {advice}")
+
+
 def keep_other_kinds(path: Path, what: str, holds: Callable[[bytes], bool]) -> None:
     """Checks an output's path before long work: a file there may be replaced if it is of the same kind, or empty.
 
@@ -112,8 +129,9 @@ def keep_other_kinds(path: Path, what: str, holds: Callable[[bytes], bool]) -> N
       holds: whether a file of this content is of the kind.
 
     Raises:
-      EtpError: the file is of another kind, or a folder has this name.
+      EtpError: the file is of another kind, or a folder has this name, or nothing can be written there.
     """
+    check_can_write(path)
     if path.is_dir():
         raise EtpError(f"{path}: is a folder; name a file for {what}")
     if path.is_file() and (content := path.read_bytes()) and not holds(content):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import is_full, machine, read_json, sha256, whole_file, write_text
+from etp_jax.files import check_can_write, is_full, machine, read_json, sha256, whole_file, write_text
 from etp_jax.metrics.vectors import unit
 
 
@@ -23,7 +23,8 @@ from etp_jax.metrics.vectors import unit
     [
         (ValueError("first\nsecond"), "first"),
         (ValueError("\n  \n  found \n"), "found"),
-        (KeyError(), "KeyError"),
+        (KeyError("format"), "lacks 'format'"),
+        (RuntimeError(), "RuntimeError"),
     ],
 )
 def test_an_error_on_one_line(error: Exception, line: str) -> None:
@@ -82,6 +83,17 @@ def test_a_full_disk_is_told_with_the_file_and_how_far_it_came(tmp_path: Path) -
         raise EtpError("not saved") from error.value
     assert is_full(wrapped.value)
     assert not is_full(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def test_an_output_that_cannot_be_written_is_told_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check_can_write(tmp_path / "new" / "folder" / "x.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(EtpError, match=r"x.json: cannot be written \(.*/file is a file\); name another place"):
+        check_can_write(tmp_path / "file" / "deeper" / "x.json")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser, as in containers, may write everywhere
+    with pytest.raises(EtpError, match=r"x.json: cannot be written \(.* is read-only\); use --json"):
+        check_can_write(tmp_path / "new" / "x.json", "use --json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:

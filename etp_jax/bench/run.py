@@ -127,10 +127,7 @@ def _check(options: BenchOptions) -> None:
     if options.trace is not None and options.trace.is_file():
         raise EtpError(f"{options.trace}: is a file; name a folder for the profile")
     for path in filter(None, (options.json, options.plot)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EtpError(f"{path}: cannot be written ({error}); name another file") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def grid(batch_sizes: Sequence[int], device_counts: Sequence[int], scaling: str) -> list[tuple[int, int]]:

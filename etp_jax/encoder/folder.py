@@ -32,8 +32,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from etp_jax.encoder import hub
-from etp_jax.errors import EtpError
-from etp_jax.files import whole_file
+from etp_jax.errors import EtpError, one_line
+from etp_jax.files import check_can_write, whole_file
 from etp_jax.json_text import parse_json
 from etp_jax.training import digest
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
@@ -85,7 +85,8 @@ def is_shipped(folder: Path) -> bool:
 
 
 def check_free(folder: Path) -> None:
-    """Raises EtpError if a folder holds something other than an exported encoder, which would be overwritten."""
+    """Raises EtpError if a folder cannot be written, or holds something other than an exported encoder."""
+    check_can_write(folder)
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / ENCODER_FILE).exists()):
         raise EtpError(f"{folder}: holds something other than an exported encoder; name a new folder")
 
@@ -145,7 +146,7 @@ def load_encoder(folder: Path) -> tuple[dict[str, Any], int]:
         tree = unflatten_dict({name: np.asarray(array, np.float32) for name, array in arrays.items()}, sep="/")
         return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}, int(metadata["step"])
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise EtpError(f"{file}: damaged ({error!r}); export the run again") from None
+        raise EtpError(f"{file}: damaged ({one_line(error)}); export the run again") from None
 
 
 def save_prompts(folder: Path, prompts: Sequence[tuple[str, bool]], embeddings_PE: NDArray[np.float32]) -> None:
@@ -160,7 +161,7 @@ def load_prompts(folder: Path) -> dict[tuple[str, bool], NDArray[np.float32]]:
         keys = [(str(text), bool(whole)) for text, whole in parse_json(metadata["prompts"], [list])]
         return dict(zip(keys, np.asarray(arrays["embeddings"], np.float32), strict=True))
     except (LookupError, ValueError, TypeError) as error:
-        raise EtpError(f"{folder / PROMPTS_FILE}: damaged ({error!r}); export the run again") from None
+        raise EtpError(f"{folder / PROMPTS_FILE}: damaged ({one_line(error)}); export the run again") from None
 
 
 def save_reference(folder: Path, ecg_RE: NDArray[np.float32]) -> None:

@@ -14,6 +14,7 @@ from etp_jax.evaluation.outcome import summarise
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import HONEST, Request
 from etp_jax.evaluation.results import Result
+from etp_jax.files import check_can_write
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, TRAIN
 
@@ -43,6 +44,7 @@ def evaluate(request: Request) -> Result:
     records = request.records(shards)
     if request.split != ALL and (records is None or records.published is None):
         shards.split(request.split)
+    check_can_write(request.path, "name another file with --json")
     trained = Encoder.from_run(request.folder, request.checkpoint, request.text_tower)
     trained.check_signals(shards)
     if request.reads_text:

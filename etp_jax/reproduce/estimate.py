@@ -14,7 +14,7 @@ import jax
 from etp_jax.bench import flops
 from etp_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
 from etp_jax.ecg.leads import LEADS
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.huggingface import read_config, resolve
@@ -71,7 +71,7 @@ def read_benchmark(out: Path) -> Benchmark | None:
             raise EtpError(f"{file}: not measured on {jax.device_count()} x {here}; {advice}")
         return Benchmark(file, str(report["recipe"]), max(rates))
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise EtpError(f"{file}: not the JSON of `etp bench` ({error!r}); {advice}") from None
+        raise EtpError(f"{file}: not the JSON of `etp bench` ({one_line(error)}); {advice}") from None
 
 
 def bench_command(out: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.errors import EtpError
-from etp_jax.files import write_text
+from etp_jax.files import check_can_write, write_text
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.tasks.catalog import DEFAULT, load_task_file, task_names
@@ -100,6 +100,7 @@ def write_draft(draft: Draft, out: Path) -> None:
         raise EtpError(f"{out}: the file of a task ends in .json")
     if out.exists():
         raise EtpError(f"{out}: exists already; name another file, or delete it first")
+    check_can_write(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, task_text(draft.content))
     try:

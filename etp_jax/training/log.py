@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from etp_jax import config as config_module
 from etp_jax.config import RunConfig, TrainConfig
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import write_text
 from etp_jax.json_text import parse_json
 
@@ -161,4 +161,4 @@ def _wandb_id(run_dir: Path) -> str:
         write_text(path, json.dumps({"id": number}) + "\n")
         return number
     except ValueError as error:
-        raise EtpError(f"{path}: not written by `etp train` ({error!r}); delete it") from None
+        raise EtpError(f"{path}: not written by `etp train` ({one_line(error)}); delete it") from None

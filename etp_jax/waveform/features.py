@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import LEADS
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, one_line
 from etp_jax.files import whole_file, write_text
 from etp_jax.json_text import check_types, parse_json
 from etp_jax.npz import read_npz
@@ -183,7 +183,7 @@ def load_proposals(path: Path) -> Proposals:
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror}; `etp waveform propose` writes such a file") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform propose` again") from None
+        raise EtpError(f"{path}: damaged ({one_line(error)}); run `etp waveform propose` again") from None
     for feature in features:
         if feature.check and (flaw := feature.check.flaw()):
             raise EtpError(f"{path}: {feature.sentence[:200]!r}: {flaw[:200]}")
@@ -247,7 +247,7 @@ def load_similarities(path: Path) -> Similarities:
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror or error}; `etp waveform score` writes such a file") from None
     except (ValueError, LookupError, TypeError) as error:
-        raise EtpError(f"{path}: damaged ({error!r}); run `etp waveform score` again") from None
+        raise EtpError(f"{path}: damaged ({one_line(error)}); run `etp waveform score` again") from None
     shapes = similarities.ecg.shape[1:], similarities.text.shape[1:], similarities.thresholds.shape[1:]
     if [*map(len, shapes)] != [1, 1, 0] or shapes[0] != shapes[1]:
         raise EtpError(f"{path}: its arrays do not fit together; run `etp waveform score` again")

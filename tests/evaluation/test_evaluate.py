@@ -184,7 +184,13 @@ def test_bad_input(run_dir: Path, shards: Path, tmp_path: Path):
     said("has none of the label codes of ptbxl-form", "zero-shot", run_dir, shards, "ptbxl-form")
     (tmp_path / "file").write_text("")
     blocked = tmp_path / "file" / "out.json"
-    said("out.npz: cannot be written .*; name another file with --json", "zero-shot", run_dir, shards, json=blocked)
+    said(
+        r"out.json: cannot be written \(.*/file is a file\); name another place",
+        "zero-shot",
+        run_dir,
+        shards,
+        json=blocked,
+    )
     assert not list(tmp_path.rglob("*.tmp"))
 
 

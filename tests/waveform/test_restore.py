@@ -227,7 +227,7 @@ def test_criteria_propose_for_all_statements_of_all_splits(source, tmp_path):
     proposals = load_proposals(tmp_path / "proposals.json")
     assert proposals == summary.proposals and set(proposals.statements) == set(STATEMENTS)
     assert SLOW_ in [proposals.features[place].sentence for place in proposals.of(STATEMENTS)]
-    with pytest.raises(EtpError, match="fix this"):
+    with pytest.raises(EtpError, match="name another place"):
         propose(Shards(source), Criteria(), tmp_path / "proposals.json" / "proposals.json")
 
 
