@@ -169,7 +169,7 @@ class _Execution:
 
     def _attempt(self, name: str, about: dict[str, object], work: Callable[[], object]) -> bool:
         """Executes some work; records a failure and writes a line to the log."""
-        started, error = time.time(), None
+        started, error = time.monotonic(), None
         try:
             work()
         except (EtpError, jax.errors.JaxRuntimeError) as problem:
@@ -177,7 +177,7 @@ class _Execution:
                 raise
             error = self.failures[name] = one_line(problem)
             self.progress(f"  {name} failed: {error}")
-        seconds = round(time.time() - started, 1)
+        seconds = round(time.monotonic() - started, 1)
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about, "seconds": seconds, "error": error}
         path = self.out / plan.LOG
         with disk_errors(path), path.open("a", encoding="utf-8") as log:
