@@ -61,8 +61,8 @@ class ResNetConfig(EcgConfig):
     """Kernel length of the residual convolutions, in samples; odd."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation after each convolution."""
-    pool: Literal["mean", "max", "mean-max", "attention"] = "mean"
-    """Pooling over time."""
+    pool: Literal["mean", "max", "mean-max", "attention", "stages"] = "mean"
+    """Pooling of the last stage over time; `stages`: mean and maximum of every stage."""
     drop_path: float = 0.0
     """Probability that the last residual branch is skipped for an example; it grows linearly with depth."""
 

@@ -7,6 +7,7 @@ The metadata give the leads, in order, and the sampling rate of the input.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,12 @@ class _Tower:
         x_BCT = graph.add("Relu", self.conv(self.params, self.stats, "stem_conv", "stem_norm", x_BCT, 2))
         if config.stem == "conv-pool":
             x_BCT = graph.add("MaxPool", x_BCT, kernel_shape=[3], strides=[2], pads=[1, 1])
+        outputs = []
         for stage, count in enumerate(stage_blocks(config), 1):
             for i in range(1, count + 1):
                 x_BCT = self.block(f"stage{stage}_block{i}", x_BCT, 2 if stage > 1 and i == 1 else 1)
-        return self.pool(x_BCT)
+            outputs.append(x_BCT)
+        return self.pool(outputs)
 
     def block(self, name: str, x_BCT: str, stride: int) -> str:
         params, stats = self.params[name], self.stats.get(name, {})
@@ -167,14 +170,18 @@ class _Tower:
         kernel, bias = self.graph.constant(kernel_OIK * gain_O[:, None, None]), self.graph.constant(bias_O)
         return self.graph.add("Conv", x_BCT, kernel, bias, **layout)
 
-    def pool(self, x_BCT: str) -> str:
-        graph, kind = self.graph, self.config.pool
+    def pool(self, outputs: Sequence[str]) -> str:
+        """Adds the pooling of the stages' outputs."""
+        graph, kind, x_BCT = self.graph, self.config.pool, outputs[-1]
         if kind == "attention":
             score_B1T = graph.add("Conv", x_BCT, graph.constant(self.params["pool"]["score"]["kernel"].T[:, :, None]))
             weight_B1T = graph.add("Softmax", score_B1T, axis=2)
             return graph.reduce("ReduceSum", graph.add("Mul", x_BCT, weight_B1T), (2,))
         kinds = {"mean": "ReduceMean", "max": "ReduceMax"}
-        pooled = [graph.reduce(kinds[part], x_BCT, (2,)) for part in kind.split("-")]
+        if kind == "stages":
+            pooled = [graph.reduce(operator, output, (2,)) for output in outputs for operator in kinds.values()]
+        else:
+            pooled = [graph.reduce(kinds[part], x_BCT, (2,)) for part in kind.split("-")]
         return graph.add("Concat", *pooled, axis=1)
 
 

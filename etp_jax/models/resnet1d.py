@@ -153,7 +153,7 @@ class ResNet1D(nn.Module):
         if config.stem == "conv-pool":
             x = nn.max_pool(x, (3,), (2,), padding=((1, 1),))  # pyright: ignore[reportArgumentType]
         blocks = stage_blocks(config)
-        done = 0
+        done, outputs = 0, []
         for stage, count in enumerate(blocks):
             for i in range(count):
                 x = Block(
@@ -166,12 +166,15 @@ class ResNet1D(nn.Module):
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train, keys)
                 done += 1
+            outputs.append(x.astype(at_least_float32(self.dtype)))
             if self.is_mutable_collection(STAGES):
-                self.sow(STAGES, f"stage{stage + 1}", summary(x.astype(at_least_float32(self.dtype))))
+                self.sow(STAGES, f"stage{stage + 1}", summary(outputs[-1]))
         if self.is_mutable_collection(TOKENS) and not self.is_initializing():
-            self.sow(TOKENS, TOKENS, x.astype(at_least_float32(self.dtype)))
+            self.sow(TOKENS, TOKENS, outputs[-1])
+        if config.pool == "stages" and self.pooling is None:
+            return jnp.concatenate([Pool("mean-max")(output) for output in outputs], axis=-1)
         pooling: Any = self.pooling or Pool(config.pool, name="pool")
-        return pooling(x.astype(at_least_float32(self.dtype)))
+        return pooling(outputs[-1])
 
 
 def work(config: ResNetConfig, samples: int, leads: int) -> Work:

@@ -54,6 +54,7 @@ def made_up(tower: ResNetConfig, projection: Any) -> Encoder:
     [
         (ResNetConfig(width=4, stem="conv", pool="mean", kernel=5), "linear"),
         (ResNetConfig(width=4, stem="conv-pool", pool="mean-max", scale="record", norm="group"), "mlp"),
+        (ResNetConfig(width=4, stem="conv", pool="stages"), "linear"),
         (ResNetConfig(width=4, stem="conv", pool="attention", scale="lead", depth=50), "linear"),
         (ResNetConfig(width=4, stem="conv", pool="max", scale="min-max", blocks=(1, 1)), "linear"),
     ],

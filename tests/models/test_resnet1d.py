@@ -13,7 +13,7 @@ from flax import linen as nn
 from etp_jax.config import ResNetConfig
 from etp_jax.errors import EtpError
 from etp_jax.models.layers import AXIS
-from etp_jax.models.resnet1d import Pool, ResNet1D, conv
+from etp_jax.models.resnet1d import STAGES, Pool, ResNet1D, conv
 
 RNG = np.random.default_rng(0)
 
@@ -198,13 +198,22 @@ def test_default_has_the_published_size() -> None:
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 3_848_832
 
 
-@pytest.mark.parametrize(("pool", "samples", "size"), [("mean", 1, 32), ("mean-max", 97, 64)])
+@pytest.mark.parametrize(("pool", "samples", "size"), [("mean", 1, 32), ("mean-max", 97, 64), ("stages", 97, 120)])
 def test_any_length(pool: Any, samples: int, size: int) -> None:
     config = ResNetConfig(width=4, pool=pool)
     model, variables = init(config)
     features = apply(model, variables, RNG.standard_normal((2, samples, 3)).astype(np.float32))
     assert features.shape == (2, size) and features.dtype == jnp.float32
     assert np.isfinite(features).all() and np.abs(features).max() > 0
+
+
+def test_pooling_of_every_stage_is_its_mean_and_maximum() -> None:
+    model, variables = init(ResNetConfig(width=4, pool="stages"))
+    x = RNG.standard_normal((2, 97, 3)).astype(np.float32)
+    features, sown = model.apply(variables, x, np.ones((2, 3), bool), mutable=[STAGES])  # pyright: ignore[reportArgumentType]
+    summaries = [sown[STAGES][f"stage{stage}"][0] for stage in (1, 2, 3, 4)]
+    expected = np.hstack([each[:, : 2 * each.shape[1] // 3] for each in summaries])  # without the deviations
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
 def test_pooling() -> None:
