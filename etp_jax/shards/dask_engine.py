@@ -11,6 +11,7 @@ import os
 import queue
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -37,6 +38,11 @@ QUEUE = 256
 BLAMED = 3
 """Number of times that a task is given to the cluster again which Dask blames for lost workers, though it had not begun
 a record: Dask blames all tasks of a lost worker."""
+LOOK_S = 0.05
+"""Seconds between two looks for a task that has ended."""
+WITHOUT_WORKER_S = 120
+"""Seconds without any worker after which a local cluster is given up: Dask starts a lost worker again within a few
+seconds, but not one that ends while it is started. The workers of other clusters may wait in a queue for long."""
 SAME = ("numpy", "scipy")
 """Packages besides this one whose versions must agree, since the bytes of the shards depend on them."""
 _one_shard = threading.Lock()
@@ -94,7 +100,7 @@ def dask_engine(where: str, workers: int, source: Path) -> Iterator[_Dask]:
             for worker, difference in found.items():
                 if difference:
                     raise EtpError(f"worker {worker}: {_reason(difference)}")
-            yield _Dask(client, conditions)
+            yield _Dask(client, conditions, local=address == LOCAL)
         finally:
             client.close()
             if address == LOCAL:
@@ -140,6 +146,8 @@ class _Dask:
 
     client: Any
     conditions: _Conditions
+    local: bool
+    """Whether this process has started the workers."""
 
     def __call__(self, work: Callable[[T], R], tasks: Sequence[T], out: Path) -> Iterator[tuple[T, R]]:
         """See `pool.Engine`."""
@@ -161,6 +169,7 @@ class _Dask:
                     done.add(future)
                 if not running:
                     return
+                self._wait(done, out)
                 future = next(done)
                 task = running.pop(future)
                 try:
@@ -179,6 +188,20 @@ class _Dask:
         finally:
             if self.client.status == "running":
                 self.client.cancel(list(running), force=True)
+
+    def _wait(self, done: Any, out: Path) -> None:
+        """Waits until a task has ended; raises EtpError if a local cluster has lost its workers."""
+        last_seen = last_looked = time.monotonic()
+        while not done.has_ready():
+            time.sleep(LOOK_S)
+            now = time.monotonic()
+            if not self.local or now - last_looked < 1:
+                continue
+            last_looked = now
+            if self.client.nthreads():
+                last_seen = now
+            elif now - last_seen > WITHOUT_WORKER_S:
+                raise EtpError(f"{out}: the cluster has lost all its workers; run it again to continue")
 
 
 def _on_worker(work: Callable[[T], R], task: T, conditions: _Conditions) -> R:

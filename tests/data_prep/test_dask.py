@@ -97,12 +97,25 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path):
 @pytest.mark.slow
 def test_a_record_that_kills_every_worker_is_named_and_the_next_start_skips_it(cluster, tmp_path):
     out, killing = tmp_path / "out", archive(r5=Reader(kills=True))
-    with dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine:
-        with pytest.raises(EtpError, match="out: a worker process was killed while it read record r5"):
-            build(killing, out, engine)
-        assert json.loads((out / ".parts/killed.json").read_text()) == ["r5"]
+    with (
+        pytest.raises(EtpError, match="out: a worker process was killed while it read record r5"),
+        dask_engine(cluster.scheduler_address, 1, Path(__file__)) as engine,
+    ):
+        build(killing, out, engine)
+    assert json.loads((out / ".parts/killed.json").read_text()) == ["r5"]
+    with dask_engine("local", 1, Path(__file__)) as engine:  # whose workers are those of another start
         assert build(killing, out, engine).build["rejects"] == {"killed": 1}
     assert Shards(out).splits == {"train": 11}
+
+
+def test_a_local_cluster_that_has_lost_its_workers_ends_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "WITHOUT_WORKER_S", 1)
+    with dask_engine("local", 1, Path(__file__)) as engine:
+        engine.client.cluster.scale(0)
+        while engine.client.nthreads():
+            time.sleep(0.1)
+        with pytest.raises(EtpError, match="out: the cluster has lost all its workers; run it again to continue"):
+            build(archive(), tmp_path / "out", engine)
 
 
 def test_a_build_begun_by_a_cluster_is_finished_without_it(tmp_path):
