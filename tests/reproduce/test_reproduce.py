@@ -222,7 +222,7 @@ def test_a_second_process_keeps_out_of_the_folder(study: Path, tmp_path: Path) -
 
 def test_one_line_for_a_folder_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EtpError, match=r"file.table: Not a directory; name an --out that can be written"):
+    with pytest.raises(EtpError, match=r"table.json: cannot be written .*; name another place"):
         reproduce(study, tmp_path / "file" / "table")
 
 
