@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+# XLA ends the process for a flag that it does not know, and from jaxlib 0.12 on it does not know this one.
+FORMER_FLAG = (
+    "" if tuple(map(int, version("jaxlib").split(".")[:2])) >= (0, 12) else " --xla_cpu_use_fusion_emitters=false"
+)
 QUICK_COMPILING = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_parallel_codegen_split_count=1"
+    f" --xla_cpu_parallel_codegen_split_count=1{FORMER_FLAG}"
 )
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):  # XLA ends the process for a flag that it does not know
-    QUICK_COMPILING += " --xla_cpu_use_fusion_emitters=false"
 """Compiles to slower programs in about a fifth of the time, which is most of what the tests take."""
 
 
