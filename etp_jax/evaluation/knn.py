@@ -49,7 +49,7 @@ class Neighbours:
     def fit(cls, features_NF: NDArray[np.float32], y_NC: NDArray[np.bool_]) -> Neighbours:
         """Stores the reference records: features [N, F] and classes, bool [N, C]."""
         mean_F, std_F = features_NF.mean(axis=0), features_NF.std(axis=0)
-        scale_F = np.where(std_F > 0, std_F, 1)
+        scale_F: NDArray[np.float32] = np.where(std_F > 0, std_F, np.float32(1))
         return cls(mean_F, scale_F, unit((features_NF - mean_F) / scale_F), y_NC)
 
     def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float32]:

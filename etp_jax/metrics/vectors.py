@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ Float = TypeVar("Float", bound=np.floating)
 
 def unit(x_NE: NDArray[Float]) -> NDArray[Float]:
     """Vectors [..., E] scaled to length 1; one of zeros stays as it is."""
-    return x_NE / np.maximum(np.linalg.norm(x_NE, axis=-1, keepdims=True), 1e-12)
+    length_N1: Any = np.linalg.norm(x_NE, axis=-1, keepdims=True)  # of x_NE's type
+    return x_NE / np.maximum(length_N1, 1e-12)
 
 
 def mean_cosine(unit_NE: NDArray[Float]) -> float:

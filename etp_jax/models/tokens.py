@@ -42,7 +42,7 @@ class Tokens:
 
     def table(self, max_tokens: int) -> dict[str, NDArray[np.int32]]:
         """Pads the ids to a table, see `tokenize`."""
-        width = min(round_up(self.lengths.max(initial=1)), max_tokens)
+        width = min(round_up(int(self.lengths.max(initial=1))), max_tokens)
         mask_RS = np.arange(width) < self.lengths[:, None]
         input_ids_RS = np.zeros(mask_RS.shape, np.int32)
         input_ids_RS[mask_RS] = self.ids

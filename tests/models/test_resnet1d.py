@@ -210,7 +210,8 @@ def test_any_length(pool: Any, samples: int, size: int) -> None:
 def test_pooling_of_every_stage_is_its_mean_and_maximum() -> None:
     model, variables = init(ResNetConfig(width=4, pool="stages"))
     x = RNG.standard_normal((2, 97, 3)).astype(np.float32)
-    features, sown = model.apply(variables, x, np.ones((2, 3), bool), mutable=[STAGES])  # pyright: ignore[reportArgumentType]
+    result: Any = model.apply(variables, x, np.ones((2, 3), bool), mutable=[STAGES])  # pyright: ignore[reportArgumentType]
+    features, sown = result
     summaries = [sown[STAGES][f"stage{stage}"][0] for stage in (1, 2, 3, 4)]
     expected = np.hstack([each[:, : 2 * each.shape[1] // 3] for each in summaries])  # without the deviations
     np.testing.assert_allclose(features, expected, rtol=1e-6)

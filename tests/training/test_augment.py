@@ -20,7 +20,9 @@ EVERYTHING = AugmentConfig(time_shift_s=0.3, lead_dropout=0.4, few_leads=0.3)
 compiled = jax.jit(augment, static_argnums=(3, 4), compiler_options={"xla_backend_optimization_level": 0})
 
 
-def run(config: AugmentConfig, ecg=ECG, mask=MASK, keys=KEYS, fs: int = FS) -> tuple[np.ndarray, np.ndarray]:
+def run(
+    config: AugmentConfig, ecg: np.ndarray = ECG, mask: np.ndarray = MASK, keys: jax.Array = KEYS, fs: int = FS
+) -> tuple[np.ndarray, np.ndarray]:
     x, kept = compiled(ecg, mask, keys, config, fs)
     return np.asarray(x), np.asarray(kept)
 
