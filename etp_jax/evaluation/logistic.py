@@ -78,8 +78,12 @@ def fit(
     # eigenvalue would make steps too long. Directions without data, which exist if there are fewer records than
     # features, keep zero weights and are left out. X is centred, so the bias, a last column of ones, is a separate
     # direction.
-    spectrum, basis = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
-    basis_FD, spectrum_D = (array[..., spectrum > 1e-12 * spectrum[-1]] for array in (basis, spectrum))
+    if len(x_NF) < x_NF.shape[1]:  # the right singular vectors are the same basis, at a fraction of the cost
+        _, singular, transposed = np.linalg.svd(x_NF, full_matrices=False)
+        spectrum, basis = singular**2 / len(x_NF), transposed.T
+    else:
+        spectrum, basis = np.linalg.eigh(x_NF.T @ x_NF / len(x_NF))
+    basis_FD, spectrum_D = (array[..., spectrum > 1e-12 * spectrum.max()] for array in (basis, spectrum))
     z_NG = np.concatenate([x_NF @ basis_FD, np.ones((len(x_NF), 1))], axis=1)
     spectrum_G, penalised_G = np.append(spectrum_D, 1), np.append(np.ones_like(spectrum_D), 0)
     with jax.default_matmul_precision("highest"):
