@@ -31,9 +31,13 @@ _SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
 """An element as numpy writes it: `np.str_('AF')`."""
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 _AGE = re.compile(r"(\d+(?:[.,]\d+)?)(?:([mwd])|\s*(?:y|yr|yrs|year|years|yo|a|j|jahre)?\.?(?:\s*old)?)", re.IGNORECASE)
-_TAG = re.compile(r"</?(?P<name>[a-z][a-z0-9]*)(?:\s[^<>]*|/)?>", re.IGNORECASE)
-_INLINE = ("b", "em", "font", "i", "span", "strong", "sub", "sup", "u")
-"""Names of HTML tags that end no line."""
+_LINE_TAGS = r"br|p|div|li|ul|ol|table|tr|td|th|h[1-6]|pre|html|body"
+_TAG = re.compile(
+    rf"</?(?:(?P<line>{_LINE_TAGS})|b|em|font|i|small|span|strong|sub|sup|u)"
+    r"""(?:\s+[\w-]+=(?:"[^"]*"|'[^']*'|[^\s<>"']+))*\s*/?>""",
+    re.IGNORECASE,
+)
+"""A tag of HTML; anything else between angle brackets may be words of a report."""
 _PER_YEAR = {"m": 12.0, "w": 52.18, "d": 365.25}
 """Units of DICOM's ages (`018M`), per year."""
 
@@ -93,7 +97,7 @@ def _collection(inner: str, text: str) -> list[str] | dict[str, float]:
     """Parses labels that a program wrote as a list, tuple, set or dictionary; `text` is the whole cell."""
     # numpy writes no commas: ['AF' 'LBBB']; Python would join the two words.
     inner = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", _SCALAR.sub(r"\1", inner))
-    found = _literal(re.sub(r"(?<=[\[(,{:\s])nan(?=[\]),\s}:])", "None", inner))
+    found = _literal(inner)
     if isinstance(found, dict):
         return _likelihoods(found, text)
     if found is None and inner[0] + inner[-1] in ("[]", "{}") and not re.search(r"[\[\](){}:'\"]", inner[1:-1]):
@@ -110,7 +114,8 @@ def _word(element: Any) -> str:
 
 
 def _literal(text: str) -> Any:
-    """Evaluates a literal of Python or JSON; returns None if it is neither."""
+    """Evaluates a literal of Python or JSON, where `nan` is None; returns None if it is neither."""
+    text = re.sub(r"(?<=[\[(,{:\s])nan(?=[\]),\s}:])", "None", text)
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
@@ -193,7 +198,7 @@ def report_of(cell: str) -> str:
     if isinstance(found, list):
         return "\n".join(filter(None, (report_of(str(each)) for each in found)))
     text = html.unescape(html.unescape(cell))  # escaped twice: &amp;lt;
-    text = _TAG.sub(lambda tag: "" if tag["name"].lower() in _INLINE else "\n", text)
+    text = _TAG.sub(lambda tag: "\n" if tag["line"] else "", text)
     return "" if is_empty(text) else text.strip()
 
 

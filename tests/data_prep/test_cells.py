@@ -156,7 +156,9 @@ def test_sexes_and_reports() -> None:
     assert report_of("Linksanteriorer H&auml;miblock, QRS &lt; 120 ms") == "Linksanteriorer Hämiblock, QRS < 120 ms"
     assert report_of("Sinus&lt;br/&gt;<b>AF</b> <p class='x'>QRS &amp;lt; 120") == "Sinus\nAF \nQRS < 120"
     assert report_of("['Sinus rhythm', 'AF']") == "Sinus rhythm\nAF"
-    assert report_of("QRS <120 ms, PR >200") == "QRS <120 ms, PR >200"
+    assert report_of("['Sinus rhythm', nan]") == "Sinus rhythm"
+    for text in ("QRS <120 ms, PR >200", "<<AF>>", "PR <b and c>", "<name> [AF]"):
+        assert report_of(text) == text
     assert [report_of(cell) for cell in ("NaN", "nan", "None", "")] == [""] * 4
 
 
