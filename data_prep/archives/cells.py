@@ -13,15 +13,31 @@ from typing import Any
 from etp_jax.data_prep.archives.ptbxl import OLDEST
 from etp_jax.errors import EtpError
 
-NO_VALUE = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "?")
+NO_VALUE = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "?", "#n/a", "#ref!", "#value!", "set()")
 """Cells that hold no value, in lower case."""
 SEXES = {
     **dict.fromkeys(("male", "m", "man", "mann", "männlich", "maennlich"), "male"),
     **dict.fromkeys(("female", "f", "w", "woman", "frau", "weiblich"), "female"),
 }
-FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_SEPARATOR = re.compile(r"[;,|]")
-_AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(y|yr|yrs|year|years|yo|a|j|jahre|m|w|d)?\.?(?:\s*old)?", re.IGNORECASE)
+FLAGS = {
+    **dict.fromkeys(("true", "t", "1", "yes", "y"), True),
+    **dict.fromkeys(("false", "f", "0", "no", "n"), False),
+}
+_PART = re.compile(r"(?:[^;,|(]|\([^()]*\)|\()+")
+"""A label between separators, which do not separate within parentheses."""
+_CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")
+"""Start of a collection as its type writes it: `Index([...], dtype='object')`, `set([...])`."""
+_SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
+"""An element as numpy writes it: `np.str_('AF')`."""
+_ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
+_AGE = re.compile(r"(\d+(?:[.,]\d+)?)(?:([mwd])|\s*(?:y|yr|yrs|year|years|yo|a|j|jahre)?\.?(?:\s*old)?)", re.IGNORECASE)
+_LINE_TAGS = r"br|p|div|li|ul|ol|table|tr|td|th|h[1-6]|pre|html|body"
+_TAG = re.compile(
+    rf"</?(?:(?P<line>{_LINE_TAGS})|b|em|font|i|small|span|strong|sub|sup|u)"
+    r"""(?:\s+[\w-]+=(?:"[^"]*"|'[^']*'|[^\s<>"']+))*\s*/?>""",
+    re.IGNORECASE,
+)
+"""A tag of HTML; anything else between angle brackets may be words of a report."""
 _PER_YEAR = {"m": 12.0, "w": 52.18, "d": 365.25}
 """Units of DICOM's ages (`018M`), per year."""
 
@@ -34,43 +50,72 @@ def is_empty(cell: str) -> bool:
 def labels_of(cell: str) -> dict[str, float]:
     """Parses the labels of a record, each with its likelihood in percent, which is -1 where none is given.
 
-    A cell holds labels separated by `;`, `,` or `|`; or a label in each line, which may contain commas; a list, tuple
-    or set in Python or JSON; or a dictionary of labels and likelihoods in percent, or of labels and true or false. As
-    in PTB-XL, a label with likelihood 0 is present.
+    A cell holds labels separated by `;`, `,` or `|`, except between parentheses; or a label in each line, which may
+    contain commas; a list, tuple or set of Python, JSON, numpy, pandas or SQL; or a dictionary of labels and
+    likelihoods in percent, or of labels and true or false. As in PTB-XL, a label with likelihood 0 is present.
 
     Raises:
-      EtpError: the cell is a list or a dictionary of another kind.
+      EtpError: the cell is a list or a dictionary of another kind, or a list of flags or rounded numbers.
     """
     text = cell.strip()
+    if text[:1] in ("'", '"') and text[-1] == text[0] and text[1:].lstrip()[:1] in ("[", "{"):  # quoted twice
+        text = text[1:-1].replace(2 * text[0], text[0]).strip()
     if is_empty(text):
         return {}
-    if text[0] in "[{" or (text[-1] == ")" and text.startswith(("(", "set(", "frozenset(", "array("))):
-        return _collection(text)
-    parts = text.splitlines() if "\n" in cell else _SEPARATOR.split(text)  # LUDB ends each label with a line break
-    parts = [part.strip().strip("\"'").strip() for part in parts]
-    return {whole_number(part): -1.0 for part in parts if not is_empty(part)}
+    if (inner := _unwrapped(text))[0] in "[{(" and inner[-1] in "]})":
+        found = _collection(inner, text)
+        if isinstance(found, dict):
+            return found
+    else:
+        # LUDB ends each label with a line break.
+        found = text.splitlines() if re.search(r"[\r\n]", cell) else _PART.findall(text)
+        found = [re.sub(r"^b(?=['\"])", "", part.strip()).strip("\"'").strip() for part in found]
+        if any(part[:1] in ("[", "{") or _unbalanced(part) for part in found):
+            raise EtpError(f"labels: {_short(text)} has brackets that are not understood")
+    labels = [whole_number(label) for label in found if not is_empty(label)]
+    if rounded := next(filter(_ROUNDED.fullmatch, labels), None):
+        raise EtpError(f"labels: {rounded!r} is a rounded number; save the codes as text")
+    if len(labels) > 1 and all(label.casefold() in ("0", "1", "false", "true") for label in labels):
+        raise EtpError(f"labels: {_short(text)} are flags whose labels the cell does not name; use --label-columns")
+    return dict.fromkeys(labels, -1.0)
 
 
-def _collection(text: str) -> dict[str, float]:
-    """Parses labels that a program wrote as a list, tuple, set or dictionary."""
-    inner = re.sub(r"^(?:frozenset|set|array)\((.*?)(?:, dtype=.*)?\)$", r"\1", text, flags=re.DOTALL).strip()
-    if not inner:
-        return {}
+def _unwrapped(text: str) -> str:
+    """Returns a collection without its type and what follows it: `[...]` of `array([...], dtype=object)`."""
+    call = _CALL.match(text)
+    if call is None or text[-1] != ")":
+        return text
+    end = max(text.rfind(bracket, 0, -1) for bracket in "]})") + 1
+    return text[call.end() : end] if re.fullmatch(r"\s*(?:,.*)?\)", text[end:], re.DOTALL) else text
+
+
+def _unbalanced(text: str) -> bool:
+    return any(text.count(start) != text.count(end) for start, end in ("[]", "{}", "()"))
+
+
+def _collection(inner: str, text: str) -> list[str] | dict[str, float]:
+    """Parses labels that a program wrote as a list, tuple, set or dictionary; `text` is the whole cell."""
     # numpy writes no commas: ['AF' 'LBBB']; Python would join the two words.
-    inner = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", inner)
-    found = _literal(re.sub(r"(?<=[\[(,:\s])nan(?=[\]),\s}])", "None", inner))
+    inner = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", _SCALAR.sub(r"\1", inner))
+    found = _literal(inner)
     if isinstance(found, dict):
         return _likelihoods(found, text)
-    if found is None and inner[0] == "[" and inner[-1] == "]" and not re.search(r"[\[\](){}:'\"]", inner[1:-1]):
-        found = _SEPARATOR.split(inner[1:-1])  # words without quotes: [AF, LBBB]
+    if found is None and inner[0] + inner[-1] in ("[]", "{}") and not re.search(r"[\[\](){}:'\"]", inner[1:-1]):
+        found = _PART.findall(inner[1:-1])  # words without quotes: [AF, LBBB]
+        if all(re.fullmatch(r"[\d.e+]+|nan", word) for word in inner[1:-1].split()):  # numpy again: [1. 0.]
+            found = inner[1:-1].split()
     if not isinstance(found, (list, tuple, set)) or any(isinstance(each, (list, tuple, set, dict)) for each in found):
         raise EtpError(f"labels: {_short(text)} is no list of labels and no dictionary of labels and likelihoods")
-    words = [str(each).strip() for each in found if each is not None]
-    return {whole_number(word): -1.0 for word in words if not is_empty(word)}
+    return [_word(each) for each in found]
+
+
+def _word(element: Any) -> str:
+    return (element.decode(errors="replace") if isinstance(element, bytes) else str(element)).strip()
 
 
 def _literal(text: str) -> Any:
-    """Evaluates a literal of Python or JSON; returns None if it is neither."""
+    """Evaluates a literal of Python or JSON, where `nan` is None; returns None if it is neither."""
+    text = re.sub(r"(?<=[\[(,{:\s])nan(?=[\]),\s}:])", "None", text)
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
@@ -82,21 +127,22 @@ def _literal(text: str) -> Any:
 
 def _likelihoods(found: dict[Any, Any], text: str) -> dict[str, float]:
     """Converts a dictionary of labels; raises EtpError if its values are no likelihoods."""
-    if found and all(isinstance(value, bool) for value in found.values()):
-        return {str(label): -1.0 for label, value in found.items() if value}
+    named = {whole_number(_word(label)): value for label, value in found.items() if not is_empty(_word(label))}
+    if named and all(isinstance(value, bool) for value in named.values()):
+        return {label: -1.0 for label, value in named.items() if value}
     numbers = {}
-    for label, value in found.items():
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 100):
+    for label, value in named.items():
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 100):
             raise EtpError(f"labels: {_short(text)} has a likelihood that is no number from 0 to 100")
-        numbers[str(label).strip()] = -1.0 if value is None else float(value)
+        numbers[label] = -1.0 if value is None else float(value)
     if 0 < max(numbers.values(), default=0.0) <= 1:
         raise EtpError(f"labels: {_short(text)} may mean shares or percent; list the labels that are present")
     return numbers
 
 
 def whole_number(text: str) -> str:
-    """Removes the `.0` that spreadsheets and pandas add to whole numbers."""
-    return re.sub(r"(?<=\d)\.0+$", "", text) if re.fullmatch(r"\d+\.0+", text) else text
+    """Removes the `.0` that spreadsheets and pandas add to whole numbers, and the `.` that numpy adds."""
+    return text.partition(".")[0] if re.fullmatch(r"\d+\.0*", text) else text
 
 
 def patient_of(cell: str) -> str:
@@ -108,7 +154,7 @@ def patient_of(cell: str) -> str:
     if is_empty(cell):
         raise EtpError("patient: the cell is empty")
     text = whole_number(cell.strip())
-    if re.fullmatch(r"\d(?:[.,]\d+)?[eE]\+?\d+", text):
+    if _ROUNDED.fullmatch(text):
         raise EtpError(f"patient: {text!r} is a rounded number; save the ids as text")
     return text.lstrip("0") or "0" if text.isascii() and text.isdecimal() else text
 
@@ -144,8 +190,16 @@ def sex_of(cell: str, column: str = "") -> str | None:
 
 
 def report_of(cell: str) -> str:
-    """Returns a report without HTML entities; an empty text if the cell holds no value."""
-    return "" if is_empty(cell) else html.unescape(cell).strip()
+    """Returns a report without HTML; an empty text if the cell holds no value.
+
+    A list of Python or JSON holds the statements of the report. HTML tags end a statement, except inline ones.
+    """
+    found = _literal(cell.strip()) if cell.strip().startswith("[") else None
+    if isinstance(found, list):
+        return "\n".join(filter(None, (report_of(str(each)) for each in found)))
+    text = html.unescape(html.unescape(cell))  # escaped twice: &amp;lt;
+    text = _TAG.sub(lambda tag: "\n" if tag["line"] else "", text)
+    return "" if is_empty(text) else text.strip()
 
 
 def _short(text: str) -> str:

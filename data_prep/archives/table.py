@@ -63,14 +63,13 @@ def open_archive(
     check_name(name)
     layout.check()
     names = tuple(dict.fromkeys((*columns.named.values(), *columns.label_columns)))
-    table, sha, assumed = read_own_table(csv, names)
-    cells = zip(*(table[name].tolist() for name in names), strict=True)
-    rows = [dict(zip(names, row, strict=True)) for row in cells]  # to_dict takes many times as long
-    notes = Counter(dict.fromkeys(assumed, len(rows)))
+    table = read_own_table(csv, names)
+    rows = table.rows
+    notes = Counter(dict.fromkeys(table.notes, len(rows)))
     folder = csv.parent if root is None else root
     known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
     studies: list[ArchiveRecord] = []
-    rejects: list[Reject] = []
+    rejects = [Reject(line, "", fault) for line, fault in table.faults]
     for row in rows:
         with rejecting(rejects, _record_id(row, columns)):
             study, found = _study(row, columns, known, translate, folder, layout)
@@ -93,8 +92,8 @@ def open_archive(
             "reports": "translated" if translate else "English",
         },
         source={
-            "table": sha,
-            "signal sizes": sizes_sha(_files(folder / cell for cell in table[columns.signal_column])),
+            "table": table.sha,
+            "signal sizes": sizes_sha(_files(folder / row[columns.signal_column] for row in rows)),
         },
         notes=notes,
     )
@@ -141,7 +140,7 @@ def _study(
         raise EtpError("row: the cell is empty")
     if "row" in cells and not cells["signal"].lower().endswith(tuple(ROW_READERS)):
         raise EtpError(f"row: {cells['signal']} holds no rows; files that do are {', '.join(ROW_READERS)}")
-    if not record:
+    if is_empty(record):
         raise EtpError("record id: empty")
     patient = patient_of(cells["patient"]) if "patient" in cells else record
     split = cells.get("split", hashed_split(patient))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import warnings
 from pathlib import Path
@@ -30,6 +31,8 @@ MAX_BYTES = {".xml": 2**26, ".json": 2**26}
 MAX_BINARY_BYTES = 2**28
 _FAULT = -32768
 """Value that marks a missing sample in ISHNE files."""
+_FRACTIONAL = re.compile(rb"<SampleExponent>\s*-|<SampleBase>\s*\d+[.,]\d*[1-9]")
+"""A sampling rate of MUSE XML that may be no whole number; ecgdatakit rounds it."""
 _ON_SIGNALS = re.compile(
     r"waveform|series|sequence|frame|lead|sampl|crc|checksum|channel|section|beat|rate|offset", re.IGNORECASE
 )
@@ -42,7 +45,11 @@ def read_clinical(path: Path, layout: Layout) -> Recording:
     names, units = [_name(record, lead) for lead in leads], [str(lead.resolution_unit) for lead in leads]
     kept, left_out = choose_channels(path.name, names, units, _rates(record))
     chosen = [leads[number] for number in kept]
-    extents = {(lead.annotations.get("start_sample", "1"), len(lead.samples)) for lead in chosen}
+    # A start of its own is the number of a sample in SCP-ECG, and a time in MUSE XML.
+    starts = {"start_sample": "1", "LeadTimeOffset": "0"}
+    extents = {
+        (len(lead.samples), *(lead.annotations.get(name, first) for name, first in starts.items())) for lead in chosen
+    }
     if len(extents) > 1:
         raise EtpError(f"unreadable signal: the leads of {path.name} do not start and end together")
     if record.file_format.parser == "MFERParser" and any(lead.offset for lead in chosen):
@@ -87,11 +94,36 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
             # A cause that ecgdatakit did not foresee may quote the file, and a person's name with it.
             reason = type(error.__cause__).__name__ if "cannot decode" in str(error) else _bare(error, path)
             raise EtpError(f"unreadable signal: {path.name} ({KINDS[found['parser']]}: {reason})") from None
+    _check_xml(path, record)
     notes = [_bare(warning.message, path) for warning in caught]
+    if any("shorter than the frame definition" in note for note in notes):  # then blocks belong to other leads
+        raise EtpError(f"unreadable signal: {path.name} holds fewer samples than its MFER header describes")
     notes = [note for note in dict.fromkeys(notes) if _ON_SIGNALS.search(note) and "auto_scale" not in note]
     notes += ["median beats left out"] * bool(record.median_beats)
     notes += ["filtered copy of the signal left out"] * bool(record.leads_enhanced)
     return record, notes
+
+
+def _check_xml(path: Path, record: Any) -> None:
+    """Raises EtpError where ecgdatakit takes samples for those of another lead or time."""
+    from ecgdatakit.parsing.helpers.xml import parse_xml_root
+
+    if record.file_format.parser == "GEMuseXMLParser" and _FRACTIONAL.search(path.read_bytes()):
+        raise EtpError(f"sampling rate: {path.name} states one that is no whole number of Hz")
+    if record.file_format.parser != "SierraXMLParser":
+        return
+    stated = record.raw_metadata["parsed_waveforms"]
+    labels, leads = len(stated.get("leadlabels", "").split()), int(stated.get("numberofleads") or 0)
+    if 0 < labels < leads:
+        raise EtpError(f"lead names: {path.name} names {labels} of {leads} leads")
+    method = f"{stated.get('compression', '')}{stated.get('compressmethod', '')}".upper()
+    if method != "XLI" or stated.get("compressflag", "").lower() == "false":
+        text = next(parse_xml_root(path.read_bytes()).iter("parsedwaveforms")).text or ""
+        plain = stated.get("dataencoding") == "Plain"
+        held = len(text.split()) if plain else len(base64.b64decode(text)) // 2
+        taken = sum(len(lead.samples) for lead in record.leads)
+        if held != taken:  # the leads follow each other: those after the first would start too early
+            raise EtpError(f"unreadable signal: {path.name} holds {held} samples, its leads {taken}")
 
 
 def _bare(message: object, path: Path) -> str:

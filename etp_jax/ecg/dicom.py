@@ -65,6 +65,8 @@ def _recording(path: Path, group: Any, raw: NDArray[Any]) -> Recording:
     definitions: list[Any] = list(group.ChannelDefinitionSequence)
     if len(definitions) != raw.shape[1]:
         raise EtpError(f"unreadable signal: {path.name} describes {len(definitions)} channels and has {raw.shape[1]}")
+    if len(group.WaveformData) > raw.nbytes + 1:  # one byte makes the length even
+        raise EtpError(f"unreadable signal: {path.name} describes {raw.nbytes} bytes and has {len(group.WaveformData)}")
     names, fs = [_name(path, one) for one in definitions], float(group.SamplingFrequency)
     units = [_unit(one) for one in definitions]
     kept, left_out = choose_channels(path.name, names, units, [fs] * len(names))
@@ -73,7 +75,7 @@ def _recording(path: Path, group: Any, raw: NDArray[Any]) -> Recording:
     for column, one in enumerate(kept):
         gain, zero = _scale(path, definitions[one], names[one])
         signal[:, column] = (signal[:, column] * gain + zero) * (microvolts(units[one]) or np.nan)
-    skews = [float(definitions[one].get("ChannelSampleSkew") or 0) for one in kept]
+    skews = [_skew(definitions[one], fs) for one in kept]
     if max(skews) - min(skews) >= 1:
         raise EtpError(f"unreadable signal: the channels of {path.name} are shifted by whole samples")
     return Recording(signal, fs, tuple(names[one] for one in kept), tuple(left_out))
@@ -103,8 +105,9 @@ def _name(path: Path, definition: Any) -> str:
     """Returns the lead of a channel by its code, else the meaning of the code, else the label of the channel."""
     source = next(iter(definition.get("ChannelSourceSequence") or ()), {})
     meaning = re.sub(r"\s*\([^)]*\)", "", str(source.get("CodeMeaning", ""))).strip()
-    code = _CODE.fullmatch(str(source.get("CodeValue", "")).strip())
-    lead = _LEAD_OF_CODE.get(int(code[1])) if code else None
+    value = str(source.get("CodeValue", "")).strip()
+    code = _CODE.fullmatch(value)
+    lead = _LEAD_OF_CODE.get(int(code[1])) if code else lead_of(value)
     stated = lead_of(meaning)
     if lead and stated and lead != stated:
         raise EtpError(f"lead names: a channel of {path.name} is {lead} by its code and {stated} by its name")
@@ -114,6 +117,12 @@ def _name(path: Path, definition: Any) -> str:
 def _unit(definition: Any) -> str:
     units = next(iter(definition.get("ChannelSensitivityUnitsSequence") or ()), {})
     return str(units.get("CodeValue", "")).strip()
+
+
+def _skew(definition: Any, fs: float) -> float:
+    """Returns how many samples after the start of the group the first sample of a channel was taken."""
+    seconds = sum(float(definition.get(name) or 0) for name in ("ChannelTimeSkew", "ChannelOffset"))
+    return float(definition.get("ChannelSampleSkew") or 0) + seconds * fs
 
 
 def _scale(path: Path, definition: Any, name: str) -> tuple[float, float]:

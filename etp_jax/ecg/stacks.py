@@ -25,7 +25,9 @@ from etp_jax.npz import read_header
 OPEN_FILES = 32
 """Number of stacks that a process keeps open; CODE-15 has 18."""
 PADDING = "zeros at both ends of a row are no signal; left out"
-_ID = re.compile(r"(?:.*[_ ./-])?(?:id|uid|key|name)s?", re.IGNORECASE)
+_ID = re.compile(
+    r"(?!.*(?:patient|subject|person|lead|label|class)[^/]*$)(?:.*[_ ./-])?(?P<word>id|uid|key|name)s?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Ids:
 
     def row_of(self, key: str, path: Path) -> int:
         """Returns the number of the row that has the id; raises EtpError unless there is one."""
-        found: Any = key
+        found: Any = _text(key)
         if self.keys.dtype.kind in "iu":
             found = int(float(key)) if re.fullmatch(r"-?\d+(?:\.0+)?", key) else None
         place = None if found is None else int(np.searchsorted(self.keys, found))
@@ -54,7 +56,7 @@ def choose_ids(columns: Mapping[str, NDArray[Any]], path: Path) -> Ids | None:
     """Chooses the array of ids among those with one value per row, by its name; None if there is none."""
     found = []
     for name, values in columns.items():
-        if _ID.fullmatch(name) and values.dtype.kind in "iuSUO":
+        if _ID.fullmatch(name) and values.dtype.kind in "iufSUO":
             texts = values if values.dtype.kind in "iu" else np.array([_text(value) for value in values])
             found.append(Ids(name, *np.unique(texts, return_index=True, return_counts=True)))
     unique = [ids for ids in found if len(ids.keys) == sum(ids.counts)] or found
@@ -64,7 +66,9 @@ def choose_ids(columns: Mapping[str, NDArray[Any]], path: Path) -> Ids | None:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """Returns an id as text; `7.0` is the id 7 in a column of floating-point numbers."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
 
 
 def place_of(row: str, ids: Ids | None, count: int, path: Path) -> tuple[int, tuple[str, ...]]:
@@ -148,10 +152,14 @@ def _opened(path: Path, *stamp: int) -> Mapping[str, Any]:
 def _ids(path: Path, *stamp: int) -> Ids | None:
     arrays = _opened(path, *stamp)
     count = max(len(array) for array in arrays.values() if array.ndim in (2, 3))
-    columns = {name: array for name, array in arrays.items() if array.ndim == 1 and len(array) == count}
-    columns = {name: array for name, array in columns.items() if _ID.fullmatch(name)}
+    named = {name: array for name, array in arrays.items() if _ID.fullmatch(name)}
+    columns = {name: array for name, array in named.items() if array.shape in ((count,), (count, 1))}
+    for name, array in named.items():
+        match = _ID.fullmatch(name)
+        if not columns and array.ndim == 1 and match and match["word"].lower() in ("id", "uid"):
+            raise EtpError(f"stack: {path.name} holds {count} ECGs and {len(array)} ids in {name}")
     check_memory(path, 8 * count * len(columns))
-    return choose_ids({name: np.asarray(array[()]) for name, array in columns.items()}, path)
+    return choose_ids({name: np.ravel(array[()]) for name, array in columns.items()}, path)
 
 
 def _open_hdf5(path: Path) -> Mapping[str, Any]:

@@ -31,8 +31,8 @@ SIZES = ("num_", "max_", "_size")
 """Starts and ends of the names of sizes in `BertConfig`."""
 LARGEST = 1 << 24
 """Largest size that is taken for possible; larger ones exceed the number types of the check of shapes."""
-POOLING = ("modules.json", "1_Pooling/config.json")
-"""Files of a sentence-transformers folder that describe its pooling."""
+POOLING = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+"""Files of a sentence-transformers folder that describe its pooling and lower-casing."""
 
 HUB_TIMEOUT_S = 10.0
 """Longest wait for the hub's first answer."""

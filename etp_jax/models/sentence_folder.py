@@ -10,6 +10,7 @@ from etp_jax.json_text import parse_json
 from etp_jax.paths import inside
 
 MODULES = "modules.json"
+SETTINGS = "sentence_bert_config.json"
 ADVICE = "get the file again"
 
 
@@ -29,16 +30,18 @@ def bert_folder(folder: Path) -> Path:
 
 
 def differences(folder: Path, pool: str) -> str:
-    """Describes how a sentence-transformers model treats the tokens' outputs differently; "" if it does not.
+    """Describes how a sentence-transformers model treats texts and outputs differently; "" if it does not.
 
     Args:
         folder: the folder of the model; other folders differ in nothing.
         pool: `model.text.pool` of the recipe.
     """
-    modules = read_modules(folder)[1:]
-    theirs = [name for kind, path in modules if kind == "Pooling" for name in poolings(path / "config.json")]
-    left_out = [kind for kind, _ in modules if kind != "Pooling"]
-    parts = []
+    modules = read_modules(folder)
+    settings = [path / SETTINGS for _, path in modules[:1] if (path / SETTINGS).exists()]
+    lowered = any(read_json(file, ADVICE).get("do_lower_case") is True for file in settings)
+    theirs = [name for kind, path in modules[1:] if kind == "Pooling" for name in poolings(path / "config.json")]
+    left_out = [kind for kind, _ in modules[1:] if kind != "Pooling"]
+    parts = ["lower-cases texts; if its tokenizer does not, add --model.text.lowercase true"] * lowered
     if theirs and theirs != [pool]:
         parts.append(f"pools by {' and '.join(theirs)}, model.text.pool is {pool}")
     if left_out:

@@ -18,7 +18,7 @@ from etp_jax.config import TextTowerConfig
 from etp_jax.errors import EtpError
 from etp_jax.metrics.vectors import unit
 from etp_jax.models.bert import Bert, BertConfig, pool_tokens
-from etp_jax.models.huggingface import load_bert, resolve
+from etp_jax.models.huggingface import load_params, read_config, resolve
 from etp_jax.models.sentence_folder import bert_folder, differences
 from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.models.tokens import describe, round_up, tokenize, tokens_of, tokens_source
@@ -84,8 +84,9 @@ def build_text(config: TextTowerConfig, reports: Sequence[str]) -> TextTower:
         return TextTower(bert_config, None, tokenizer, "", "")
     root = resolve(config.pretrained)
     folder = bert_folder(root)
+    bert_config = read_config(folder)  # first: another kind of model is not a fault of its tokenizer
     tokenizer = Tokenizer.from_folder(folder, config.lowercase)
-    bert_config, params, digest = load_bert(folder)
+    params, digest = load_params(folder, bert_config)
     if tokenizer.size > bert_config.vocab_size:
         raise EtpError(f"{folder}: the tokenizer has {tokenizer.size} pieces, the weights {bert_config.vocab_size}")
     if config.max_tokens > bert_config.max_position_embeddings:

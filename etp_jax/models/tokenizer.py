@@ -69,7 +69,7 @@ class Tokenizer:
             raise EtpError(f"{folder}: no tokenizer; expected {' or '.join(VOCABULARIES)}")
         for name in TOKENIZER:
             if name.endswith(".json") and (folder / name).exists():
-                read_json(folder / name, ADVICE)  # names the file, which the library's errors do not
+                check_json(folder / name)
         try:
             loaded = load_automatically(folder)
         except Exception as error:  # noqa: BLE001 (types differ between versions and kinds of tokenizers)
@@ -156,6 +156,19 @@ class Tokenizer:
         if len(self.inner.encode("").ids) != 2:
             found.append("the tokenizer does not put one token before and one after a text, as BERT's does")
         return found
+
+
+def check_json(file: Path) -> None:
+    """Raises EtpError that names a damaged file, which the library's errors do not.
+
+    `read_json` would refuse the 10**30 that `transformers` writes as the length of a text without a limit.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise EtpError(f"{file}: cannot be read ({one_line(error)}); {ADVICE}") from None
+    if not isinstance(content, dict):
+        raise EtpError(f"{file}: holds no JSON object; {ADVICE}")
 
 
 def load_automatically(folder: Path) -> Any:

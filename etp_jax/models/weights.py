@@ -30,7 +30,7 @@ WEIGHTS = (
 INDEX = ".index.json"
 WORDS = "embeddings.word_embeddings.weight"
 """Name of the tensor that shows the prefix of a BERT inside a larger model."""
-WRAPPERS = ("state_dict", "model_state_dict")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save the tensors, beside the optimizer's state."""
 HEADS = ("cls", "classifier", "crf", "lm_head", "mlm_head", "pooler", "qa_outputs", "seq_relationship")
 """First names of tensors that only a pre-training or downstream task needs."""
@@ -156,7 +156,11 @@ def read_torch(file: Path) -> Tensors:
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError:  # its message advises to run the code in the file
+        raise EtpError(
+            f"{file}: not a whole file of plain tensors; {ADVICE}, or convert it to model.safetensors"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise EtpError(f"{file}: not a whole file of plain tensors ({one_line(error)}); {ADVICE}") from None
     wrapped = next((content[key] for key in WRAPPERS if key in content), content) if _is_dict(content) else None
     tensors: dict[str, Any] = wrapped if _is_dict(wrapped) else {"": None}

@@ -34,9 +34,22 @@ from etp_jax.errors import EtpError
         ('{"AF": true, "SR": false}', ["AF"]),
         ("{'AF': True}", ["AF"]),
         ("AF (possible)", ["AF (possible)"]),
+        ("AF (possible, old); SR", ["AF (possible, old)", "SR"]),
+        ("[np.str_('AF'), np.str_('LBBB')]", ["AF", "LBBB"]),
+        ("array(['AF', 'LBBB'],\n      dtype=object)", ["AF", "LBBB"]),
+        ("Index(['AF', 'LBBB'], dtype='object', name='codes')", ["AF", "LBBB"]),
+        ("dict_keys(['AF', 'LBBB'])", ["AF", "LBBB"]),
+        ("\"['AF', 'LBBB']\"", ["AF", "LBBB"]),
+        ("{AF,LBBB}", ["AF", "LBBB"]),
+        ("[b'AF', b'SR']", ["AF", "SR"]),
+        ("b'AF'", ["AF"]),
+        ("[164889003. 426783006.]", ["164889003", "426783006"]),
+        ("{164889003.0: True, None: True, '': True}", ["164889003"]),
+        ("AF\rSR", ["AF", "SR"]),
+        ("['N', 'F']", ["N", "F"]),
         *(
             (empty, [])
-            for empty in ("", "nan", "NaN", "None", "null", "NA", "[]", "{}", "()", "set()", "['']", "[nan]")
+            for empty in ("", "nan", "NaN", "None", "NA", "#N/A", "[]", "{}", "()", "set()", "['']", "[nan nan]")
         ),
     ],
 )
@@ -65,6 +78,10 @@ def test_likelihoods() -> None:
         "{'AF': 1, 'SR': 0}",
         "{'AF': 0.7, 'SR': 0.1}",
         f"{{'AF': {'9' * 400}}}",
+        "{'AF': 100, 'SR': True}",
+        *("[0, 1, 0]", "[0 1 0]", "[1. 0.]", "[True, False]", "1;0;1"),
+        *("[1.64889003e+08 4.26783006e+08]", "1.64889E+08"),
+        *("AF; ['SR']", "AF]", "AF (possible"),
         "[" * 5000,
     ],
 )
@@ -115,6 +132,7 @@ def test_patients_that_are_not_known(cell: str) -> None:
         ("45 years", 45),
         ("45 years old", 45),
         ("018M", 1.5),
+        ("64 M", None),
         ("0", 0),
         ("", math.nan),
         ("NaN", math.nan),
@@ -136,13 +154,17 @@ def test_sexes_and_reports() -> None:
     assert [sex_of(cell) for cell in ("", "nan")] == ["", ""]
     assert [sex_of(cell) for cell in ("0", "1", "x")] == [None, None, None]
     assert report_of("Linksanteriorer H&auml;miblock, QRS &lt; 120 ms") == "Linksanteriorer Hämiblock, QRS < 120 ms"
+    assert report_of("Sinus&lt;br/&gt;<b>AF</b> <p class='x'>QRS &amp;lt; 120") == "Sinus\nAF \nQRS < 120"
+    assert report_of("['Sinus rhythm', 'AF']") == "Sinus rhythm\nAF"
+    assert report_of("['Sinus rhythm', nan]") == "Sinus rhythm"
+    for text in ("QRS <120 ms, PR >200", "<<AF>>", "PR <b and c>", "<name> [AF]"):
+        assert report_of(text) == text
     assert [report_of(cell) for cell in ("NaN", "nan", "None", "")] == [""] * 4
 
 
 def test_true_and_false() -> None:
-    assert [flag_of(cell) for cell in ("True", "1", "1.0", " yes ", "FALSE", "0", "0.0", "no")] == [True] * 4 + [
-        False
-    ] * 4
+    assert all(flag_of(cell) is True for cell in ("True", "1", "1.0", " yes ", "T"))
+    assert all(flag_of(cell) is False for cell in ("FALSE", "0", "0.0", "no", "f"))
     assert [flag_of(cell) for cell in ("", "2", "-1", "maybe")] == [None] * 4
 
 

@@ -107,6 +107,30 @@ def test_the_offset_of_a_philips_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.signal, STORED * 5.0)
 
 
+def test_philips_files_whose_leads_would_be_shifted(tmp_path: Path) -> None:
+    text = files.philips(STORED, LEADS, 500)
+    shorter = text.replace('durationperchannel="600"', 'durationperchannel="500"')
+    assert "holds 3600 samples, its leads 3000" in error_of(save(tmp_path / "a.xml", shorter))
+    unnamed = text.replace('leadlabels="I II III', 'leadlabels="I III')
+    assert "names 11 of 12 leads" in error_of(save(tmp_path / "a.xml", unnamed))
+
+
+def test_muse_files_of_odd_times(tmp_path: Path) -> None:
+    text = files.muse(STORED, LEADS, 500)
+    late = text[::-1].replace("<LeadTimeOffset>0<"[::-1], "<LeadTimeOffset>20<"[::-1], 1)[::-1]
+    assert "do not start and end together" in error_of(save(tmp_path / "a.xml", late))
+    for base, exponent in (("257.5", "0"), ("2575", "-1")):
+        odd = text.replace("<SampleBase>500<", f"<SampleBase>{base}<")
+        odd = odd.replace("<SampleExponent>0<", f"<SampleExponent>{exponent}<")
+        assert "no whole number of Hz" in error_of(save(tmp_path / "a.xml", odd))
+
+
+def test_an_mfer_file_of_fewer_samples(tmp_path: Path) -> None:
+    count, more = b"\x04\x04" + (300).to_bytes(4, "little"), b"\x04\x04" + (400).to_bytes(4, "little")
+    content = files.mfer(STORED, LEADS, 500).replace(count, more)
+    assert "fewer samples than its MFER header" in error_of(save(tmp_path / "a.mwf", content))
+
+
 def test_leads_without_a_name_in_an_ishne_file(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ecg", files.ishne(STORED[:, :3], [None] * 3, 200))
     assert "no channel of a.ecg (channel 1, channel 2, channel 3) is a lead" in error_of(path)
@@ -283,6 +307,24 @@ def test_leads_of_a_dicom_file(tmp_path: Path) -> None:
     assert error_of(path) == "lead names: a channel of b.dcm is II by its code and III by its name"
 
 
+def test_leads_by_names_of_mdc_alone(tmp_path: Path) -> None:
+    group = files.dicom_group(STORED, [""] * 12, 500, meanings=[""] * 12)
+    for channel, lead in zip(group.ChannelDefinitionSequence, LEADS, strict=True):
+        channel.ChannelSourceSequence[0].CodeValue = f"MDC_ECG_LEAD_{lead.upper()}"
+    assert read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT).channels == LEADS
+
+
+@pytest.mark.parametrize(("name", "skew"), [("Sample", "5"), ("Time", "0.01"), ("", "0.01")])
+def test_channels_that_start_later(tmp_path: Path, name: str, skew: str) -> None:
+    group = rhythm()
+    field = f"Channel{name}Skew" if name else "ChannelOffset"
+    for channel in group.ChannelDefinitionSequence:
+        setattr(channel, field, skew)
+    np.testing.assert_allclose(read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT).signal, STORED * 2.5)
+    setattr(group.ChannelDefinitionSequence[3], field, "0")
+    assert "are shifted by whole samples" in error_of(files.write_dicom(tmp_path / "b.dcm", [group]))
+
+
 def test_missing_samples_of_a_dicom_file(tmp_path: Path) -> None:
     group = rhythm()
     group.WaveformPaddingValue = STORED[7, 3].tobytes()
@@ -296,6 +338,9 @@ def test_what_dicom_files_lack(tmp_path: Path) -> None:
         "unit: b.dcm is in 'mm[Hg]'"
     )
     assert "holds no waveform, but 12-lead ECG Waveform Storage" in error_of(files.write_dicom(tmp_path / "c.dcm", []))
+    long = rhythm()
+    long.NumberOfWaveformSamples -= 50
+    assert "describes 6000 bytes and has 7200" in error_of(files.write_dicom(tmp_path / "f.dcm", [long]))
     short = rhythm()
     short.WaveformData = short.WaveformData[:1000]
     assert error_of(files.write_dicom(tmp_path / "d.dcm", [short]))

@@ -123,13 +123,28 @@ def test_a_stack_without_a_row(tmp_path: Path, name: str) -> None:
 
 
 def test_ids_that_are_not_unique(tmp_path: Path) -> None:
-    save_hdf5(tmp_path / "a.h5", {"exam_id": [1, 2, 2, 3, 4], "patient_id": [5, 5, 5, 5, 6], "tracings": STACK})
-    assert "several arrays of ids: exam_id, patient_id" in error_of(tmp_path / "a.h5#1")
+    save_hdf5(tmp_path / "a.h5", {"exam_id": [1, 2, 2, 3, 4], "file_id": [5, 5, 5, 5, 6], "tracings": STACK})
+    assert "several arrays of ids: exam_id, file_id" in error_of(tmp_path / "a.h5#1")
     save_hdf5(tmp_path / "b.h5", {"exam_id": [1, 2, 2, 3, 4], "tracings": STACK})
     same(read_signal(tmp_path / "b.h5#3", LAYOUT), 3)
     assert error_of(tmp_path / "b.h5#2") == "stack: 2 rows of b.h5 have exam_id 2"
     save_hdf5(tmp_path / "c.h5", {"exam_id": IDS, "patient_id": [5, 5, 5, 5, 6], "tracings": STACK})
     same(read_signal(tmp_path / "c.h5#7", LAYOUT), 1)
+
+
+@pytest.mark.parametrize("ids", [IDS.astype(float), IDS[:, None], IDS.astype(float).astype(str)])
+def test_ids_of_other_forms(tmp_path: Path, ids: np.ndarray) -> None:
+    """Without them, 7 would be the number of a row."""
+    save_hdf5(tmp_path / "a.hdf5", {"exam_id": ids, "patient_id": np.arange(COUNT), "ecg": STACK})
+    for row in ("7", "7.0"):
+        found = read_signal(tmp_path / f"a.hdf5#{row}", LAYOUT)
+        np.testing.assert_allclose(found.signal, STACK[1] * 1000.0)
+
+
+def test_ids_of_another_number(tmp_path: Path) -> None:
+    save_hdf5(tmp_path / "a.hdf5", {"exam_id": np.arange(COUNT + 1), "ecg": STACK})
+    with pytest.raises(EtpError, match="holds 5 ECGs and 6 ids in exam_id"):
+        read_signal(tmp_path / "a.hdf5#1", LAYOUT)
 
 
 def test_an_array_for_each_record(tmp_path: Path) -> None:

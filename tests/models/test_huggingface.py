@@ -175,7 +175,7 @@ def test_tensor_in_two_shards(golden_folder: Path, golden_tensors: Tensors) -> N
 
 
 @pytest.mark.optional
-@pytest.mark.parametrize("form", ["wrapped", "parallel", "shards", "bfloat16", "checkpoint"])
+@pytest.mark.parametrize("form", ["wrapped", "parallel", "shards", "bfloat16", "checkpoint", "model"])
 def test_forms_of_pytorch_files(golden_folder: Path, golden_tensors: Tensors, form: str) -> None:
     torch = pytest.importorskip("torch")
     _, expected, _ = load_bert(golden_folder)
@@ -185,6 +185,8 @@ def test_forms_of_pytorch_files(golden_folder: Path, golden_tensors: Tensors, fo
     match form:
         case "wrapped":
             torch.save({"state_dict": tensors, "epoch": 3, "optimizer": {"lr": 0.1}}, file)
+        case "model":
+            torch.save({"model": tensors, "epoch": 3}, file)
         case "parallel":
             heads = {"module.classifier.weight": torch.ones(2), "module.bert.pooler.dense.bias": torch.ones(2)}
             torch.save({f"module.bert.{name}": tensor for name, tensor in tensors.items()} | heads, file)

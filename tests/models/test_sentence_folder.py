@@ -52,6 +52,13 @@ def test_pooling(tmp_path: Path, pooling: dict[str, Any], pool: str, expected: s
     assert found == (f"the sentence-transformers model in {tmp_path} {expected}" if expected else "")
 
 
+def test_lower_casing_of_its_own(tmp_path: Path) -> None:
+    folder = write_modules(tmp_path, MEAN)
+    for lowered in (True, False):
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": lowered}))
+        assert ("lower-cases texts" in differences(folder, "mean")) == lowered
+
+
 def test_modules_that_are_not_applied(tmp_path: Path) -> None:
     write_modules(tmp_path, MEAN, more=("Dense", "Normalize"))
     assert differences(tmp_path, "mean").endswith(f"{tmp_path} has modules that are not applied: Dense, Normalize")

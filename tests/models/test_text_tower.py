@@ -200,6 +200,13 @@ def test_pretrained() -> None:
         build_text(TextTowerConfig(pretrained=source, max_tokens=600), [])
 
 
+def test_another_model_is_named_whatever_its_tokenizer_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mpnet"}')
+    (tmp_path / "vocab.txt").write_text("<s>\n</s>\n<unk>\n")
+    with pytest.raises(EtpError, match="model_type is 'mpnet'; only 'bert' is supported"):
+        build_text(TextTowerConfig(pretrained=str(tmp_path)), [])
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -79,6 +79,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "accents kept": {"vocab.txt": LOWER, "tokenizer_config.json": {"do_lower_case": True, "strip_accents": False}},
     "accents of cased": {"vocab.txt": CASED, "tokenizer_config.json": {"do_lower_case": False, "strip_accents": True}},
     "chinese whole": {"vocab.txt": LOWER, "tokenizer_config.json": {"tokenize_chinese_chars": False}},
+    "no limit": {"vocab.txt": LOWER, "tokenizer_config.json": {"model_max_length": int(1e30)}},
     "cut on the left": {"vocab.txt": LOWER, "tokenizer_config.json": {"truncation_side": "left"}},
     "added tokens": {"vocab.txt": LOWER, "added_tokens.json": {"qrs": len(LOWER), "[ECG]": len(LOWER) + 1}},
     "added in config": {
@@ -289,8 +290,9 @@ def test_trained_vocabulary_is_the_same_every_time(tmp_path: Path) -> None:
         ({"tokenizer.json": '{"model": {"type": "Nope"}}'}, "cannot load its tokenizer"),
         ({"vocab.txt": "sinus\n[UNK]\n[CLS]\n"}, r"vocab.txt: lacks the token \[SEP\]"),
         ({"vocab.txt": "\n".join(WORDS), "tokenizer_config.json": "["}, "tokenizer_config.json: cannot be read"),
+        ({"vocab.txt": "\n".join(WORDS), "tokenizer_config.json": "[]"}, "tokenizer_config.json: holds no JSON object"),
     ],
-    ids=["none", "broken", "foreign", "model", "special", "config"],
+    ids=["none", "broken", "foreign", "model", "special", "config", "list"],
 )
 def test_bad_tokenizers(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, content in files.items():
