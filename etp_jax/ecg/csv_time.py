@@ -24,6 +24,7 @@ RATES = (50.0, 20_000.0)
 CLOCK = re.compile(r"\[?(?:(?:\d+:)?\d+:\d+(?:[.,]\d+)?|\d{4}-\d\d-\d\d[ T].*)(?: .*)?")
 """Time of day, elapsed time or date, such as `0:00.003`."""
 _TIME_OF_DAY = re.compile(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
+_DATE = r"\d{1,4}[-./]\d"
 _TIME = re.compile(
     r"(?:elapsed|sample|recording)?[ _]*"
     r"(?:time|times|timestamp|timestamps|t|zeit|tiempo|temps|tempo|seconds|secs?|s|ms|milliseconds|clock|datetime)"
@@ -127,12 +128,12 @@ def _rounded(step: float, digit: float, samples: int) -> float:
 def _clock(column: pd.Series) -> NDArray[np.float64]:
     """Converts `1:02:03.456` or a date to seconds; NaN where a cell is neither."""
     text = column.astype(str).str.strip("\"' []")
-    parts = text.str.extract(_TIME_OF_DAY.pattern)
-    if parts[2].notna().all():
-        columns: list[Any] = [pd.to_numeric(parts[n].str.replace(",", ".")) for n in range(3)]
-        hours, minutes, seconds = (column.fillna(0) for column in columns)
-        return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas warns where cells have several formats
-        dates = pd.to_datetime(text, errors="coerce")
-    return (dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64)
+        dates = pd.to_datetime(text.where(text.str.match(_DATE)), errors="coerce")
+    parts = text.str.extract(_TIME_OF_DAY.pattern)
+    if dates.notna().all() or parts[2].isna().any():
+        return (dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64)
+    columns: list[Any] = [pd.to_numeric(parts[n].str.replace(",", ".")) for n in range(3)]
+    hours, minutes, seconds = (column.fillna(0) for column in columns)
+    return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)
