@@ -145,7 +145,7 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
 
 
 def _marks_thousands(values: NDArray[np.float64]) -> bool:
-    """Whether `1.045` stands for 1,045: beside numbers like 641, fractions are from 1 up and have up to three digits."""
+    """Whether `1.045` stands for 1,045: beside numbers like 641, fractions are 1 or more, of up to three digits."""
     values = np.abs(values[np.isfinite(values)])
     is_whole = values == np.rint(values)
     whole, fractions = values[is_whole], values[~is_whole]

@@ -155,7 +155,9 @@ FILES: dict[str, tuple[bytes, Layout, int, float]] = {
     "dates over midnight": (
         text(
             f"timestamp,{HEAD}",
-            *timed([str(np.datetime64("2021-03-04T23:59:59") + np.timedelta64(4 * n, "ms")) for n in range(900)], PLAIN),
+            *timed(
+                [str(np.datetime64("2021-03-04T23:59:59") + np.timedelta64(4 * n, "ms")) for n in range(900)], PLAIN
+            ),
         ),
         Layout(),
         12,
@@ -213,7 +215,7 @@ def test_errors_of_excel_are_cells(tmp_path: Path) -> None:
 def test_marks_of_thousands_are_no_decimal_marks(separator: str, mark: str, tmp_path: Path) -> None:
     rows = [separator.join(f"{5000 * value:,.0f}".replace(",", mark) for value in row) for row in SIGNAL]
     (tmp_path / "a.csv").write_bytes(text(HEAD.replace(",", separator), *rows))
-    with pytest.raises(EtpError, match="^unreadable signal: a.csv (writes one thousand|.column .* is no number)"):
+    with pytest.raises(EtpError, match=r"^unreadable signal: a.csv (writes one thousand|.column .* is no number)"):
         read_signal(tmp_path / "a.csv", Layout(fs=FS, unit="uV"))
 
 
