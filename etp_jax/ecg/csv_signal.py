@@ -18,14 +18,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_grid import Grid, read_grid
-from etp_jax.ecg.csv_time import RATES, is_clock, is_index, is_time, rate_of, steps_evenly
+from etp_jax.ecg.csv_time import RATES, RATES_AGREE, is_clock, is_index, is_time, rate_of, steps_evenly
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, split_unit, unit_of
 from etp_jax.ecg.text import decode, read_bytes
 from etp_jax.errors import EtpError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-RATES_AGREE = 0.01
-"""Largest relative difference of two sampling rates that count as equal: times are often rounded."""
 _RATE = re.compile(
     r"(?:sampl\w*[\s_-]*(?:rate|freq\w*)|abtast(?:rate|frequenz)|\bfs\b)[^\d\n]{0,20}(\d+(?:[.,]\d+)?)\s*(k?)hz?",
     re.IGNORECASE,

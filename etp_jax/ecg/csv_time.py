@@ -21,6 +21,8 @@ SECONDS = {
 """Seconds per unit of time, by its names in lower case."""
 RATES = (50.0, 20_000.0)
 """Range of sampling rates, in Hz, in which exactly one of s, ms, µs and ns fits a step of time."""
+RATES_AGREE = 0.01
+"""Largest relative difference of two sampling rates that count as equal: times are often rounded."""
 CLOCK = re.compile(r"\[?(?:(?:\d+:)?\d+:\d+(?:[.,]\d+)?|\d{4}-\d\d-\d\d[ T].*)(?: .*)?")
 """Time of day, elapsed time or date, such as `0:00.003`."""
 _TIME_OF_DAY = re.compile(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
