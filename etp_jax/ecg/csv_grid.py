@@ -26,7 +26,7 @@ _NUMBER = {
     ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
     ",": re.compile(r"[-+]?(?:\d+,?\d*|,\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
 }
-_COMMENT = re.compile(r'\s*(?:%|#(?!N/A|[A-Z/0]+[!?]))|"?sep=."?\s*$', re.IGNORECASE)
+_COMMENT = re.compile(r'\s*(?:%|//|#(?!N/A|[A-Z/0]+[!?]))|"?sep=."?\s*$', re.IGNORECASE)
 """A comment, or Excel's line that names the separator; `#N/A` and `#DIV/0!` are cells."""
 _LEAD_KEYS, _UNIT_KEYS = ("lead", "ableitung"), ("unit", "units", "einheit")
 _OTHER_UNITS = ("nu", "adu", "bpm", "mmhg", "pm", "%", "hh:mm:ss.mmm", *SECONDS)
@@ -89,7 +89,7 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
     """Parses the text of a file.
 
     Args:
-      text: the text; lines that begin with `#` or `%` are comments.
+      text: the text; lines that begin with `#`, `%` or `//` are comments.
       rows_by_lead: number of leads; a file without names that has as many rows, and more columns, has one row a lead.
 
     Raises:
@@ -116,7 +116,7 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
     usual = dialect.count(lines[-1])
     head = [dialect.names(line, usual) for line in lines[:start]]
     if not head and comments:  # numpy.savetxt writes the names as a comment
-        named = dialect.names(comments[-1].strip("#% "), usual)
+        named = dialect.names(comments[-1].strip("#%/ "), usual)
         head = [named] * (len(named) == usual and any(leads_of(named)))
     names, units, above = _header(head, usual)
     if start < len(lines) and _counts_columns(dialect.split(lines[start])):

@@ -74,7 +74,7 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
       unit: unit in the file's row of units; may be empty.
 
     Returns:
-      The rate; None if the column counts samples or its unit is unclear.
+      The rate; None if the column counts samples, its unit is unclear, or its times are rounded too coarsely.
 
     Raises:
       ValueError: the times do not rise by equal steps.
@@ -91,6 +91,8 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
     odd = _odd_steps(np.rint(np.diff(values) / digit))
     if step <= 0 or odd.any():
         raise ValueError(f"its column {name!r} does not rise by equal steps at row {odd.argmax() + 2} of the samples")
+    if step < digit and digit > RATES_AGREE * (values[-1] - values[0]):  # whole seconds of a short recording
+        return None
     match = _TIME.fullmatch(name.strip().casefold())
     stated = unit.casefold() or (match and (match["boxed"] or match["bare"])) or name.strip().casefold()
     if stated in SECONDS:

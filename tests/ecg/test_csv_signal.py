@@ -115,6 +115,7 @@ FILES: dict[str, tuple[bytes, Layout, int, float]] = {
         500,
     ),
     "numpy.savetxt": (text(f"# {HEAD}", *PLAIN), LAYOUT, 12, FS),
+    "names after slashes": (text("// made by x", f"// {HEAD}", *PLAIN), LAYOUT, 12, FS),
     "minus signs": (text(HEAD, *PLAIN).decode().replace("-", "\u2212").encode(), LAYOUT, 12, FS),
     "a watch": (
         text(
