@@ -225,6 +225,11 @@ def test_masked_samples_are_missing(model: EcgModel) -> None:
         np.testing.assert_allclose(model.encode_ecg(nullable, fs=100), expected[0], atol=1e-6)
 
 
+def test_a_matrix_is_read_like_an_array(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 12))
+    np.testing.assert_array_equal(model.encode_ecg(np.asmatrix(ecg), fs=100), model.encode_ecg(ecg, fs=100))
+
+
 class _Refusing:
     """Numbers of another library that do not become an array, such as tensors that require gradients."""
 

@@ -122,7 +122,7 @@ def _numbers(signal: Any, leads: int) -> NDArray[np.float64]:
         masked = np.ma.asarray(values)
         if masked.dtype.kind in "bcmM":
             raise TypeError(f"{masked.dtype} is no real number")
-        array = np.ma.filled(masked.astype(np.float64, copy=False), np.nan)
+        array = np.asarray(np.ma.filled(masked.astype(np.float64, copy=False), np.nan))
     except Exception as error:  # noqa: BLE001 - the conversions of other libraries raise anything
         raise EtpError(f"signal is not numeric ({one_line(error)}); it must be [time, {leads} leads]") from None
     if array.ndim != 2 or array.shape[1] != leads:

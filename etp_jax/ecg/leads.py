@@ -31,7 +31,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sampling rate, unit and leads of signal files that do not state them: MATLAB, NumPy, CSV, EDF without units (not WFDB)."""
+    """Sampling rate, unit and leads of signal files that do not state them; WFDB states all, EDF all but some units."""
 
     fs: float | None = None
     """Sampling rate of the signal files, in Hz."""
