@@ -119,7 +119,7 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
         named = dialect.names(comments[-1].strip("#%/ "), usual)
         head = [named] * (len(named) == usual and any(leads_of(named)))
     names, units, above = _header(head, usual)
-    if start < len(lines) and _counts_columns(dialect.split(lines[start])):
+    if start + 1 < len(lines) and _counts_columns(dialect.split(lines[start])):
         start += 1
     notes += ["lines above the column names skipped"] * bool(above)
     columns = _columns(lines[start:], dialect)
