@@ -286,14 +286,13 @@ class EcgModel:
         return (features_NF[0], embedding_NE[0]) if several is None else (features_NF, embedding_NE)
 
 
-def _several(signals: Signals) -> Sequence[Any] | NDArray | None:
+def _several(signals: Any) -> Any:
     """Returns the list or array of ECGs if there are several; None for a single ECG."""
     if isinstance(signals, (Recording, pd.DataFrame)):
         return None
     if isinstance(signals, (list, tuple)):
         return None if signals and all(map(_is_sample, signals)) else signals
-    array = np.asarray(signals)
-    return array if array.ndim == 3 else None
+    return signals if np.ndim(signals) == 3 else None
 
 
 def _is_sample(item: Any) -> bool:

@@ -165,6 +165,9 @@ def test_the_sampling_rate_is_required_and_checked(model: EcgModel) -> None:
     for fs in (0, -100, float("nan"), float("inf"), "500", [500], True, 10**400):
         with pytest.raises(EtpError, match="it must be a positive number of Hz"):
             model.encode_ecg(ecg, fs=cast(Any, fs))
+    for fs in (0.5, 1e9):
+        with pytest.raises(EtpError, match="no ECG is sampled at"):
+            model.encode_ecg(ecg, fs=fs)
     with pytest.raises(EtpError, match=r"voltage: the leads span .* give --unit uV"):
         model.encode_ecg(1000 * ecg, fs=100)
 
@@ -176,6 +179,8 @@ def test_leads_that_are_not_understood_are_errors(model: EcgModel) -> None:
         (["I", "II", "lead I"], "lead names: I appears twice in I II lead I"),
         (["I", "II", 3], "give a list of names"),
         (5, "give a list of names"),
+        ([], "give a list of names"),
+        (pd.Series([1, 2, 3]), "^leads is .* give a list of names.*$"),
         ("I II III", "leads is one string"),
     ):
         with pytest.raises(EtpError, match=message):
@@ -197,6 +202,47 @@ def test_the_column_names_of_a_data_frame_are_leads(model: EcgModel) -> None:
         model.encode_ecg(microvolts, fs=100, unit="mV")
     with pytest.raises(EtpError, match=r"lead names: none of I II .* among a b"):
         model.encode_ecg(pd.DataFrame(ecg[:, :2], columns=["a", "b"]), fs=100)
+
+
+def test_columns_of_text_beside_the_leads_are_named(model: EcgModel) -> None:
+    ecg = pd.DataFrame(np.random.default_rng(0).normal(size=(SAMPLES, 12)), columns=list(LEADS))
+    dated = ecg.assign(time=pd.date_range("2020", periods=SAMPLES, freq="10ms"), note="x")
+    with pytest.warns(UserWarning, match="column time holds no numbers; left out; column note holds no numbers"):
+        np.testing.assert_array_equal(model.encode_ecg(dated, fs=100), model.encode_ecg(ecg, fs=100))
+
+
+def test_masked_samples_are_missing(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(2, SAMPLES, 12))
+    mask = np.zeros_like(ecg, bool)
+    mask[:, 20:22] = True
+    masked, missing = np.ma.MaskedArray(np.where(mask, 3.0, ecg), mask), np.where(mask, np.nan, ecg)
+    with pytest.warns(UserWarning, match="repaired leads I"):
+        expected = model.encode_ecg(missing, fs=100)
+        np.testing.assert_array_equal(model.encode_ecg(masked, fs=100), expected)
+        np.testing.assert_array_equal(model.encode_ecg(masked[0], fs=100), model.encode_ecg(missing[0], fs=100))
+    nullable = pd.DataFrame(missing[0], columns=list(LEADS)).convert_dtypes()
+    with pytest.warns(UserWarning, match="repaired leads I"):
+        np.testing.assert_allclose(model.encode_ecg(nullable, fs=100), expected[0], atol=1e-6)
+
+
+def test_a_matrix_is_read_like_an_array(model: EcgModel) -> None:
+    ecg = np.random.default_rng(0).normal(size=(SAMPLES, 12))
+    np.testing.assert_array_equal(model.encode_ecg(np.asmatrix(ecg), fs=100), model.encode_ecg(ecg, fs=100))
+
+
+class _Refusing:
+    """Numbers of another library that do not become an array, such as tensors that require gradients."""
+
+    ndim = 2
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("Can't call numpy() on this\nsecond line")
+
+
+@pytest.mark.parametrize("signal", [np.ones((SAMPLES, 12)) * 1j, np.ones((SAMPLES, 12), "m8[s]"), _Refusing()])
+def test_what_are_no_real_numbers_is_one_line(model: EcgModel, signal: Any) -> None:
+    with pytest.raises(EtpError, match=r"^signal is not numeric \(.*\); it must be .time, 12 leads.$"):
+        model.encode_ecg(signal, fs=100)
 
 
 def test_a_recording_has_its_own_rate_and_leads(model: EcgModel) -> None:

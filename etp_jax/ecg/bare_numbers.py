@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Layout, Recording, lead_of
+from etp_jax.ecg.stated import field_of, is_times, stated
 from etp_jax.errors import EtpError
 
 NAME_ONE = "name one of them as FILE#ROW, or with --row-column in a table"
@@ -29,44 +29,58 @@ def read_npy(path: Path, layout: Layout) -> Recording:
 def recording_among(variables: Mapping[str, Any], layout: Layout, path: Path) -> Recording:
     """Finds the ECG among named arrays: one matrix, one vector, or one vector per lead.
 
+    Other arrays may state its leads, sampling rate and unit.
+
     Args:
-      variables: arrays of numbers by name, `ECG.data` or `ECG/data` for one in a structure; None for anything else.
+      variables: arrays of numbers or texts by name, `ECG.data` or `ECG/data` for one in a structure; None for anything
+        else.
       layout: sampling rate, unit and leads.
       path: file that holds the arrays.
 
     Raises:
       EtpError: the arrays are none of these, or several; or the layout does not fit them.
     """
-    arrays = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
+    known = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
+    arrays = {name: value for name, value in known.items() if value.dtype.kind in "iuf"}
     matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
     vectors = {name: value for name, value in arrays.items() if value.ndim == 1 and value.size}
-    leads = {name: value for name, value in vectors.items() if lead_of(_field(name))}
+    leads = {name: value for name, value in vectors.items() if lead_of(field_of(name))}
     if leads and not matrices:
-        return _one_per_lead(leads, [name for name in vectors if name not in leads], layout, path)
+        others = {name: value for name, value in known.items() if name not in leads}
+        return _one_per_lead(leads, others, layout, path)
+    if len(vectors) > 1:
+        vectors = {name: value for name, value in vectors.items() if not is_times(name, value, value.shape)}
     signals = list((matrices or vectors).items())
     if len(signals) != 1:
         shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals]
         found = ", ".join(shapes or variables) or "nothing"
         raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
-    return recording_of(signals[0][1], layout, path)
+    ((name, signal),) = signals
+    return recording_of(signal, layout, path, (), {other: value for other, value in known.items() if other != name})
 
 
-def _field(name: str) -> str:
-    return re.split(r"[./]", name)[-1]
-
-
-def _one_per_lead(leads: dict[str, NDArray[Any]], others: list[str], layout: Layout, path: Path) -> Recording:
+def _one_per_lead(
+    leads: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]], layout: Layout, path: Path
+) -> Recording:
     """Joins the vectors of the leads; other vectors, such as a time axis, are left out with a note."""
     lengths = {name: len(value) for name, value in leads.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise EtpError(f"unreadable signal: the leads of {path.name} have several lengths: {found}")
-    recording = recording_of(np.column_stack(list(leads.values())), layout, path, tuple(map(_field, leads)))
-    notes = tuple(f"array {name} left out" for name in others)
+    signal = np.column_stack(list(leads.values()))
+    recording = recording_of(signal, layout, path, tuple(map(field_of, leads)), others)
+    unused = [name for name, value in others.items() if value.dtype.kind in "iuf" and value.ndim]
+    notes = tuple(f"array {name} left out" for name in unused)
     return replace(recording, notes=(*recording.notes, *notes))
 
 
-def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequence[str] = ()) -> Recording:
+def recording_of(
+    array: NDArray[Any],
+    layout: Layout,
+    path: Path,
+    leads: Sequence[str] = (),
+    others: Mapping[str, NDArray[Any]] | None = None,
+) -> Recording:
     """Returns the array, [T, leads] or [leads, T] or [T] for a single lead, as a recording.
 
     Args:
@@ -74,12 +88,16 @@ def recording_of(array: NDArray[Any], layout: Layout, path: Path, leads: Sequenc
       layout: sampling rate, unit and leads.
       path: file that holds the array.
       leads: leads that the file names; empty: those of the layout.
+      others: arrays beside it, which may state its leads, sampling rate and unit.
     """
+    layout.check()
     if array.dtype.kind not in "iuf":
         raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
-    fs, leads = rate(layout, path), tuple(leads) or layout.named
+    said = stated(others or {}, array.shape, layout, path)
+    layout = said.layout
+    fs, leads = rate(layout, path), tuple(leads) or said.channels or layout.named
     samples = _by_samples(np.asarray(array, np.float64), leads, path)
-    notes = ("no unit given: mV assumed",) * (layout.unit is None)
+    notes = (*said.notes, *["no unit given: mV assumed"] * (layout.unit is None))
     with np.errstate(over="ignore", invalid="ignore"):  # damaged files hold huge numbers
         samples = samples * layout.scale
     return Recording(samples, fs, leads, notes, layout.unit or "mV")

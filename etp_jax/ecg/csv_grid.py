@@ -26,6 +26,8 @@ _NUMBER = {
     ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
     ",": re.compile(r"[-+]?(?:\d+,?\d*|,\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
 }
+_COMMENT = re.compile(r'\s*(?:%|//|#(?!N/A|[A-Z/0]+[!?]))|"?sep=."?\s*$', re.IGNORECASE)
+"""A comment, or Excel's line that names the separator; `#N/A` and `#DIV/0!` are cells."""
 _LEAD_KEYS, _UNIT_KEYS = ("lead", "ableitung"), ("unit", "units", "einheit")
 _OTHER_UNITS = ("nu", "adu", "bpm", "mmhg", "pm", "%", "hh:mm:ss.mmm", *SECONDS)
 
@@ -87,15 +89,15 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
     """Parses the text of a file.
 
     Args:
-      text: the text; lines that begin with `#` or `%` are comments.
+      text: the text; lines that begin with `#`, `%` or `//` are comments.
       rows_by_lead: number of leads; a file without names that has as many rows, and more columns, has one row a lead.
 
     Raises:
       ValueError: the rows hold no numbers, or differ in length.
     """
     lines = [line for line in re.split(r"\r\n|\r|\n", text.replace("−", "-")) if line.strip()]  # noqa: RUF001 - a minus sign
-    comments = [line for line in lines if re.match(r"\s*[#%]|sep=.\s*$", line)]
-    lines = [line for line in lines if not re.match(r"\s*[#%]|sep=.\s*$", line)]
+    comments = [line for line in lines if _COMMENT.match(line)]
+    lines = [line for line in lines if not _COMMENT.match(line)]
     while lines and not lines[-1].strip("\t ;,"):
         lines.pop()
     if not lines:
@@ -104,19 +106,20 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
     alone = dialect.count(lines[-1]) == 1
     notes = [f"separated by {SEPARATORS[dialect.separator]}"] * (dialect.separator != "," and not alone)
     notes += ["decimal comma"] * (dialect.decimal == ",") + ["comment lines skipped"] * bool(comments)
-    if _is_by_row(lines, dialect, rows_by_lead):
+    below = lines[1:] if _counts_columns(dialect.split(lines[0])) else lines
+    if _is_by_row(below, dialect, rows_by_lead):
         notes.append("one row for each lead")
-        columns = zip_longest(*map(dialect.split, lines), fillvalue="")
+        columns = zip_longest(*map(dialect.split, below), fillvalue="")
         dialect = _Dialect(";", dialect.decimal, dialect.quote)
         lines = [";".join(column) for column in columns if any(column)]
     start = _first_row(lines, dialect)
     usual = dialect.count(lines[-1])
     head = [dialect.names(line, usual) for line in lines[:start]]
     if not head and comments:  # numpy.savetxt writes the names as a comment
-        named = dialect.names(comments[-1].strip("#% "), usual)
+        named = dialect.names(comments[-1].strip("#%/ "), usual)
         head = [named] * (len(named) == usual and any(leads_of(named)))
     names, units, above = _header(head, usual)
-    if start < len(lines) and _counts_columns(dialect.split(lines[start])):
+    if start + 1 < len(lines) and _counts_columns(dialect.split(lines[start])):
         start += 1
     notes += ["lines above the column names skipped"] * bool(above)
     columns = _columns(lines[start:], dialect)
@@ -127,16 +130,16 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
 
 
 def _dialect(lines: Sequence[str]) -> _Dialect:
-    """Finds the separator and the decimal mark by which most cells are numbers."""
+    """Finds the separator and the decimal mark by which the largest share of cells are numbers."""
     quote = "'" if lines[0].lstrip().startswith("'") else '"'
     middle = len(lines) // 2
     sample = [*lines[middle : middle + 100], *lines[-20:]]
-    found: list[tuple[int, int, _Dialect]] = []
+    found: list[tuple[float, int, _Dialect]] = []
     for separator in SEPARATORS:
         for decimal in ".,":
             dialect = _Dialect(separator, decimal, quote)
             fit, unfit = np.sum([dialect.judge(line) for line in sample], axis=0).tolist()
-            found.append((unfit, -fit, dialect))
+            found.append((unfit / max(fit + unfit, 1), -fit, dialect))
     unfit, _, best = min(found, key=lambda each: each[:2])  # of equals the first: points before commas
     if best.separator == "," and best.decimal == "." and "," not in lines[0] and best.judge(lines[0])[1]:
         # Below a single name, `0,5` is one number with a decimal comma, not two numbers.

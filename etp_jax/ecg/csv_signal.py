@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_grid import Grid, read_grid
-from etp_jax.ecg.csv_time import is_clock, is_index, is_time, rate_of, steps_evenly
+from etp_jax.ecg.csv_time import RATES, RATES_AGREE, is_clock, is_index, is_time, rate_of, steps_evenly
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, split_unit, unit_of
 from etp_jax.ecg.text import decode, read_bytes
 from etp_jax.errors import EtpError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-RATES_AGREE = 0.01
-"""Largest relative difference of two sampling rates that count as equal: times are often rounded."""
 _RATE = re.compile(
     r"(?:sampl\w*[\s_-]*(?:rate|freq\w*)|abtast(?:rate|frequenz)|\bfs\b)[^\d\n]{0,20}(\d+(?:[.,]\d+)?)\s*(k?)hz?",
     re.IGNORECASE,
@@ -63,7 +62,7 @@ def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
     timing = [number for number in range(len(grid.columns)) if _is_timing(grid, number)]
     fs, notes = _rate(path, grid, timing, layout)
     numbers, names, named = _channels(path, grid, [n for n in range(len(grid.columns)) if n not in timing], layout)
-    kept, channels, scales, assumed = [], [], [], False
+    kept, channels, scales, voltages, assumed = [], [], [], [], False
     for number, name, lead in zip(numbers, names, leads_of(names), strict=True):
         channel, unit = split_unit(name)
         stated = grid.units[number] or unit or ""
@@ -81,8 +80,11 @@ def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
         kept.append(column.to_numpy(np.float64))
         channels.append(channel)
         scales.append(MICROVOLT[unit_of(stated) or "mV"] if stated else layout.scale)
+        voltages += [kept[-1]] * (lead is not None)
     if not kept:
         raise EtpError(f"lead names: {path.name} has no column with a lead, only {', '.join(names)}")
+    if _marks_thousands(np.concatenate([*voltages, []])):
+        raise EtpError(f"unreadable signal: {path.name} writes one thousand as 1.000 or 1,000; write it as 1000")
     notes += named + ["no unit given: mV assumed"] * (assumed and layout.unit is None)
     unit = (layout.unit or "mV") if assumed else ""
     return Recording(np.column_stack(kept) * scales, fs, tuple(channels), (*grid.notes, *notes), unit)
@@ -100,7 +102,9 @@ def _rate(path: Path, grid: Grid, timing: Sequence[int], layout: Layout) -> tupl
     """Returns the sampling rate and notes on its origin; raises EtpError if its sources differ or there is none."""
     stated = {"--fs": layout.fs} if layout.fs else {}
     for rate, kilo in _RATE.findall(grid.comments):
-        stated["a comment"] = float(rate.replace(",", ".")) * (1000 if kilo else 1)
+        hertz = float(rate.replace(",", "."))
+        is_thousands = hertz < RATES[0] and re.fullmatch(r"\d+[.,]\d{3}", rate)  # 1,000 Hz
+        stated["a comment"] = hertz * (1000 if kilo or is_thousands else 1)
     for number in timing:
         name = (grid.names[number] if grid.names else "") or str(number + 1)
         if rate := rate_of(grid.columns[number], name, grid.units[number]):
@@ -117,6 +121,8 @@ def _rate(path: Path, grid: Grid, timing: Sequence[int], layout: Layout) -> tupl
 def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tuple[list[int], list[str], list[str]]:
     """Returns the columns that are channels, their names, and notes on the origin of the names."""
     if grid.names is None:
+        while len(numbers) > len(layout.named) and grid.columns[numbers[-1]].isna().all():  # separators at row ends
+            numbers = numbers[:-1]
         if len(numbers) != len(layout.named):
             raise EtpError(
                 f"lead count: {path.name} has {len(numbers)} columns without names for {len(layout.named)} leads; "
@@ -134,6 +140,16 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
         return numbers, list(layout.leads), [f"columns {' '.join(names)} read by --leads"]
     other = layout.leads and leads_of(layout.leads) != leads_of(names)
     return numbers, names, ["leads by the column names, not by --leads"] * bool(other)
+
+
+def _marks_thousands(values: NDArray[np.float64]) -> bool:
+    """Whether `1.045` stands for 1,045: beside numbers like 641, fractions are 1 or more, of up to three digits."""
+    values = np.abs(values[np.isfinite(values)])
+    is_whole = values == np.rint(values)
+    whole, fractions = values[is_whole], values[~is_whole]
+    if not len(whole) or not len(fractions) or not 1 <= fractions.min() <= fractions.max() < 100 <= whole.max() < 1000:
+        return False
+    return bool(np.abs(1000 * fractions - np.rint(1000 * fractions)).max() < 1e-6)
 
 
 def _first_text(column: pd.Series) -> str:

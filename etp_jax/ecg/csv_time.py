@@ -21,9 +21,12 @@ SECONDS = {
 """Seconds per unit of time, by its names in lower case."""
 RATES = (50.0, 20_000.0)
 """Range of sampling rates, in Hz, in which exactly one of s, ms, µs and ns fits a step of time."""
+RATES_AGREE = 0.01
+"""Largest relative difference of two sampling rates that count as equal: times are often rounded."""
 CLOCK = re.compile(r"\[?(?:(?:\d+:)?\d+:\d+(?:[.,]\d+)?|\d{4}-\d\d-\d\d[ T].*)(?: .*)?")
 """Time of day, elapsed time or date, such as `0:00.003`."""
 _TIME_OF_DAY = re.compile(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
+_DATE = r"\d{1,4}[-./]\d"
 _TIME = re.compile(
     r"(?:elapsed|sample|recording)?[ _]*"
     r"(?:time|times|timestamp|timestamps|t|zeit|tiempo|temps|tempo|seconds|secs?|s|ms|milliseconds|clock|datetime)"
@@ -71,7 +74,7 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
       unit: unit in the file's row of units; may be empty.
 
     Returns:
-      The rate; None if the column counts samples or its unit is unclear.
+      The rate; None if the column counts samples, its unit is unclear, or its times are rounded too coarsely.
 
     Raises:
       ValueError: the times do not rise by equal steps.
@@ -88,6 +91,8 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
     odd = _odd_steps(np.rint(np.diff(values) / digit))
     if step <= 0 or odd.any():
         raise ValueError(f"its column {name!r} does not rise by equal steps at row {odd.argmax() + 2} of the samples")
+    if step < digit and digit > RATES_AGREE * (values[-1] - values[0]):  # whole seconds of a short recording
+        return None
     match = _TIME.fullmatch(name.strip().casefold())
     stated = unit.casefold() or (match and (match["boxed"] or match["bare"])) or name.strip().casefold()
     if stated in SECONDS:
@@ -127,12 +132,12 @@ def _rounded(step: float, digit: float, samples: int) -> float:
 def _clock(column: pd.Series) -> NDArray[np.float64]:
     """Converts `1:02:03.456` or a date to seconds; NaN where a cell is neither."""
     text = column.astype(str).str.strip("\"' []")
-    parts = text.str.extract(_TIME_OF_DAY.pattern)
-    if parts[2].notna().all():
-        columns: list[Any] = [pd.to_numeric(parts[n].str.replace(",", ".")) for n in range(3)]
-        hours, minutes, seconds = (column.fillna(0) for column in columns)
-        return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas warns where cells have several formats
-        dates = pd.to_datetime(text, errors="coerce")
-    return (dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64)
+        dates = pd.to_datetime(text.where(text.str.match(_DATE)), errors="coerce")
+    parts = text.str.extract(_TIME_OF_DAY.pattern)
+    if dates.notna().all() or parts[2].isna().any():
+        return (dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64)
+    columns: list[Any] = [pd.to_numeric(parts[n].str.replace(",", ".")) for n in range(3)]
+    hours, minutes, seconds = (column.fillna(0) for column in columns)
+    return (3600 * hours + 60 * minutes + seconds).to_numpy(np.float64)

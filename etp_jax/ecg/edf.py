@@ -27,8 +27,10 @@ _BYTES = {edfio.Edf: 2, edfio.Bdf: 3}
 def read_edf(path: Path, layout: Layout) -> Recording:
     """Reads the voltages of one sampling rate of an EDF or BDF file; its first byte decides which of the two it is.
 
-    Values are those of pyedflib. The data records of a discontinuous file are placed by their time-stamps.
+    Values are those of pyedflib. The data records of a discontinuous file are placed by their time-stamps. Channels
+    without a unit are in that of the layout.
     """
+    layout.check()
     edf, notes = _open(path)
     signals: list[Any] = []
     for signal in edf.signals:
@@ -42,16 +44,19 @@ def read_edf(path: Path, layout: Layout) -> Recording:
     if duration <= 0:
         raise EtpError(f"sampling rate: the data records of {path.name} last {float(duration):g} s")
     rates = [float(signal.samples_per_data_record / duration) for signal in signals]
-    kept, left_out = choose_channels(
-        path.name, [signal.label for signal in signals], [signal.physical_dimension for signal in signals], rates
-    )
+    units = [signal.physical_dimension.strip() or layout.unit or "" for signal in signals]
+    if "" in units and not any(map(microvolts, units)):
+        raise EtpError(f"unit: {path.name} does not contain it; give --unit")
+    kept, left_out = choose_channels(path.name, [signal.label for signal in signals], units, rates)
     chosen = [signals[number] for number in kept]
-    signal = np.column_stack([_values(one) * (microvolts(one.physical_dimension) or math.nan) for one in chosen])
+    signal = np.column_stack([_values(signals[n]) * (microvolts(units[n]) or math.nan) for n in kept])
+    unit = "" if all(one.physical_dimension.strip() for one in chosen) else layout.unit or ""
+    notes += [f"unit {unit} by --unit"] * bool(unit)
     if edf.reserved[3:5] == "+D":
         signal = _place(path, edf, signal, rates[kept[0]])
         if missing := int(np.isnan(signal).all(axis=1).sum()):
             notes.append(f"gaps of {missing / rates[kept[0]]:g} s hold no samples")
-    return Recording(signal, rates[kept[0]], tuple(one.label for one in chosen), (*notes, *left_out))
+    return Recording(signal, rates[kept[0]], tuple(one.label for one in chosen), (*notes, *left_out), unit)
 
 
 def _open(path: Path) -> tuple[Any, list[str]]:
@@ -60,9 +65,14 @@ def _open(path: Path) -> tuple[Any, list[str]]:
     is_bdf = content[:1] == b"\xff"
     if len(content) < 512 or not (is_bdf or content[:8].strip(b" \0") == b"0"):
         raise EtpError(f"unreadable signal: {path.name} is neither EDF nor BDF")
-    size = 256 * (1 + int(content[252:256].strip(b" \0")))
+    count = int(content[252:256].strip(b" \0"))
+    size = 256 * (1 + count)
+    if len(content) < size:
+        raise EtpError(f"unreadable signal: {path.name} ends within its header; copy it again")
     # Some writers fill fields with zero bytes in place of spaces. The header's length follows from its signals.
     header = (content[:184] + str(size).encode().ljust(8) + content[192:size]).replace(b"\0", b" ")
+    for start, end in ((244, 252), (256 + 104 * count, 256 + 120 * count)):  # some write 0,5 s or 3276,7 uV
+        header = header[:start] + header[start:end].replace(b",", b".") + header[end:]
     content = header + content[size:]
     announced = int(header[236:244])
     encoding = "latin-1"

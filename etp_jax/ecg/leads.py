@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 
+RATES = (1.0, 1e6)
+"""Lowest and highest sampling rate that is accepted, in Hz."""
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
@@ -28,7 +31,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sampling rate, unit and leads of signal files that do not state them: MATLAB, NumPy, CSV (not WFDB or EDF)."""
+    """Sampling rate, unit and leads of signal files that do not state them; WFDB states all, EDF all but some units."""
 
     fs: float | None = None
     """Sampling rate of the signal files, in Hz."""
@@ -61,7 +64,7 @@ MICROVOLT = {"mV": 1e3, "uV": 1.0, "µV": 1.0, "μV": 1.0, "V": 1e6, "nV": 1e-3}
 _PREFIXES = {"": "V", "m": "mV", "milli": "mV", "u": "uV", "micro": "uV", "n": "nV", "nano": "nV"}
 _UNIT = re.compile(r"(?P<prefix>|m|milli|u|micro|n|nano)(?:v|volts?)")
 _UNIT_AFTER_NAME = re.compile(
-    r"(?P<name>.*?\S)\s*(?:[(\[]\s*(?P<boxed>[^()\[\]]+)[)\]]|[\s_/,:-]+(?P<bare>[a-zµμ]+v))", re.I
+    r"(?P<name>.*?\S)\s*(?:[(\[]\s*(?P<boxed>[^()\[\]]+)[)\]]|[\s_/,:.-]+(?:in[\s.]+)?(?P<bare>[a-zµμ]+v)[._]*)", re.I
 )
 
 
@@ -89,8 +92,13 @@ class Recording:
 
 def unit_of(text: str) -> str | None:
     """Returns the voltage unit that a text denotes (`mV`, `uV`, `V` or `nV`), in any usual spelling, or None."""
-    match = _UNIT.fullmatch(text.strip().casefold().replace("μ", "u"))  # casefold has made one character of µ and μ
+    match = _UNIT.fullmatch(_plain(text).replace("μ", "u"))
     return match and _PREFIXES[match["prefix"]]
+
+
+def _plain(text: str) -> str:
+    """Returns a text in lower case, with plain letters for Roman numerals, full-width letters and signs of units."""
+    return unicodedata.normalize("NFKC", text.strip()).casefold()
 
 
 def split_unit(channel: str) -> tuple[str, str | None]:
@@ -114,7 +122,8 @@ _NAME = re.compile(
     re.VERBOSE,
 )
 _NUMBERED = re.compile(r"lead[ _-]*(?:0|[4-9]|\d\d)", re.IGNORECASE)
-_EEG = re.compile(r"(?:eeg.*|fp[12z]|f[3478z]|cz|p[34z]|o[12z]|t[3-6]|[am][12])(?:[ -].*)?", re.IGNORECASE)
+_ECG = re.compile(r"e[ck]g", re.IGNORECASE)
+_EEG = re.compile(r"(?:e[eo]g.*|fp[12z]|f[3478z]|cz|p[34z]|o[12z]|t[3-6]|[am][12])(?:[ -].*)?", re.IGNORECASE)
 
 
 @lru_cache(maxsize=4096)
@@ -123,7 +132,7 @@ def lead_of(channel: str) -> str | None:
 
     A copy (`II (2)`, `Rhythm II`) denotes its lead. An inverted lead (`-aVR`) denotes none.
     """
-    match = _NAME.fullmatch(split_unit(channel)[0].strip("\"' ").casefold())
+    match = _NAME.fullmatch(_plain(split_unit(channel)[0].strip("\"' ")))
     if match is None:
         return None
     if match["limb"] or match["number"]:
@@ -133,21 +142,22 @@ def lead_of(channel: str) -> str | None:
 
 def is_copy(channel: str, first: str) -> bool:
     """Whether a channel's name says that it is another recording of the lead that `first` denotes (`II_rhythm`)."""
-    names = [_NAME.fullmatch(split_unit(name)[0].strip("\"' ").casefold()) for name in (channel, first)]
+    names = [_NAME.fullmatch(_plain(split_unit(name)[0].strip("\"' "))) for name in (channel, first)]
     return channel.casefold() == first.casefold() or any(m and (m["copy"] or "rhythm" in m[0]) for m in names)
 
 
 def leads_of(channels: Sequence[str]) -> list[str | None]:
     """Returns the standard lead of each channel of a file, or None for what is no lead.
 
-    The names of a file decide together: next to EEG electrodes, `C3` is another electrode.
+    The names of a file decide together: next to EEG electrodes, or channels that are called ECG, `C3` is an electrode
+    of the head.
 
     Raises:
       EtpError: the channels are numbered (`Lead 1` to `Lead 12`), so that the number names no lead.
     """
     if any(_NUMBERED.fullmatch(channel.strip()) for channel in channels):
         raise EtpError(f"lead names: {' '.join(channels)} are numbers of channels; name the leads with --leads")
-    eeg = any(_EEG.fullmatch(channel.strip()) for channel in channels)
+    eeg = any(_EEG.fullmatch(channel.strip()) or _ECG.match(channel.strip()) for channel in channels)
     return [None if eeg and re.match("[cC]", channel.strip()) else lead_of(channel) for channel in channels]
 
 

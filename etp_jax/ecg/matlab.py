@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.ecg import matlab_child
-from etp_jax.ecg.bare_numbers import rate, recording_among
+from etp_jax.ecg.bare_numbers import recording_among
 from etp_jax.ecg.leads import Layout, Recording
 from etp_jax.errors import EtpError
 
@@ -27,12 +27,12 @@ def read_matlab(path: Path, layout: Layout) -> Recording:
     Raises:
       EtpError: the file holds none of these, or several; or the layout does not fit it.
     """
-    rate(layout, path)  # before the child is started
+    layout.check()  # before the child is started
     return recording_among(_load(path), layout, path)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Returns the variables of a MATLAB file: numbers, or None for what is no array of numbers."""
+    """Returns the variables of a MATLAB file: numbers, texts, or None for anything else."""
     with _lock:
         child = _child(os.getpid())
         try:

@@ -23,10 +23,12 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 """Signature of an HDF5 file; MATLAB 7.3 writes it after a block of 512 bytes."""
 NUMBERS = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 """MATLAB's classes of numbers."""
+FEW = 64
+"""Largest number of characters in a text, and of texts in a cell array, that are read."""
 
 
 def arrays_in(path: Path) -> dict[str, Any]:
-    """Returns the variables of a MATLAB file by name, `ECG.data` for a field; None for what is no array of numbers."""
+    """Returns the variables of a MATLAB file by name, `ECG.data` for a field: numbers, texts, or None."""
     with path.open("rb") as file:
         start = file.read(520)
     found: dict[str, Any] = {}
@@ -49,8 +51,12 @@ def _visit(value: Any, name: str, found: dict[str, Any]) -> None:
             _visit(value[field].flat[0], f"{name}.{field}", found)
     elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind == "O":
         _visit(value.flat[0], name, found)
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        texts = [cell.flat[0] for cell in value.flat if isinstance(cell, np.ndarray) and cell.size == 1]
+        is_text = len(texts) == value.size and all(isinstance(text, str) for text in texts)
+        found[name] = np.array(texts) if texts and is_text else None
     else:
-        found[name] = value if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" else None
+        found[name] = value if isinstance(value, np.ndarray) and value.dtype.kind in "iufU" else None
 
 
 def _visit_hdf5(group: Any, prefix: str, found: dict[str, Any]) -> None:
@@ -65,11 +71,21 @@ def _visit_hdf5(group: Any, prefix: str, found: dict[str, Any]) -> None:
             _visit_hdf5(item, f"{prefix}{name}.", found)
             continue
         kind = item.attrs.get("MATLAB_class", b"double")
-        numeric = (kind.decode() if isinstance(kind, bytes) else str(kind)) in NUMBERS
+        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if kind == "char" or (kind == "cell" and item.dtype.kind == "O" and item.size <= FEW):
+            cells = [item] if kind == "char" else [item.file[cell] for cell in item[()].flat]
+            found[f"{prefix}{name}"] = np.array([_text_hdf5(cell) for cell in cells])
+            continue
+        numeric = kind in NUMBERS
         empty = "MATLAB_empty" in item.attrs
         elsewhere = item.is_virtual or item.external
         usable = numeric and not empty and not elsewhere and item.dtype.kind in "iuf"
         found[f"{prefix}{name}"] = item[()].T if usable else None
+
+
+def _text_hdf5(item: Any) -> str:
+    """Returns the text of a dataset of characters; empty if it holds anything else."""
+    return "".join(map(chr, item[()].flat)) if getattr(item, "size", 0) <= FEW and item.dtype.kind == "u" else ""
 
 
 def _limit_memory(limit: int) -> None:

@@ -13,14 +13,16 @@ import numpy as np
 from etp_jax.ecg.arrays import as_recording
 from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_of
 from etp_jax.ecg.channels import check_memory
+from etp_jax.ecg.csv_time import is_time
 from etp_jax.ecg.leads import Layout, Recording, leads_of, split_unit
 from etp_jax.ecg.stacks import Ids, choose_ids, place_of, trimmed
+from etp_jax.ecg.stated import is_rate, stated
 from etp_jax.errors import EtpError
 
 
 def read_parquet(path: Path, layout: Layout) -> Recording:
     """Reads a file of one ECG, which has a column for each lead and a row for each sample."""
-    fs = rate(layout, path)
+    layout.check()
     file, lists = _opened(path, path.stat().st_mtime_ns, os.getpid())
     count = file.metadata.num_rows
     if lists:
@@ -30,8 +32,11 @@ def read_parquet(path: Path, layout: Layout) -> Recording:
     if not chosen:
         raise EtpError(f"lead names: no column of {path.name} ({', '.join(names)}) is a lead")
     check_memory(path, count * len(chosen) * 8)
-    recording = as_recording(file.read(chosen).to_pandas(), fs, None, layout.unit)
-    notes = [f"column {name} left out" for name in names if name not in chosen]
+    times = file.read([name for name in names if is_time(name)]).to_pandas(ignore_metadata=True)
+    said = stated({name: times[name].to_numpy() for name in times}, (count,), layout, path)
+    frame = file.read(chosen).to_pandas(ignore_metadata=True)
+    recording = as_recording(frame, rate(said.layout, path), None, layout.unit)
+    notes = [*said.notes, *(f"column {name} left out" for name in names if name not in chosen)]
     notes += ["no unit given: mV assumed"] * bool(layout.unit is None and recording.unit)
     return replace(recording, notes=tuple(notes))
 
@@ -44,7 +49,7 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
       row: id of the row in the column of ids; its number from 0 if there is none.
       layout: sampling rate, unit and leads.
     """
-    rate(layout, path)
+    layout.check()
     stamp = path.stat().st_mtime_ns, os.getpid()
     file, lists = _opened(path, *stamp)
     leads = [name for name, lead in zip(lists, leads_of(lists), strict=True) if lead]
@@ -57,7 +62,9 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
     while number >= file.metadata.row_group(group).num_rows:
         number -= file.metadata.row_group(group).num_rows
         group += 1
-    table = _group(path, group, tuple(columns), *stamp)
+    columns_of_rates = [name for name in file.schema_arrow.names if is_rate(name) and name not in lists]
+    table = _group(path, group, (*columns, *columns_of_rates), *stamp)
+    rates = {name: np.array(table[name][number].as_py()) for name in columns_of_rates}
     values = [np.array(table[name][number].as_py()) for name in columns]
     if len({len(value) for value in values}) > 1:
         raise EtpError(f"stack: the leads of row {row} of {path.name} have several lengths")
@@ -66,7 +73,7 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
         raise EtpError(f"unit: the columns of {path.name} name {', '.join(map(str, units))}; leave out --unit")
     layout = replace(layout, unit=layout.unit or next(iter(units), None))
     signal: Any = np.column_stack(values) if leads else values[0]
-    recording = trimmed(recording_of(signal, layout, path, tuple(leads)))
+    recording = trimmed(recording_of(signal, layout, path, tuple(leads), rates))
     return replace(recording, notes=(*recording.notes, *notes))
 
 

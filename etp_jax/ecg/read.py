@@ -14,7 +14,7 @@ from etp_jax.ecg.channels import name_channels, unreadable
 from etp_jax.ecg.clinical import read_clinical
 from etp_jax.ecg.dicom import read_dicom
 from etp_jax.ecg.edf import read_edf
-from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.ecg.leads import RATES, Layout, Recording
 from etp_jax.ecg.matlab import read_matlab
 from etp_jax.ecg.parquet import read_parquet, read_parquet_row
 from etp_jax.ecg.person import read_person
@@ -45,8 +45,6 @@ _ROW = re.compile(rf"(?P<file>.*(?:{'|'.join(map(re.escape, ROW_READERS))}))#(?P
 WFDB = (".hea", ".dat")
 SUFFIXES = tuple(suffix for suffix in (*WFDB, *READERS) if not suffix.startswith((".txt", ".json")))
 """Suffixes of the files that are ECGs wherever they are found; a text file is read only if it is named."""
-RATES = (1.0, 1e6)
-"""Lowest and highest sampling rate that is accepted, in Hz."""
 
 
 def read_signal(path: Path, layout: Layout) -> Recording:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_among, recording_of
+from etp_jax.ecg.bare_numbers import NAME_ONE, recording_among, recording_of
 from etp_jax.ecg.channels import check_memory, clinical_extra
 from etp_jax.ecg.leads import Layout, Recording
+from etp_jax.ecg.stated import FEW, is_rate
 from etp_jax.errors import EtpError
 from etp_jax.npz import read_header
 
@@ -96,14 +97,15 @@ def read_arrays(path: Path, layout: Layout) -> Recording:
     Raises:
       EtpError: the file holds many ECGs, or the layout does not fit it.
     """
-    rate(layout, path)
+    layout.check()
     arrays = _OPEN[path.suffix.lower()](path)  # not kept open, so that the caller may write it anew
     for name, array in arrays.items():
         if array.ndim == 3:
             raise EtpError(f"stack: {path.name} holds {len(array)} ECGs in {name}; {NAME_ONE}")
     check_memory(path, 8 * sum(math.prod(array.shape) for array in arrays.values()))
-    found = {name: np.asarray(array[()]) if array.dtype.kind in "iuf" else None for name, array in arrays.items()}
-    return recording_among(found, layout, path)
+    found = {name: np.asarray(array[()]) for name, array in arrays.items() if array.dtype.kind in "iuf"}
+    found |= _beside({name: array for name, array in arrays.items() if name not in found})
+    return recording_among({**dict.fromkeys(arrays), **found}, layout, path)
 
 
 def read_row(path: Path, row: str, layout: Layout) -> Recording:
@@ -118,12 +120,13 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
     Raises:
       EtpError: the stack has no such row, or several arrays of ECGs, or the layout does not fit it.
     """
-    rate(layout, path)
+    layout.check()
     stamp = _stamp(path)
     arrays = _opened(path, *stamp)
     if row in arrays and arrays[row].ndim == 2:
         check_memory(path, 8 * math.prod(arrays[row].shape))
-        return trimmed(recording_of(arrays[row][()], layout, path))
+        others = _beside({name: array for name, array in arrays.items() if array.ndim < 2})
+        return trimmed(recording_of(arrays[row][()], layout, path, (), others))
     stacks = {name: array for name, array in arrays.items() if array.ndim == 3}
     stacks = stacks or {name: array for name, array in arrays.items() if array.ndim == 2}
     if len(stacks) != 1:
@@ -132,8 +135,16 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
     (stack,) = stacks.values()
     check_memory(path, 8 * math.prod(stack.shape[1:]))
     number, notes = place_of(row, _ids(path, *stamp), len(stack), path)
-    recording = trimmed(recording_of(np.asarray(stack[number]), layout, path))
+    others = _beside({name: array for name, array in arrays.items() if array.ndim < 2})
+    columns = [name for name, array in arrays.items() if is_rate(name) and array.shape == (len(stack),)]
+    others |= {name: np.asarray(arrays[name][number]) for name in columns}
+    recording = trimmed(recording_of(np.asarray(stack[number]), layout, path, (), others))
     return replace(recording, notes=(*recording.notes, *notes))
+
+
+def _beside(arrays: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Reads the small ones of the arrays beside the signals, which may state leads, sampling rate and unit."""
+    return {name: np.asarray(array[()]) for name, array in arrays.items() if array.size <= FEW}
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -168,12 +179,18 @@ def _open_hdf5(path: Path) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim:
+        for key, value in item.attrs.items():
+            attribute = np.asarray(value)
+            if attribute.ndim < 2 and attribute.dtype.kind in "iufUSO":
+                found[f"{name}.{key}"] = attribute
+        if isinstance(item, h5py.Dataset):
             if item.is_virtual or item.external:  # of any path, also outside the archive
                 raise EtpError(f"unreadable signal: {name} of {path.name} is in another file; copy it into this one")
             found[name] = item
 
-    h5py.File(path, "r", locking=False).visititems(visit)
+    file = h5py.File(path, "r", locking=False)
+    visit("", file)
+    file.visititems(visit)
     return found
 
 
@@ -187,10 +204,8 @@ def _open_npz(path: Path) -> Mapping[str, Any]:
             with archive.open(info) as member:
                 shape, by_columns, dtype = read_header(member, info.file_size, info.filename)
                 start = member.tell()
-                if not shape:
-                    continue
                 order: Any = "F" if by_columns else "C"
-                if info in packed:
+                if info in packed or not shape:
                     array = np.frombuffer(member.read(), dtype).reshape(shape, order=order)
                 else:
                     file.seek(info.header_offset + 26)

@@ -115,6 +115,7 @@ FILES: dict[str, tuple[bytes, Layout, int, float]] = {
         500,
     ),
     "numpy.savetxt": (text(f"# {HEAD}", *PLAIN), LAYOUT, 12, FS),
+    "names after slashes": (text("// made by x", f"// {HEAD}", *PLAIN), LAYOUT, 12, FS),
     "minus signs": (text(HEAD, *PLAIN).decode().replace("-", "\u2212").encode(), LAYOUT, 12, FS),
     "a watch": (
         text(
@@ -144,6 +145,27 @@ FILES: dict[str, tuple[bytes, Layout, int, float]] = {
         12,
         FS,
     ),
+    "one row for each lead, with units": (
+        text(*(f"{lead},mV," + ",".join(f"{v:.3f}" for v in SIGNAL[:, n]) for n, lead in enumerate(LEADS))),
+        LAYOUT,
+        12,
+        FS,
+    ),
+    "one row for each lead, numbered by pandas": (pd.DataFrame(SIGNAL.T).to_csv().encode(), LAYOUT, 12, FS),
+    "no header, rows end with a comma": (text(*(f"{row}," for row in PLAIN)), LAYOUT, 12, FS),
+    "dates over midnight": (
+        text(
+            f"timestamp,{HEAD}",
+            *timed(
+                [str(np.datetime64("2021-03-04T23:59:59") + np.timedelta64(4 * n, "ms")) for n in range(900)], PLAIN
+            ),
+        ),
+        Layout(),
+        12,
+        250,
+    ),
+    "rate of a thousand": (text("# Sampling rate: 1,000 Hz", HEAD, *PLAIN), Layout(), 12, 1000),
+    "rate with three decimals": (text("# Sampling rate: 500.000 Hz", HEAD, *PLAIN), Layout(), 12, 500),
     "text beside the leads": (text(f"{HEAD},beat", *(f"{row},N" for row in PLAIN)), LAYOUT, 12, FS),
     "one lead with decimal commas": (text("I", *(f"{v:.3f}".replace(".", ",") for v in SIGNAL[:, 0])), LAYOUT, 1, FS),
 }
@@ -175,6 +197,27 @@ def test_missing_samples(missing: str, tmp_path: Path) -> None:
     expected = 1000 * SIGNAL
     expected[0, 0] = expected[5, 3] = expected[7, 11] = np.nan
     np.testing.assert_allclose(read_signal(tmp_path / "a.csv", LAYOUT).signal, expected, atol=1e-9)
+
+
+def test_errors_of_excel_are_cells(tmp_path: Path) -> None:
+    rows = [row.split(",") for row in PLAIN]
+    rows[5][0] = "#N/A"
+    (tmp_path / "a.csv").write_bytes(text(HEAD, *map(",".join, rows)))
+    expected = 1000 * SIGNAL
+    expected[5, 0] = np.nan
+    np.testing.assert_allclose(read_signal(tmp_path / "a.csv", LAYOUT).signal, expected, atol=1e-9)
+    rows[5][0] = "#DIV/0!"
+    (tmp_path / "a.csv").write_bytes(text(HEAD, *map(",".join, rows)))
+    with pytest.raises(EtpError, match="column I, row 6: '#DIV/0!' is no number"):
+        read_signal(tmp_path / "a.csv", LAYOUT)
+
+
+@pytest.mark.parametrize(("separator", "mark"), [(";", "."), (";", ","), ("\t", "."), ("\t", ",")])
+def test_marks_of_thousands_are_no_decimal_marks(separator: str, mark: str, tmp_path: Path) -> None:
+    rows = [separator.join(f"{5000 * value:,.0f}".replace(",", mark) for value in row) for row in SIGNAL]
+    (tmp_path / "a.csv").write_bytes(text(HEAD.replace(",", separator), *rows))
+    with pytest.raises(EtpError, match=r"^unreadable signal: a.csv (writes one thousand|.column .* is no number)"):
+        read_signal(tmp_path / "a.csv", Layout(fs=FS, unit="uV"))
 
 
 def test_what_is_assumed_is_noted(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def test_missing_rows_are_noticed(rate: int, row: int, missing: int) -> None:
         rate_of(pd.Series(times), "time", "")
 
 
+def test_times_in_whole_seconds_give_a_rate_only_of_long_recordings() -> None:
+    seconds = pd.Series([f"10:{n // 500 // 60:02}:{n // 500 % 60:02}" for n in range(500 * 120)])
+    assert rate_of(seconds[:5000], "time", "") is None
+    assert rate_of(seconds, "time", "") == pytest.approx(500, rel=0.01)
+
+
 def test_units_of_time() -> None:
     steps = np.arange(1000)
     assert rate_of(pd.Series(steps * 2), "time", "ms") == 500

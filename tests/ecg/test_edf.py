@@ -187,6 +187,8 @@ def test_the_first_byte_decides_and_not_the_suffix(tmp_path: Path, kind: str, su
         column(0, 3, 96, 8, "µV"),
         column(0, 3, 96, 8, "uv"),
         column(0, 3, 96, 8, "uV\0"),
+        column(0, 3, 104, 8, "-3276,8"),
+        field(244, "1,0"),
     ],
 )
 def test_odd_headers(tmp_path: Path, change: Callable[[bytearray], None]) -> None:
@@ -199,11 +201,24 @@ def test_odd_headers(tmp_path: Path, change: Callable[[bytearray], None]) -> Non
     assert "not" not in "".join(found.notes)
 
 
+def test_channels_without_a_unit_take_that_of_the_layout(tmp_path: Path) -> None:
+    write(tmp_path / "a.edf", "edf", {"II": noise(500), "V1": noise(500, 1)}, dimension="")
+    with pytest.raises(EtpError, match=r"^unit: a.edf does not contain it; give --unit$"):
+        read_signal(tmp_path / "a.edf", Layout())
+    found = read_signal(tmp_path / "a.edf", Layout(unit="mV"))
+    np.testing.assert_allclose(found.signal[:, 0], 1000 * noise(500), atol=51)
+    assert found.unit == "mV" and "unit mV by --unit" in found.notes
+    write(tmp_path / "a.edf", "edf", {"II": noise(500), "V1": noise(500, 1)})
+    stated = read_signal(tmp_path / "a.edf", Layout(unit="mV"))
+    np.testing.assert_allclose(stated.signal[:, 0], noise(500), atol=0.051)
+    assert not stated.unit and not stated.notes
+
+
 def test_limits_that_define_no_value(tmp_path: Path) -> None:
     write(tmp_path / "a.edf", "edf", {name: noise(500) for name in ("II", "dummy", "V1", "V2")})
     for change in (column(1, 4, 120, 8, "-32768"), column(1, 4, 128, 8, "-32768"), column(2, 4, 104, 8, "3276.7")):
         rewrite(tmp_path / "a.edf", change)
-    rewrite(tmp_path / "a.edf", column(3, 4, 112, 8, "12,5"))
+    rewrite(tmp_path / "a.edf", column(3, 4, 112, 8, "12 5"))
     found = read_signal(tmp_path / "a.edf", Layout())
     assert found.channels == ("II",)
     assert found.notes == (
@@ -290,7 +305,7 @@ def test_time_stamps_that_make_no_sense(tmp_path: Path, onsets: list[str], messa
         (field(252, "", 4), "unreadable signal: a.edf "),
         (column(0, 1, 216, 8, "99999999"), "unreadable signal: a.edf "),
         (column(0, 1, 216, 8, "-100"), "unreadable signal: a.edf "),
-        (column(0, 1, 96, 8, ""), "unit: a.edf is in '', not in one of mV, "),
+        (column(0, 1, 96, 8, ""), "unit: a.edf does not contain it; give --unit"),
         (column(0, 1, 96, 8, "mmHg"), "unit: a.edf is in 'mmHg', not in one of mV, "),
         (column(0, 1, 0, 16, "EDF Annotations"), "unreadable signal: a.edf has no channel (annotations only)"),
     ],

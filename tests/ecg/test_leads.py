@@ -49,6 +49,11 @@ def test_twelve_leads(names: str) -> None:
         ("II (2)", "II"),
         ("II.1", "II"),
         ("'MLII'", "II"),
+        ("\u2161", "II"),
+        ("\uff36\uff11", "V1"),
+        ("I..mV.", "I"),  # as R writes `I (mV)`
+        ("aVR in mV", "aVR"),
+        ("\u2212aVR", None),
         ("-aVR", None),
         ("aVR-", None),
         ("Lead -aVR", None),
@@ -69,6 +74,8 @@ def test_single_names(name: str, lead: str | None) -> None:
 
 def test_names_that_only_the_others_explain() -> None:
     assert leads_of(["Fp1", "C3", "C4", "O1", "ECG II"]) == [None, None, None, None, "II"]
+    assert leads_of(["ECG I", "C3", "C4"]) == ["I", None, None]
+    assert leads_of(["II", "C3", "EOG left"]) == ["II", None, None]
     with pytest.raises(EtpError, match="Lead 1 Lead 2 Lead 3 Lead 4 are numbers of channels; name the leads"):
         leads_of([f"Lead {number}" for number in range(1, 5)])
 
@@ -78,6 +85,8 @@ def test_names_that_only_the_others_explain() -> None:
     [
         ("mV", "mV"),
         ("mv", "mV"),
+        ("\u33b7", "mV"),
+        ("\u33b6", "uV"),
         ("MV", "mV"),
         ("millivolts", "mV"),
         ("uV", "uV"),

@@ -1,0 +1,140 @@
+"""Leads, sampling rates and units that files of arrays state beside their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.io import savemat
+
+from etp_jax.ecg.leads import LEADS, Layout
+from etp_jax.ecg.read import read_signal
+from etp_jax.errors import EtpError
+
+FS = 250
+SIGNAL = np.cumsum(np.random.default_rng(0).integers(-20, 21, (900, 12)), axis=0) / 1000
+TIMES = np.arange(900) / FS
+BACK = LEADS[::-1]
+
+
+def to_hdf5(path: Path, arrays: dict[str, Any]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = list(array) if isinstance(array, tuple) else array
+
+
+def to_attributes(path: Path, arrays: dict[str, Any]) -> None:
+    with h5py.File(path, "w") as file:
+        signal = file.create_dataset("ecg", data=arrays["ecg"])
+        for name, array in arrays.items():
+            if name != "ecg":
+                (file if name == "fs" else signal).attrs[name] = array
+
+
+def to_matlab(path: Path, arrays: dict[str, Any]) -> None:
+    savemat(
+        path, {name: np.array(array, object) if isinstance(array, tuple) else array for name, array in arrays.items()}
+    )
+
+
+def to_structure(path: Path, arrays: dict[str, Any]) -> None:
+    to_matlab(
+        path, {"ECG": {name: np.array(value, object) if name == "leads" else value for name, value in arrays.items()}}
+    )
+
+
+def to_npz(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def to_packed_npz(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez_compressed(path, **arrays)
+
+
+WRITERS: list[tuple[str, Callable[[Path, dict[str, Any]], None]]] = [
+    ("a.h5", to_hdf5),
+    ("a.hdf5", to_attributes),
+    ("a.mat", to_matlab),
+    ("b.mat", to_structure),
+    ("a.npz", to_npz),
+    ("b.npz", to_packed_npz),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_what_the_file_states_is_used(name: str, write: Callable[[Path, dict[str, Any]], None], tmp_path: Path) -> None:
+    write(tmp_path / name, {"ecg": 1000 * SIGNAL[:, ::-1], "fs": FS, "leads": BACK, "units": "uV"})
+    recording = read_signal(tmp_path / name, Layout())
+    assert recording.fs == FS and recording.channels == BACK
+    np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, ::-1], atol=1e-9)
+    assert any(note.startswith("sampling rate 250 Hz by ") for note in recording.notes)
+    assert any(note.startswith("unit uV by ") for note in recording.notes)
+    with pytest.raises(EtpError, match=rf"^sampling rate: {name} has 250 Hz by .*fs, but 500 Hz by --fs$"):
+        read_signal(tmp_path / name, Layout(fs=500))
+    with pytest.raises(EtpError, match=rf"^unit: {name} is in uV by .*units, but in mV by --unit$"):
+        read_signal(tmp_path / name, Layout(unit="mV"))
+    given = read_signal(tmp_path / name, Layout(leads=LEADS))
+    assert given.channels == BACK and "not by --leads" in given.notes[-1]
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.h5", to_hdf5), ("a.mat", to_matlab), ("a.npz", to_npz)])
+def test_times_of_the_samples(name: str, write: Callable[[Path, dict[str, Any]], None], tmp_path: Path) -> None:
+    write(tmp_path / name, {"ecg": SIGNAL, "time": TIMES})
+    assert read_signal(tmp_path / name, Layout()).fs == FS
+    with pytest.raises(EtpError, match="has 250 Hz by time, but 500 Hz by --fs"):
+        read_signal(tmp_path / name, Layout(fs=500))
+    write(tmp_path / name, {"t": TIMES, "ecg": SIGNAL[:, 1], "lead": "II"})
+    found = read_signal(tmp_path / name, Layout())
+    assert found.fs == FS and found.channels == ("II",)
+    write(tmp_path / name, {**{lead: SIGNAL[:, n] for n, lead in enumerate(LEADS)}, "t": TIMES, "Fs": FS})
+    found = read_signal(tmp_path / name, Layout())
+    assert found.fs == FS
+    np.testing.assert_allclose(found.signal[:, found.channels.index("V2")], 1000 * SIGNAL[:, 7], atol=1e-9)
+
+
+def test_texts_that_name_no_channels(tmp_path: Path) -> None:
+    to_npz(
+        tmp_path / "a.npz", {"ecg": SIGNAL, "NYHA": "II", "SR": 1, "unit": "ward", "names": np.array(["I", "a", "b"])}
+    )
+    recording = read_signal(tmp_path / "a.npz", Layout(fs=FS))
+    assert recording.channels == LEADS and recording.notes == ("no unit given: mV assumed",)
+
+
+def test_stacks_state_their_leads_and_the_rate_of_each_row(tmp_path: Path) -> None:
+    stack = np.stack([SIGNAL[:, ::-1] + 1, SIGNAL + 1])
+    to_hdf5(tmp_path / "a.h5", {"ecg": stack, "exam_id": [7, 9], "sampling_rate": [250, 500], "leads": BACK})
+    assert read_signal(tmp_path / "a.h5#7", Layout()).fs == 250
+    second = read_signal(tmp_path / "a.h5#9", Layout())
+    assert second.fs == 500 and second.channels == BACK
+    with pytest.raises(EtpError, match=r"a.h5 has 500 Hz by sampling_rate, but 250 Hz by --fs"):
+        read_signal(tmp_path / "a.h5#9", Layout(fs=250))
+    rows = {"id": [1, 2], "fs": [250, 500], "I": list(stack[:, :, 0]), "II": list(stack[:, :, 1])}
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    assert read_signal(tmp_path / "a.parquet#2", Layout()).fs == 500
+
+
+def test_times_in_parquet(tmp_path: Path) -> None:
+    pd.DataFrame(SIGNAL, columns=list(LEADS)).assign(time=TIMES).to_parquet(tmp_path / "a.parquet")
+    assert read_signal(tmp_path / "a.parquet", Layout()).fs == FS
+    with pytest.raises(EtpError, match=r"a.parquet has 250 Hz by time, but 500 Hz by --fs"):
+        read_signal(tmp_path / "a.parquet", Layout(fs=500))
+
+
+def test_texts_of_matlab_7_3(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["val"] = 1000 * SIGNAL[:, ::-1].T
+        file["unit"] = np.array([[ord(letter)] for letter in "uV"], np.uint16)
+        file["unit"].attrs["MATLAB_class"] = np.bytes_("char")
+        cells = []
+        for number, lead in enumerate(BACK):
+            cells.append(file.create_dataset(f"#refs#/{number}", data=np.array([[ord(c)] for c in lead], np.uint16)))
+        file["leads"] = np.array([[cell.ref] for cell in cells], h5py.ref_dtype)
+        file["leads"].attrs["MATLAB_class"] = np.bytes_("cell")
+    recording = read_signal(tmp_path / "a.mat", Layout(fs=FS))
+    assert recording.channels == BACK
+    np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, ::-1], atol=1e-9)
