@@ -275,7 +275,7 @@ def test_no_heart_beat_is_reported_where_none_is(run: Path, kind: str, tmp_path:
     assert set(result["measurements"].values()) == {None} and "too few heart beats" in result["summary"]
 
 
-def test_a_short_record_of_one_lead_has_its_lead_whole_and_the_others_named(run: Path, tmp_path: Path, capsys):
+def test_a_short_record_of_one_lead_has_its_lead_whole(run: Path, tmp_path: Path, capsys):
     np.savetxt(tmp_path / "ecg.csv", np.sin(np.arange(1250) / 40), header="II", comments="")
     argv = ["predict", str(tmp_path / "ecg.csv"), "--fs", "500", "--unit", "mV", "--run", str(run)]
     main.main([*argv, "--out", str(tmp_path / "out")])
@@ -283,7 +283,7 @@ def test_a_short_record_of_one_lead_has_its_lead_whole_and_the_others_named(run:
     steps = re.findall(r'data-lead="II" d="M[^l]+l([^"]+)"', html)
     read = round(500 * SAMPLES / FS)  # once on each of the two sheets
     assert [len(step.split()) // 2 + 1 for step in steps] == [read, read]
-    assert html.count(">not recorded<") == 2 * 11 and "not used" not in html
+    assert "not used" not in html  # that is for leads that were recorded
 
 
 @pytest.mark.parametrize(("degrees", "shown"), [(-180.0, "180°"), (-179.6, "180°"), (179.7, "180°"), (-0.3, "0°")])
