@@ -10,7 +10,7 @@ from etp_jax.files import holds_all, keep_other_kinds, write_text
 from etp_jax.plain import escape
 from etp_jax.predict import words
 from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
-from etp_jax.report.ecg_paper import NARROW, WIDE, lay_out
+from etp_jax.report.ecg_paper import lay_out, sheets
 from etp_jax.report.ecg_png import write_png
 from etp_jax.report.ecg_svg import draw_ecg
 from etp_jax.report.html import GENERATED, page, table
@@ -21,6 +21,10 @@ DRAWN = (
 MEASURED = (
     "Intervals are global: of all leads together, on the median beat. PR and QT are measured by the tangent method, "
     "which ends T some 15 ms before the wave has vanished."
+)
+THRESHOLDS = (
+    "Right if above: of the ECGs above the threshold on which it was fitted, the share that had the finding. "
+    "Not decided: the threshold is reached, but the finding is more likely wrong than right."
 )
 
 
@@ -36,13 +40,15 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
     """Writes RECORD.html, which needs no network, and RECORD.png, the drawing alone; returns both paths."""
     model, ecg = predictor.model, prediction.ecg
     html, png = files(ecg.name, out)
-    paper = lay_out(ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, unusable=ecg.unusable)
+    sheet, _ = sheets(ecg.seconds)
+    paper = lay_out(ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, sheet, ecg.unusable)
     lines = f"{ecg.name} · {words.about(ecg)}", words.summary(prediction), words.caption(prediction), NOTICE
     write_png(png, paper, "\n".join(filter(None, lines)), prediction.highlight)
     sections = {
         "The ECG": _drawings(prediction) + _paragraphs(words.caption(prediction), DRAWN),
         "Measurements": _measurements(prediction),
-        "Findings": "".join(_group(group, found, predictor) for group, found in prediction.groups.items()),
+        "Findings": _paragraphs(THRESHOLDS) * prediction.has_thresholds
+        + "".join(_group(group, found, predictor) for group, found in prediction.groups.items()),
     }
     if prediction.prompts:
         sections["Your sentences"] = _similarities("sentence", prediction.prompts, predictor, "")
@@ -60,10 +66,10 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
 
 
 def _drawings(prediction: Prediction) -> str:
-    """Draws the ECG as the usual sheet, and for a phone with two leads in a row; the style sheet shows one of them."""
+    """Draws the ECG for a wide screen and for a phone; the style sheet shows one of them."""
     ecg, parts = prediction.ecg, []
     drawn = ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, f"12-lead ECG of record {ecg.name}"
-    for style, layout in (("desk", WIDE), ("phone", NARROW)):
+    for style, layout in zip(("desk", "phone"), sheets(ecg.seconds), strict=True):
         svg = draw_ecg(*drawn, prediction.highlight, layout, ecg.unusable)
         parts.append(f'<div class="scroll {style}" tabindex="0" role="region" aria-label="ECG">{svg}</div>')
     return "".join(parts)

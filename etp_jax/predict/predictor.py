@@ -39,6 +39,8 @@ NEAREST = 5
 """Number of nearest training reports to show."""
 BATCH = 32
 """Number of ECGs encoded at once."""
+ABSENT = "absent lead "
+"""How the verdict on a lead begins that was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Ecg:
         """Why a lead that was recorded is not drawn, by lead."""
         mask = zip(self.leads, self.recorded.lead_mask.tolist(), strict=True)
         dropped = {lead for lead, usable in mask if not usable}
-        judged = (verdict.rpartition(" lead ") for verdict in self.recorded.verdicts)
+        judged = (verdict.rpartition(" lead ") for verdict in self.recorded.verdicts if not absent(verdict))
         return {lead: f"{why}, not used" for why, _, lead in judged if lead in dropped}
 
 
@@ -154,6 +156,11 @@ class Prediction:
         return next((mark for mark in marks if mark != Highlight()), Highlight())
 
 
+def absent(verdict: str) -> bool:
+    """Whether a verdict on a recording is that a lead was not recorded."""
+    return verdict.startswith(ABSENT)
+
+
 class Predictor:
     """An encoder and the sentences that it compares ECGs with."""
 
@@ -166,9 +173,11 @@ class Predictor:
           prompts: sentences of the user.
 
         Raises:
-          EtpError: a task is unknown, has no prompts or has changed since the export; or a sentence needs a text tower
-            that is not available.
+          EtpError: a task is unknown, has no prompts or has changed since the export; a sentence is empty; or a
+            sentence needs a text tower that is not available.
         """
+        if not all(prompt.strip() for prompt in prompts):
+            raise EtpError("a sentence of --prompt is empty; give it words, or leave --prompt out")
         self.model = model
         run = model.encoder.run_dir
         calibration = load_calibration(run) or Calibration(PROMPTS, "", {})
@@ -211,14 +220,16 @@ class Predictor:
                 prepared = self.model.prepare_recording(recording)
         except EtpError as error:
             raise EtpError(f"{path}: {error}") from None
-        absent = [verdict for verdict in prepared.verdicts if verdict.startswith("absent lead ")]
-        missing = ", ".join(verdict.removeprefix("absent lead ") for verdict in absent)
+        missing = ", ".join(verdict.removeprefix(ABSENT) for verdict in prepared.verdicts if absent(verdict))
         notes = [*prepared.notes, *[f"leads {missing} were not recorded and are masked"] * bool(missing)]
-        notes += [", ".join(verdict for verdict in prepared.verdicts if verdict not in absent)]
+        notes += [", ".join(v for v in prepared.verdicts if " lead " in v and not absent(v))]
+        whole, most = len(recording.signal) / recording.fs, self.model.samples / self.model.fs
+        seconds = min(whole, most)
+        notes += [f"cropped: only the first {most:g} s of {whole:g} s are read"] * ("cropped" in prepared.verdicts)
+        notes += [f"padded: shorter than the {most:g} s that the encoder reads"] * ("padded" in prepared.verdicts)
         notes += [impossible_rate(recording)]
         if self.fitted_on and not prepared.lead_mask.all():
             notes.append("probabilities were fitted on complete ECGs")
-        seconds = min(len(recording.signal) / recording.fs, self.model.samples / self.model.fs)
         leads = (*LEADS, *(lead for lead in self.model.leads if lead not in LEADS))
         name = path.stem if path.suffix.lower() in SUFFIXES else path.name
         return Ecg(name, prepared, recording, leads, seconds, tuple(filter(None, notes)))

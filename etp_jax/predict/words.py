@@ -19,6 +19,7 @@ MEASURED = (
 )
 """Name, quantity and unit of each measurement that is shown."""
 NO_THRESHOLDS = "This encoder has no thresholds; findings are ranked only"
+NO_BEATS = "too few heart beats of one shape were found"
 NOTHING = "nothing stands out: hiding random stretches, or an encoder with shuffled weights, changes the score as much"
 
 
@@ -35,7 +36,7 @@ def summary(prediction: Prediction) -> str:
     if not prediction.has_thresholds:
         parts = [NO_THRESHOLDS]
     rate, qtc = value(prediction.ecg, "rate_bpm"), value(prediction.ecg, "qtc_ms")
-    parts += [f"heart rate {rate:.0f}/min"] if rate is not None else []
+    parts += [NO_BEATS] if rate is None else [f"heart rate {rate:.0f}/min"]
     parts += [f"QTc {qtc:.0f} ms"] if qtc is not None else []
     return "; ".join(parts)
 
@@ -56,14 +57,19 @@ def measurements(ecg: Ecg) -> list[tuple[str, str, str]]:
     for name, quantity, unit in MEASURED:
         found = value(ecg, quantity)
         basis = rests[0] if quantity == "rate_bpm" else f"median of {rests[1]}"
-        rows.append((name, "not measured", "") if found is None else (name, f"{found:.0f}{unit}", basis))
+        rows.append((name, "not measured", "") if found is None else (name, f"{_whole(found, unit)}{unit}", basis))
     return rows
+
+
+def _whole(number: float, unit: str) -> int:
+    """Rounds a measurement; angles are from -179° to 180°."""
+    return 180 - (180 - round(number)) % 360 if unit == "°" else round(number)
 
 
 def measurement_line(ecg: Ecg) -> str:
     """All measurements in one line."""
     if value(ecg, "rate_bpm") is None:
-        return "not measured: fewer than three heart beats were found"
+        return f"not measured: {NO_BEATS}"
     by_basis: dict[str, list[str]] = {}
     for name, found, basis in measurements(ecg):
         by_basis.setdefault(basis, []).append(f"{name} {found}")

@@ -63,6 +63,15 @@ NARROW = (
     Row((), start=0.5),
 )
 """The sheet for a phone: six rows of two leads from the first half of the time, and a rhythm strip in two rows."""
+TALL = tuple(Row((lead,)) for lead in LEADS)
+"""The sheet for a short record: each lead in a row of its own, from beginning to end."""
+SHORT = 5.0
+"""Duration in seconds up to which a record is short: a quarter of it, as on the usual sheet, may hold no whole beat."""
+
+
+def sheets(seconds: float) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Returns the sheets, for paper and for a phone, of a record of some duration."""
+    return (TALL, TALL) if seconds <= SHORT else (WIDE, NARROW)
 
 
 @dataclass(frozen=True, eq=False)

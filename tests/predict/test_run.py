@@ -9,6 +9,7 @@ import shutil
 from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
 from etp_jax.metrics.vectors import unit
 from etp_jax.models.text_tower import build_text
+from etp_jax.predict import words
 from etp_jax.predict.occlusion import RANDOM, hidden, occlusion
 from etp_jax.predict.predictor import NOTICE, Predictor
 from etp_jax.shards.reader import Shards
@@ -120,6 +122,7 @@ def test_one_record_of_two_leads(run: Path, model: EcgModel, signal: np.ndarray,
                 rf"{cosine:.3f}\s*{percentile:.0f}\s+{prompt}|{prompt}\s*{cosine:.3f}\s*{percentile:.0f}", text
             )
             assert line, prompt
+        assert "cropped: only the first 0.64 s of 4 s are read" in text
         assert NOTICE in text and "leads I, III, aVR, aVL, aVF, V1, V3, V4, V5, V6 were not recorded" in text
         assert "fitted on complete ECGs" in text and "training reports" in text and "cropped" in text
         assert "40 ECGs of the validation split of small" in text
@@ -174,6 +177,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys):
         "none.hea": [str(tmp_path / "none")],
         "none of its 1 records can be used": [str(tmp_path), "--fs", "100"],
         "no task 'ptbxl-supper'": [str(tmp_path / "text.csv"), "--task", "ptbxl-supper"],
+        "a sentence of --prompt is empty": [str(tmp_path / "text.csv"), "--prompt", "pacemaker", " "],
         "not of a folder": [str(tmp_path), "--shards", "x"],
         "--json and --open are for one record": [str(tmp_path), "--json"],
     }
@@ -258,6 +262,34 @@ def test_the_result_as_json(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPa
     assert "500 Hz" in text and "56 years, female" in text and "Secret" not in html
     assert len(re.findall(r'data-lead="V1" d="M[^"]+"', html)) == 2  # the usual sheet, and the one for a phone
     assert text.count("normal ECG") <= 3 and "NST_" not in text  # summary, table, what it rests on
+
+
+@pytest.mark.parametrize("kind", ["noise", "mains hum"])
+def test_no_heart_beat_is_reported_where_none_is(run: Path, kind: str, tmp_path: Path, capsys):
+    time = np.arange(1000)[:, None] / 200
+    noise = np.random.default_rng(0).normal(0, 0.2, (1000, 12))
+    np.save(tmp_path / "ecg.npy", noise if kind == "noise" else np.sin(2 * np.pi * 50 * time) * np.ones(12))
+    argv = ["predict", str(tmp_path / "ecg.npy"), "--fs", "200", "--unit", "mV", "--run", str(run)]
+    main.main([*argv, "--out", str(tmp_path / "out"), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["measurements"].values()) == {None} and "too few heart beats" in result["summary"]
+
+
+def test_a_short_record_of_one_lead_has_its_lead_whole(run: Path, tmp_path: Path, capsys):
+    np.savetxt(tmp_path / "ecg.csv", np.sin(np.arange(1250) / 40), header="II", comments="")
+    argv = ["predict", str(tmp_path / "ecg.csv"), "--fs", "500", "--unit", "mV", "--run", str(run)]
+    main.main([*argv, "--out", str(tmp_path / "out")])
+    html = (tmp_path / "out" / "ecg.html").read_text(encoding="utf-8")
+    steps = re.findall(r'data-lead="II" d="M[^l]+l([^"]+)"', html)
+    read = round(500 * SAMPLES / FS)  # once on each of the two sheets
+    assert [len(step.split()) // 2 + 1 for step in steps] == [read, read]
+    assert "not used" not in html  # that is for leads that were recorded
+
+
+@pytest.mark.parametrize(("degrees", "shown"), [(-180.0, "180°"), (-179.6, "180°"), (179.7, "180°"), (-0.3, "0°")])
+def test_the_axis_is_named_once_on_the_circle(degrees: float, shown: str):
+    ecg = SimpleNamespace(measures={"beats": 9.0, "median_beats": 8.0, "axis_deg": degrees})
+    assert words.measurements(ecg)[-1] == ("QRS axis", shown, "median of 8 beats")  # pyright: ignore[reportArgumentType]
 
 
 def test_an_encoder_of_version_0_1_has_no_thresholds(run: Path, signal: np.ndarray, tmp_path: Path, capsys):

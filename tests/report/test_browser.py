@@ -112,6 +112,10 @@ def test_all_leads_of_a_prediction_are_in_reach(browser: Any, pages: dict[str, P
         if trace.is_visible() and box and box["x"] >= 0 and box["x"] + box["width"] <= width:
             shown[trace.get_attribute("data-lead")] = box
     assert set(shown) == set(LEADS)
+    hidden = (
+        "[...document.querySelectorAll('.scroll')].filter(box => box.offsetParent && box.scrollWidth > box.clientWidth)"
+    )
+    assert page.evaluate(f"{hidden}.map(box => box.textContent)") == []
     for text in page.locator("main p, header p").all():  # none is cut by a scrolling table
         box = text.bounding_box()
         assert not box or box["x"] + box["width"] <= width

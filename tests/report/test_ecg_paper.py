@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib import image
 
 from etp_jax.ecg.leads import LEADS, Highlight
-from etp_jax.report.ecg_paper import GAINS, MM, NARROW, WIDE, lay_out
+from etp_jax.report.ecg_paper import GAINS, MM, NARROW, TALL, WIDE, lay_out, sheets
 from etp_jax.report.ecg_png import DPI, write_png
 from etp_jax.report.ecg_svg import draw_ecg
 from tests.helpers.paper import faults
@@ -33,7 +33,7 @@ def spikes(size: int, fs: int = 100, seconds: int = 10) -> np.ndarray:
     size=st.sampled_from([1, 300, 3000, 12_000, 32_767]),
     fs=st.sampled_from([100, 257.5, 500, 1000]),
     seconds=st.floats(2.5, 12),
-    layout=st.sampled_from([WIDE, NARROW]),
+    layout=st.sampled_from([WIDE, NARROW, TALL]),
 )
 def test_nothing_leaves_the_paper(seed: int, size: int, fs: float, seconds: float, layout) -> None:
     rng = np.random.default_rng(seed)
@@ -68,6 +68,13 @@ def test_the_sheet_for_a_phone_holds_all_leads_and_all_seconds() -> None:
     assert len(paper.marked(1)) == 7 and len(paper.marked(7)) == 1
     x, y, width, _ = paper.marked(7)[0]
     assert (x, width, y) == (1500 + 2 * 2500, 2500, paper.bands[-1].top)
+
+
+def test_a_short_record_shows_each_lead_whole() -> None:
+    assert sheets(5) == (TALL, TALL) and sheets(10) == (WIDE, NARROW)
+    paper = lay_out(spikes(900, seconds=3), ALL, LEADS, 100, TALL)
+    assert [strip.lead for strip in paper.strips] == list(LEADS)
+    assert all(len(strip.x) == 300 for strip in paper.strips) and faults(paper) == []
 
 
 def test_missing_leads_have_their_reason_and_others_their_own_row() -> None:
