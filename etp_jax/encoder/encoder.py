@@ -50,6 +50,8 @@ TRAINED_ON_TYPES = {
 """Types of the fields of `text.json` and `shards.json` that are read."""
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
+_told: set[int | None] = set()
+"""Reasons why something was not cached that this process has printed: a full disk would repeat its own each time."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,9 @@ class Encoder:
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
         except OSError as error:  # the result is valid without the cache
-            print(plain_line(f"etp: the result was not cached: {error}"), file=sys.stderr)
+            if error.errno not in _told:
+                _told.add(error.errno)
+                print(plain_line(f"{file}: is not cached, nor is what follows ({error.strerror})"), file=sys.stderr)
         return arrays
 
     def check_signals(self, shards: Shards) -> None:
