@@ -153,7 +153,7 @@ def read(file: Path, shards: Path | None = None) -> Study:
     """
     try:
         table = tomllib.loads(read_file(file).decode())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EtpError(f"{file}: cannot be read as TOML ({error})") from None
     with _in(f"{file}"):
         _check(table, STUDY, needed=("run", "evaluate"))
