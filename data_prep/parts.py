@@ -19,7 +19,7 @@ from typing import Any
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, whole_file, write_text
 from etp_jax.json_text import parse_json
-from etp_jax.paths import inside
+from etp_jax.paths import inside, read_file
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import (
     NOTE_TYPES,
@@ -169,7 +169,7 @@ def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / PART_FILE
     try:
-        return parse_json(path.read_bytes(), PART_TYPES)
+        return parse_json(read_file(path), PART_TYPES)
     except FileNotFoundError:
         if (folder / BUILD_FILE).exists():
             raise EtpError(f"{folder}: is a finished shard folder, not a part of one") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import Archive, Reject, check_patients, kind_of
 from etp_jax.errors import EtpError
+from etp_jax.paths import regular
 
 LEAST_BYTES, MOST_BYTES = 16, 4096
 """Shortest and longest salt, in bytes."""
@@ -32,7 +33,7 @@ class Salt:
           EtpError: the file cannot be read, or its content is too short or too long.
         """
         try:
-            with file.open("rb") as stream:
+            with regular(file).open("rb") as stream:
                 content = stream.read(MOST_BYTES + 1)
         except OSError as error:
             raise EtpError(f"{file}: {error.strerror}; `openssl rand -hex 32 > {file}` makes a salt") from None

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.json_text import Schema, check_types, parse_json
+from etp_jax.paths import MOST_TEXT, read_file, regular
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room, and of a user without quota."""
@@ -91,7 +92,7 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
       EtpError: the file is missing, cannot be read, or holds no JSON object.
     """
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_file(path))
         if isinstance(content, dict):
             check_types(content, schema)
     except FileNotFoundError:
@@ -134,8 +135,13 @@ def keep_other_kinds(path: Path, what: str, holds: Callable[[bytes], bool]) -> N
     check_can_write(path)
     if path.is_dir():
         raise EtpError(f"{path}: is a folder; name a file for {what}")
-    if path.is_file() and (content := path.read_bytes()) and not holds(content):
+    if path.is_file() and (content := _start(path)) and not holds(content):
         raise EtpError(f"{path}: holds something other than {what}; choose another file, or delete it first")
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST_TEXT)
 
 
 def has_fields(*fields: str) -> Callable[[bytes], bool]:
@@ -167,7 +173,7 @@ def holds_all(*parts: bytes) -> Callable[[bytes], bool]:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

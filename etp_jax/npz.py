@@ -27,6 +27,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     try:
         limit = max(LEAST, 2 * path.stat().st_size)
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if sum(info.file_size for info in members) > limit:

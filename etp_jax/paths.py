@@ -1,14 +1,46 @@
-"""Paths that come from data: cells of tables, headers of signals, and the JSON files of a shard folder or a model."""
+"""Paths that come from data: cells of tables, headers of signals, and the JSON files of a shard folder or a model.
+
+And what is at a path: only files are read.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from etp_jax.errors import EtpError
 
 LONGEST = 255
 """Longest name of a file in most file systems, in bytes."""
+MOST_TEXT = 32 * 2**20
+"""Largest JSON or other file of settings that is read, in bytes. Its values may take 25 times as much memory."""
+
+
+def real(path: Path) -> Path:
+    """Follows all links of a path; those in a circle are left as they are, where `Path.resolve` raises RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
+def regular(path: Path) -> Path:
+    """Returns the path of a file that is to be read. A pipe would be waited for, and a device may never end.
+
+    Raises:
+      EtpError: a folder, a pipe, a socket or a device has this name, or it is a link to one.
+      OSError: there is no file, or it cannot be reached.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise EtpError(f"{path}: is {kind}; a file is needed there")
+    return path
+
+
+def read_file(path: Path, most: int = MOST_TEXT) -> bytes:
+    """Reads a whole file, as `regular` allows; raises EtpError if it is larger than `most` bytes."""
+    size = regular(path).stat().st_size
+    if size > most:
+        raise EtpError(f"{path}: has {size:,} bytes; such a file has {most:,} at most")
+    return path.read_bytes()
 
 
 def inside(root: Path, name: str, where: str = "path", subfolders: bool = True) -> Path:

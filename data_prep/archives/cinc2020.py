@@ -29,6 +29,7 @@ from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, OLDEST, read_folds
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
+from etp_jax.paths import read_file
 from etp_jax.progress import Bar
 
 PTBXL = "ptb-xl"
@@ -158,7 +159,7 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
         if records and records[-1].name == path.stem:
             raise EtpError(f"{path}: record {path.stem} is also in {records[-1].path.parent}; remove one of them")
         try:
-            content = path.read_bytes()
+            content = read_file(path)
         except OSError as error:
             raise EtpError(f"{path}: {error.strerror}; fix or remove it") from None
         digest.update(f"{path.stem} {len(content)} ".encode() + content)

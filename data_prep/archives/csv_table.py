@@ -15,6 +15,7 @@ import pandas as pd
 
 from etp_jax.ecg.text import decode, encoding_of
 from etp_jax.errors import EtpError
+from etp_jax.paths import regular
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
@@ -95,7 +96,7 @@ def read_rows(path: Path, columns: tuple[str, ...], advice: str) -> Iterator[tup
       EtpError: the table cannot be read to its end.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             encoding = encoding_of(file.read(4)) or "utf-8"
         with path.open(newline="", encoding=encoding) as file:
             reader = csv.reader(file)
@@ -120,7 +121,7 @@ def read_rows(path: Path, columns: tuple[str, ...], advice: str) -> Iterator[tup
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror}; name the file, or the folder that holds it") from None
 

@@ -31,6 +31,7 @@ from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.ecg.wfdb_header import find, read_header
 from etp_jax.errors import EtpError
+from etp_jax.paths import read_file, regular
 
 BEATS = ("A", "L", "N", "R", "V")
 """Annotation codes of the beat types used as labels: atrial premature (A), left bundle branch block (L), normal (N),
@@ -91,7 +92,7 @@ def open_archive(source: Path, rate: int = 100, seconds: int = 10) -> Archive:
         with rejecting(rejects, path.name, hashed_split(patient)):
             windows = _windows(path, patient, seconds)
             for suffix in (".hea", ".atr"):
-                digest.update(find(path.with_suffix(suffix)).read_bytes())
+                digest.update(read_file(find(path.with_suffix(suffix))))
             studies += windows
     return Archive(
         name="mitdb",
@@ -117,7 +118,7 @@ def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
     if not 0 < duration <= LONGEST:
         raise EtpError(f"unreadable signal: the header of {path.name} announces {duration:g} s, not half an hour")
     with unreadable(path.name, "annotations"):
-        annotation = wfdb.rdann(str(path), find(path.with_suffix(".atr")).suffix[1:])
+        annotation = wfdb.rdann(str(path), regular(find(path.with_suffix(".atr"))).suffix[1:])
     beats: list[set[str]] = [set() for _ in range(int(duration // seconds))]
     for second, symbol in zip(np.asarray(annotation.sample) / header.fs, annotation.symbol or (), strict=True):
         if symbol in BEATS and second < len(beats) * seconds:

@@ -281,12 +281,14 @@ def write_archive(out: Path, records: int, seed: int = 0, rate: int = 100) -> bo
         Whether anything was written; false if the archive was already finished.
 
     Raises:
-        EtpError: `out` holds other files or cannot be written, or `rate` or `records` is invalid.
+        EtpError: `out` holds other files or cannot be written, or `rate`, `records` or `seed` is invalid.
     """
     if rate not in SUFFIX:
         raise EtpError(f"rate {rate}: PTB-XL's layout has 100 and 500 Hz only; choose one of them")
     if records < 1:
         raise EtpError(f"records {records}: an archive has at least one record")
+    if seed < 0:
+        raise EtpError(f"seed {seed}: it must not be negative")
     recipe = json.dumps({"version": VERSION, "records": records, "seed": seed, "rate": rate}) + "\n"
     note, database = out / "synthetic.json", out / "ptbxl_database.csv"
     try:

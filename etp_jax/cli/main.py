@@ -146,6 +146,11 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has exited, as in `etp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # avoids Python's error on flushing at exit
         sys.exit(141)
+    except MemoryError:
+        show(
+            "etp: the memory is not enough for this command; use a machine with more, or smaller files", file=sys.stderr
+        )
+        sys.exit(2)
     except OSError as error:  # no permission to read or write a file or folder, or a full disk
         show(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)

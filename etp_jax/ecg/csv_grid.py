@@ -21,6 +21,14 @@ MISSING = ("", "-", "--", "?", "*", "nan", "na", "n/a", "null", "none", "#n/a")
 """Cells of samples that were not recorded, in lower case."""
 FEW_ROWS = 64
 """Largest number of rows in a file that has one row for each lead."""
+MOST_LINES = 5_000_000
+"""Largest number of lines: each takes some 100 bytes of memory while they are parsed, however short it is."""
+LONGEST_LINE = 2**24
+"""Longest line, in characters."""
+MOST_COLUMNS = 1000
+"""Largest number of leads and other columns."""
+PEEK = 4096
+"""Characters at the start of a line by which separator and decimal mark are found."""
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "": "blanks"}
 _NUMBER = {
     ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
@@ -93,8 +101,10 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
       rows_by_lead: number of leads; a file without names that has as many rows, and more columns, has one row a lead.
 
     Raises:
-      ValueError: the rows hold no numbers, or differ in length.
+      ValueError: the rows hold no numbers, or differ in length; or there are too many, or too long ones.
     """
+    if max(text.count("\n"), text.count("\r")) > MOST_LINES:
+        raise ValueError(f"it has more than {MOST_LINES:,} lines; cut it, or convert it to WFDB")
     lines = [line for line in re.split(r"\r\n|\r|\n", text.replace("−", "-")) if line.strip()]  # noqa: RUF001 - a minus sign
     comments = [line for line in lines if _COMMENT.match(line)]
     lines = [line for line in lines if not _COMMENT.match(line)]
@@ -102,6 +112,8 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
         lines.pop()
     if not lines:
         raise ValueError("it holds no row of numbers")
+    if max(map(len, lines)) > LONGEST_LINE:
+        raise ValueError(f"it has a line of more than {LONGEST_LINE:,} characters; cut it, or convert it to WFDB")
     dialect = _dialect(lines)
     alone = dialect.count(lines[-1]) == 1
     notes = [f"separated by {SEPARATORS[dialect.separator]}"] * (dialect.separator != "," and not alone)
@@ -133,7 +145,7 @@ def _dialect(lines: Sequence[str]) -> _Dialect:
     """Finds the separator and the decimal mark by which the largest share of cells are numbers."""
     quote = "'" if lines[0].lstrip().startswith("'") else '"'
     middle = len(lines) // 2
-    sample = [*lines[middle : middle + 100], *lines[-20:]]
+    sample = [line[:PEEK] for line in (*lines[middle : middle + 100], *lines[-20:])]
     found: list[tuple[float, int, _Dialect]] = []
     for separator in SEPARATORS:
         for decimal in ".,":
@@ -201,7 +213,11 @@ def _are_units(cells: Sequence[str]) -> bool:
 
 def _columns(lines: Sequence[str], dialect: _Dialect) -> list[pd.Series]:
     """Parses the rows of samples; columns at the end that are empty in all rows are dropped."""
+    if not lines:
+        raise ValueError("it holds no row of numbers")
     counts = [dialect.count(line) for line in lines]
+    if max(counts) > MOST_COLUMNS:
+        raise ValueError(f"its rows have {max(counts):,} values; at most {MOST_COLUMNS:,} leads are read")
     options: dict[str, Any] = {"sep": dialect.separator or r"\s+", "quotechar": dialect.quote}
     values = pd.read_csv(
         io.StringIO("\n".join(lines)),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from etp_jax.ecg.deidentify import plausible, sex_word
 from etp_jax.ecg.wfdb_header import find
+from etp_jax.errors import EtpError
+from etp_jax.paths import read_file
 
 _AGE = re.compile(r"^#.*?\bage\W+(\d{1,3})\b", re.IGNORECASE | re.MULTILINE)
 _SEX = re.compile(r"^#.*?\b(?:sex|gender)\W+(\w+)", re.IGNORECASE | re.MULTILINE)
@@ -28,8 +30,8 @@ def read_person(path: Path) -> tuple[float, str]:
         if path.suffix.lower() in (".edf", ".bdf", ".rec"):
             with path.open("rb") as file:
                 return _of_edf(file.read(256).decode("latin-1"))
-        return _of_wfdb(find(_header(path)).read_text(encoding="latin-1"))
-    except OSError:
+        return _of_wfdb(read_file(find(_header(path))).decode("latin-1"))
+    except (EtpError, OSError):  # no header, or none that is a file
         return math.nan, ""
 
 

@@ -18,7 +18,7 @@ from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts, unread
 from etp_jax.ecg.leads import Recording
 from etp_jax.ecg.wfdb_header import Channel, Header, find, read_header
 from etp_jax.errors import EtpError
-from etp_jax.paths import inside
+from etp_jax.paths import inside, regular
 
 _INTEGERS = {"16": "<i2", "32": "<i4", "61": ">i2"}
 """Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
@@ -79,7 +79,7 @@ def _read_file(
 ) -> NDArray[np.float64]:
     """Reads the kept ones of the channels of one signal file, [T, kept], in physical units."""
     file, offset = _beside(path, channels[0].file), channels[0].offset
-    data = np.fromfile(file, _INTEGERS[channels[0].format], offset=offset)
+    data = np.fromfile(regular(file), _INTEGERS[channels[0].format], offset=offset)
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
     if size != frame * (samples or max(size // frame, 1)):
         expected = f"{samples or 'whole'} samples of {len(channels)} leads"
@@ -131,7 +131,7 @@ def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np
 
 def _check_size(file: Path, header: Header, channels: Sequence[Channel]) -> None:
     """Checks that a file holds the announced samples, before memory is taken for them."""
-    form, size = channels[0].format, file.stat().st_size - channels[0].offset
+    form, size = channels[0].format, regular(file).stat().st_size - channels[0].offset
     width = sum(channel.frame for channel in channels)
     if form in _COMPRESSED:
         import soundfile  # wfdb needs it for these formats only

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import read_file
 
 # The header is parsed here and not by wfdb, for two reasons. wfdb looks up some 240 cells of a pandas table to parse a
 # header, which takes 95 % of the time of `wfdb.rdsamp`. Where the header marks the gain as unknown, wfdb assumes 200
@@ -78,7 +79,7 @@ def read_header(path: Path) -> Header:
       ValueError: the header is damaged.
       FileNotFoundError: there is no header.
     """
-    content = find(Path(f"{path}.hea")).read_bytes()
+    content = read_file(find(Path(f"{path}.hea")))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

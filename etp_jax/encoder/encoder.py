@@ -28,6 +28,7 @@ from etp_jax.files import whole_file
 from etp_jax.json_text import check_types
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import DualEncoder, init_variables
+from etp_jax.models.huggingface import check_config
 from etp_jax.models.text_tower import TextTower, apply_template, encode_table, frozen_outputs
 from etp_jax.models.tokens import tokenize
 from etp_jax.npz import read_npz
@@ -48,8 +49,13 @@ TRAINED_ON_TYPES = {
     "imported?": SOURCE_TYPES,
 }
 """Types of the fields of `text.json` and `shards.json` that are read."""
+MOST_HZ, MOST_SAMPLES = 10**6, 10**7
+"""Largest sampling rate and number of samples of what an encoder reads."""
+ECG_PARTS = ("ecg_tower", "ecg_projection")
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
+_told: set[int | None] = set()
+"""Reasons why something was not cached that this process has printed: a full disk would repeat its own each time."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,14 @@ class Encoder:
         except (ValueError, TypeError) as error:
             files = f"{run_folder.TEXT_FILE} or {run_folder.SHARDS_FILE}"
             raise EtpError(f"{run_dir}: {files} was not written by `etp train` ({error})") from None
+        check_config(bert, run_dir / run_folder.TEXT_FILE)
         if text_tower is not None:
             if not text_about["frozen"]:
                 raise EtpError(f"{run_dir}: the text tower was trained in this run; omit --text-tower")
             text = dataclasses.replace(config.model.text, pretrained=text_tower)
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
         model = build.build_model(config, bert, jnp.dtype(jnp.float32))
+        _check_fit(run_dir, model, variables, trained_on)
         return cls(run_dir, config, trained_on, model, _float32(variables), text_about, step, config.seed)
 
     @property
@@ -263,7 +271,9 @@ class Encoder:
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
         except OSError as error:  # the result is valid without the cache
-            print(plain_line(f"etp: the result was not cached: {error}"), file=sys.stderr)
+            if error.errno not in _told:
+                _told.add(error.errno)
+                print(plain_line(f"{file}: is not cached, nor is what follows ({error.strerror})"), file=sys.stderr)
         return arrays
 
     def check_signals(self, shards: Shards) -> None:
@@ -281,6 +291,19 @@ class Encoder:
                 f"{shards.folder}: its signals are filtered ({filters}), and {self.run_dir} reads unfiltered ones; "
                 "prepare shards without filters"
             )
+
+
+def _check_fit(run_dir: Path, model: DualEncoder, variables: dict[str, Any], trained_on: dict[str, Any]) -> None:
+    """Raises EtpError if no signals are as `shards.json` says, or an ECG tower for them has weights of other shapes."""
+    fs, samples, leads = trained_on["fs"], trained_on["samples"], trained_on["leads"]
+    if not (0 < fs <= MOST_HZ and 0 < samples <= MOST_SAMPLES and 0 < len(set(leads)) == len(leads)):
+        raise EtpError(f"{run_dir / run_folder.SHARDS_FILE}: fs, samples or leads are out of range; get the file again")
+    drawn = jax.eval_shape(lambda: init_variables(model.clone(bert=None), jax.random.key(0), samples, len(leads)))
+    saved, expected = (
+        checkpoint.shapes([tree["batch_stats"], *(tree["params"].get(name) for name in ECG_PARTS)])
+        for tree in (variables, drawn)
+    )
+    checkpoint.check_shapes(run_dir, saved, expected, "its files do not belong together; get them again")
 
 
 def encode_ecg(

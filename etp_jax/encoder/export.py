@@ -29,6 +29,7 @@ from etp_jax.encoder.folder import (
 from etp_jax.encoder.onnx import save_onnx
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
+from etp_jax.paths import real
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import VALIDATION
 from etp_jax.tasks import Task, check_prompts, check_vocabulary, get_task, load_task_file, prompt_sets, task_names
@@ -71,7 +72,7 @@ def export(
       EtpError: there is no run; `out` is the run folder or holds something else; the shards do not fit the encoder or
         have no label of a user's task; a task is invalid or has no prompts; or see `save_onnx`.
     """
-    if out.resolve() == run.resolve():
+    if real(out) == real(run):
         raise EtpError(f"{out}: is the folder to be exported; name another folder as --out")
     own = _own_tasks(tasks, prompts, None if shards is None else Shards(shards))
     encoder = Encoder.from_run(run, checkpoint, text_tower)

@@ -35,6 +35,7 @@ from etp_jax.encoder import hub
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import check_can_write, whole_file
 from etp_jax.json_text import parse_json
+from etp_jax.paths import real, regular
 from etp_jax.training import digest
 from etp_jax.training.run_folder import CONFIG_FILE, SHARDS_FILE, TEXT_FILE
 
@@ -81,7 +82,7 @@ def run_folder(name: str | Path) -> Path:
 
 def is_shipped(folder: Path) -> bool:
     """Whether a folder is that of the shipped encoder, which is never written to."""
-    return folder.resolve() == PRETRAINED.resolve()
+    return real(folder) == real(PRETRAINED)
 
 
 def check_free(folder: Path) -> None:
@@ -97,7 +98,7 @@ def copy_encoder(source: Path, folder: Path) -> None:
     Raises:
       EtpError: `folder` is `source`, or holds something other than an exported encoder.
     """
-    if folder.resolve() == source.resolve():
+    if real(folder) == real(source):
         raise EtpError(f"{folder}: is the folder to be copied; name another folder")
     check_free(folder)
     for file in (file for pattern in FILES for file in folder.glob(pattern)):
@@ -183,7 +184,7 @@ def _write(file: Path, arrays: dict[str, jax.Array], metadata: dict[str, str]) -
 
 def _open(file: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:
     try:
-        with safe_open(file, framework="flax") as opened:
+        with safe_open(regular(file), framework="flax") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise EtpError(f"{file}: cannot be read ({error}); export the run again") from None

@@ -23,6 +23,7 @@ from flax import traverse_util
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json
+from etp_jax.json_text import fits
 from etp_jax.models.bert import ACTIVATIONS, Bert, BertConfig
 from etp_jax.models.weights import INDEX, WEIGHTS, Names, find_weights, read_weights, weights_sha256
 
@@ -143,8 +144,6 @@ def read_config(folder: Path) -> BertConfig:
     for key, value in (expected | {"add_cross_attention": False}).items():
         if raw.get(key, value) != value:
             raise EtpError(f"{file}: {key} is {raw[key]!r}; only {value!r} is supported")
-    if str(raw.get("hidden_act", "gelu")) not in ACTIVATIONS:
-        raise EtpError(f"{file}: unknown hidden_act {raw['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}")
     with quiet_transformers() as transformers:
         # Configs of 2019 name no model_type, and AutoConfig would guess it from the name of the folder.
         reader = transformers.AutoConfig if "model_type" in raw else transformers.BertConfig
@@ -161,7 +160,7 @@ def read_config(folder: Path) -> BertConfig:
 
 
 def check_config(config: BertConfig, file: Path) -> None:
-    """Raises EtpError for sizes that are not positive integers, or that no model can have."""
+    """Raises EtpError for sizes that are not positive integers, or that no model can have, and for other numbers."""
     sizes = {name: value for name, value in vars(config).items() if name.startswith(SIZES) or name.endswith(SIZES)}
     for name, value in sizes.items():
         if type(value) is not int or value < 1 or value > LARGEST:
@@ -172,6 +171,11 @@ def check_config(config: BertConfig, file: Path) -> None:
         )
     if type(config.layer_norm_eps) is not float or not 0 < config.layer_norm_eps < 1:
         raise EtpError(f"{file}: layer_norm_eps is {config.layer_norm_eps!r}; it must be between 0 and 1")
+    for name in ("initializer_range", "dropout"):
+        if not fits(value := getattr(config, name), float) or not 0 <= value < 1:
+            raise EtpError(f"{file}: {name} is {value!r}; it must be at least 0 and less than 1")
+    if not fits(config.hidden_act, str) or config.hidden_act not in ACTIVATIONS:
+        raise EtpError(f"{file}: unknown hidden_act {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
 
 
 def check(tensors: dict[Names, np.ndarray], config: BertConfig, file: Path) -> None:

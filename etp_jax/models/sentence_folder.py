@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
 from etp_jax.json_text import parse_json
-from etp_jax.paths import inside
+from etp_jax.paths import inside, read_file
 
 MODULES = "modules.json"
 SETTINGS = "sentence_bert_config.json"
@@ -64,7 +64,7 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     if not file.exists():
         return []
     try:
-        entries = parse_json(file.read_bytes(), [{"type": str, "path": str}])
+        entries = parse_json(read_file(file), [{"type": str, "path": str}])
         modules = [(entry["type"].rpartition(".")[2], str(PurePosixPath(entry["path"]))) for entry in entries]
     except (OSError, ValueError) as error:
         raise EtpError(f"{file}: not a list of modules ({error}); {ADVICE}") from None

@@ -17,7 +17,7 @@ from flax import serialization, traverse_util
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json, sha256
-from etp_jax.paths import inside
+from etp_jax.paths import inside, regular
 
 WEIGHTS = (
     "model.safetensors",
@@ -126,7 +126,7 @@ def read_tensors(file: Path) -> Tensors:
 def read_safetensors(file: Path) -> Tensors:
     """Reads the tensors of a safetensors file, by PyTorch name."""
     try:
-        with safetensors.safe_open(file, framework="np") as opened:
+        with safetensors.safe_open(regular(file), framework="np") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise EtpError(f"{file}: not a whole safetensors file ({one_line(error)}); {ADVICE}") from None
@@ -135,7 +135,7 @@ def read_safetensors(file: Path) -> Tensors:
 def read_msgpack(file: Path) -> dict[str, Any]:
     """Reads the parameter tree of a Hugging Face Flax model."""
     try:
-        tree = serialization.msgpack_restore(file.read_bytes())
+        tree = serialization.msgpack_restore(regular(file).read_bytes())
     except (ValueError, TypeError) as error:
         raise EtpError(f"{file}: not a whole Flax msgpack file ({error}); {ADVICE}") from None
     if not isinstance(tree, dict):

@@ -16,6 +16,7 @@ from etp_jax.ecg.leads import Layout
 from etp_jax.ecg.read import SUFFIXES, suffix_of
 from etp_jax.errors import EtpError
 from etp_jax.files import begins, keep_other_kinds, write_text
+from etp_jax.paths import real
 from etp_jax.predict import page, words
 from etp_jax.predict.predictor import BATCH, NOTICE, Finding, Prediction, Predictor
 from etp_jax.predict.result import as_json
@@ -121,7 +122,7 @@ def _similar(finding: Finding) -> str:
 def records_in(folder: Path, besides: Path) -> list[Path]:
     """Lists the records of a folder, at any depth, each once, without the file `besides`."""
     files = sorted(path for path in folder.rglob("*") if suffix_of(path) in SUFFIXES)
-    files = [path for path in files if path.resolve() != besides.resolve()]
+    files = [path for path in files if real(path) != real(besides)]
     headers = {path.with_suffix("") for path in files if path.suffix.lower() == ".hea"}
     return [path for path in files if path.suffix.lower() == ".hea" or path.with_suffix("") not in headers]
 

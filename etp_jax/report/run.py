@@ -125,7 +125,7 @@ def _chart(lines: list[dict[str, Any]], title: str, y_name: str, curves: list[tu
     """Draws up to three curves, each given as (kind, key in metrics.jsonl, name in the legend)."""
     series = []
     for style, (kind, key, name) in zip(("first", "second", "third"), curves, strict=False):
-        rows = [line for line in lines if line["kind"] == kind and key in line]
+        rows = [line for line in lines if line["kind"] == kind and {"epoch", key} <= line.keys()]
         x, y = (np.array([row[field] for row in rows], np.float64) for field in ("epoch", key))
         if np.isfinite(y).any():
             series.append(Series(name, style, x, y))

@@ -19,6 +19,7 @@ from etp_jax.evaluation.request import Request
 from etp_jax.evaluation.results import Result
 from etp_jax.files import write_text
 from etp_jax.json_text import parse_json
+from etp_jax.paths import read_file
 from etp_jax.reproduce.study import Measurement, Run, Study
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
@@ -223,7 +224,7 @@ def evaluation_times(out: Path) -> dict[str, float]:
 def repair_log(out: Path) -> None:
     """Drops a truncated last line of the study's log, so that the next line is not appended to it."""
     path = out / LOG
-    content = path.read_bytes() if path.exists() else b""
+    content = read_file(path) if path.exists() else b""
     if content and not content.endswith(b"\n"):
         write_text(path, content[: content.rfind(b"\n") + 1].decode())
 
@@ -231,7 +232,7 @@ def repair_log(out: Path) -> None:
 def read_log(out: Path) -> list[dict[str, Any]]:
     """Reads the lines of the study's log; a truncated last line is skipped."""
     path = out / LOG
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = read_file(path).split(b"\n")[:-1] if path.exists() else []
     try:
         return [parse_json(line, LOG_TYPES) for line in lines]
     except ValueError as error:

@@ -63,6 +63,7 @@ from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST, Request, TaskRequest, check_protocol
 from etp_jax.losses.pairs import check_loss
 from etp_jax.models.towers import with_named_tower
+from etp_jax.paths import read_file
 from etp_jax.reproduce.options import set_options
 from etp_jax.shards.record import VALIDATION
 
@@ -151,8 +152,8 @@ def read(file: Path, shards: Path | None = None) -> Study:
         each other. The message names the file and its part.
     """
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        table = tomllib.loads(read_file(file).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise EtpError(f"{file}: cannot be read as TOML ({error})") from None
     with _in(f"{file}"):
         _check(table, STUDY, needed=("run", "evaluate"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.json_text import parse_json
+from etp_jax.paths import read_file
 from etp_jax.progress import Bar
 from etp_jax.shards.index import index_row
 from etp_jax.shards.reader import Shards, index_path
@@ -158,7 +159,7 @@ def _check_tfds_metadata(shards: Shards) -> None:
     for name in ("features.json", "dataset_info.json"):
         path = shards.folder / name
         try:
-            content = parse_json(path.read_bytes())
+            content = parse_json(read_file(path))
             if name == "features.json":
                 agrees = set(content["featuresDict"]["features"]) == {*text_fields(shards.restored), *OTHER_FIELDS}
             else:

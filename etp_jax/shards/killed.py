@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.json_text import parse_json
+from etp_jax.paths import read_file
 from etp_jax.shards.folder import NOTES
 
 KILLED = "killed.json"
@@ -64,7 +66,7 @@ def note_killed(out: Path, file: str = "*") -> list[str]:
       file: file name of the shard whose worker was killed; all shards if no worker is alive.
     """
     marks = list((out / NOTES).glob(f"{file}{_SUFFIX}"))
-    found = [record for record in (path.read_bytes().decode(errors="replace") for path in marks) if record]
+    found = [record for record in (read_file(path).decode(errors="replace") for path in marks) if record]
     if found:
         write_text(out / NOTES / KILLED, json.dumps([*killed_records(out), *found]))
     forget_marks(out, file)
@@ -80,6 +82,6 @@ def forget_marks(out: Path, file: str = "*") -> None:
 def killed_records(out: Path) -> list[str]:
     """Returns the ids of the records that are left out."""
     try:
-        return parse_json((out / NOTES / KILLED).read_bytes(), [str])
-    except (FileNotFoundError, ValueError):  # a damaged list is made again by what kills the next worker
+        return parse_json(read_file(out / NOTES / KILLED), [str])
+    except (EtpError, FileNotFoundError, ValueError):  # a damaged list is made again by what kills the next worker
         return []

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.json_text import check_types, parse_json
-from etp_jax.paths import inside
+from etp_jax.paths import inside, read_file, regular
 from etp_jax.shards import sealed, tfrecord
 from etp_jax.shards.buffers import Buffers
 from etp_jax.shards.index import INDEX_FOLDER, Index, index_schema
@@ -183,7 +183,7 @@ def _read_build(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise EtpError(f"{folder}: no such folder; `etp prep` makes shard folders")
     try:
-        build = parse_json(path.read_bytes())
+        build = parse_json(read_file(path))
     except FileNotFoundError:
         if any(folder.glob("dataset_info.json")):
             raise EtpError(f"{folder}: not written by `etp prep` ({BUILD_FILE} is missing)") from None
@@ -225,7 +225,7 @@ class Split:
         self.shards = shards
         self.name = name
         self._paths = [shards.folder / shard["file"] for shard in shards.shard_files(name)]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        self._files = [os.open(regular(path), os.O_RDONLY) for path in self._paths]
         weakref.finalize(self, _close, self._files)
 
     def __len__(self) -> int:

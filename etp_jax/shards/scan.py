@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import regular
 from etp_jax.progress import Bar
 from etp_jax.shards import tfrecord
 from etp_jax.shards.index import index_schema, shared_texts, sorted_dictionary
@@ -36,7 +37,7 @@ def verified_payloads(path: Path, shard: dict[str, Any]) -> Iterator[tuple[int, 
     Raises:
       EtpError: a CRC, the number of records or the SHA-256 differs; the last two after the last record.
     """
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         count = 0
         for frame in tfrecord.read_frames(file, str(path)):
             count += 1

@@ -14,7 +14,9 @@ from typing import Any
 
 import google_crc32c
 
+from etp_jax.errors import EtpError
 from etp_jax.files import whole_file
+from etp_jax.paths import regular
 
 SEAL = struct.Struct("<QI4s")
 """Length of the stream, its CRC-32C, and `MAGIC`."""
@@ -67,7 +69,7 @@ def load(path: Path, source: str, schema: Any) -> Any | None:
 
     try:
         size = path.stat().st_size - SEAL.size
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             file.seek(max(size, 0))
             length, crc, magic = SEAL.unpack(file.read())
         # The checksum is read, not mapped, so that pages which nobody needs do not count as memory of the process.
@@ -76,7 +78,7 @@ def load(path: Path, source: str, schema: Any) -> Any | None:
         with pa.memory_map(str(path)) if size >= LEAST_MAPPED else pa.BufferReader(path.read_bytes()) as stream:
             table = pa.ipc.open_stream(stream).read_all()
         table.validate()
-    except (OSError, ValueError, struct.error, pa.ArrowException):
+    except (EtpError, OSError, ValueError, struct.error, pa.ArrowException):
         return None
     found = (table.schema.metadata or {}).get(SOURCE, b"").decode(errors="replace")
     return table if found == source and table.schema.equals(schema) else None

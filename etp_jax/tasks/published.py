@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
+from etp_jax.paths import regular
 from etp_jax.tasks.task import Task
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -65,7 +66,7 @@ def read_published(folder: Path, task: Task) -> dict[str, PublishedSplit]:
 
 
 def _read_split(path: Path, task: Task) -> PublishedSplit:
-    with path.open(encoding="utf-8", newline="") as file:
+    with regular(path).open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         rows, columns = list(reader), list(reader.fieldnames or ())
     record = next((column for column in RECORD if column in columns), None)

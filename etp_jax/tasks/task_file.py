@@ -19,7 +19,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from etp_jax.errors import EtpError
 from etp_jax.json_text import parse_json
-from etp_jax.paths import inside
+from etp_jax.paths import inside, read_file, real
 
 FORMAT = 1
 """Version of the schema."""
@@ -145,7 +145,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
     Raises:
       EtpError: the file cannot be read, has an unknown field or a wrong value, lacks classes, or has a code twice.
     """
-    if path.resolve() in above:
+    if real(path) in above:
         raise EtpError(f"{path}: is derived from itself; correct its `of`")
     content = _read_json(path)
     if isinstance(base := content.get("of"), str):
@@ -154,7 +154,7 @@ def read_task_file(path: Path, above: tuple[Path, ...] = ()) -> TaskFile:
         file = inside(SHIPPED, f"{base}.json", where, subfolders=False) if shipped else path.parent / base
         if not os.path.exists(file):  # noqa: PTH110 - Path.exists raises for a name that is too long
             raise EtpError(f"{path}: of: no task {base!r}; name a shipped task or a .json file, from this folder")
-        other = read_task_file(file, (*above, path.resolve())).content
+        other = read_task_file(file, (*above, real(path))).content
         content = {name: value for name, value in other.items() if name not in DESCRIPTIVE} | content
     given: TaskFields = _convert(content, TaskFields, f"{path}", "")
     stray = next((code for code in given.labels if code not in {c.code for c in given.classes}), None)
@@ -197,7 +197,7 @@ def _inline(value: Any) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise EtpError(f"{path}: cannot be read as a task ({error})") from None
     if not isinstance(content, dict):

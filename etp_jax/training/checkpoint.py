@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import is_full
 from etp_jax.training import digest
+from etp_jax.training.abandoned import hide_abandoned_writes
 
 # Silence Orbax: it warns about configurations used on purpose (checkpoints without metrics, read-only folders), and
 # logs the traceback of every error that it also raises.
@@ -52,6 +53,7 @@ class Checkpoints:
 
         self.folder = run_dir.absolute() / FOLDER
         self._lower_is_better = best == "loss"
+        self._bytes = 0  # of the last save
         # `best_fn` makes Orbax write the metrics and find the best step. The policy alone decides what is kept:
         # `best_fn` with `max_to_keep` would delete the newest checkpoint, from which a killed run must resume.
         options = ocp.CheckpointManagerOptions(
@@ -71,6 +73,7 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
+        hide_abandoned_writes()
         with _orbax_errors(self.folder, "the checkpoints cannot be opened"):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "meta"))
 
@@ -99,7 +102,9 @@ class Checkpoints:
           EtpError: this or the previous checkpoint could not be written.
         """
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        with _orbax_errors(self.folder, f"a checkpoint could not be saved at step {step}", "free disk space"):
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        problem = f"a checkpoint of {self._bytes:,} bytes could not be saved at step {step}"
+        with _orbax_errors(self.folder, problem, "free disk space"):
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def _write_digest(self) -> None:
@@ -110,7 +115,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises EtpError if it failed."""
-        with _orbax_errors(self.folder, "the last checkpoint could not be saved", "free disk space"):
+        problem = f"the last checkpoint, of {self._bytes:,} bytes, could not be saved"
+        with _orbax_errors(self.folder, problem, "free disk space"):
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Checkpoints:

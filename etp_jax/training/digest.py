@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import sha256, write_text
-from etp_jax.paths import inside
+from etp_jax.paths import inside, read_file
 
 FILE = "digest.json"
 STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -42,7 +42,7 @@ def damage(folder: Path, part: str = "") -> str:
       What is wrong with the first file that is missing or differs; "" if nothing is wrong.
     """
     try:
-        text = (folder / FILE).read_text(encoding="utf-8")
+        text = read_file(folder / FILE).decode()
         digests = json.loads(text)["sha256"]
         if text != _text(digests):
             return f"{FILE} was changed"

@@ -14,8 +14,11 @@ from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import write_text
 from etp_jax.json_text import parse_json
+from etp_jax.paths import read_file
 
 FILE = "metrics.jsonl"
+MOST_LOG = 128 * 2**20
+"""Largest log that is read, in bytes: some 400,000 lines."""
 WANDB_FILE = "wandb.json"
 """File in the run folder with the id of the run on Weights & Biases."""
 
@@ -64,7 +67,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # text after the last newline is an incomplete line
+    lines = read_file(path, MOST_LOG).split(b"\n")[:-1]  # text after the last newline is an incomplete line
     try:
         types = {"kind": str, "step": int, str: (int, float, str, type(None))}
         metrics = [parse_json(line, types, constants=True) for line in lines]
@@ -155,7 +158,7 @@ def _wandb_id(run_dir: Path) -> str:
     """Reads the run id from the run folder, or creates and saves a new one."""
     path = run_dir / WANDB_FILE
     try:
-        return parse_json(path.read_bytes(), {"id": str})["id"]
+        return parse_json(read_file(path), {"id": str})["id"]
     except FileNotFoundError:
         number = secrets.token_hex(8)
         write_text(path, json.dumps({"id": number}) + "\n")

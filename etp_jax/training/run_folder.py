@@ -15,6 +15,7 @@ from etp_jax.files import read_json, write_text
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.index import INDEX_FOLDER
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import BUILD_FILE
 from etp_jax.training import checkpoint, digest, log
 
 CONFIG_FILE = "config.json"
@@ -32,10 +33,10 @@ def text_cache(shards: Shards, run_dir: Path) -> Path:
 
 
 def check_free(run_dir: Path) -> None:
-    """Raises EtpError if a run would replace files of a folder that is no run folder, such as that of a text tower."""
+    """Raises EtpError if a folder is not that of a run but of shards, or of a text tower, which would be replaced."""
     if any((run_dir / name).exists() for name in (checkpoint.FOLDER, log.FILE)):
         return
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, BUILD_FILE):
         if (run_dir / name).exists():
             raise EtpError(f"{run_dir}: holds {name}, but is not the folder of a run; name another --workdir")
 

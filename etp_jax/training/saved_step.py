@@ -24,7 +24,9 @@ from jax.experimental import serialize_executable
 from etp_jax.config import TrainConfig, to_dict
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import has_fields, whole_file
+from etp_jax.json_text import parse_json
 from etp_jax.models.bert import BertConfig
+from etp_jax.paths import regular
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.program import Program, Sizes, program
 from etp_jax.training.resume import flatten
@@ -88,8 +90,8 @@ class SavedStep:
         """
         check_options(config)
         try:
-            first, self._program = path.read_bytes().split(b"\n", 1)
-            self._about: dict[str, Any] = json.loads(first)
+            first, self._program = regular(path).read_bytes().split(b"\n", 1)
+            self._about: dict[str, Any] = parse_json(first)
             known = self._about["format"] == FORMAT
         except OSError as error:
             raise EtpError(f"{path}: {error.strerror}; `etp plan --save` writes a compiled step") from None

@@ -21,6 +21,7 @@ from etp_jax.errors import EtpError, one_line
 from etp_jax.files import whole_file, write_text
 from etp_jax.json_text import check_types, parse_json
 from etp_jax.npz import read_npz
+from etp_jax.paths import read_file
 
 FORMAT = 1
 """Version of the format of both files, proposals and similarities."""
@@ -169,7 +170,7 @@ CHECK_TYPES = {"quantity": str, "low": NUMBER, "high": NUMBER, "leads": [str], "
 def load_proposals(path: Path) -> Proposals:
     """Reads `proposals.json`; raises EtpError if it is missing or damaged, or if one of its checks is invalid."""
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_file(path))
         if content["format"] != FORMAT:
             raise EtpError(
                 f"{path}: format {content['format']!r}, this version reads {FORMAT}; run `etp waveform propose` again"

@@ -27,6 +27,7 @@ from typing import Any
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, write_text
 from etp_jax.json_text import parse_json
+from etp_jax.paths import read_file
 from etp_jax.progress import Bar
 from etp_jax.waveform.answer import read_answer
 from etp_jax.waveform.bounded import read_url
@@ -211,8 +212,8 @@ class LanguageModel:
             file = self._file(statement)
             if file.stat().st_size > 2 * MAX_BYTES:
                 return None
-            answer = parse_json(file.read_bytes(), {"answer": str})["answer"]
-        except (OSError, ValueError):
+            answer = parse_json(read_file(file), {"answer": str})["answer"]
+        except (EtpError, OSError, ValueError):
             return None
         return answer if read_answer(answer, "").usable else None
 

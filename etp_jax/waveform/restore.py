@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from etp_jax.errors import EtpError
 from etp_jax.files import disk_errors, sha256
+from etp_jax.paths import regular
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
-from etp_jax.shards.record import RESTORED_FORMAT, Record
+from etp_jax.shards.record import BUILD_FILE, RESTORED_FORMAT, Record
 from etp_jax.shards.writer import write_shard
 from etp_jax.waveform.features import QUANTITIES, Feature, Proposals, Similarities, load_proposals, load_similarities
 from etp_jax.waveform.hold_out import NO_HOLD_OUT, HoldOut, draw
@@ -126,7 +127,7 @@ class Summary(BuildSummary):
 
     def __str__(self) -> str:
         """Returns the summary that the command prints."""
-        counts = self.build["verdicts"]
+        counts = self.build.get("verdicts", {})
         proposed = max(counts.get("features proposed", 0), 1)
         records = sum(split["records"] for split in self.build["splits"].values())
         lines = [f"features proposed: {counts.get('features proposed', 0)}"]
@@ -212,6 +213,8 @@ def restore(
 
 def _check_fit(shards: Shards, restorer: Restorer, proposals: Path) -> None:
     """Raises EtpError if the files do not go together, before an hour of work is spent."""
+    if "preparation" not in shards.build:
+        raise EtpError(f"{shards.folder / BUILD_FILE}: lacks `preparation`; name the shards that `etp prep` wrote")
     if "restored" in shards.build["preparation"] and not shards.restored:
         raise EtpError(
             f"{shards.folder}: an earlier version restored these reports and kept no plain ones; name the shards that "
@@ -261,7 +264,7 @@ def _rejects(source: Path) -> list[dict[str, str]]:
     path = source / REJECTS
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
+    with regular(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -33,6 +33,7 @@ FILES = {
     "list.json": "[1]",
     "study.toml": "x = [\n",
     "study2.toml": "title = 3\n",
+    "deep.toml": "x = " + "[" * 5000,
     "file.txt": "hello",
     "t.csv": "file,report\na.npy,x\n",
     "tower/config.json": '{"hidden_size": 8}',

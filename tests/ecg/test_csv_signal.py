@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from etp_jax.ecg import csv_grid
+from etp_jax.ecg.csv_signal import read_csv_signal
 from etp_jax.ecg.leads import LEADS, Layout, leads_of
 from etp_jax.ecg.prepare import prepare
 from etp_jax.ecg.read import read_signal
@@ -276,6 +279,23 @@ def test_what_is_refused(content: bytes, layout: Layout, reason: str, tmp_path: 
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(EtpError, match=f"^{reason}"):
         read_signal(tmp_path / "a.csv", layout)
+
+
+@pytest.mark.parametrize("name", ["MOST_LINES", "LONGEST_LINE"])
+def test_too_much_text_is_refused_before_it_is_parsed(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(csv_grid, name, 20)
+    (tmp_path / "a.csv").write_text("1,2\n" * 30 if name == "MOST_LINES" else "1," * 30)
+    with pytest.raises(EtpError, match=r"it has (more than 20 lines|a line of more than 20 characters); cut it"):
+        read_csv_signal(tmp_path / "a.csv", LAYOUT)
+
+
+def test_a_long_line_takes_time_in_proportion(tmp_path: Path) -> None:
+    """It was judged 16 times, under each separator and decimal mark."""
+    (tmp_path / "a.csv").write_text("1," * 1_000_000)
+    started = time.process_time()
+    with pytest.raises(EtpError, match="unreadable signal"):
+        read_csv_signal(tmp_path / "a.csv", LAYOUT)
+    assert time.process_time() - started < 3
 
 
 def test_names_that_are_no_leads_are_refused_with_the_names(tmp_path: Path) -> None:

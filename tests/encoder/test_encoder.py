@@ -24,6 +24,7 @@ from etp_jax.models.text_tower import apply_template, encode_table
 from etp_jax.models.tokenizer import Tokenizer
 from etp_jax.models.tokens import tokenize
 from etp_jax.shards.reader import Shards
+from etp_jax.training import digest
 from tests.helpers.devices import QUICK_COMPILING
 from tests.helpers.small_run import FINDINGS, small_config, write_run, write_shards
 
@@ -183,6 +184,36 @@ def test_signals_of_another_shape_are_told(run_dir: Path, tmp_path: Path, build:
         Encoder.from_run(run_dir).ecg(other.split("test"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", " "), ("num_hidden_layers", 2**40), ("hidden_act", "nosuch"), ("dropout", 2), ("dropout", "0")],
+)
+def test_sizes_of_a_text_tower_that_cannot_be(run_dir: Path, tmp_path: Path, name: str, value: object) -> None:
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    digest.forget(run)
+    about = json.loads((run / "text.json").read_text())
+    (run / "text.json").write_text(json.dumps({**about, "bert": {**about["bert"], name: value}}))
+    with pytest.raises(EtpError, match=f"text.json: .*{name}"):
+        Encoder.from_run(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"leads": ["I", "II"]}, "has shape .*, this run needs"),
+        ({"leads": ["I"] * 12}, "shards.json: fs, samples or leads are out of range"),
+        ({"samples": 10**10}, "shards.json: fs, samples or leads are out of range"),
+    ],
+)
+def test_signals_that_the_weights_do_not_read(run_dir: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    digest.forget(run)
+    about = json.loads((run / "shards.json").read_text())
+    (run / "shards.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises(EtpError, match=said):
+        Encoder.from_run(run)
+
+
 def test_not_a_run_folder(tmp_path: Path):
     with pytest.raises(EtpError, match="no such file"):
         Encoder.from_run(tmp_path)
@@ -195,8 +226,10 @@ def test_embeddings_of_a_read_only_folder_are_kept_for_the_user(
     monkeypatch.setattr(encoder.os, "access", lambda *_: False)
     (tmp_path / "full").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
-    assert Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))[1].shape == (50, 8)
-    assert "the result was not cached" in capsys.readouterr().err
+    monkeypatch.setattr(encoder, "_told", set())
+    for split in ("test", "validation"):  # neither can be kept, which is told once
+        assert Encoder.from_run(run_dir).ecg(Shards(shards).split(split))[1].shape[1] == 8
+    assert capsys.readouterr().err.count("is not cached, nor is what follows") == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     first = Encoder.from_run(run_dir).ecg(Shards(shards).split("test"))
     monkeypatch.setattr(Encoder, "_encode_ecg", None)

@@ -107,7 +107,8 @@ def main(name: str, seed: int, first: int, seconds: float, folder: Path) -> None
         file = names[rng.integers(len(names))]
         content = mutant(inputs.seeds[file], inputs.seeds[names[rng.integers(len(names))]], rng)
         (folder / "input").write_bytes(content)
-        (folder / "progress").write_text(f"{number} {time.time()} {file}", encoding="utf-8")
+        (folder / "next").write_text(f"{number} {time.time()} {file}", encoding="utf-8")
+        (folder / "next").replace(folder / "progress")  # at once: the parent reads it at any moment
         guard.limit_memory(len(content), taken)
         if flaw := inputs.read(file, content):
             shutil.copyfile(folder / "input", folder / f"failed-{number}")

@@ -253,6 +253,8 @@ def test_what_a_run_lacks_is_said(made: tuple[Path, Path], tmp_path: Path) -> No
     page = Page(write_page(tmp_path, shards).read_text(encoding="utf-8"))
     for lack in ("No evaluation yet", "No metrics yet", "no checkpoint yet"):
         assert lack in page.text
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 1.0}\n')  # of no epoch
+    assert "Nothing recorded yet" in Page(write_page(tmp_path, shards).read_text(encoding="utf-8")).text
 
 
 def test_other_shards_are_refused_or_named(made: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:

@@ -66,6 +66,7 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
     ("text", "said"),
     [
         ("shards = ", "cannot be read as TOML"),
+        (f"shards = {'[' * 5000}", "cannot be read as TOML"),
         (HEAD + RUN, "has no `evaluate`"),
         ('sharts = "x"\n' + HEAD + RUN + EVALUATE, "unknown key 'sharts'; there are title, shards"),
         (HEAD + 'checkpoint = "first"\n' + RUN + EVALUATE, "checkpoint 'first' is neither"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -209,7 +212,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, capsys: pytest
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # the kernel refuses to write more into any one file
     try:
-        with pytest.raises(EtpError, match="could not be saved") as error:
+        with pytest.raises(EtpError, match=r"checkpoint.* of 98,\d\d\d bytes,? could not be saved") as error:
             checkpoints.save(2, make_state(2), {}, {"loss": 0.1, "recall": 0.5})
             checkpoints.wait()
     finally:
@@ -220,3 +223,28 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, capsys: pytest
     reopened.save(2, make_state(2), {})
     reopened.wait()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]  # the rest of the failed save is gone
+
+
+FULL = """
+import gc, resource, sys
+from pathlib import Path
+import jax.numpy as jnp
+from etp_jax.errors import EtpError
+from etp_jax.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]), "loss")
+state = {f"array {n}": jnp.full(1000, n) for n in range(100)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+except EtpError as error:
+    print(error)
+gc.collect()
+"""
+
+
+def test_a_full_disk_is_told_once_though_a_hundred_arrays_fail(tmp_path: Path) -> None:
+    """In a process of its own, since pytest takes what threads report."""
+    env = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # which could not be written either
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True, env=env)
+    assert done.stderr == "" and done.stdout.count("\n") == 1 and "400,000 bytes" in done.stdout

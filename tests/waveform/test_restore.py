@@ -150,6 +150,9 @@ def test_shards_that_an_earlier_version_restored_are_refused(source, features, t
     old = shutil.copytree(source, tmp_path / "old")
     build = json.loads((old / "build.json").read_text())
     build["preparation"]["restored"] = {"version": 2}
+    (old / "build.json").write_text(json.dumps({name: build[name] for name in build if name != "preparation"}))
+    with pytest.raises(EtpError, match=r"build\.json: lacks `preparation`"):
+        restore(old, features, tmp_path / "out", None, "measurement")
     (old / "build.json").write_text(json.dumps(build))
     with pytest.raises(EtpError, match="an earlier version restored these reports and kept no plain ones"):
         restore(old, features, tmp_path / "out", None, "measurement")
