@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import uid
 
 from etp_jax.ecg.deidentify import statements
 from etp_jax.ecg.leads import LEADS, Layout
@@ -330,6 +331,17 @@ def test_missing_samples_of_a_dicom_file(tmp_path: Path) -> None:
     group.WaveformPaddingValue = STORED[7, 3].tobytes()
     found = read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT)
     np.testing.assert_array_equal(np.isnan(found.signal), STORED[7, 3] == STORED)
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_byte_orders_of_dicom(tmp_path: Path, syntax: uid.UID) -> None:
+    group = rhythm()
+    stored = STORED.astype("<i2" if syntax.is_little_endian else ">i2")
+    group.WaveformData, group.WaveformPaddingValue = stored.tobytes(), stored[7, 3:4].tobytes()
+    found = read_signal(files.write_dicom(tmp_path / "a.dcm", [group], syntax=syntax), LAYOUT)
+    np.testing.assert_allclose(found.signal, np.where(STORED[7, 3] == STORED, np.nan, STORED * 2.5))
+    path = files.write_dicom(tmp_path / "b.dcm", [group], syntax=uid.DeflatedExplicitVRLittleEndian)
+    assert "is deflated; save it as Explicit VR Little Endian" in error_of(path)
 
 
 def test_what_dicom_files_lack(tmp_path: Path) -> None:

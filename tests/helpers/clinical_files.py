@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage, generate_uid
 
 from etp_jax.ecg.leads import LEADS
 
@@ -51,10 +51,15 @@ def dicom_group(stored: np.ndarray, leads: Sequence[str], fs: float, **changes: 
     return group
 
 
-def write_dicom(path: Path, groups: Sequence[Dataset], statements: Sequence[str] = STATEMENTS) -> Path:
+def write_dicom(
+    path: Path,
+    groups: Sequence[Dataset],
+    statements: Sequence[str] = STATEMENTS,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> Path:
     data = Dataset()
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = TwelveLeadECGWaveformStorage
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
     data.PatientName, data.PatientID, data.PatientBirthDate = f"{FAMILY}^{GIVEN}", ID, BORN.replace("-", "")
