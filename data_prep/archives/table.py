@@ -46,7 +46,7 @@ def open_archive(
     """Reads the table, but no signals.
 
     Args:
-      csv: path of the table: CSV in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons or tabs.
+      csv: path of the table: CSV in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons, tabs or bars.
       columns: names of the table's columns.
       layout: sampling rate, unit and leads of signal files that do not state them.
       rate: sampling rate of the shards, in Hz.
