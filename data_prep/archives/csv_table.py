@@ -153,7 +153,7 @@ def _name(separator: str) -> str:
 def _unescaped(
     path: Path, text: str, separator: str, columns: tuple[str, ...], error: csv.Error
 ) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
-    """Divides a table whose quotes in cells follow a backslash, as in R and MySQL, if this explains all of the table."""
+    """Divides a table whose quotes in cells follow a backslash, as in R and MySQL, if this explains all of it."""
     with suppress(csv.Error):
         rows, faults = _own_rows(path, text.replace('\\"', '""'), separator, columns)
         if not faults:
