@@ -79,8 +79,8 @@ def labels_of(cell: str) -> dict[str, float]:
         found = [re.sub(r"^b(?=['\"])", "", part.strip()).strip("\"'").strip() for part in found]
         if any(part[:1] in ("[", "{") or _unbalanced(part) for part in found):
             raise EtpError(f"labels: {_short(text)} has brackets that are not understood")
-        if any(pairs := [_PAIR.fullmatch(part) for part in found if part]):
-            return _likelihoods(_pairs(pairs, text), text)
+    if any(pairs := [_PAIR.fullmatch(part) for part in found if not is_empty(part)]):
+        return _likelihoods(_pairs(pairs, text), text)
     labels = [whole_number(label) for label in found if not is_empty(label)]
     if rounded := next(filter(_ROUNDED.fullmatch, labels), None):
         raise EtpError(f"labels: {rounded!r} is a rounded number; save the codes as text")

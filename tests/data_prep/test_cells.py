@@ -67,7 +67,15 @@ def test_likelihoods() -> None:
     assert labels_of("{'NORM': 100.0, 'SR': 0.0}") == {"NORM": 100.0, "SR": 0.0}
     assert labels_of('{"NORM": 80, "SR": null}') == {"NORM": 80.0, "SR": -1.0}
     assert labels_of("{'SR': 0.0}") == {"SR": 0.0}
-    for cell in ("AF:100;SR:0", "AF:100, SR:0", "AF = 100 | SR = 0.0", "AF: 100%\nSR: 0%", "'AF': 1e2, 'SR': 0"):
+    for cell in (
+        "AF:100;SR:0",
+        "AF:100, SR:0",
+        "AF = 100 | SR = 0.0",
+        "AF: 100%\nSR: 0%",
+        "'AF': 1e2, 'SR': 0",
+        "['AF:100', 'SR:0']",
+        "{AF=100,SR=0}",
+    ):
         assert labels_of(cell) == {"AF": 100.0, "SR": 0.0}
 
 
@@ -88,7 +96,17 @@ def test_likelihoods() -> None:
         "{'AF': 100, 'SR': True}",
         *("[0, 1, 0]", "[0 1 0]", "[1. 0.]", "[True, False]", "1;0;1"),
         *("[1.64889003e+08 4.26783006e+08]", "1.64889E+08"),
-        *("AF=1;SR=0", "AF:0.9", "AF:100;SR", "AF:99,5;SR:0", "AF:101", "AF:-1;SR:-1", "ICD:48;ICD:49", "AF:100;SR:no"),
+        *(
+            "AF=1;SR=0",
+            "AF:0.9",
+            "AF:100;SR",
+            "AF:99,5;SR:0",
+            "AF:101",
+            "AF:-1;SR:-1",
+            "ICD:48;ICD:49",
+            "{AF=1.0, SR=0}",
+            "AF:100;SR:no",
+        ),
         *("AF; ['SR']", "AF]", "AF (possible"),
         "[" * 5000,
     ],
