@@ -25,6 +25,12 @@ FLAGS = {
 }
 _PART = re.compile(r"(?:[^;,|(]|\([^()]*\)|\()+")
 """A label between separators, which do not separate within parentheses."""
+_PAIR = re.compile(
+    r"(?!.*\b\d:\d$)(?P<label>.*[^\s<>:=])\s*[:=]\s*"
+    r"(?:(?P<number>[+-]?\d{1,3}(?:\.\d+)?(?:e[+-]?\d+)?)\s*%?|(?P<yes>true|yes)|false|no)",
+    re.IGNORECASE,
+)
+"""A label with its likelihood: `AF:100`, `AF=true`; neither a ratio (`flutter 2:1`) nor a code (`SNOMED:164889003`)."""
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")
 """Start of a collection as its type writes it: `Index([...], dtype='object')`, `set([...])`."""
 _SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
@@ -52,7 +58,8 @@ def labels_of(cell: str) -> dict[str, float]:
 
     A cell holds labels separated by `;`, `,` or `|`, except between parentheses; or a label in each line, which may
     contain commas; a list, tuple or set of Python, JSON, numpy, pandas or SQL; or a dictionary of labels and
-    likelihoods in percent, or of labels and true or false. As in PTB-XL, a label with likelihood 0 is present.
+    likelihoods in percent, or of labels and true or false, also without brackets (`AF:100;SR:0`). As in PTB-XL, a label
+    with likelihood 0 is present.
 
     Raises:
       EtpError: the cell is a list or a dictionary of another kind, or a list of flags or rounded numbers.
@@ -72,6 +79,8 @@ def labels_of(cell: str) -> dict[str, float]:
         found = [re.sub(r"^b(?=['\"])", "", part.strip()).strip("\"'").strip() for part in found]
         if any(part[:1] in ("[", "{") or _unbalanced(part) for part in found):
             raise EtpError(f"labels: {_short(text)} has brackets that are not understood")
+    if any(pairs := [_PAIR.fullmatch(part) for part in found if not is_empty(part)]):
+        return _likelihoods(_pairs(pairs, text), text)
     labels = [whole_number(label) for label in found if not is_empty(label)]
     if rounded := next(filter(_ROUNDED.fullmatch, labels), None):
         raise EtpError(f"labels: {rounded!r} is a rounded number; save the codes as text")
@@ -123,6 +132,18 @@ def _literal(text: str) -> Any:
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return None
+
+
+def _pairs(pairs: list[re.Match[str] | None], text: str) -> dict[str, float | bool]:
+    """Returns the dictionary that labels with likelihoods make; raises EtpError if they make none."""
+    named = {
+        pair["label"].strip("\"'"): float(pair["number"]) if pair["number"] else bool(pair["yes"])
+        for pair in pairs
+        if pair
+    }
+    if len(named) < len(pairs):
+        raise EtpError(f"labels: {_short(text)} has a label without likelihood, or one twice; list the labels only")
+    return named
 
 
 def _likelihoods(found: dict[Any, Any], text: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from operator import itemgetter
@@ -17,7 +18,11 @@ from etp_jax.ecg.text import decode, encoding_of
 from etp_jax.errors import EtpError
 from etp_jax.paths import regular
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEP = re.compile(r'"?sep=([^\r\n"])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+"""First line of a table for Excel, which names the separator."""
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of `.xlsx`, `.ods` and `.xls`."""
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
@@ -63,25 +68,36 @@ def read_own_table(path: Path, columns: tuple[str, ...]) -> OwnTable:
     """Reads a user's table with every cell as text.
 
     Args:
-      path: CSV file in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons or tabs.
+      path: CSV file in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons, tabs or bars, or by what its
+        first line says (`sep=;`).
       columns: required columns.
 
     Raises:
       EtpError: the file is missing, is not a CSV table, or lacks a column or has it twice.
     """
     data = _bytes(path)
+    if data.startswith(_WORKBOOKS):
+        raise EtpError(f"{path}: a workbook, such as .xlsx; save its sheet as CSV")
     try:
         text, encoding = decode(data)
     except UnicodeDecodeError as error:
         raise EtpError(f"{path}: not UTF-8 (byte {error.start}); save it as CSV in UTF-8") from None
     text = text.lstrip("\ufeff\r\n")
+    stated = _SEP.match(text)
+    text = text[stated.end() :] if stated else text
     head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     if _BINARY.search(head):
         raise EtpError(f"{path}: not a CSV table (it holds binary data); save it as CSV")
-    separator = max(SEPARATORS, key=lambda each: sum(column in _cells(head, each) for column in columns))
+    likely = max(SEPARATORS, key=lambda each: sum(column in _cells(head, each) for column in columns))
+    separator = stated[1] if stated else likely
     notes = [f"table in {encoding}"] * (encoding != "utf-8")
-    notes += [f"table separated by {SEPARATORS[separator]}"] * (separator != ",")
-    return OwnTable(*_own_rows(path, text, separator, columns), hashlib.sha256(data).hexdigest(), notes)
+    notes += [f"table separated by {_name(separator)}"] * (separator != ",")
+    try:
+        rows, faults = _own_rows(path, text, separator, columns)
+    except csv.Error as error:
+        rows, faults = _unescaped(path, text, separator, columns, error)
+        notes.append("quotes in cells are escaped by backslashes")
+    return OwnTable(rows, faults, hashlib.sha256(data).hexdigest(), notes)
 
 
 def read_rows(path: Path, columns: tuple[str, ...], advice: str) -> Iterator[tuple[str, ...]]:
@@ -130,11 +146,32 @@ def _cells(line: str, separator: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
 
 
+def _name(separator: str) -> str:
+    return SEPARATORS.get(separator, repr(separator))
+
+
+def _unescaped(
+    path: Path, text: str, separator: str, columns: tuple[str, ...], error: csv.Error
+) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
+    """Divides a table whose quotes in cells follow a backslash, as in R and MySQL, if this explains all of it."""
+    with suppress(csv.Error):
+        rows, faults = _own_rows(path, text.replace('\\"', '""'), separator, columns)
+        if not faults:
+            return rows, faults
+    raise EtpError(f"{path}: not a CSV table ({error}); save it as CSV, with quotes in a cell doubled") from None
+
+
 def _own_rows(
     path: Path, text: str, separator: str, columns: tuple[str, ...]
 ) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
-    """Divides a user's table into rows; a row that has other cells than the header is a fault, and never shifted."""
-    rows, faults = [], []
+    """Divides a user's table into rows; a row that has other cells than the header is a fault, and never shifted.
+
+    Raises:
+      EtpError: the table lacks a column or has it twice, or every row has a cell more than the header.
+      csv.Error: the quotes of the table are not those of CSV; names the line.
+    """
+    rows, faults, longer = [], [], True
+    advice = f"quote cells that contain {_name(separator)}"
     reader = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     longest = csv.field_size_limit(len(text) + 1)
     try:
@@ -143,19 +180,24 @@ def _own_rows(
         _check_columns(path, header, columns)
         pick = [header.index(column) for column in columns]
         for row in lines:
+            longer &= len(row) == len(header) + 1
             while len(row) > len(header) and not row[-1].strip():  # a separator at the end of the line
                 row.pop()
             if len(row) != len(header):
-                advice = f"quote cells that contain {SEPARATORS[separator]}"
                 faults.append((f"line {reader.line_num}", f"row: {len(row)} cells instead of {len(header)}; {advice}"))
             elif [cell.strip() for cell in row] == header:
                 faults.append((f"line {reader.line_num}", "row: repeats the names of the columns"))
             else:
                 rows.append({column: row[place] for column, place in zip(columns, pick, strict=True)})
     except csv.Error as error:
-        raise EtpError(f"{path}: not a CSV table (line {reader.line_num}: {error}); save it as CSV") from None
+        raise csv.Error(f"line {reader.line_num}: {error}") from None
     finally:
         csv.field_size_limit(longest)
+    if longer and faults and len(faults) + len(rows) > 1:
+        raise EtpError(
+            f"{path}: every row has {len(header) + 1} cells, the header {len(header)}; name the first column too, "
+            f"or leave it out (in R: row.names=FALSE), and {advice}"
+        )
     return rows, faults
 
 

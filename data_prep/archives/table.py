@@ -46,7 +46,7 @@ def open_archive(
     """Reads the table, but no signals.
 
     Args:
-      csv: path of the table: CSV in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons or tabs.
+      csv: path of the table: CSV in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons, tabs or bars.
       columns: names of the table's columns.
       layout: sampling rate, unit and leads of signal files that do not state them.
       rate: sampling rate of the shards, in Hz.
@@ -69,10 +69,11 @@ def open_archive(
     folder = csv.parent if root is None else root
     known = _known_labels(row[columns.label_column] for row in rows) if columns.label_column else frozenset()
     studies: list[ArchiveRecord] = []
+    patients: dict[str, str] = {}
     rejects = [Reject(line, "", fault) for line, fault in table.faults]
     for row in rows:
         with rejecting(rejects, _record_id(row, columns)):
-            study, found = _study(row, columns, known, translate, folder, layout)
+            study, found = _study(row, columns, known, patients, translate, folder, layout)
             studies.append(study)
             notes.update(found)
     return Archive(
@@ -123,9 +124,18 @@ def _known_labels(cells: Iterable[str]) -> frozenset[str]:
 
 
 def _study(
-    row: dict[str, str], columns: TableColumns, known: frozenset[str], translate: bool, folder: Path, layout: Layout
+    row: dict[str, str],
+    columns: TableColumns,
+    known: frozenset[str],
+    patients: dict[str, str],
+    translate: bool,
+    folder: Path,
+    layout: Layout,
 ) -> tuple[ArchiveRecord, list[str]]:
-    """Converts one row; also returns what was assumed. Raises EtpError if the record cannot be used."""
+    """Converts one row; also returns what was assumed. Raises EtpError if the record cannot be used.
+
+    `known` are the labels of all rows; `patients` are the patients so far, by their id in lower case.
+    """
     cells = {field: row[name].strip() for field, name in columns.named.items()}
     record = _record_id(row, columns)
     if not cells["signal"]:
@@ -142,7 +152,8 @@ def _study(
         raise EtpError(f"row: {cells['signal']} holds no rows; files that do are {', '.join(ROW_READERS)}")
     if is_empty(record):
         raise EtpError("record id: empty")
-    patient = patient_of(cells["patient"]) if "patient" in cells else record
+    stated = patient_of(cells["patient"]) if "patient" in cells else record
+    patient = patients.setdefault(stated.casefold(), stated) if "patient" in cells else record
     split = cells.get("split", hashed_split(patient))
     if split not in SPLITS:
         raise EtpError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
@@ -151,7 +162,8 @@ def _study(
     labels |= flags
     sex = sex_of(cells.get("sex", ""), columns.sex_column or "")
     age, report = age_of(cells.get("age", "")), report_of(cells.get("report", ""))
-    notes = ["patient ids without leading zeros and .0"] * (patient != cells.get("patient", record))
+    notes = ["patient ids without leading zeros and .0"] * (stated != cells.get("patient", record))
+    notes += ["patient ids that differ in upper and lower case are one patient"] * (patient != stated)
     notes += ["labels separated by blanks"] * separated
     notes += ["labels with likelihood 0 count as present"] * (0 in labels.values())
     notes += [f"empty cell of label {name} counts as absent" for name in unknown]

@@ -21,7 +21,8 @@ class TableColumns:
     id_column: str | None = None
     """Column with the record id; without it, the path of the signal file is the id, followed by the row."""
     patient_column: str | None = None
-    """Column with the patient id, in which 00123, 123.0 and 123 are one; without it, every record is one patient."""
+    """Column with the patient id, in which 00123, 123.0 and 123 are one, as are P1 and p1; without it, every record is
+    one patient."""
     split_column: str | None = None
     """Column with the split (train, validation or test); without it, a hash of the patient id determines the split."""
     label_column: str | None = None

@@ -33,6 +33,8 @@ _FAULT = -32768
 """Value that marks a missing sample in ISHNE files."""
 _FRACTIONAL = re.compile(rb"<SampleExponent>\s*-|<SampleBase>\s*\d+[.,]\d*[1-9]")
 """A sampling rate of MUSE XML that may be no whole number; ecgdatakit rounds it."""
+_MFER_BYTES = {0: 2, 1: 2, 2: 4, 3: 1, 4: 2, 5: 1, 6: 4, 7: 4, 8: 8}
+"""Bytes of a sample by its type (MWF_DTP)."""
 _ON_SIGNALS = re.compile(
     r"waveform|series|sequence|frame|lead|sampl|crc|checksum|channel|section|beat|rate|offset", re.IGNORECASE
 )
@@ -45,8 +47,8 @@ def read_clinical(path: Path, layout: Layout) -> Recording:
     names, units = [_name(record, lead) for lead in leads], [str(lead.resolution_unit) for lead in leads]
     kept, left_out = choose_channels(path.name, names, units, _rates(record))
     chosen = [leads[number] for number in kept]
-    # A start of its own is the number of a sample in SCP-ECG, and a time in MUSE XML.
-    starts = {"start_sample": "1", "LeadTimeOffset": "0"}
+    # A start of its own is the number of a sample in SCP-ECG, and a time or a number of bytes in MUSE XML.
+    starts = {"start_sample": "1", "LeadTimeOffset": "0", "LeadOffsetFirstSample": "0"}
     extents = {
         (len(lead.samples), *(lead.annotations.get(name, first) for name, first in starts.items())) for lead in chosen
     }
@@ -54,6 +56,9 @@ def read_clinical(path: Path, layout: Layout) -> Recording:
         raise EtpError(f"unreadable signal: the leads of {path.name} do not start and end together")
     if record.file_format.parser == "MFERParser" and any(lead.offset for lead in chosen):
         raise EtpError(f"unreadable signal: {path.name} has an offset (MWF_OFF), whose sign is not known for sure")
+    if any(lead.annotations.get("FirstSampleBaseline", "").strip("0.") for lead in chosen):
+        # Of the programs that read MUSE XML, some add it to the samples, some subtract it, and some ignore it.
+        raise EtpError(f"unreadable signal: {path.name} has a FirstSampleBaseline, whose sign is not known for sure")
     samples = np.column_stack([np.asarray(lead.samples, np.float64) for lead in chosen])
     if record.file_format.parser == "ISHNEHolterParser":
         samples[samples == _FAULT] = np.nan
@@ -98,8 +103,11 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
     notes = [_bare(warning.message, path) for warning in caught]
     if any("shorter than the frame definition" in note for note in notes):  # then blocks belong to other leads
         raise EtpError(f"unreadable signal: {path.name} holds fewer samples than its MFER header describes")
+    if record.file_format.parser == "MFERParser" and not any("not loaded" in note for note in notes):
+        _check_mfer(path, record)
     notes = [note for note in dict.fromkeys(notes) if _ON_SIGNALS.search(note) and "auto_scale" not in note]
     notes += ["median beats left out"] * bool(record.median_beats)
+    notes += ["derived series left out"] * _has_derived_series(path, record)
     notes += ["filtered copy of the signal left out"] * bool(record.leads_enhanced)
     return record, notes
 
@@ -124,6 +132,50 @@ def _check_xml(path: Path, record: Any) -> None:
         taken = sum(len(lead.samples) for lead in record.leads)
         if held != taken:  # the leads follow each other: those after the first would start too early
             raise EtpError(f"unreadable signal: {path.name} holds {held} samples, its leads {taken}")
+
+
+def _has_derived_series(path: Path, record: Any) -> bool:
+    """Whether an aECG file has derived series other than the median beats, of which ecgdatakit says nothing."""
+    from ecgdatakit.parsing.helpers.xml import parse_xml_root
+
+    if record.file_format.parser != "HL7aECGParser":
+        return False
+    codes = (series.find("code") for series in parse_xml_root(path.read_bytes()).iter("derivedSeries"))
+    return any(code is not None and code.get("code", "").upper() not in ("REPRESENTATIVE_BEAT", "") for code in codes)
+
+
+def _check_mfer(path: Path, record: Any) -> None:
+    """Raises EtpError if an MFER file holds more samples than its header describes: blocks belong to other leads."""
+    held, types = _mfer_samples(path.read_bytes())
+    status: dict[str, Any] = record.raw_metadata.get("status_channels", {})
+    taken = sum(map(len, status.values())) + sum(len(lead.samples) for lead in (*record.leads, *record.median_beats))
+    widest = max(_MFER_BYTES.get(one, 0) for one in types) if types else _MFER_BYTES[0]
+    if held > taken * widest:
+        raise EtpError(f"unreadable signal: {path.name} holds more samples than its MFER header describes")
+
+
+def _mfer_samples(data: bytes) -> tuple[int, set[int]]:
+    """Returns how many bytes of samples an MFER file holds, and the types of samples that it names."""
+    place, held, types = 0, 0, set[int]()
+    while place < len(data) and data[place] != 0x80:  # the end
+        tag, place = data[place], place + 1
+        if tag == 0:
+            continue
+        if tag == 0x3F:  # of one channel, whose number ends with the first byte below 128
+            place = next(at for at in range(place, len(data)) if data[at] < 128) + 1
+        size, place = data[place], place + 1
+        if size > 0x80:
+            place, size = place + size - 0x80, int.from_bytes(data[place : place + size - 0x80], "big")
+        elif size == 0x80:  # up to two zeros, which are skipped
+            continue
+        if tag in (0x3F, 0x67):  # holds tags
+            continue
+        if tag == 0x1E:
+            held += size
+        elif tag == 0x0A and size:
+            types.add(data[place])
+        place += size
+    return held, types
 
 
 def _bare(message: object, path: Path) -> str:

@@ -49,7 +49,10 @@ def read_dicom(path: Path, layout: Layout) -> Recording:
             kind = data.file_meta.get("MediaStorageSOPClassUID", uid.UID("")).name
             raise EtpError(f"unreadable signal: {path.name} holds no waveform, but {kind or 'another object'}")
         number, notes = _rhythm(path, groups)
-        recording = _recording(path, groups[number], multiplex_array(data, number, as_raw=True))
+        raw = multiplex_array(data, number, as_raw=True)
+        if data.original_encoding[1] is False:  # pydicom leaves samples as they are, and takes them for little-endian
+            raw = raw.view(raw.dtype.newbyteorder(">"))
+        recording = _recording(path, groups[number], raw)
         texts = [str(one.get("UnformattedTextValue", "")) for one in data.get("WaveformAnnotationSequence") or ()]
         return replace(
             recording,

@@ -127,9 +127,17 @@ def read_safetensors(file: Path) -> Tensors:
     """Reads the tensors of a safetensors file, by PyTorch name."""
     try:
         with safetensors.safe_open(regular(file), framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            return {name: _tensor(file, opened, name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
         raise EtpError(f"{file}: not a whole safetensors file ({one_line(error)}); {ADVICE}") from None
+
+
+def _tensor(file: Path, opened: safetensors.safe_open, name: str) -> np.ndarray:
+    try:
+        return opened.get_tensor(name)
+    except AttributeError:  # numpy has no such type
+        dtype = opened.get_slice(name).get_dtype()
+        raise EtpError(f"{file}: the tensor {name} is {dtype}; only {', '.join(FLOATS)} are read") from None
 
 
 def read_msgpack(file: Path) -> dict[str, Any]:

@@ -46,6 +46,11 @@ from etp_jax.errors import EtpError
         ("[164889003. 426783006.]", ["164889003", "426783006"]),
         ("{164889003.0: True, None: True, '': True}", ["164889003"]),
         ("AF\rSR", ["AF", "SR"]),
+        ("AF:true; SR=No", ["AF"]),
+        ("flutter 2:1; SR", ["flutter 2:1", "SR"]),
+        ("SNOMED:164889003, SNOMED:426783006", ["SNOMED:164889003", "SNOMED:426783006"]),
+        ("EF<=50", ["EF<=50"]),
+        ("rhythm: N", ["rhythm: N"]),
         ("['N', 'F']", ["N", "F"]),
         *(
             (empty, [])
@@ -62,6 +67,16 @@ def test_likelihoods() -> None:
     assert labels_of("{'NORM': 100.0, 'SR': 0.0}") == {"NORM": 100.0, "SR": 0.0}
     assert labels_of('{"NORM": 80, "SR": null}') == {"NORM": 80.0, "SR": -1.0}
     assert labels_of("{'SR': 0.0}") == {"SR": 0.0}
+    for cell in (
+        "AF:100;SR:0",
+        "AF:100, SR:0",
+        "AF = 100 | SR = 0.0",
+        "AF: 100%\nSR: 0%",
+        "'AF': 1e2, 'SR': 0",
+        "['AF:100', 'SR:0']",
+        "{AF=100,SR=0}",
+    ):
+        assert labels_of(cell) == {"AF": 100.0, "SR": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +96,17 @@ def test_likelihoods() -> None:
         "{'AF': 100, 'SR': True}",
         *("[0, 1, 0]", "[0 1 0]", "[1. 0.]", "[True, False]", "1;0;1"),
         *("[1.64889003e+08 4.26783006e+08]", "1.64889E+08"),
+        *(
+            "AF=1;SR=0",
+            "AF:0.9",
+            "AF:100;SR",
+            "AF:99,5;SR:0",
+            "AF:101",
+            "AF:-1;SR:-1",
+            "ICD:48;ICD:49",
+            "{AF=1.0, SR=0}",
+            "AF:100;SR:no",
+        ),
         *("AF; ['SR']", "AF]", "AF (possible"),
         "[" * 5000,
     ],

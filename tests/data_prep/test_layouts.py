@@ -175,6 +175,28 @@ def test_code15(walked: Callable[[str], Shards]) -> None:
         assert record.labels == ("LBBB",) * (number % 3 == 0) + ("AF",) * (number % 5 == 0)
 
 
+def test_code15_with_a_csv_file_for_each_ecg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "exam_id age is_male nn_predicted_age 1dAVb RBBB LBBB SB ST AF patient_id death timey normal_ecg trace_file"
+    rows = []
+    (tmp_path / "code15").mkdir()
+    for number in range(6):
+        signal = pd.DataFrame(beats(number, 400, 7, 12) / 1000, columns=list(LEADS))
+        signal.to_csv(tmp_path / "code15" / f"{number}.csv", index=number % 2 == 0)
+        flags = [False] * 5 + [number % 2 == 0]
+        rows.append([number, 30 + number, True, 50.5, *flags, 9000, False, 1.5, "", f"{number}.csv"])
+    pd.DataFrame(rows, columns=names.split()).to_csv(tmp_path / "code15" / "exams.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    command = commands("CODE-15%")[0].replace("--row-column exam_id", "--workers 1")
+    main.main(shlex.split(command)[1:])
+    found = records(Shards(tmp_path / "shards" / "code15"))
+    assert len(found) == 6
+    for number in range(6):
+        record = found[str(number)]
+        expected = prepare(Recording(beats(number, 400, 7, 12).astype(float), 400, LEADS), 100, 1000)
+        np.testing.assert_allclose(record.ecg, expected.ecg, atol=1)
+        assert (record.age, record.sex, record.labels) == (30 + number, "male", ("AF",) * (number % 2 == 0))
+
+
 def test_ludb(walked: Callable[[str], Shards]) -> None:
     found = records(walked("LUDB"))
     assert (found["3"].labels, found["3"].age, found["3"].sex) == (("Atrial flutter, typical",), 51, "female")

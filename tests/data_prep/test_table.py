@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +252,19 @@ def test_what_a_table_assumes_is_printed_and_kept(tmp_path: Path, capsys: pytest
         assert f"  {note}: {count}\n" in printed
 
 
+def test_patients_by_any_spelling_are_in_one_split(tmp_path: Path) -> None:
+    spellings = [f"{name}-{number}" for number in range(20) for name in ("P", "p", " P")]
+    rows = [{"id": str(n), "file": "a.npy", "patient": f"{cell} "} for n, cell in enumerate(spellings)]
+    columns = TableColumns(signal_column="file", id_column="id", patient_column="patient")
+    archive = open_archive(own_table(tmp_path, rows), columns, LAYOUT)
+    assert [study.patient_id for study in archive.studies] == [f"P-{n // 3}" for n in range(60)]
+    assert archive.notes == {"patient ids that differ in upper and lower case are one patient": 20}
+    rows = [row | {"split": ("train", "test")[n]} for n, row in enumerate(rows[:2])]
+    columns = TableColumns(signal_column="file", id_column="id", patient_column="patient", split_column="split")
+    with pytest.raises(EtpError, match="patient P-0 is in two splits"):
+        build(open_archive(own_table(tmp_path, rows), columns, LAYOUT), tmp_path / "out")
+
+
 def test_leads_that_are_absent_are_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pd.DataFrame(SIGNAL[:, :2], columns=["I (mV)", "C1 (mV)"]).to_csv(tmp_path / "a.csv", index=False)
     (tmp_path / "t.csv").write_text("file\na.csv\n")
@@ -299,52 +311,6 @@ def test_odd_cells_reject_their_rows_only(tmp_path: Path) -> None:
     assert sum(Shards(tmp_path / "out").splits.values()) == 1
     with (tmp_path / "out/rejects.csv").open(newline="", encoding="utf-8") as file:
         assert {row["record_id"] for row in csv.DictReader(file)} == {"1", "2", "3", "4"}
-
-
-HEADER = "id,file,report,codes\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "labels", "faults"),
-    [
-        (f"{HEADER}1,a.npy,sinus, left axis,AF\n2,a.npy,x,SR\n", ["SR"], ["line 2: 5 cells instead of 4"]),
-        (f"{HEADER}1,a.npy,['AF', 'SR'],SR\n2,a.npy,x", [], ["line 2: 5 cells", "line 3: 3 cells instead of 4"]),
-        (f"{HEADER}1,a.npy,x,AF\n{HEADER}2,a.npy,x,SR\n", ["AF", "SR"], ["line 3: repeats the names of the columns"]),
-        (f"{HEADER}1,a.npy,x,AF,\n2,a.npy,x,SR,,\n", ["AF", "SR"], []),
-        (f'{HEADER}1, a.npy, "x, y", "AF, SR"\n', ["AF, SR"], []),
-        (f"{HEADER}1,a.npy,x,AF\n".replace("\n", "\r"), ["AF"], []),
-        (f'\ufeff\ufeff{HEADER}1,a.npy,"x\ny","AF"\n', ["AF"], []),
-        (f"{HEADER}nan,a.npy,x,AF\n2,a.npy,{'x' * 200_000},SR\n", ["SR"], ["nan: empty"]),
-    ],
-    ids=["comma", "list and cut", "joined", "ends", "blanks", "cr", "bom", "long"],
-)
-def test_rows_are_never_shifted(tmp_path: Path, text: str, labels: list[str], faults: list[str]) -> None:
-    np.save(tmp_path / "a.npy", SIGNAL)
-    (tmp_path / "t.csv").write_bytes(text.encode())
-    columns = TableColumns(signal_column="file", report_column="report", label_column="codes", id_column="id")
-    archive = open_archive(tmp_path / "t.csv", columns, LAYOUT)
-    assert [", ".join(study.labels) for study in archive.studies] == labels
-    found = [f"{reject.record_id}:{reject.reason.partition(':')[2]}" for reject in archive.rejects]
-    assert len(found) == len(faults) and all(map(str.startswith, found, faults))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"file,codes,codes\na.npy,AF,SR\n", "column 'codes' appears twice; rename one of the two"),
-        (b"file,codes, codes\na.npy,AF,SR\n", "column 'codes' appears twice"),
-        (b'file,codes\na.npy,"AF\nb.npy,"SR"\n', "line 3: ',' expected after '\"'"),
-        (b'file,codes\na.npy,"AF\n', "line 2: unexpected end of data"),
-        (gzip.compress(b"file,codes\na.npy,AF\n"), "it holds binary data"),
-        (b"", "column 'file' is missing; it has no columns"),
-    ],
-    ids=["twice", "blank", "quote", "open quote", "packed", "empty"],
-)
-def test_tables_that_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(EtpError, match=message) as caught:
-        open_archive(tmp_path / "t.csv", TableColumns(signal_column="file", label_column="codes"), LAYOUT)
-    assert "\n" not in str(caught.value)
 
 
 def test_reports_in_german(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import uid
 
 from etp_jax.ecg.deidentify import statements
 from etp_jax.ecg.leads import LEADS, Layout
@@ -125,10 +126,37 @@ def test_muse_files_of_odd_times(tmp_path: Path) -> None:
         assert "no whole number of Hz" in error_of(save(tmp_path / "a.xml", odd))
 
 
+def test_the_first_sample_of_muse_files(tmp_path: Path) -> None:
+    text, odd = files.muse(STORED, LEADS, 500), "<FirstSampleBaseline>{}</FirstSampleBaseline><LeadID>V1<"
+    for value in ("0", "0.0"):
+        read_signal(save(tmp_path / "a.xml", text.replace("<LeadID>V1<", odd.format(value))), LAYOUT)
+    assert "FirstSampleBaseline" in error_of(save(tmp_path / "a.xml", text.replace("<LeadID>V1<", odd.format("12"))))
+    late = text.replace("<LeadID>V1<", "<LeadOffsetFirstSample>4</LeadOffsetFirstSample><LeadID>V1<")
+    assert "do not start and end together" in error_of(save(tmp_path / "a.xml", late))
+
+
+def test_derived_series_of_an_aecg_file(tmp_path: Path) -> None:
+    text = files.aecg(STORED, LEADS, 500)
+    whole = text[text.index("<derivation>") : text.index("</derivation>") + len("</derivation>")]
+    again = text.replace(whole, whole + whole.replace("REPRESENTATIVE_BEAT", "RHYTHM"))
+    found = read_signal(save(tmp_path / "a.xml", again), LAYOUT)
+    np.testing.assert_allclose(found.signal, STORED * 2.5)
+    assert found.notes == ("median beats left out", "derived series left out")
+
+
 def test_an_mfer_file_of_fewer_samples(tmp_path: Path) -> None:
     count, more = b"\x04\x04" + (300).to_bytes(4, "little"), b"\x04\x04" + (400).to_bytes(4, "little")
     content = files.mfer(STORED, LEADS, 500).replace(count, more)
     assert "fewer samples than its MFER header" in error_of(save(tmp_path / "a.mwf", content))
+
+
+def test_an_mfer_file_of_more_samples(tmp_path: Path) -> None:
+    """Each lead is a block, so that a shorter block than the file's would shift all leads but the first."""
+    for kind in ("<i2", "<f4"):
+        content = files.mfer(STORED.astype(kind), LEADS, 500)
+        np.testing.assert_allclose(read_signal(save(tmp_path / "a.mwf", content), LAYOUT).signal, STORED * 2.5)
+        count, fewer = b"\x04\x04" + (300).to_bytes(4, "little"), b"\x04\x04" + (299).to_bytes(4, "little")
+        assert "more samples than its MFER header" in error_of(save(tmp_path / "a.mwf", content.replace(count, fewer)))
 
 
 def test_leads_without_a_name_in_an_ishne_file(tmp_path: Path) -> None:
@@ -330,6 +358,17 @@ def test_missing_samples_of_a_dicom_file(tmp_path: Path) -> None:
     group.WaveformPaddingValue = STORED[7, 3].tobytes()
     found = read_signal(files.write_dicom(tmp_path / "a.dcm", [group]), LAYOUT)
     np.testing.assert_array_equal(np.isnan(found.signal), STORED[7, 3] == STORED)
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_byte_orders_of_dicom(tmp_path: Path, syntax: uid.UID) -> None:
+    group = rhythm()
+    stored = STORED.astype("<i2" if syntax.is_little_endian else ">i2")
+    group.WaveformData, group.WaveformPaddingValue = stored.tobytes(), stored[7, 3:4].tobytes()
+    found = read_signal(files.write_dicom(tmp_path / "a.dcm", [group], syntax=syntax), LAYOUT)
+    np.testing.assert_allclose(found.signal, np.where(STORED[7, 3] == STORED, np.nan, STORED * 2.5))
+    path = files.write_dicom(tmp_path / "b.dcm", [group], syntax=uid.DeflatedExplicitVRLittleEndian)
+    assert "is deflated; save it as Explicit VR Little Endian" in error_of(path)
 
 
 def test_what_dicom_files_lack(tmp_path: Path) -> None:

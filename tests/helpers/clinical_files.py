@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage, generate_uid
 
 from etp_jax.ecg.leads import LEADS
 
@@ -51,10 +51,15 @@ def dicom_group(stored: np.ndarray, leads: Sequence[str], fs: float, **changes: 
     return group
 
 
-def write_dicom(path: Path, groups: Sequence[Dataset], statements: Sequence[str] = STATEMENTS) -> Path:
+def write_dicom(
+    path: Path,
+    groups: Sequence[Dataset],
+    statements: Sequence[str] = STATEMENTS,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> Path:
     data = Dataset()
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = TwelveLeadECGWaveformStorage
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
     data.PatientName, data.PatientID, data.PatientBirthDate = f"{FAMILY}^{GIVEN}", ID, BORN.replace("-", "")
@@ -248,7 +253,7 @@ def ishne(stored: np.ndarray, leads: Sequence[str | None], fs: int, nanovolts: i
 
 
 def mfer(stored: np.ndarray, leads: Sequence[str], fs: float, nanovolts: int = 2500, big: bool = False) -> bytes:
-    order, name = ("big", ">i2") if big else ("little", "<i2")
+    order, name = ("big", ">i2") if big else ("little", stored.dtype.newbyteorder("<"))
 
     def tag(code: int, value: bytes) -> bytes:
         length = bytes([len(value)]) if len(value) < 128 else b"\x84" + len(value).to_bytes(4, "big")
@@ -264,6 +269,7 @@ def mfer(stored: np.ndarray, leads: Sequence[str], fs: float, nanovolts: int = 2
     text += tag(0x81, f"{FAMILY}^^{GIVEN}".encode()) + tag(0x82, ID.encode()) + tag(0x84, b"\x02")
     text += tag(0x83, bytes([63]) + number(0, 2) + number(1951, 2) + b"\x05\x02")
     text += tag(0x85, number(2014, 2) + bytes([6, 3, 10, 11, 12]))
+    text += tag(0x0A, bytes([{"i": 0, "f": 7}[stored.dtype.kind]]))
     text += tag(0x04, number(len(stored), 4)) + tag(0x05, number(len(leads), 1)) + tag(0x06, number(1, 1))
     for place, lead in enumerate(leads):
         inner = tag(0x09, number(SCP_CODES[lead], 2))
