@@ -28,7 +28,9 @@ def as_json(prediction: Prediction, predictor: Predictor, files: Sequence[Path])
         "age": ecg.recording.age if math.isfinite(ecg.recording.age) else None,
         "sex": ecg.recording.sex or None,
         "notes": list(ecg.notes),
-        "measurements": {name: words.value(ecg, name) for name in (*quantities, "beats", "median_beats")},
+        "contradictions": prediction.contradictions,
+        "measurements": {name: words.value(prediction, name) for name in (*quantities, "beats", "median_beats")},
+        "withheld": prediction.withheld,
         "findings": [
             {"group": group, **_finding(finding)} for group, found in prediction.groups.items() for finding in found
         ],
