@@ -264,6 +264,39 @@ def test_the_result_as_json(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPa
     assert text.count("normal ECG") <= 3 and "NST_" not in text  # summary, table, what it rests on
 
 
+def test_the_tables_of_the_page_are_those_of_the_json(tmp_path: Path, capsys):
+    record = write_ecg(tmp_path, [])
+    main.main(["predict", str(record), "--out", str(tmp_path / "out"), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    measured, expected = result["measurements"], []
+    beats = f"{measured['beats']:.0f} beats", f"median of {measured['median_beats']:.0f} beats"
+    for name, quantity, symbol in words.MEASURED:
+        expected.append([name, f"{measured[quantity]:.0f}{symbol}", beats[quantity != "rate_bpm"]])
+    for group in dict.fromkeys(f["group"] for f in result["findings"]):
+        for fitted in (True, False):
+            for f in result["findings"]:
+                if f["group"] != group or (f["probability"] is not None) != fitted:
+                    continue
+                numbers = [f"{f['similarity']:.3f}", f"{f['percentile']:.0f}"]
+                if fitted:
+                    numbers = [
+                        f"{f['probability']:.1%}",
+                        f"{f['threshold']:.1%}",
+                        f["verdict"],
+                        f"{f['precision']:.0%}",
+                    ]
+                expected.append([f["name"], *numbers])
+    for part in result["rests_on"]:
+        falls = part["falls"]
+        expected += [[lead, f"{fall:+.3f}"] for lead, fall in falls["by_lead"].items()]
+        expected += [[f"{s}–{s + 1} s", f"{fall:+.3f}"] for s, fall in enumerate(falls["by_second"])]
+    html = (tmp_path / "out" / "ecg.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", html)
+    assert [[Words(cell).text for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows] == expected
+    for part in result["rests_on"]:
+        assert f"{part['score']:.3f}; at most {part['falls']['by_chance']:+.3f}" in html
+
+
 @pytest.mark.parametrize("kind", ["noise", "mains hum"])
 def test_nothing_is_decided_where_no_heart_beats(kind: str, tmp_path: Path, capsys):
     time = np.arange(1000)[:, None] / 200
