@@ -42,7 +42,8 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
     html, png = files(ecg.name, out)
     sheet, _ = sheets(ecg.seconds)
     paper = lay_out(ecg.recorded.ecg, ecg.recorded.lead_mask, ecg.leads, ecg.fs, sheet, ecg.unusable)
-    lines = f"{ecg.name} · {words.about(ecg)}", words.summary(prediction), words.caption(prediction), NOTICE
+    doubts = list(filter(None, [words.contradiction(prediction), *ecg.notes]))
+    lines = f"{ecg.name} · {words.about(ecg)}", words.summary(prediction), *doubts, words.caption(prediction), NOTICE
     write_png(png, paper, "\n".join(filter(None, lines)), prediction.highlight)
     sections = {
         "The ECG": _drawings(prediction) + _paragraphs(words.caption(prediction), DRAWN),
@@ -59,7 +60,7 @@ def write(prediction: Prediction, predictor: Predictor, out: Path) -> list[Path]
         sections["Nearest reports"] = _captioned([("cosine", ""), ("report", "")], rows, caption)
     step = f"{model.encoder.run_dir.name}, step {model.encoder.step}"
     sections["About"] = _paragraphs(NOTICE, f"Encoder {step}; etp-jax {__version__}.")
-    notes = "".join(f"<br>{escape(note)}" for note in ecg.notes)
+    notes = "".join(f"<br>{escape(doubt)}" for doubt in doubts)
     top = f"<strong>{escape(words.summary(prediction))}</strong><br>{escape(words.about(ecg))}{notes}<br>{NOTICE}"
     write_text(html, page(ecg.name, top, sections))
     return [html, png]
@@ -76,9 +77,9 @@ def _drawings(prediction: Prediction) -> str:
 
 
 def _measurements(prediction: Prediction) -> str:
-    if words.value(prediction.ecg, "rate_bpm") is None:
-        return _paragraphs(words.measurement_line(prediction.ecg))
-    rows = [[escape(cell) for cell in row] for row in words.measurements(prediction.ecg)]
+    if words.value(prediction, "rate_bpm") is None:
+        return _paragraphs(words.measurement_line(prediction))
+    rows = [[escape(cell) for cell in row] for row in words.measurements(prediction)]
     return table([("", ""), ("value", "number"), ("rests on", "")], rows) + _paragraphs(MEASURED)
 
 

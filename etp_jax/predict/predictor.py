@@ -24,6 +24,7 @@ from etp_jax.encoder.export import PROMPTS, exported_task
 from etp_jax.encoder.folder import load_reference
 from etp_jax.encoder.scores import class_directions
 from etp_jax.errors import EtpError
+from etp_jax.predict import doubts
 from etp_jax.predict.occlusion import Occlusion, hidden, occlusion
 from etp_jax.tasks import get_task
 from etp_jax.waveform.measure import FS as MEASURED_FS
@@ -61,6 +62,10 @@ class Finding:
     """Threshold of the probability; None if the encoder has none for the class."""
     percentile: float | None = None
     """Share of the reference ECGs with a lower score, in percent; None if the encoder has no reference ECGs."""
+    codes: frozenset[str] = frozenset()
+    """Label codes that the class stands for."""
+    readable: bool = True
+    """Whether the ECG has heart beats; without them, nothing is decided."""
 
     @property
     def key(self) -> tuple[float, float]:
@@ -69,8 +74,8 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """The probability compared with its threshold; not decided if there is none."""
-        if self.probability is None or self.threshold is None:
+        """The probability compared with its threshold; not decided if there is none, or the ECG is not readable."""
+        if self.probability is None or self.threshold is None or not self.readable:
             return "not decided"
         return self.threshold.verdict(self.probability)
 
@@ -89,8 +94,8 @@ class Ecg:
     """Leads that are drawn and measured: the standard ones, and any others of the encoder."""
     seconds: float
     """Duration of the part that the encoder reads, in seconds."""
-    notes: tuple[str, ...]
-    """Warnings about the signal: missing, flat or clipped leads."""
+    remarks: tuple[str, ...]
+    """Warnings of reading: missing, flat or clipped leads."""
 
     @property
     def fs(self) -> float:
@@ -107,6 +112,18 @@ class Ecg:
         """Measurements on all leads of that part, see `etp_jax.waveform.measure`."""
         fine = prepare(self.recording, MEASURED_FS, round(self.seconds * MEASURED_FS), self.leads)
         return measure(fine, MEASURED_FS, self.leads)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are heart beats; true if the ECG is too short to tell."""
+        return not doubts.unreadable(self.measures, self.seconds)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings about the signal."""
+        found = [f"{doubts.NO_BEATS}; the signal may be noise, and no finding is decided"] * (not self.readable)
+        found += [doubts.INVERTED] * doubts.inverted(self.measures, self.leads)
+        return *found, *self.remarks
 
     @property
     def unusable(self) -> dict[str, str]:
@@ -143,6 +160,16 @@ class Prediction:
     def above(self) -> list[Finding]:
         """Findings above their thresholds."""
         return [finding for finding in self.findings if finding.verdict == "above"]
+
+    @property
+    def contradictions(self) -> list[str]:
+        """Findings that cannot all be right, in words."""
+        return doubts.contradictions(self.groups)
+
+    @property
+    def withheld(self) -> dict[str, str]:
+        """Why a measurement is withheld, by quantity."""
+        return doubts.withheld(self.ecg.measures, self.above)
 
     @property
     def has_thresholds(self) -> bool:
@@ -195,6 +222,8 @@ class Predictor:
         """Threshold of each class that has one, by task and code."""
         self.classes: list[tuple[str, str, str, tuple[float, float] | None]] = []
         """Task, code, name, and Platt's slope and intercept of each class, in the order of the directions."""
+        self.codes: dict[tuple[str, str], frozenset[str]] = {}
+        """Label codes of each class, by task and code."""
         directions, known = [], set()
         for name in tasks or tuple(calibration.tasks) or (UNCALIBRATED,):
             task = get_task(exported_task(run, name), calibration.prompts)
@@ -202,6 +231,7 @@ class Predictor:
             if platt and task.digest != calibration.digests.get(task.name, ""):
                 raise EtpError(f"{task.file}: has changed since {run} was exported with it; export the run again")
             self.classes += [(task.name, c.code, c.name, platt.get(c.code)) for c in task.classes]
+            self.codes |= {(task.name, c.code): c.codes for c in task.classes}
             directions.append(class_directions(model.encoder, task))
             self.groups[task.name] = task.group
             places = {(task.dataset or task.name, c.code): (task.name, c.code) for c in task.classes}
@@ -269,7 +299,8 @@ class Predictor:
             below_C = (100 * (self.reference_RE @ self.directions_CE.T < score_C).mean(axis=0)).tolist()
         for (task, code, name, platt), score, below in zip(self.classes, score_C.tolist(), below_C, strict=True):
             probability = None if platt is None else float(expit(platt[0] * score + platt[1]))
-            found.append(Finding(task, code, name, score, probability, self.thresholds.get((task, code)), below))
+            threshold, codes = self.thresholds.get((task, code)), self.codes.get((task, code), frozenset())
+            found.append(Finding(task, code, name, score, probability, threshold, below, codes))
         return found
 
     def predict(
@@ -280,7 +311,7 @@ class Predictor:
         ecg_NTL, mask_NL = hidden(read, ecg.prepared.lead_mask, self.model.fs)
         padded_NTL = np.pad(ecg_NTL, ((0, 0), (0, self.model.samples - len(read)), (0, 0)))
         embedding_NE = self.embed(padded_NTL, mask_NL)
-        listed = self.findings(embedding_NE[0])
+        listed = [replace(finding, readable=ecg.readable) for finding in self.findings(embedding_NE[0])]
         groups: dict[str, list[Finding]] = {}
         for finding in listed:
             if (finding.task, finding.code) in self.shown:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.predict import words
+from etp_jax.predict.occlusion import Occlusion
 from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
 
 FORMAT = 1
@@ -28,18 +29,28 @@ def as_json(prediction: Prediction, predictor: Predictor, files: Sequence[Path])
         "age": ecg.recording.age if math.isfinite(ecg.recording.age) else None,
         "sex": ecg.recording.sex or None,
         "notes": list(ecg.notes),
-        "measurements": {name: words.value(ecg, name) for name in (*quantities, "beats", "median_beats")},
+        "contradictions": prediction.contradictions,
+        "measurements": {name: words.value(prediction, name) for name in (*quantities, "beats", "median_beats")},
+        "withheld": prediction.withheld,
         "findings": [
             {"group": group, **_finding(finding)} for group, found in prediction.groups.items() for finding in found
         ],
         "prompts": [{"text": f.name, "similarity": f.score, "percentile": f.percentile} for f in prediction.prompts],
-        "rests_on": [
-            {"task": f.task, "code": f.code, "leads": list(o.highlight.leads), "seconds": list(o.highlight.seconds)}
-            for f, o in prediction.explained
-        ],
+        "rests_on": [_rests_on(*explained) for explained in prediction.explained],
         "reports": [{"cosine": cosine, "report": report} for cosine, report in prediction.reports],
         "encoder": {"name": encoder.run_dir.name, "step": encoder.step},
         "files": [str(file) for file in files],
+    }
+
+
+def _rests_on(finding: Finding, found: Occlusion) -> dict[str, Any]:
+    return {
+        "task": finding.task,
+        "code": finding.code,
+        "leads": list(found.highlight.leads),
+        "seconds": list(found.highlight.seconds),
+        "score": finding.score,
+        "falls": {"by_lead": dict(found.by_lead), "by_second": found.by_second, "by_chance": found.by_chance},
     }
 
 

@@ -89,8 +89,9 @@ def predict(
 def summary_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     """Formats what is printed: summary, measurements, findings of each group, what they rest on, nearest reports."""
     ecg = prediction.ecg
-    lines = [words.summary(prediction), f"{ecg.name}, {words.about(ecg)}", *(f"  {note}" for note in ecg.notes)]
-    lines.append(f"measurements: {words.measurement_line(ecg)}")
+    lines = [words.summary(prediction), *filter(None, [words.contradiction(prediction)])]
+    lines += [f"{ecg.name}, {words.about(ecg)}", *(f"  {note}" for note in ecg.notes)]
+    lines.append(f"measurements: {words.measurement_line(prediction)}")
     for group, findings in prediction.groups.items():
         probable = [finding for finding in findings if finding.probability is not None]
         shown = [f for f in probable if f in probable[:SHOWN] or f.verdict != "below"]

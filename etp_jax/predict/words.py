@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from etp_jax.ecg.leads import Highlight
+from etp_jax.predict.doubts import NO_BEATS
 from etp_jax.predict.occlusion import Occlusion
 from etp_jax.predict.predictor import Ecg, Finding, Prediction, Predictor
 
@@ -19,14 +20,13 @@ MEASURED = (
 )
 """Name, quantity and unit of each measurement that is shown."""
 NO_THRESHOLDS = "This encoder has no thresholds; findings are ranked only"
-NO_BEATS = "too few heart beats of one shape were found"
 NOTHING = "nothing stands out: hiding random stretches, or an encoder with shuffled weights, changes the score as much"
 
 
-def value(ecg: Ecg, quantity: str) -> float | None:
-    """Returns a measurement of the whole ECG, or None if it could not be measured."""
-    found = float(ecg.measures.get(quantity, math.nan))  # pyright: ignore[reportArgumentType]
-    return found if math.isfinite(found) else None
+def value(prediction: Prediction, quantity: str) -> float | None:
+    """Returns a measurement of the whole ECG, or None if it could not be measured or is withheld."""
+    found = float(prediction.ecg.measures.get(quantity, math.nan))  # pyright: ignore[reportArgumentType]
+    return found if math.isfinite(found) and quantity not in prediction.withheld else None
 
 
 def summary(prediction: Prediction) -> str:
@@ -35,7 +35,9 @@ def summary(prediction: Prediction) -> str:
     parts = [f"Above the threshold: {names}" if names else "No finding is above its threshold"]
     if not prediction.has_thresholds:
         parts = [NO_THRESHOLDS]
-    rate, qtc = value(prediction.ecg, "rate_bpm"), value(prediction.ecg, "qtc_ms")
+    if not prediction.ecg.readable:
+        parts = ["Not readable as an ECG"]
+    rate, qtc = value(prediction, "rate_bpm"), value(prediction, "qtc_ms")
     parts += [NO_BEATS] if rate is None else [f"heart rate {rate:.0f}/min"]
     parts += [f"QTc {qtc:.0f} ms"] if qtc is not None else []
     return "; ".join(parts)
@@ -49,15 +51,21 @@ def about(ecg: Ecg) -> str:
     return ", ".join([*parts, *filter(None, [recording.sex])])
 
 
-def measurements(ecg: Ecg) -> list[tuple[str, str, str]]:
+def contradiction(prediction: Prediction) -> str:
+    """One line about the findings that cannot all be right; empty if there are none."""
+    found = "; ".join(prediction.contradictions)
+    return f"Contradiction: {found}. Not all of this can be right." if found else ""
+
+
+def measurements(prediction: Prediction) -> list[tuple[str, str, str]]:
     """Name, value with its unit, and what it rests on, of each measurement."""
-    beats, averaged = value(ecg, "beats"), value(ecg, "median_beats")
+    beats, averaged = value(prediction, "beats"), value(prediction, "median_beats")
     rests = [f"{count:.0f} beats" if count else "" for count in (beats, averaged)]
     rows = []
     for name, quantity, unit in MEASURED:
-        found = value(ecg, quantity)
+        found, why = value(prediction, quantity), prediction.withheld.get(quantity, "")
         basis = rests[0] if quantity == "rate_bpm" else f"median of {rests[1]}"
-        rows.append((name, "not measured", "") if found is None else (name, f"{_whole(found, unit)}{unit}", basis))
+        rows.append((name, "not measured", why) if found is None else (name, f"{_whole(found, unit)}{unit}", basis))
     return rows
 
 
@@ -66,12 +74,12 @@ def _whole(number: float, unit: str) -> int:
     return 180 - (180 - round(number)) % 360 if unit == "°" else round(number)
 
 
-def measurement_line(ecg: Ecg) -> str:
+def measurement_line(prediction: Prediction) -> str:
     """All measurements in one line."""
-    if value(ecg, "rate_bpm") is None:
+    if value(prediction, "rate_bpm") is None:
         return f"not measured: {NO_BEATS}"
     by_basis: dict[str, list[str]] = {}
-    for name, found, basis in measurements(ecg):
+    for name, found, basis in measurements(prediction):
         by_basis.setdefault(basis, []).append(f"{name} {found}")
     return "; ".join(", ".join(texts) + f" ({basis})" * bool(basis) for basis, texts in by_basis.items())
 

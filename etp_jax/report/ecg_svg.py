@@ -74,7 +74,7 @@ def _calibration_pulse(baseline: int, gain: float) -> str:
 def _lead(strip: Strip, paper: Paper, highlight: bool) -> str:
     """Draws the lead's name and its trace at the position of its recording time."""
     mark = " highlight" if highlight else ""
-    title = _text(*strip.label, strip.lead, mark)
+    title = _text(*strip.label, strip.lead, f"lead{mark}")
     if strip.missing:
         return title + _text(strip.label[0], paper.bands[strip.row].baseline, strip.missing)
     x, y = strip.x, strip.y
@@ -83,5 +83,5 @@ def _lead(strip: Strip, paper: Paper, highlight: bool) -> str:
 
 
 def _text(x: int, y: int, text: str, style: str = "") -> str:
-    css = f' class="{style.strip()}"' if style else ""
+    css = f' class="{style}"' if style else ""
     return f'<text{css} x="{x}" y="{y}">{escape(text)}</text>'

@@ -36,9 +36,8 @@ def random_known(rng: np.random.Generator) -> Known:
     """Draws intervals from normal ones to those of long QT, bundle branch block and AV block."""
     rate, qrs = rng.uniform(48, 115), rng.uniform(76, 150)
     qt = rng.uniform(360, 480) * (60 / rate) ** (1 / 3)
-    return Known(
-        rate, rng.uniform(80, 120), rng.uniform(125, 240), qrs, qt, rng.uniform(70, 120), rng.uniform(-60, 110)
-    )
+    p, pr, fall, axis = rng.uniform(80, 120), rng.uniform(125, 240), rng.uniform(70, 120), rng.uniform(-60, 110)
+    return Known(rate, p, pr, qrs, qt, min(fall, 0.5 * (qt - qrs)), axis)  # T's peak comes after its onset
 
 
 def draw(known: Known, fs: int, noise_uv: float, rng: np.random.Generator) -> np.ndarray:

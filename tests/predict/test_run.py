@@ -264,15 +264,51 @@ def test_the_result_as_json(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPa
     assert text.count("normal ECG") <= 3 and "NST_" not in text  # summary, table, what it rests on
 
 
+def test_the_tables_of_the_page_are_those_of_the_json(tmp_path: Path, capsys):
+    record = write_ecg(tmp_path, [])
+    main.main(["predict", str(record), "--out", str(tmp_path / "out"), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    measured, expected = result["measurements"], []
+    beats = f"{measured['beats']:.0f} beats", f"median of {measured['median_beats']:.0f} beats"
+    for name, quantity, symbol in words.MEASURED:
+        expected.append([name, f"{measured[quantity]:.0f}{symbol}", beats[quantity != "rate_bpm"]])
+    for group in dict.fromkeys(f["group"] for f in result["findings"]):
+        for fitted in (True, False):
+            for f in result["findings"]:
+                if f["group"] != group or (f["probability"] is not None) != fitted:
+                    continue
+                numbers = [f"{f['similarity']:.3f}", f"{f['percentile']:.0f}"]
+                if fitted:
+                    numbers = [
+                        f"{f['probability']:.1%}",
+                        f"{f['threshold']:.1%}",
+                        f["verdict"],
+                        f"{f['precision']:.0%}",
+                    ]
+                expected.append([f["name"], *numbers])
+    for part in result["rests_on"]:
+        falls = part["falls"]
+        expected += [[lead, f"{fall:+.3f}"] for lead, fall in falls["by_lead"].items()]
+        expected += [[f"{s}–{s + 1} s", f"{fall:+.3f}"] for s, fall in enumerate(falls["by_second"])]
+    html = (tmp_path / "out" / "ecg.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", html)
+    assert [[Words(cell).text for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows] == expected
+    for part in result["rests_on"]:
+        assert f"{part['score']:.3f}; at most {part['falls']['by_chance']:+.3f}" in html
+
+
 @pytest.mark.parametrize("kind", ["noise", "mains hum"])
-def test_no_heart_beat_is_reported_where_none_is(run: Path, kind: str, tmp_path: Path, capsys):
+def test_nothing_is_decided_where_no_heart_beats(kind: str, tmp_path: Path, capsys):
     time = np.arange(1000)[:, None] / 200
     noise = np.random.default_rng(0).normal(0, 0.2, (1000, 12))
     np.save(tmp_path / "ecg.npy", noise if kind == "noise" else np.sin(2 * np.pi * 50 * time) * np.ones(12))
-    argv = ["predict", str(tmp_path / "ecg.npy"), "--fs", "200", "--unit", "mV", "--run", str(run)]
+    argv = ["predict", str(tmp_path / "ecg.npy"), "--fs", "200", "--unit", "mV"]
     main.main([*argv, "--out", str(tmp_path / "out"), "--json"])
     result = json.loads(capsys.readouterr().out)
     assert set(result["measurements"].values()) == {None} and "too few heart beats" in result["summary"]
+    assert {finding["verdict"] for finding in result["findings"]} == {"not decided"} and result["rests_on"] == []
+    page = Words((tmp_path / "out" / "ecg.html").read_text(encoding="utf-8")).text
+    assert "Not readable as an ECG" in page and "no finding is decided" in page
 
 
 def test_a_short_record_of_one_lead_has_its_lead_whole(run: Path, tmp_path: Path, capsys):
@@ -289,7 +325,8 @@ def test_a_short_record_of_one_lead_has_its_lead_whole(run: Path, tmp_path: Path
 @pytest.mark.parametrize(("degrees", "shown"), [(-180.0, "180°"), (-179.6, "180°"), (179.7, "180°"), (-0.3, "0°")])
 def test_the_axis_is_named_once_on_the_circle(degrees: float, shown: str):
     ecg = SimpleNamespace(measures={"beats": 9.0, "median_beats": 8.0, "axis_deg": degrees})
-    assert words.measurements(ecg)[-1] == ("QRS axis", shown, "median of 8 beats")  # pyright: ignore[reportArgumentType]
+    rows = words.measurements(SimpleNamespace(ecg=ecg, withheld={}))  # pyright: ignore[reportArgumentType]
+    assert rows[-1] == ("QRS axis", shown, "median of 8 beats")
 
 
 def test_an_encoder_of_version_0_1_has_no_thresholds(run: Path, signal: np.ndarray, tmp_path: Path, capsys):

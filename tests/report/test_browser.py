@@ -116,6 +116,8 @@ def test_all_leads_of_a_prediction_are_in_reach(browser: Any, pages: dict[str, P
         "[...document.querySelectorAll('.scroll')].filter(box => box.offsetParent && box.scrollWidth > box.clientWidth)"
     )
     assert page.evaluate(f"{hidden}.map(box => box.textContent)") == []
+    names = [text.bounding_box() for text in page.locator("svg .lead").all() if text.is_visible()]
+    assert len(names) >= len(LEADS) and all(box and box["height"] >= 12 for box in names)
     for text in page.locator("main p, header p").all():  # none is cut by a scrolling table
         box = text.bounding_box()
         assert not box or box["x"] + box["width"] <= width

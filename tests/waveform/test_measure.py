@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.signal import butter, sosfiltfilt
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.waveform.features import QUANTITIES, Check
 from etp_jax.waveform.judge import judge
 from etp_jax.waveform.measure import measure
+from tests.helpers import analytic_ecg
+from tests.helpers.analytic_ecg import Known
 from tests.helpers.drawn_ecg import FS, draw
 
 
@@ -16,9 +19,9 @@ def lead(measures, quantity: str, name: str) -> float:
     return float(measures[quantity][LEADS.index(name)])
 
 
-@pytest.mark.parametrize("rate", [40, 60, 75, 110, 150])
+@pytest.mark.parametrize("rate", [40, 60, 75, 110, 150, 200, 220])
 def test_rate(rate):
-    assert measure(draw(rate=rate), FS)["rate_bpm"] == pytest.approx(rate, abs=1)
+    assert measure(draw(rate=rate, qrs=80), FS)["rate_bpm"] == pytest.approx(rate, abs=1)
 
 
 @pytest.mark.parametrize(("pr", "qrs"), [(120, 80), (160, 100), (220, 100), (160, 140), (280, 160)])
@@ -121,6 +124,34 @@ NOISE = np.random.default_rng(0).normal(0, 1, (5000, 12))
 )
 def test_nothing_is_measured_where_no_heart_beats(ecg):
     assert measure(replace(draw(), ecg=ecg.astype(np.int16)), FS) == {}
+
+
+@pytest.mark.parametrize("band", [(1, 4), (5, 15), (8, 12)], ids=str)
+def test_noise_of_one_lead_in_a_narrow_band_is_no_heart_beat(band):
+    """Its waves are alike, and were taken for beats in up to 15 of 20 such signals."""
+    one = np.arange(12) == LEADS.index("II")
+    for seed in range(10):
+        noise = np.random.default_rng(seed).normal(0, 300, 5000)
+        ecg = np.outer(sosfiltfilt(butter(2, band, "band", fs=FS, output="sos"), noise), one)
+        assert measure(replace(draw(), ecg=ecg.astype(np.int16), lead_mask=one), FS) == {}, seed
+
+
+@pytest.mark.parametrize("frequency", [0.3, 0.7, 1.2, 2, 5])
+def test_a_sine_is_no_heart_beat(frequency):
+    ecg = 500 * np.sin(2 * np.pi * frequency * TIME) * np.ones(12)
+    assert measure(replace(draw(), ecg=ecg.astype(np.int16)), FS) == {}
+
+
+def test_a_fast_regular_rhythm_has_no_pr():
+    """Every second wave of atrial flutter is in the place of a P wave."""
+    slower, faster = measure(draw(rate=120, pr=120, qrs=80), FS), measure(draw(rate=130, pr=120, qrs=80), FS)
+    assert np.isfinite(slower["pr_ms"]) and np.isnan(faster["pr_ms"]) and np.isfinite(faster["qrs_ms"])
+
+
+def test_an_early_t_wave_is_not_passed_over_for_the_next_p_wave():
+    known = Known(rate_bpm=113, p_ms=89, pr_ms=206, qrs_ms=140, qt_ms=316, t_fall_ms=100, axis_deg=9)
+    ecg = analytic_ecg.draw(known, FS, 0, np.random.default_rng(0))
+    assert measure(replace(draw(), ecg=ecg), FS)["qt_ms"] == pytest.approx(316 - 18, abs=10)  # by the tangent
 
 
 @pytest.mark.parametrize(("rate", "pr"), [(95, 200), (105, 180), (120, 150)])
