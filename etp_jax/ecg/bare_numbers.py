@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Layout, Recording, lead_of
 from etp_jax.ecg.stated import field_of, is_times, stated
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 NAME_ONE = "name one of them as FILE#ROW, or with --row-column in a table"
 
@@ -90,7 +90,6 @@ def recording_of(
       leads: leads that the file names; empty: those of the layout.
       others: arrays beside it, which may state its leads, sampling rate and unit.
     """
-    layout.check()
     if array.dtype.kind not in "iuf":
         raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
     said = stated(others or {}, array.shape, layout, path)
@@ -104,10 +103,9 @@ def recording_of(
 
 
 def rate(layout: Layout, path: Path) -> float:
-    """Returns the layout's sampling rate, and checks the layout."""
-    layout.check()
+    """Returns the layout's sampling rate; raises EtpError if it has none."""
     if layout.fs is None:
-        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
+        raise EtpError(f"sampling rate: {path.name} does not contain it; give {option('fs')}")
     return layout.fs
 
 
@@ -117,5 +115,6 @@ def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) ->
         return array[:, None]
     if array.ndim != 2 or array.shape.count(len(leads)) != 1:
         shape = " x ".join(map(str, array.shape))
-        raise EtpError(f"lead count: {path.name} holds {shape} numbers for {len(leads)} leads; name them with --leads")
+        known = f"{path.name} holds {shape} numbers for {len(leads)} leads"
+        raise EtpError(f"lead count: {known}; name them with {option('leads')}")
     return array if array.shape[1] == len(leads) else array.T

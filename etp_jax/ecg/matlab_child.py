@@ -38,7 +38,7 @@ def arrays_in(path: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             _visit_hdf5(file, "", found)
     else:
-        for name, value in loadmat(path).items():
+        for name, value in loadmat(path, mat_dtype=True).items():  # without, logical matrices would be numbers
             if not name.startswith("__"):
                 _visit(value, name, found)
     return found

@@ -13,7 +13,7 @@ import pandas as pd
 
 from etp_jax.ecg.csv_time import RATES_AGREE, is_time, rate_of
 from etp_jax.ecg.leads import Layout, lead_of, unit_of
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 FEW = 64
 """Largest number of texts that are looked at: a file has more ids of ECGs than names of leads."""
@@ -60,8 +60,8 @@ def stated(arrays: Mapping[str, Any], shape: Sequence[int], layout: Layout, path
       EtpError: the file contradicts the layout or itself.
       ValueError: the times of the samples do not rise by equal steps.
     """
-    rates = [("--fs", layout.fs)] if layout.fs else []
-    units = [("--unit", layout.unit)] if layout.unit else []
+    rates = [(option("fs"), layout.fs)] if layout.fs else []
+    units = [(option("unit"), layout.unit)] if layout.unit else []
     channels: tuple[str, ...] = ()
     for name, array in arrays.items():
         values = np.ravel(array)

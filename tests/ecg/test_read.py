@@ -57,6 +57,24 @@ def error_of(path: Path, layout: Layout = LAYOUT) -> str:
     return str(error.value)
 
 
+def test_the_layout_is_checked_for_every_kind_of_file(tmp_path: Path) -> None:
+    write_record(tmp_path / "a", SAMPLES)
+    for layout in (Layout(fs=0), Layout(fs=-1), Layout(unit="mm")):
+        assert "--fs is" in error_of(tmp_path / "a", layout) or "'mm' is not one of" in error_of(tmp_path / "a", layout)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_logical_matrices_are_no_samples(packed: bool, tmp_path: Path) -> None:
+    flags = SAMPLES > 0
+    scipy.io.savemat(tmp_path / "a.mat", {"val": flags}, do_compression=packed)
+    np.save(tmp_path / "a.npy", flags)
+    np.savez(tmp_path / "a.npz", val=flags)
+    for name in ("a.mat", "a.npy", "a.npz"):
+        assert "numbers" in error_of(tmp_path / name)
+    scipy.io.savemat(tmp_path / "a.mat", {"val": SAMPLES.astype(np.int16), "usable": flags, "s": {"m": flags}})
+    np.testing.assert_array_equal(read_signal(tmp_path / "a.mat", LAYOUT).signal, SAMPLES.astype(np.int16))
+
+
 @pytest.mark.parametrize("save", [save_v5, save_v73])
 @pytest.mark.parametrize(
     "content",
