@@ -113,7 +113,7 @@ def name_channels(recording: Recording, layout: Layout, file: str) -> Recording:
         note = f"leads by the names in the file ({names}), not by {option('leads')}"
         return replace(recording, notes=(*recording.notes, note)) if ignored else recording
     if len(layout.leads) != len(leads):
-        how = f"name all {len(leads)} with {option('leads')}"
+        how = f"name all {len(leads)} with {option('leads')} if they are standard leads under other names"
         raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; {how}")
     note = f"{names} read as {', '.join(layout.leads)} by {option('leads')}"
     return replace(recording, channels=layout.leads, notes=(*recording.notes, note))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_grid import Grid, read_grid
 from etp_jax.ecg.csv_time import RATES, RATES_AGREE, is_clock, is_index, is_time, rate_of, steps_evenly
-from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, split_unit, unit_of
+from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, lead_of, leads_of, split_unit, unit_of
 from etp_jax.ecg.text import decode, read_bytes
 from etp_jax.errors import EtpError, option
 
@@ -58,6 +58,11 @@ def read_csv_signal(path: Path, layout: Layout) -> Recording:
 
 def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
     """Chooses among the columns, and converts them by what the file and the layout state."""
+    for column in grid.columns:
+        if column.dtype.kind not in "iuf" and lead_of(str(column.iloc[0])) and column.duplicated().any():
+            raise EtpError(
+                f"unreadable signal: {path.name} has a row for each lead and sample; make a column of each lead"
+            )
     timing = [number for number in range(len(grid.columns)) if _is_timing(grid, number)]
     fs, notes = _rate(path, grid, timing, layout)
     numbers, names, named = _channels(path, grid, [n for n in range(len(grid.columns)) if n not in timing], layout)

@@ -150,7 +150,7 @@ def leads_of(channels: Sequence[str]) -> list[str | None]:
     """Returns the standard lead of each channel of a file, or None for what is no lead.
 
     The names of a file decide together: next to EEG electrodes, or channels that are called ECG, `C3` is an electrode
-    of the head.
+    of the head; and so are `C3` and `C4` without other chest leads.
 
     Raises:
       EtpError: the channels are numbered (`Lead 1` to `Lead 12`), so that the number names no lead.
@@ -160,6 +160,7 @@ def leads_of(channels: Sequence[str]) -> list[str | None]:
             f"lead names: {' '.join(channels)} are numbers of channels; name the leads with {option('leads')}"
         )
     eeg = any(_EEG.fullmatch(channel.strip()) or _ECG.match(channel.strip()) for channel in channels)
+    eeg |= {channel.strip().upper() for channel in channels if re.match("[cC]", channel.strip())} == {"C3", "C4"}
     return [None if eeg and re.match("[cC]", channel.strip()) else lead_of(channel) for channel in channels]
 
 

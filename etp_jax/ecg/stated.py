@@ -72,6 +72,8 @@ def stated(arrays: Mapping[str, Any], shape: Sequence[int], layout: Layout, path
             rates += [(name, float(values[0]))] if values[0] > 0 else []
         elif values.dtype.kind in "USO" and values.size <= FEW:
             texts = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
+            if len(texts) == 1:  # `I, II, III`
+                texts = tuple(filter(None, re.split(r"[\s,;]+", texts[0]))) or texts
             if _are_channels(name, texts, shape):
                 channels = texts
             elif _UNIT.fullmatch(field_of(name)):

@@ -373,3 +373,10 @@ def test_a_first_row_of_gains_is_named(tmp_path: Path) -> None:
     assert note in read_signal(tmp_path / "a.csv", LAYOUT).notes
     (tmp_path / "a.csv").write_bytes(text(HEAD, *PLAIN))
     assert not read_signal(tmp_path / "a.csv", Layout(fs=FS, unit="mV")).notes
+
+
+def test_a_row_for_each_lead_and_sample_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame(SIGNAL, columns=list(LEADS)).assign(sample=range(900))
+    frame.melt("sample", var_name="lead", value_name="mV").to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(EtpError, match=r"^unreadable signal: a.csv has a row for each lead and sample; make a column"):
+        read_signal(tmp_path / "a.csv", Layout(fs=FS, leads=("II",)))

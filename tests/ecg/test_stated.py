@@ -138,3 +138,13 @@ def test_texts_of_matlab_7_3(tmp_path: Path) -> None:
     recording = read_signal(tmp_path / "a.mat", Layout(fs=FS))
     assert recording.channels == BACK
     np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, ::-1], atol=1e-9)
+
+
+def test_names_in_one_text_or_in_a_structure_per_channel(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"val": SIGNAL, "labels": ", ".join(BACK)})
+    assert read_signal(tmp_path / "a.mat", Layout(fs=FS)).channels == BACK
+    channels = np.array([(lead, 1.0) for lead in BACK], [("labels", object), ("radius", object)])
+    savemat(tmp_path / "a.mat", {"EEG": {"data": SIGNAL.T, "srate": FS, "chanlocs": channels}})
+    assert read_signal(tmp_path / "a.mat", Layout()).channels == BACK
+    to_npz(tmp_path / "a.npz", {"ecg": SIGNAL, "leads": " ".join(BACK)})
+    assert read_signal(tmp_path / "a.npz", Layout(fs=FS)).channels == BACK
