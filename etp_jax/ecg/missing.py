@@ -37,7 +37,8 @@ def without_marks(recording: Recording) -> Recording:
         counts = zip(recording.channels, is_mark.sum(axis=0).tolist(), strict=True)
         listed = ", ".join(f"{channel} ({count})" for channel, count in counts if count)
         notes.append(f"samples of {mark / MICROVOLT[unit]:g} {unit}, far from all others, read as missing: {listed}")
-    return replace(recording, signal=signal, notes=(*recording.notes, *notes))
+    # Beside -9999, -999 is an extreme only now.
+    return without_marks(replace(recording, signal=signal, notes=(*recording.notes, *notes)))
 
 
 def _marks(values: NDArray[np.float64]) -> list[float]:

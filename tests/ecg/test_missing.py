@@ -58,6 +58,9 @@ def test_two_marks(tmp_path: Path) -> None:
     signal[5:9, 1], signal[20:25, 1] = -999, 999
     to_csv(tmp_path / "a.csv", signal)
     assert np.isnan(read_signal(tmp_path / "a.csv", Layout(fs=FS)).signal).sum() == 9
+    signal[5:9, 1], signal[20:25, 1] = -999, -9999
+    to_csv(tmp_path / "a.csv", signal)
+    assert np.isnan(read_signal(tmp_path / "a.csv", Layout(fs=FS)).signal).sum() == 9
 
 
 def test_a_mark_in_wfdb(tmp_path: Path) -> None:
