@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import MICROVOLT, Recording
+from etp_jax.ecg.prepare import FLAT_UV
 
 FAR = 10.0
 """A value marks missing samples if it occurs at least twice, and is farther from all other samples of its lead than
@@ -48,9 +49,11 @@ def _marks(values: NDArray[np.float64]) -> list[float]:
     if not len(others):
         return []
     top, bottom = float(others.max()), float(others.min())
-    gaps = {high: high - top, low: bottom - low}
     span = top - bottom
-    return [value for value, gap in gaps.items() if gap > (FAR_NINES if _is_nines(value) else FAR) * span > 0]
+    if span <= FLAT_UV:  # nothing to compare with: three values that alternate, such as hum at a fourth of the rate
+        return []
+    gaps = {high: high - top, low: bottom - low}
+    return [value for value, gap in gaps.items() if gap > (FAR_NINES if _is_nines(value) else FAR) * span]
 
 
 def _is_nines(value: float) -> bool:

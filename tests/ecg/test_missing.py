@@ -89,6 +89,7 @@ def clipped(limit: float) -> np.ndarray:
         np.where(np.arange(900) % 200 == 7, 2000 + np.arange(900), 1000 * SIGNAL[:, 0]),  # stimuli of a pacemaker
         np.where(np.arange(900) % 200 == 7, 3000, 1000 * SIGNAL[:, 0]),  # the same, all of one height
         np.where(np.arange(900) < 450, 0.0, 1000.0),
+        1000 * np.sin(np.arange(900) * np.pi / 2),
         np.zeros(900),
         np.full(900, np.nan),
     ],
