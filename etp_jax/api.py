@@ -24,7 +24,7 @@ from etp_jax.encoder.card import write_card
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import export
 from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, FILES, SHIPPED, copy_encoder, run_folder
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, python_interface
 from etp_jax.models.dual_encoder import EcgEncoder
 from etp_jax.plain import plain_line
 
@@ -95,8 +95,9 @@ class EcgModel:
           EtpError: the array does not fit the leads, a lead or the unit is unknown, the sampling rate is missing or
             impossible, the voltages are not those of an ECG, or the signal cannot be used.
         """
-        recording = as_recording(signal, fs, leads, unit)
-        prepared = self.prepare_recording(recording)
+        with python_interface():
+            recording = as_recording(signal, fs, leads, unit)
+            prepared = self.prepare_recording(recording)
         _warn([recording], [prepared], stacklevel=3)
         return prepared
 
@@ -275,8 +276,9 @@ class EcgModel:
         recordings, prepared = [], []
         for number, signal in enumerate([signals] if several is None else several):
             try:
-                recordings.append(as_recording(signal, fs, leads, unit))
-                prepared.append(self.prepare_recording(recordings[-1]))
+                with python_interface():
+                    recordings.append(as_recording(signal, fs, leads, unit))
+                    prepared.append(self.prepare_recording(recordings[-1]))
             except EtpError as error:
                 raise EtpError(str(error) if several is None else f"signal {number}: {error}") from None
         _warn(recordings, prepared, stacklevel=4)
@@ -339,4 +341,5 @@ def load(
         raise EtpError(f"checkpoint {checkpoint!r} is neither best nor latest")
     name = SHIPPED if run is None else run
     source = None if text_tower is None else str(text_tower)
-    return EcgModel(Encoder.from_run(run_folder(name), checkpoint, source), str(name))
+    with python_interface():
+        return EcgModel(Encoder.from_run(run_folder(name), checkpoint, source), str(name))

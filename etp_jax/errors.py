@@ -1,5 +1,12 @@
-"""The exception class for mistakes that a user can fix."""
+"""The exception class for mistakes that a user can fix, and how its messages name options."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_in_python: ContextVar[bool] = ContextVar("in_python", default=False)
 LONGEST = 2000
 """Longest message, in characters; the middle of a longer one, which quotes a file, is left out."""
 
@@ -25,3 +32,21 @@ def one_line(error: BaseException) -> str:
         return f"lacks {error}"
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
+
+
+@contextmanager
+def python_interface() -> Iterator[None]:
+    """Makes the messages within name options as arguments of Python, not of the command line."""
+    token = _in_python.set(True)
+    try:
+        yield
+    finally:
+        _in_python.reset(token)
+
+
+def option(name: str, value: str = "") -> str:
+    """Returns how the user gives an option: `--unit uV`, or `unit="uV"` within `python_interface`."""
+    if _in_python.get():
+        name = name.replace("-", "_")
+        return f'{name}="{value}"' if value else f"{name}=..."
+    return f"--{name} {value}".strip()

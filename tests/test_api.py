@@ -55,6 +55,16 @@ def test_other_rates_lengths_and_few_leads(model: EcgModel) -> None:
     assert not np.allclose(embedding, model.encode_ecg(slow, fs=500))
 
 
+def test_messages_name_arguments_of_python(model: EcgModel, run_dir: Path) -> None:
+    signal = 1000 * np.random.default_rng(1).normal(size=(SAMPLES, 12))
+    with pytest.raises(EtpError, match=r'if the values are uV, give unit="uV"; if they are units of a converter, '):
+        model.prepare(signal, fs=100)
+    with pytest.raises(EtpError, match=r'^signal 0: .* give unit="uV"'):
+        model.encode_ecg([signal], fs=100)
+    with pytest.raises(EtpError, match="numbers of channels; name the leads with leads="):
+        model.prepare(pd.DataFrame(signal, columns=[f"Lead {n}" for n in range(1, 13)]), fs=100)
+
+
 def test_zero_shot_ranks_by_cosine(model: EcgModel) -> None:
     findings = ["normal ecg", "inferior myocardial infarction", "hypertrophy"]
     signal = np.random.default_rng(1).normal(size=(SAMPLES, 12))
@@ -168,7 +178,7 @@ def test_the_sampling_rate_is_required_and_checked(model: EcgModel) -> None:
     for fs in (0.5, 1e9):
         with pytest.raises(EtpError, match="no ECG is sampled at"):
             model.encode_ecg(ecg, fs=fs)
-    with pytest.raises(EtpError, match=r"voltage: the leads span .* give --unit uV"):
+    with pytest.raises(EtpError, match=r'voltage: the leads span .* give unit="uV"'):
         model.encode_ecg(1000 * ecg, fs=100)
 
 

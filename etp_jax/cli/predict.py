@@ -73,6 +73,7 @@ def predict(args: Predict) -> None:
 
     if args.record.is_dir() and (args.json or args.open):
         raise EtpError(f"{args.record}: --json and --open are for one record, not for a folder; read its table")
+    args.layout.check()
     folder = run_folder(args.run)
     done = run(args.record, args.out, args.layout, folder, args.task, args.prompt, args.shards, args.text_tower)
     show(json.dumps(done.result, indent=1, ensure_ascii=False) if args.json else done.text)

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from etp_jax.ecg.leads import LEADS, MICROVOLT, RATES, Recording, lead_of, leads_of, split_unit, unit_of
+from etp_jax.ecg.missing import without_marks
 from etp_jax.errors import EtpError, one_line
 from etp_jax.plain import plain_line
 
@@ -54,7 +55,7 @@ def as_recording(signal: Any, fs: Any = None, leads: Any = None, unit: Any = Non
         scales.append(MICROVOLT[stated or unit_of(unit or "mV") or "mV"])
         assumed |= not stated
     samples = _numbers(signal, len(channels)) * scales
-    return Recording(samples, rate, tuple(channels), notes, (unit or "mV") * assumed)
+    return without_marks(Recording(samples, rate, tuple(channels), notes, (unit or "mV") * assumed))
 
 
 def _rate(fs: Any) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Layout, Recording, lead_of
-from etp_jax.ecg.stated import field_of, is_times, stated
-from etp_jax.errors import EtpError
+from etp_jax.ecg.stated import FEW, field_of, is_times, stated
+from etp_jax.errors import EtpError, option
 
 NAME_ONE = "name one of them as FILE#ROW, or with --row-column in a table"
 
@@ -42,7 +42,7 @@ def recording_among(variables: Mapping[str, Any], layout: Layout, path: Path) ->
     """
     known = {name: np.squeeze(value) for name, value in variables.items() if value is not None}
     arrays = {name: value for name, value in known.items() if value.dtype.kind in "iuf"}
-    matrices = {name: value for name, value in arrays.items() if value.ndim > 1}
+    matrices = {name: value for name, value in arrays.items() if value.ndim > 1 and not _is_flags(value)}
     vectors = {name: value for name, value in arrays.items() if value.ndim == 1 and value.size}
     leads = {name: value for name, value in vectors.items() if lead_of(field_of(name))}
     if leads and not matrices:
@@ -54,7 +54,8 @@ def recording_among(variables: Mapping[str, Any], layout: Layout, path: Path) ->
     if len(signals) != 1:
         shapes = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in signals]
         found = ", ".join(shapes or variables) or "nothing"
-        raise EtpError(f"unreadable signal: {path.name} holds {len(shapes)} arrays of numbers, not one: {found}")
+        what = f"{len(shapes)} arrays of samples, not one: {found}"
+        raise EtpError(f"unreadable signal: {path.name} holds {what}; save one matrix, samples by leads")
     ((name, signal),) = signals
     return recording_of(signal, layout, path, (), {other: value for other, value in known.items() if other != name})
 
@@ -90,9 +91,10 @@ def recording_of(
       leads: leads that the file names; empty: those of the layout.
       others: arrays beside it, which may state its leads, sampling rate and unit.
     """
-    layout.check()
     if array.dtype.kind not in "iuf":
         raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
+    if _is_flags(array):
+        raise EtpError(f"unreadable signal: {path.name} holds only 0 and 1, which are flags and no samples")
     said = stated(others or {}, array.shape, layout, path)
     layout = said.layout
     fs, leads = rate(layout, path), tuple(leads) or said.channels or layout.named
@@ -103,11 +105,15 @@ def recording_of(
     return Recording(samples, fs, leads, notes, layout.unit or "mV")
 
 
+def _is_flags(array: NDArray[Any]) -> bool:
+    """Whether an array holds 0 and 1 only, as MATLAB stores logical ones."""
+    return bool(array.any() and np.isin(array.flat[:FEW], (0, 1)).all() and np.isin(array, (0, 1)).all())
+
+
 def rate(layout: Layout, path: Path) -> float:
-    """Returns the layout's sampling rate, and checks the layout."""
-    layout.check()
+    """Returns the layout's sampling rate; raises EtpError if it has none."""
     if layout.fs is None:
-        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
+        raise EtpError(f"sampling rate: {path.name} does not contain it; give {option('fs')}")
     return layout.fs
 
 
@@ -117,5 +123,6 @@ def _by_samples(array: NDArray[np.float64], leads: Sequence[str], path: Path) ->
         return array[:, None]
     if array.ndim != 2 or array.shape.count(len(leads)) != 1:
         shape = " x ".join(map(str, array.shape))
-        raise EtpError(f"lead count: {path.name} holds {shape} numbers for {len(leads)} leads; name them with --leads")
+        known = f"{path.name} holds {shape} numbers for {len(leads)} leads"
+        raise EtpError(f"lead count: {known}; name them with {option('leads')}")
     return array if array.shape[1] == len(leads) else array.T

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, unit_of
-from etp_jax.errors import EtpError, one_line
+from etp_jax.errors import EtpError, one_line, option
 
 MAX_GAP = 40_000_000
 """Largest number of missing samples that is filled in, over all gaps and leads; of 4 leads, 22 hours at 125 Hz."""
@@ -68,7 +68,7 @@ def choose_channels(
     Raises:
       EtpError: no channel is a voltage, or no sampling rate has most of the leads.
     """
-    named = [name.strip() or f"number {number + 1}" for number, name in enumerate(names)]
+    named = _called(names)
     voltages = [number for number, unit in enumerate(units) if microvolts(unit) is not None]
     if not voltages:
         found = ", ".join(map(repr, dict.fromkeys(units)))
@@ -104,17 +104,24 @@ def name_channels(recording: Recording, layout: Layout, file: str) -> Recording:
     Raises:
       EtpError: no channel denotes a lead, and the layout has another number of leads.
     """
+    recording = replace(recording, channels=_called(recording.channels))
     leads = _leads(recording.channels)
     names = ", ".join(recording.channels)
     if any(leads):
-        said = any("--leads" in note for note in recording.notes)
+        said = any(option("leads") in note for note in recording.notes)
         ignored = layout.leads and _leads(layout.leads) != leads and not said
-        note = f"leads by the names in the file ({names}), not by --leads"
+        note = f"leads by the names in the file ({names}), not by {option('leads')}"
         return replace(recording, notes=(*recording.notes, note)) if ignored else recording
     if len(layout.leads) != len(leads):
-        raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; name all {len(leads)} with --leads")
-    note = f"{names} read as {', '.join(layout.leads)} by --leads"
+        how = f"name all {len(leads)} with {option('leads')} if they are standard leads under other names"
+        raise EtpError(f"lead names: no channel of {file} ({names}) is a lead; {how}")
+    note = f"{names} read as {', '.join(layout.leads)} by {option('leads')}"
     return replace(recording, channels=layout.leads, notes=(*recording.notes, note))
+
+
+def _called(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of channels; that of a channel without one is its number."""
+    return tuple((name.strip() and name) or f"number {number + 1}" for number, name in enumerate(names))
 
 
 def _leads(names: Sequence[str]) -> list[str | None]:

@@ -34,6 +34,7 @@ _NUMBER = {
     ".": re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
     ",": re.compile(r"[-+]?(?:\d+,?\d*|,\d+)(?:e[-+]?\d+)?|[-+]?inf", re.IGNORECASE),
 }
+_WHOLE = re.compile(r"(\d+)(?:[.,]0*)?")
 _COMMENT = re.compile(r'\s*(?:%|//|#(?!N/A|[A-Z/0]+[!?]))|"?sep=."?\s*$', re.IGNORECASE)
 """A comment, or Excel's line that names the separator; `#N/A` and `#DIV/0!` are cells."""
 _LEAD_KEYS, _UNIT_KEYS = ("lead", "ableitung"), ("unit", "units", "einheit")
@@ -135,6 +136,11 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
         start += 1
     notes += ["lines above the column names skipped"] * bool(above)
     columns = _columns(lines[start:], dialect)
+    of_numbers = [column for column in columns if column.dtype.kind in "iuf" and not steps_evenly(column)]
+    if _repeats_one_number(of_numbers):
+        notes.append(
+            f"the first sample is {of_numbers[0].iloc[0]:g} in all columns; if these are gains, remove the row"
+        )
     if names is not None:
         names, columns = _named(names, columns)
     units += [""] * (len(columns) - len(units))
@@ -181,9 +187,20 @@ def _first_row(lines: Sequence[str], dialect: _Dialect) -> int:
 
 
 def _counts_columns(cells: Sequence[str]) -> bool:
-    """Whether a row numbers the columns from 0 or 1, as pandas writes columns that have no names."""
-    counted = [cell for number, cell in enumerate(cells) if cell or number]
-    return len(counted) > 1 and any(counted == [str(n + first) for n in range(len(counted))] for first in (0, 1))
+    """Whether a row numbers the columns from 0 or 1, as pandas writes columns that have no names.
+
+    The first cell may name a column of times.
+    """
+    whole = [_WHOLE.fullmatch(cell) for cell in cells]
+    numbers = [int(match[1]) if match else None for match in (whole if whole and whole[0] else whole[1:])]
+    return len(numbers) > 1 and numbers in ([*range(len(numbers))], [*range(1, len(numbers) + 1)])
+
+
+def _repeats_one_number(columns: Sequence[pd.Series]) -> bool:
+    """Whether the first row has one whole number in all of several columns that differ below, as no ECG has."""
+    first = {column.iloc[0] for column in columns}
+    differ = len(columns) > 2 and any(not column.equals(columns[0]) for column in columns)
+    return differ and len(first) == 1 and all(number != 0 and number % 1 == 0 for number in first)
 
 
 def _header(rows: list[list[str]], columns: int) -> tuple[list[str] | None, list[str], list[list[str]]]:

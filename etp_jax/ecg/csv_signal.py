@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_grid import Grid, read_grid
 from etp_jax.ecg.csv_time import RATES, RATES_AGREE, is_clock, is_index, is_time, rate_of, steps_evenly
-from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, leads_of, split_unit, unit_of
+from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, lead_of, leads_of, split_unit, unit_of
 from etp_jax.ecg.text import decode, read_bytes
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _RATE = re.compile(
@@ -44,7 +44,6 @@ def read_csv_signal(path: Path, layout: Layout) -> Recording:
       EtpError: the file is missing or unreadable, does not state what the layout lacks, or contradicts the layout. The
         message is `kind: detail`.
     """
-    layout.check()
     try:
         text, encoding = decode(read_bytes(path))
         grid = read_grid(text, len(layout.named))
@@ -59,6 +58,11 @@ def read_csv_signal(path: Path, layout: Layout) -> Recording:
 
 def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
     """Chooses among the columns, and converts them by what the file and the layout state."""
+    for column in grid.columns:
+        if column.dtype.kind not in "iuf" and lead_of(str(column.iloc[0])) and column.duplicated().any():
+            raise EtpError(
+                f"unreadable signal: {path.name} has a row for each lead and sample; make a column of each lead"
+            )
     timing = [number for number in range(len(grid.columns)) if _is_timing(grid, number)]
     fs, notes = _rate(path, grid, timing, layout)
     numbers, names, named = _channels(path, grid, [n for n in range(len(grid.columns)) if n not in timing], layout)
@@ -75,7 +79,9 @@ def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
         if stated and unit_of(stated) is None:
             raise EtpError(f"unit: column {channel} of {path.name} is in {stated!r}, not in {', '.join(MICROVOLT)}")
         if stated and layout.unit and unit_of(stated) != unit_of(layout.unit):
-            raise EtpError(f"unit: column {channel} of {path.name} is in {stated}, but --unit is {layout.unit}")
+            raise EtpError(
+                f"unit: column {channel} of {path.name} is in {stated}, but {option('unit')} is {layout.unit}"
+            )
         assumed |= not stated
         kept.append(column.to_numpy(np.float64))
         channels.append(channel)
@@ -100,7 +106,7 @@ def _is_timing(grid: Grid, number: int) -> bool:
 
 def _rate(path: Path, grid: Grid, timing: Sequence[int], layout: Layout) -> tuple[float, list[str]]:
     """Returns the sampling rate and notes on its origin; raises EtpError if its sources differ or there is none."""
-    stated = {"--fs": layout.fs} if layout.fs else {}
+    stated = {option("fs"): layout.fs} if layout.fs else {}
     for rate, kilo in _RATE.findall(grid.comments):
         hertz = float(rate.replace(",", "."))
         is_thousands = hertz < RATES[0] and re.fullmatch(r"\d+[.,]\d{3}", rate)  # 1,000 Hz
@@ -110,12 +116,12 @@ def _rate(path: Path, grid: Grid, timing: Sequence[int], layout: Layout) -> tupl
         if rate := rate_of(grid.columns[number], name, grid.units[number]):
             stated[f"column {name}"] = rate
     if not stated:
-        raise EtpError(f"sampling rate: {path.name} does not contain it; give --fs")
+        raise EtpError(f"sampling rate: {path.name} does not contain it; give {option('fs')}")
     source, fs = next(iter(stated.items()))
     for other, rate in stated.items():
         if abs(rate - fs) > RATES_AGREE * fs:
             raise EtpError(f"sampling rate: {path.name} has {rate:g} Hz by {other}, but {fs:g} Hz by {source}")
-    return fs, [f"sampling rate {fs:g} Hz by {source}"] * (source != "--fs")
+    return fs, [f"sampling rate {fs:g} Hz by {source}"] * (source != option("fs"))
 
 
 def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tuple[list[int], list[str], list[str]]:
@@ -126,7 +132,7 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
         if len(numbers) != len(layout.named):
             raise EtpError(
                 f"lead count: {path.name} has {len(numbers)} columns without names for {len(layout.named)} leads; "
-                "name them with --leads"
+                f"name them with {option('leads')}"
             )
         return numbers, list(layout.named), ["no column names: standard order of leads assumed"] * (not layout.leads)
     names = [grid.names[number] or f"column {number + 1}" for number in numbers]
@@ -137,9 +143,9 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
             raise
         understood = []
     if not understood and len(layout.leads) == len(names):
-        return numbers, list(layout.leads), [f"columns {' '.join(names)} read by --leads"]
+        return numbers, list(layout.leads), [f"columns {' '.join(names)} read by {option('leads')}"]
     other = layout.leads and leads_of(layout.leads) != leads_of(names)
-    return numbers, names, ["leads by the column names, not by --leads"] * bool(other)
+    return numbers, names, [f"leads by the column names, not by {option('leads')}"] * bool(other)
 
 
 def _marks_thousands(values: NDArray[np.float64]) -> bool:

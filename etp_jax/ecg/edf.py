@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts
-from etp_jax.ecg.leads import Layout, Recording
-from etp_jax.errors import EtpError
+from etp_jax.ecg.leads import Layout, Recording, lead_of
+from etp_jax.errors import EtpError, option
 
 # edfio reads more files than pyedflib, which refuses odd dates, equal limits, unknown numbers of data records and gaps.
 _ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)[\x14\x15]")
@@ -27,10 +27,9 @@ _BYTES = {edfio.Edf: 2, edfio.Bdf: 3}
 def read_edf(path: Path, layout: Layout) -> Recording:
     """Reads the voltages of one sampling rate of an EDF or BDF file; its first byte decides which of the two it is.
 
-    Values are those of pyedflib. The data records of a discontinuous file are placed by their time-stamps. Channels
-    without a unit are in that of the layout.
+    Values are those of pyedflib. Data records are placed by their time-stamps, also in a file that calls itself
+    continuous. Channels without a unit are in that of the layout, or in that of the channels with the same limits.
     """
-    layout.check()
     edf, notes = _open(path)
     signals: list[Any] = []
     for signal in edf.signals:
@@ -44,18 +43,19 @@ def read_edf(path: Path, layout: Layout) -> Recording:
     if duration <= 0:
         raise EtpError(f"sampling rate: the data records of {path.name} last {float(duration):g} s")
     rates = [float(signal.samples_per_data_record / duration) for signal in signals]
-    units = [signal.physical_dimension.strip() or layout.unit or "" for signal in signals]
+    units = [one.physical_dimension.strip() or layout.unit or _unit_by_limits(one, signals) for one in signals]
     if "" in units and not any(map(microvolts, units)):
-        raise EtpError(f"unit: {path.name} does not contain it; give --unit")
+        raise EtpError(f"unit: {path.name} does not contain it; give {option('unit')}")
     kept, left_out = choose_channels(path.name, [signal.label for signal in signals], units, rates)
     chosen = [signals[number] for number in kept]
     signal = np.column_stack([_values(signals[n]) * (microvolts(units[n]) or math.nan) for n in kept])
-    unit = "" if all(one.physical_dimension.strip() for one in chosen) else layout.unit or ""
-    notes += [f"unit {unit} by --unit"] * bool(unit)
-    if edf.reserved[3:5] == "+D":
-        signal = _place(path, edf, signal, rates[kept[0]])
-        if missing := int(np.isnan(signal).all(axis=1).sum()):
-            notes.append(f"gaps of {missing / rates[kept[0]]:g} s hold no samples")
+    bare = [one.label for one in chosen if not one.physical_dimension.strip()]
+    unit = layout.unit or "" if bare else ""
+    notes += [f"unit {unit} by {option('unit')}"] * bool(unit)
+    if bare and not unit:
+        notes.append(f"{', '.join(bare)} without a unit: read in that of the leads with the same limits")
+    signal, gaps = _place(path, edf, signal, rates[kept[0]])
+    notes += gaps
     return Recording(signal, rates[kept[0]], tuple(one.label for one in chosen), (*notes, *left_out), unit)
 
 
@@ -83,12 +83,33 @@ def _open(path: Path) -> tuple[Any, list[str]]:
         pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on truncated files, for which there is a note
-        edf: Any = (edfio.read_bdf if is_bdf else edfio.read_edf)(content, header_encoding=encoding)
-    held = edf.num_data_records
-    if not held:
-        raise EtpError(f"unreadable signal: {path.name} holds no complete data record")
+        read: Any = edfio.read_bdf if is_bdf else edfio.read_edf
+        edf = read(content, header_encoding=encoding)
+        held = edf.num_data_records
+        if not held:
+            raise EtpError(f"unreadable signal: {path.name} holds no complete data record")
+        end = size + announced * sum(one.samples_per_data_record for one in edf._signals) * _BYTES[type(edf)]
+        if 0 < announced < held and not content[end:].strip(b"\0"):
+            edf = read(content[:end], header_encoding=encoding)
+            return edf, [f"zeros after the {announced} data records that the header announces left out"]
     differs = announced not in (-1, held)
     return edf, [f"the header announces {announced} data records, the file holds {held}"] * differs
+
+
+def _unit_by_limits(signal: Any, signals: list[Any]) -> str:
+    """Returns the unit of the leads with the same limits as a lead without a unit; empty if they have none or several.
+
+    Equal limits mean equal gains, as of the leads of one amplifier.
+    """
+    if lead_of(signal.label) is None:
+        return ""
+    alike = {
+        one.physical_dimension.strip()
+        for one in signals
+        if lead_of(one.label)
+        and (one.physical_range, one.digital_range) == (signal.physical_range, signal.digital_range)
+    }
+    return alike.pop() if len(alike := alike - {""}) == 1 else ""
 
 
 def _flaw(signal: Any) -> str:
@@ -117,9 +138,32 @@ def _limit(value: float) -> float:
     return int(whole) + math.copysign(int(fraction or 0) / 10 ** len(fraction), value)
 
 
-def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
-    """Places the data records by their time-stamps, with NaN in the gaps."""
+def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> tuple[NDArray[np.float64], list[str]]:
+    """Places the data records by their time-stamps, with NaN in the gaps; also returns notes.
+
+    Where a file that calls itself continuous has no sound time-stamps, its data records follow each other.
+    """
     length = len(signal) // edf.num_data_records
+    is_continuous = edf.reserved[3:5] != "+D"
+    if is_continuous and not any(one._is_annotation_signal for one in edf._signals):
+        return signal, []
+    try:
+        starts = _starts(path, edf, length, fs)
+    except EtpError as error:
+        if is_continuous:
+            return signal, [f"{error}; read without gaps, as its header calls it continuous"]
+        raise
+    whole = starts[-1] + length
+    check_gaps(path.name, len(signal), whole, signal.shape[1])
+    placed = np.full((whole, signal.shape[1]), np.nan)
+    for number, start in enumerate(starts):
+        placed[start : start + length] = signal[number * length : (number + 1) * length]
+    notes = [f"gaps of {(whole - len(signal)) / fs:g} s hold no samples"] * (whole > len(signal))
+    return placed, notes
+
+
+def _starts(path: Path, edf: Any, length: int, fs: float) -> list[int]:
+    """Returns the first sample of each data record of `length` samples, by its time-stamp."""
     starts = [round(onset * fs) for onset in _onsets(path, edf)]
     starts = [start - starts[0] for start in starts]
     for number in range(1, len(starts)):
@@ -128,12 +172,7 @@ def _place(path: Path, edf: Any, signal: NDArray[np.float64], fs: float) -> NDAr
             raise EtpError(f"gaps: data record {number + 1} of {path.name} begins before the one ahead of it has ended")
         if starts[number] <= end + 1:  # time-stamps are rounded
             starts[number] = end
-    whole = starts[-1] + length
-    check_gaps(path.name, len(signal), whole, signal.shape[1])
-    placed = np.full((whole, signal.shape[1]), np.nan)
-    for number, start in enumerate(starts):
-        placed[start : start + length] = signal[number * length : (number + 1) * length]
-    return placed
+    return starts
 
 
 def _onsets(path: Path, edf: Any) -> list[Fraction]:

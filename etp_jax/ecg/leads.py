@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 RATES = (1.0, 1e6)
 """Lowest and highest sampling rate that is accepted, in Hz."""
@@ -55,7 +55,7 @@ class Layout:
     def check(self) -> None:
         """Raises EtpError if the sampling rate or the unit is impossible, before any file is read."""
         if self.fs is not None and not 0 < self.fs < math.inf:
-            raise EtpError(f"sampling rate: --fs is {self.fs:g}; it must be a positive number of Hz")
+            raise EtpError(f"sampling rate: {option('fs')} is {self.fs:g}; it must be a positive number of Hz")
         _ = self.scale
 
 
@@ -150,14 +150,17 @@ def leads_of(channels: Sequence[str]) -> list[str | None]:
     """Returns the standard lead of each channel of a file, or None for what is no lead.
 
     The names of a file decide together: next to EEG electrodes, or channels that are called ECG, `C3` is an electrode
-    of the head.
+    of the head; and so are `C3` and `C4` without other chest leads.
 
     Raises:
       EtpError: the channels are numbered (`Lead 1` to `Lead 12`), so that the number names no lead.
     """
     if any(_NUMBERED.fullmatch(channel.strip()) for channel in channels):
-        raise EtpError(f"lead names: {' '.join(channels)} are numbers of channels; name the leads with --leads")
+        raise EtpError(
+            f"lead names: {' '.join(channels)} are numbers of channels; name the leads with {option('leads')}"
+        )
     eeg = any(_EEG.fullmatch(channel.strip()) or _ECG.match(channel.strip()) for channel in channels)
+    eeg |= {channel.strip().upper() for channel in channels if re.match("[cC]", channel.strip())} == {"C3", "C4"}
     return [None if eeg and re.match("[cC]", channel.strip()) else lead_of(channel) for channel in channels]
 
 

@@ -27,7 +27,6 @@ def read_matlab(path: Path, layout: Layout) -> Recording:
     Raises:
       EtpError: the file holds none of these, or several; or the layout does not fit it.
     """
-    layout.check()  # before the child is started
     return recording_among(_load(path), layout, path)
 
 

@@ -45,10 +45,10 @@ def arrays_in(path: Path) -> dict[str, Any]:
 
 
 def _visit(value: Any, name: str, found: dict[str, Any]) -> None:
-    """Adds a variable: the fields of a single structure, and the content of a single cell, under their names."""
-    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.names:
-        for field in value.dtype.names:
-            _visit(value[field].flat[0], f"{name}.{field}", found)
+    """Adds a variable: the fields of a structure, and the content of a single cell, under their names."""
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        for field in value.dtype.names:  # of several structures, such as one per channel, only texts are used
+            _visit(value[field].flat[0] if value.size == 1 else value[field], f"{name}.{field}", found)
     elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind == "O":
         _visit(value.flat[0], name, found)
     elif isinstance(value, np.ndarray) and value.dtype.kind == "O":

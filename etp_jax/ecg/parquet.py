@@ -17,12 +17,11 @@ from etp_jax.ecg.csv_time import is_time
 from etp_jax.ecg.leads import Layout, Recording, leads_of, split_unit
 from etp_jax.ecg.stacks import Ids, choose_ids, place_of, trimmed
 from etp_jax.ecg.stated import is_rate, stated
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 
 def read_parquet(path: Path, layout: Layout) -> Recording:
     """Reads a file of one ECG, which has a column for each lead and a row for each sample."""
-    layout.check()
     file, lists = _opened(path, path.stat().st_mtime_ns, os.getpid())
     count = file.metadata.num_rows
     if lists:
@@ -36,7 +35,7 @@ def read_parquet(path: Path, layout: Layout) -> Recording:
     said = stated({name: times[name].to_numpy() for name in times}, (count,), layout, path)
     frame = file.read(chosen).to_pandas(ignore_metadata=True)
     recording = as_recording(frame, rate(said.layout, path), None, layout.unit)
-    notes = [*said.notes, *(f"column {name} left out" for name in names if name not in chosen)]
+    notes = [*said.notes, *recording.notes, *(f"column {name} left out" for name in names if name not in chosen)]
     notes += ["no unit given: mV assumed"] * bool(layout.unit is None and recording.unit)
     return replace(recording, notes=tuple(notes))
 
@@ -49,7 +48,6 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
       row: id of the row in the column of ids; its number from 0 if there is none.
       layout: sampling rate, unit and leads.
     """
-    layout.check()
     stamp = path.stat().st_mtime_ns, os.getpid()
     file, lists = _opened(path, *stamp)
     leads = [name for name, lead in zip(lists, leads_of(lists), strict=True) if lead]
@@ -70,7 +68,9 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
         raise EtpError(f"stack: the leads of row {row} of {path.name} have several lengths")
     units = {split_unit(name)[1] for name in leads} - {None}
     if len(units) > 1 or (units and layout.unit):
-        raise EtpError(f"unit: the columns of {path.name} name {', '.join(map(str, units))}; leave out --unit")
+        raise EtpError(
+            f"unit: the columns of {path.name} name {', '.join(map(str, units))}; leave out {option('unit')}"
+        )
     layout = replace(layout, unit=layout.unit or next(iter(units), None))
     signal: Any = np.column_stack(values) if leads else values[0]
     recording = trimmed(recording_of(signal, layout, path, tuple(leads), rates))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, iirnotch, resample_poly, sosfiltfilt, tf2sos
 
 from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording, is_copy, leads_of
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 MIN_SECONDS = 2.5
 """Shortest accepted record, in seconds. A paper ECG shows 2.5 s per lead; at 50 beats a minute that holds two beats."""
@@ -154,7 +154,7 @@ def check_voltage(signal: NDArray[np.float64], unit: str = "") -> None:
       unit: unit that was given or assumed; empty if the file states its own.
 
     Raises:
-      EtpError: they are not; the message names the unit that would fit.
+      EtpError: they are not; the message names what the values may be.
     """
     finite = np.where(np.isfinite(signal), signal, np.nan)
     spans = np.fmax.reduce(finite, axis=0) - np.fmin.reduce(finite, axis=0)
@@ -172,11 +172,12 @@ def check_voltage(signal: NDArray[np.float64], unit: str = "") -> None:
         for name in ("mV", "uV", "V", "nV")
         if unit and LOWEST_UV <= span / MICROVOLT[unit] * MICROVOLT[name] <= HIGHEST_UV
     ]
-    likely = (
-        f"the values look like {fitting[0]}, not {unit}; give --unit {fitting[0]}"
-        if fitting
-        else "its unit or gain is wrong"
-    )
+    likely = "its unit or gain is wrong"
+    if fitting and fitting[0] == "uV":  # units of a converter, such as 200 per millivolt, are of the same size
+        given = option("unit", "uV")
+        likely = f"if the values are uV, give {given}; if they are units of a converter, divide them by its gain"
+    elif fitting:
+        likely = f"the values look like {fitting[0]}, not {unit}; give {option('unit', fitting[0])}"
     raise EtpError(f"voltage: the leads span {span / 1000:,.4g} mV, which no ECG does; {likely}")
 
 

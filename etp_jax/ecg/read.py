@@ -16,6 +16,7 @@ from etp_jax.ecg.dicom import read_dicom
 from etp_jax.ecg.edf import read_edf
 from etp_jax.ecg.leads import RATES, Layout, Recording
 from etp_jax.ecg.matlab import read_matlab
+from etp_jax.ecg.missing import without_marks
 from etp_jax.ecg.parquet import read_parquet, read_parquet_row
 from etp_jax.ecg.person import read_person
 from etp_jax.ecg.stacks import read_arrays, read_row
@@ -61,6 +62,7 @@ def read_signal(path: Path, layout: Layout) -> Recording:
       EtpError: the file is missing, unreadable or of an unknown kind, or the layout does not fit it. The message is
         `kind: detail`.
     """
+    layout.check()
     path, row = split_row(path)
     suffix = ".dcm" if _is_dicom(path) else suffix_of(path)
     record = path.with_suffix("") if suffix in SUFFIXES else path
@@ -80,7 +82,9 @@ def read_signal(path: Path, layout: Layout) -> Recording:
         if math.isnan(recording.age) and not recording.sex:
             age, sex = read_person(path)
             recording = replace(recording, age=age, sex=sex)
-        return name_channels(recording, layout, path.name)
+        recording = name_channels(recording, layout, path.name)
+        # EDF has no mark of missing samples: there, a value far from all others is the limit of the amplifier.
+        return recording if READERS.get(suffix) is read_edf else without_marks(recording)
 
 
 def split_row(path: Path) -> tuple[Path, str]:

@@ -97,7 +97,6 @@ def read_arrays(path: Path, layout: Layout) -> Recording:
     Raises:
       EtpError: the file holds many ECGs, or the layout does not fit it.
     """
-    layout.check()
     arrays = _OPEN[path.suffix.lower()](path)  # not kept open, so that the caller may write it anew
     for name, array in arrays.items():
         if array.ndim == 3:
@@ -120,7 +119,6 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
     Raises:
       EtpError: the stack has no such row, or several arrays of ECGs, or the layout does not fit it.
     """
-    layout.check()
     stamp = _stamp(path)
     arrays = _opened(path, *stamp)
     if row in arrays and arrays[row].ndim == 2:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from etp_jax.ecg.csv_time import RATES_AGREE, is_time, rate_of
 from etp_jax.ecg.leads import Layout, lead_of, unit_of
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 
 FEW = 64
 """Largest number of texts that are looked at: a file has more ids of ECGs than names of leads."""
@@ -60,9 +60,10 @@ def stated(arrays: Mapping[str, Any], shape: Sequence[int], layout: Layout, path
       EtpError: the file contradicts the layout or itself.
       ValueError: the times of the samples do not rise by equal steps.
     """
-    rates = [("--fs", layout.fs)] if layout.fs else []
-    units = [("--unit", layout.unit)] if layout.unit else []
+    rates = [(option("fs"), layout.fs)] if layout.fs else []
+    units = [(option("unit"), layout.unit)] if layout.unit else []
     channels: tuple[str, ...] = ()
+    notes: list[str] = []
     for name, array in arrays.items():
         values = np.ravel(array)
         if is_times(name, values, shape):
@@ -72,10 +73,14 @@ def stated(arrays: Mapping[str, Any], shape: Sequence[int], layout: Layout, path
             rates += [(name, float(values[0]))] if values[0] > 0 else []
         elif values.dtype.kind in "USO" and values.size <= FEW:
             texts = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
+            if len(texts) == 1:  # `I, II, III` or `["I", "II", "III"]`
+                texts = tuple(filter(None, re.split(r"[^\w.+-]+", texts[0]))) or texts
             if _are_channels(name, texts, shape):
                 channels = texts
             elif _UNIT.fullmatch(field_of(name)):
-                units += [(name, text) for text in texts if unit_of(text)]
+                voltages = [(name, text) for text in texts if unit_of(text)]
+                notes += [f"{name} {' '.join(texts)} is no voltage"] * (not voltages and any(texts))
+                units += voltages
     for source, rate in rates[1:]:
         if abs(rate - rates[0][1]) > RATES_AGREE * rates[0][1]:
             first = f"{rates[0][1]:g} Hz by {rates[0][0]}"
@@ -83,7 +88,7 @@ def stated(arrays: Mapping[str, Any], shape: Sequence[int], layout: Layout, path
     for source, unit in units[1:]:
         if unit_of(unit) != unit_of(units[0][1]):
             raise EtpError(f"unit: {path.name} is in {unit} by {source}, but in {units[0][1]} by {units[0][0]}")
-    notes = [f"sampling rate {rate:g} Hz by {source}" for source, rate in rates[:1] if layout.fs is None]
+    notes += [f"sampling rate {rate:g} Hz by {source}" for source, rate in rates[:1] if layout.fs is None]
     notes += [f"unit {unit} by {source}" for source, unit in units[:1] if layout.unit is None]
     fs, unit = rates[0][1] if rates else None, units[0][1] if units else None
     return Stated(replace(layout, fs=fs, unit=unit), channels, tuple(notes))

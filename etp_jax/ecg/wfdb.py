@@ -83,7 +83,10 @@ def _read_file(
     size, frame = file.stat().st_size - offset, data.itemsize * len(channels)
     if size != frame * (samples or max(size // frame, 1)):
         expected = f"{samples or 'whole'} samples of {len(channels)} leads"
-        raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}")
+        remedy = "copy it again"
+        if size > frame * (samples or 0) and size % frame == 0:
+            remedy = f"it holds {size // frame}: if no lead is missing in the header, correct its number of samples"
+        raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}; {remedy}")
     data = data.reshape(-1, len(channels))
     columns = [column for column, number in enumerate(numbers) if number in kept]
     if len(columns) < len(channels):
@@ -143,7 +146,7 @@ def _check_size(file: Path, header: Header, channels: Sequence[Channel]) -> None
         raise ValueError(f"format {form} is not known")
     if held < width * (header.samples or 1):
         expected = f"{header.samples or 'whole'} samples of {len(channels)} leads"
-        raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}")
+        raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}; copy it again")
 
 
 def _check_sum(path: Path, channel: Channel, found: int) -> None:

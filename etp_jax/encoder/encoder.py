@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from etp_jax import __version__
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, option
 from etp_jax.files import whole_file
 from etp_jax.json_text import check_types
 from etp_jax.models.bert import BertConfig
@@ -94,7 +94,7 @@ class Encoder:
         config = run_folder.load_config(run_dir)
         if (run_dir / ENCODER_FILE).exists():
             if which != "best":
-                raise EtpError(f"{run_dir}: an exported encoder has a single checkpoint; omit --checkpoint")
+                raise EtpError(f"{run_dir}: an exported encoder has a single checkpoint; omit {option('checkpoint')}")
             variables, step = load_encoder(run_dir)
         else:
             params, batch_stats, step = checkpoint.restore_params(run_dir, which, config.run.best)
@@ -110,7 +110,7 @@ class Encoder:
         check_config(bert, run_dir / run_folder.TEXT_FILE)
         if text_tower is not None:
             if not text_about["frozen"]:
-                raise EtpError(f"{run_dir}: the text tower was trained in this run; omit --text-tower")
+                raise EtpError(f"{run_dir}: the text tower was trained in this run; omit {option('text-tower')}")
             text = dataclasses.replace(config.model.text, pretrained=text_tower)
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
         model = build.build_model(config, bert, jnp.dtype(jnp.float32))

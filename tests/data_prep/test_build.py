@@ -93,7 +93,7 @@ def test_rejects_and_verdicts(built):
         {
             "record_id": "9",
             "split": "test",
-            "reason": "unreadable signal: 00009_lr.dat holds 999 bytes, not 1000 samples of 12 leads",
+            "reason": "unreadable signal: 00009_lr.dat holds 999 bytes, not 1000 samples of 12 leads; copy it again",
         },
     ]
     build = Shards(built).build

@@ -41,10 +41,18 @@ def clock(seconds: float) -> str:
     return f"'{int(seconds // 60)}:{seconds % 60:06.3f}'"
 
 
+COUNTED = ",".join(f"{number:02}.0" for number in range(1, 13))
 TIMES = np.arange(900) / FS
 TWO = [",".join(row.split(",")[:2]) for row in PLAIN]
 FILES: dict[str, tuple[bytes, Layout, int, float]] = {
     "plain": (text(HEAD, *PLAIN), LAYOUT, 12, FS),
+    "numbers of the columns": (text(COUNTED, *PLAIN), LAYOUT, 12, FS),
+    "numbers beside times": (
+        text(f"time,{COUNTED}", *timed([f"{t:.6f}" for t in np.arange(900) / FS], PLAIN)),
+        Layout(),
+        12,
+        FS,
+    ),
     "rows end with a comma": (text(HEAD, *(f"{row}," for row in PLAIN)), LAYOUT, 12, FS),
     "header ends with a comma too": (text(f"{HEAD},", *(f"{row}," for row in PLAIN)), LAYOUT, 12, FS),
     "only the first row ends with a comma": (text(HEAD, f"{PLAIN[0]},", *PLAIN[1:]), LAYOUT, 12, FS),
@@ -357,3 +365,18 @@ def test_what_pandas_writes(tmp_path: Path) -> None:
         recording = read_signal(tmp_path / f"{name}.csv", layout)
         assert recording.fs == FS and recording.channels == LEADS
         np.testing.assert_allclose(recording.signal, 1000 * SIGNAL, atol=1e-9)
+
+
+def test_a_first_row_of_gains_is_named(tmp_path: Path) -> None:
+    note = "the first sample is 200 in all columns; if these are gains, remove the row"
+    (tmp_path / "a.csv").write_bytes(text(HEAD, ",".join(["200"] * 12), *PLAIN))
+    assert note in read_signal(tmp_path / "a.csv", LAYOUT).notes
+    (tmp_path / "a.csv").write_bytes(text(HEAD, *PLAIN))
+    assert not read_signal(tmp_path / "a.csv", Layout(fs=FS, unit="mV")).notes
+
+
+def test_a_row_for_each_lead_and_sample_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame(SIGNAL, columns=list(LEADS)).assign(sample=range(900))
+    frame.melt("sample", var_name="lead", value_name="mV").to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(EtpError, match=r"^unreadable signal: a.csv has a row for each lead and sample; make a column"):
+        read_signal(tmp_path / "a.csv", Layout(fs=FS, leads=("II",)))

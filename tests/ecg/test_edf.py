@@ -31,7 +31,8 @@ def write(path: Path, kind: str, signals: dict[str, np.ndarray], duration: float
     The samples are rounded here, since pyedflib cuts them off towards 0.
     """
     writer = pyedflib.EdfWriter(str(path), len(signals), file_type=KINDS[kind])
-    writer.setDatarecordDuration(duration)
+    if duration != 1.0:
+        writer.setDatarecordDuration(duration)
     digital = []
     high = 2 ** (15 if kind.startswith("edf") else 23) - 1
     for number, (label, samples) in enumerate(signals.items()):
@@ -245,6 +246,29 @@ def test_truncated_and_longer_files(tmp_path: Path, kind: str) -> None:
         read_signal(path, Layout())
 
 
+@pytest.mark.parametrize("kind", ["edf", "edf+", "bdf"])
+def test_zeros_after_the_announced_data_records(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.edf"
+    write(path, kind, {"II": noise(500), "V1": noise(500, 1)})
+    before = read_signal(path, Layout()).signal
+    path.write_bytes(path.read_bytes() + bytes(4096))
+    found = read_signal(path, Layout())
+    np.testing.assert_array_equal(found.signal, before)
+    assert found.notes == ("zeros after the 5 data records that the header announces left out",)
+
+
+def test_a_lead_without_a_unit_takes_that_of_leads_with_the_same_limits(tmp_path: Path) -> None:
+    path, signals = tmp_path / "a.edf", {"II": noise(500), "V1": noise(500, 1), "Resp": noise(500, 2)}
+    write(path, "edf", signals, dimension=["uV", "", ""])
+    found = read_signal(path, Layout())
+    assert found.channels == ("II", "V1") and not found.unit
+    np.testing.assert_allclose(found.signal[:, 1], noise(500, 1), atol=0.051)
+    note = "V1 without a unit: read in that of the leads with the same limits"
+    assert found.notes == (note, "channel Resp (no unit) left out")
+    write(path, "edf", signals, dimension=["uV", "", ""], physical_max=[3276.7, 5000, 3276.7])
+    assert read_signal(path, Layout()).channels == ("II",)
+
+
 def discontinuous(path: Path, kind: str, onsets: list[str]) -> np.ndarray:
     """Makes an EDF+D of five data records of 100 samples, which begin at the onsets."""
     write(path, kind, {"II": noise(500), "V1": noise(500, 1)})
@@ -275,6 +299,22 @@ def test_discontinuous_files_have_nan_in_their_gaps(tmp_path: Path, kind: str) -
     found = read_signal(path, Layout())
     np.testing.assert_array_equal(found.signal, continuous)
     assert not found.notes
+
+
+@pytest.mark.parametrize("reserved", ["EDF+C", ""])
+def test_time_stamps_count_in_a_file_that_calls_itself_continuous(tmp_path: Path, reserved: str) -> None:
+    path = tmp_path / "a.edf"
+    continuous = discontinuous(path, "edf+", ["+0", "+1", "+4", "+5", "+6"])
+    rewrite(path, field(192, reserved, 44))
+    found = read_signal(path, Layout())
+    np.testing.assert_array_equal(np.delete(found.signal, range(200, 400), axis=0), continuous)
+    assert np.isnan(found.signal[200:400]).all() and found.notes == ("gaps of 2 s hold no samples",)
+    for onsets in (["+0", "+0", "+0", "+0", "+0"], ["", "", "", "", ""]):
+        continuous = discontinuous(path, "edf+", onsets)
+        rewrite(path, field(192, reserved, 44))
+        found = read_signal(path, Layout())
+        np.testing.assert_array_equal(found.signal, continuous)
+        assert found.notes[0].endswith("; read without gaps, as its header calls it continuous")
 
 
 @pytest.mark.parametrize(

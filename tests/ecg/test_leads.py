@@ -113,3 +113,8 @@ def test_units_in_names() -> None:
     assert split_unit("V1 [V]") == ("V1", "V")
     assert split_unit("V1") == ("V1", None)
     assert split_unit("II (2)") == ("II (2)", None)
+
+
+def test_c3_and_c4_alone_are_electrodes_of_the_head() -> None:
+    assert leads_of(["C3", "C4", "II"]) == [None, None, "II"]
+    assert leads_of(["C1", "C3", "C4", "II"]) == ["V1", "V3", "V4", "II"]

@@ -227,7 +227,9 @@ def test_only_the_part_that_is_kept_is_looked_at():
 def test_voltages_of_another_unit_are_refused(unit, factor, likely):
     source = recording()
     wrong = replace(source, signal=source.signal * factor, unit=unit)
-    with pytest.raises(EtpError, match=f"^voltage: the leads span .* mV, which no ECG does; .* give --unit {likely}$"):
+    with pytest.raises(
+        EtpError, match=f"^voltage: the leads span .* mV, which no ECG does; .* give --unit {likely}(;|$)"
+    ):
         prepare(wrong, fs=100, samples=1000)
     with pytest.raises(EtpError, match="its unit or gain is wrong"):
         prepare(replace(wrong, unit=""), fs=100, samples=1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -57,6 +58,25 @@ def error_of(path: Path, layout: Layout = LAYOUT) -> str:
     return str(error.value)
 
 
+def test_the_layout_is_checked_for_every_kind_of_file(tmp_path: Path) -> None:
+    write_record(tmp_path / "a", SAMPLES)
+    for layout in (Layout(fs=0), Layout(fs=-1), Layout(unit="mm")):
+        assert "--fs is" in error_of(tmp_path / "a", layout) or "'mm' is not one of" in error_of(tmp_path / "a", layout)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_logical_matrices_are_no_samples(packed: bool, tmp_path: Path) -> None:
+    flags = SAMPLES > 0
+    scipy.io.savemat(tmp_path / "a.mat", {"val": flags}, do_compression=packed)
+    np.save(tmp_path / "a.npy", flags)
+    np.savez(tmp_path / "a.npz", val=flags)
+    np.save(tmp_path / "b.npy", flags.astype(float))
+    for name in ("a.mat", "a.npy", "a.npz", "b.npy"):
+        assert re.search(r"not numbers|0 arrays of samples|holds only 0 and 1", error_of(tmp_path / name))
+    scipy.io.savemat(tmp_path / "a.mat", {"val": SAMPLES.astype(np.int16), "usable": flags, "s": {"m": flags}})
+    np.testing.assert_array_equal(read_signal(tmp_path / "a.mat", LAYOUT).signal, SAMPLES.astype(np.int16))
+
+
 @pytest.mark.parametrize("save", [save_v5, save_v73])
 @pytest.mark.parametrize(
     "content",
@@ -102,10 +122,12 @@ def test_a_vector(tmp_path: Path, save: Any) -> None:
 def test_several_arrays_are_named(tmp_path: Path, save: Any) -> None:
     save(tmp_path / "a.mat", {"raw": SAMPLES, "filtered": SAMPLES[:100]})
     message = error_of(tmp_path / "a.mat")
-    assert "2 arrays of numbers, not one" in message
+    assert "2 arrays of samples, not one" in message
     assert "raw (300 x 12)" in message and "filtered (100 x 12)" in message
     save(tmp_path / "b.mat", {"name": "text"})
-    assert error_of(tmp_path / "b.mat").endswith("holds 0 arrays of numbers, not one: name")
+    assert error_of(tmp_path / "b.mat").endswith(
+        "holds 0 arrays of samples, not one: name; save one matrix, samples by leads"
+    )
 
 
 def test_matlab_73_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_texts_that_name_no_channels(tmp_path: Path) -> None:
         tmp_path / "a.npz", {"ecg": SIGNAL, "NYHA": "II", "SR": 1, "unit": "ward", "names": np.array(["I", "a", "b"])}
     )
     recording = read_signal(tmp_path / "a.npz", Layout(fs=FS))
-    assert recording.channels == LEADS and recording.notes == ("no unit given: mV assumed",)
+    assert recording.channels == LEADS and recording.notes == ("unit ward is no voltage", "no unit given: mV assumed")
 
 
 def test_stacks_state_their_leads_and_the_rate_of_each_row(tmp_path: Path) -> None:
@@ -138,3 +138,14 @@ def test_texts_of_matlab_7_3(tmp_path: Path) -> None:
     recording = read_signal(tmp_path / "a.mat", Layout(fs=FS))
     assert recording.channels == BACK
     np.testing.assert_allclose(recording.signal, 1000 * SIGNAL[:, ::-1], atol=1e-9)
+
+
+def test_names_in_one_text_or_in_a_structure_per_channel(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"val": SIGNAL, "labels": ", ".join(BACK)})
+    assert read_signal(tmp_path / "a.mat", Layout(fs=FS)).channels == BACK
+    channels = np.array([(lead, 1.0) for lead in BACK], [("labels", object), ("radius", object)])
+    savemat(tmp_path / "a.mat", {"EEG": {"data": SIGNAL.T, "srate": FS, "chanlocs": channels}})
+    assert read_signal(tmp_path / "a.mat", Layout()).channels == BACK
+    for text in (" ".join(BACK), "/".join(BACK), str(list(BACK))):
+        to_npz(tmp_path / "a.npz", {"ecg": SIGNAL, "leads": text})
+        assert read_signal(tmp_path / "a.npz", Layout(fs=FS)).channels == BACK

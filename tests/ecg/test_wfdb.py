@@ -219,7 +219,11 @@ def header(record: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_cut, "unreadable signal: 00001_lr.dat holds 23995 bytes, not 1000 samples of 12 leads"),
+        (damage_cut, "unreadable signal: 00001_lr.dat holds 23995 bytes, not 1000 samples of 12 leads; copy it again"),
+        (
+            lambda record: header(record, "100 1000", "100 900"),
+            "unreadable signal: 00001_lr.dat holds 24000 bytes, not 900 samples of 12 leads; it holds 1000: if no lead",
+        ),
         (damage_bit, "checksum: lead I of 00001_lr differs from the header"),
         (lambda record: record.with_name("00001_lr.dat").unlink(), "missing file: 00001_lr.dat"),
         (lambda record: record.with_name("00001_lr.hea").unlink(), "missing file: 00001_lr.hea"),

@@ -279,3 +279,12 @@ def test_signals_in_several_files_one_of_which_is_not_needed(tmp_path: Path) -> 
     (tmp_path / "r.hea").write_text("\n".join(["# first a comment", "r 3 500 50", *lines[1], *lines[0]]))
     (tmp_path / "s.dat").unlink()
     np.testing.assert_array_equal(read_wfdb(tmp_path / "r").signal, first)
+
+
+def test_channels_without_a_name_have_a_number(tmp_path: Path) -> None:
+    write_record(tmp_path / "r", wave(300, 2), leads=("", ""))
+    with pytest.raises(
+        EtpError, match=r"^lead names: no channel of r \(number 1, number 2\) is a lead; name all 2 with"
+    ):
+        read_signal(tmp_path / "r", Layout())
+    assert read_signal(tmp_path / "r", Layout(leads=("II", "V1"))).channels == ("II", "V1")
