@@ -17,13 +17,12 @@ from etp_jax.files import read_json, write_text
 from etp_jax.json_text import check_types
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
-from etp_jax.shards.writer import write_metadata
+from etp_jax.shards.writer import REJECTS, write_metadata
 
 NOTES = ".parts"
 """Subfolder of the shard folder for the build's own files: the claim, and one note per shard."""
 CLAIM = "recipe.json"
 """File in that subfolder that holds what the folder is claimed for."""
-REJECTS = "rejects.csv"
 NOTE_TYPES = {
     **{"split": str, "shard": SHARD_TYPES, "rejects": [{"record_id": str, "split": str, "reason": str}]},
     **{"verdicts": {str: int}, "leads?": {str: int}, "notes?": {str: int}},

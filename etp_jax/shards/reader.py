@@ -54,7 +54,7 @@ BUILD_TYPES = {
     **{"preparation?": {"filters?": {str: object}}, "translation?": {str: {str: (int, float)}}},
     "marks?": {str: [str]},
     **{"rejects?": {str: int}, "verdicts?": {str: int}, "notes?": {str: int}, "leads_by_verdict?": {str: {str: int}}},
-    "splits": {str: {"records": int, "shards": [SHARD_TYPES]}},
+    **{"splits": {str: {"records": int, "shards": [SHARD_TYPES]}}, "digests?": {str: str}},
 }
 """Types of the fields of `build.json` that are read."""
 THREAD_BYTES = 2**20
