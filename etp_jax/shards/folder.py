@@ -203,7 +203,7 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
         leftover.unlink()
     content = {**head, "splits": splits, **counted(head, notes)}
     try:
-        write_metadata(out, content)
+        content = write_metadata(out, content)
     except ValueError as error:  # TFDS refuses names and splits that do not match the shards
         raise EtpError(f"{out}: a note does not fit the shards ({one_line(error)}); delete the folder") from None
     shutil.rmtree(out / NOTES)

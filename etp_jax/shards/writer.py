@@ -42,12 +42,15 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
     return {"file": path.name, "records": count, "bytes": size, "sha256": digest.hexdigest()}
 
 
-def write_metadata(folder: Path, build: dict[str, Any]) -> None:
+def write_metadata(folder: Path, build: dict[str, Any]) -> dict[str, Any]:
     """Writes `features.json` and `dataset_info.json` for TFDS, then `build.json`, which marks the folder as finished.
 
     Args:
       folder: the shard folder, which holds all shards that `build` lists.
-      build: content of `build.json`.
+      build: content of `build.json`; digests in it, as of the shards that these were made from, are replaced.
+
+    Returns:
+      The content with the digests of the metadata.
     """
     # Imported here because reading shards does not need TFDS, and importing it takes half a second.
     import tensorflow_datasets as tfds
@@ -83,6 +86,7 @@ def write_metadata(folder: Path, build: dict[str, Any]) -> None:
     )
     build = {**build, DIGESTS: metadata_digests(folder, build)}
     write_text(folder / BUILD_FILE, json.dumps(build, indent=1, ensure_ascii=False) + "\n")
+    return build
 
 
 def metadata_digests(folder: Path, build: dict[str, Any]) -> dict[str, str]:
