@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from dataclasses import fields
+from itertools import pairwise, takewhile
 from typing import Any
 
 import tyro
@@ -110,13 +111,22 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
 
 
 def check_values(options: type, words: list[str]) -> None:
-    """Raises EtpError for an option that takes a list and got nothing; tyro would take the empty list."""
+    """Raises EtpError for words that tyro takes as they are: an empty one, and a list without values or with one twice.
+
+    An empty path is the current folder. Only the options of a recipe, whose names have dots, may be empty.
+    """
+    for before, word in pairwise(["", *words]):
+        if not word and not (before.startswith("--") and "." in before):
+            what = before if before.startswith("--") else "an argument"
+            raise EtpError(f"{what} is empty; name something, or leave it out")
     for option in fields(options):
         name = f"--{option.name.replace('_', '-')}"
         if str(option.type).startswith("tuple[") and name in words:
-            following = words[words.index(name) + 1 :]
-            if not following or following[0].startswith("--"):
+            following = list(takewhile(lambda word: not word.startswith("--"), words[words.index(name) + 1 :]))
+            if not following:
                 raise EtpError(f"{name} has no value; give at least one, or leave {name} out")
+            if str(option.type).startswith("tuple[str") and len(set(following)) < len(following):
+                raise EtpError(f"{name} has {max(following, key=following.count)!r} twice; name it once")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -144,17 +144,15 @@ def read_config(folder: Path) -> BertConfig:
     for key, value in (expected | {"add_cross_attention": False}).items():
         if raw.get(key, value) != value:
             raise EtpError(f"{file}: {key} is {raw[key]!r}; only {value!r} is supported")
+    # Only these fields: of others the library makes objects, such as a name for each of 10**9 labels.
+    names = [name for name in BertConfig.__dataclass_fields__ if name != "dropout"]
     with quiet_transformers() as transformers:
-        # Configs of 2019 name no model_type, and AutoConfig would guess it from the name of the folder.
-        reader = transformers.AutoConfig if "model_type" in raw else transformers.BertConfig
         try:
-            loaded = reader.from_pretrained(folder, local_files_only=True)
+            loaded = transformers.BertConfig(**{name: raw[name] for name in names if name in raw})
         except Exception as error:  # noqa: BLE001 (types differ between versions of the library)
             raise EtpError(f"{file}: not a BERT config ({one_line(error)}); get the file again") from None
     # The recipe sets the dropout rate; the two rates in the file were used in pre-training.
-    config = BertConfig(
-        **{name: getattr(loaded, name) for name in BertConfig.__dataclass_fields__ if name != "dropout"}
-    )
+    config = BertConfig(**{name: getattr(loaded, name) for name in names})
     check_config(config, file)
     return config
 

@@ -17,13 +17,12 @@ from etp_jax.files import read_json, write_text
 from etp_jax.json_text import check_types
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
-from etp_jax.shards.writer import write_metadata
+from etp_jax.shards.writer import REJECTS, write_metadata
 
 NOTES = ".parts"
 """Subfolder of the shard folder for the build's own files: the claim, and one note per shard."""
 CLAIM = "recipe.json"
 """File in that subfolder that holds what the folder is claimed for."""
-REJECTS = "rejects.csv"
 NOTE_TYPES = {
     **{"split": str, "shard": SHARD_TYPES, "rejects": [{"record_id": str, "split": str, "reason": str}]},
     **{"verdicts": {str: int}, "leads?": {str: int}, "notes?": {str: int}},
@@ -204,7 +203,7 @@ def finish(out: Path, head: dict[str, Any], notes: Sequence[dict[str, Any]]) -> 
         leftover.unlink()
     content = {**head, "splits": splits, **counted(head, notes)}
     try:
-        write_metadata(out, content)
+        content = write_metadata(out, content)
     except ValueError as error:  # TFDS refuses names and splits that do not match the shards
         raise EtpError(f"{out}: a note does not fit the shards ({one_line(error)}); delete the folder") from None
     shutil.rmtree(out / NOTES)

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.shards.record import TEXT_LISTS, text_fields
+from etp_jax.shards.tfrecord import span
 
 _BYTES, _FLOATS, _INTEGERS = b"\x0a", b"\x12", b"\x1a"  # first byte of a list of byte strings, of floats, of integers
 _FIRST, _SECOND = b"\x0a", b"\x12"  # first byte of field 1 and of field 2
 _LENGTH_BITS = 35  # a length of more bits is no length
+LONG_LIST = 100
+"""Number of texts in a list after which the few records with more of them are read one by one."""
 _PAD = 64  # bytes behind the last record, so that no step reads beyond the array
 
 
@@ -143,6 +146,10 @@ class _Cursor:
         self.check(ends == self.feature_ends, "a list of another length than its feature")
         count, found = np.zeros(len(ends), np.int64), [(self.all[:0],) * 3]
         while len(rows := np.flatnonzero(self.at < ends)):
+            if len(found) > LONG_LIST:
+                found += [self._rest(int(row), int(ends[row])) for row in rows]
+                count[rows] += [len(starts) for _, starts, _ in found[-len(rows) :]]
+                break
             lengths = self.field(_FIRST, rows)
             found.append((rows, self.at[rows], lengths))
             self.skip(lengths, rows)
@@ -151,6 +158,21 @@ class _Cursor:
         rows, starts, lengths = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.argsort(rows, kind="stable")
         return starts[order], lengths[order], count
+
+    def _rest(self, row: int, end: int) -> tuple[NDArray[np.int64], ...]:
+        """Reads the rest of a record's list of byte strings one by one: its row, and start and length of each."""
+        data, at, starts, lengths = memoryview(self.data), int(self.at[row]), [], []
+        while at < end:
+            try:
+                start, at = span(data, at, field=1)
+            except ValueError as error:
+                raise NotARecord(row, str(error)) from None
+            starts.append(start)
+            lengths.append(at - start)
+        if at > end:
+            raise NotARecord(row, "a text is longer than its list")
+        self.at[row] = at
+        return tuple(np.array(values, np.int64) for values in ([row] * len(starts), starts, lengths))
 
     def packed(self, tag: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Reads the heads of a list of numbers; returns where they start, and their size in bytes."""

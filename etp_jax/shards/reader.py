@@ -54,7 +54,7 @@ BUILD_TYPES = {
     **{"preparation?": {"filters?": {str: object}}, "translation?": {str: {str: (int, float)}}},
     "marks?": {str: [str]},
     **{"rejects?": {str: int}, "verdicts?": {str: int}, "notes?": {str: int}, "leads_by_verdict?": {str: {str: int}}},
-    "splits": {str: {"records": int, "shards": [SHARD_TYPES]}},
+    **{"splits": {str: {"records": int, "shards": [SHARD_TYPES]}}, "digests?": {str: str}},
 }
 """Types of the fields of `build.json` that are read."""
 THREAD_BYTES = 2**20
@@ -344,7 +344,18 @@ class Split:
         path = index_path(self.shards.folder, self.name)
         schema = index_schema(len(self.shards.leads), self.shards.restored)
         table = sealed.load(path, self.index_source, schema)
-        return Index(table) if table is not None and len(table) == len(self) else None
+        index = Index(table) if table is not None and len(table) == len(self) else None
+        return index if index and self._holds(index.places) else None
+
+    def _holds(self, places: NDArray[np.int64]) -> bool:
+        """Whether all places of an index are inside the shard files."""
+        shard, start, length = places.T
+        size = np.array([entry["bytes"] for entry in self.shards.shard_files(self.name)], np.int64)
+        if not len(places) or not np.all((shard >= 0) & (shard < len(size))):
+            return not len(places)
+        last = size[shard] - tfrecord.FRAME_TAIL
+        fits = (length >= self.shards.signal_bytes) & (length <= last) & (start >= tfrecord.FRAME_HEAD)
+        return bool(np.all(fits & (start <= last - length)))
 
     @property
     def index_source(self) -> str:

@@ -76,12 +76,52 @@ def load(path: Path, source: str, schema: Any) -> Any | None:
         if (length, magic) != (size, MAGIC) or _crc(path, size) != crc:
             return None
         with pa.memory_map(str(path)) if size >= LEAST_MAPPED else pa.BufferReader(path.read_bytes()) as stream:
+            if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(stream)):
+                return None
+            stream.seek(0)
             table = pa.ipc.open_stream(stream).read_all()
-        table.validate()
+        # Whoever made the file could compute its checksum, and Arrow trusts offsets: a wrong one ends the process.
+        table.validate(full=True)
     except (EtpError, OSError, ValueError, struct.error, pa.ArrowException):
         return None
     found = (table.schema.metadata or {}).get(SOURCE, b"").decode(errors="replace")
-    return table if found == source and table.schema.equals(schema) else None
+    if found != source or not table.schema.equals(schema) or any(_has_nulls(c) for c in table.itercolumns()):
+        return None
+    return table.combine_chunks()
+
+
+def _is_compressed(message: Any) -> bool:
+    """Whether a message of an Arrow stream is compressed, so that a short one could take any memory.
+
+    pyarrow does not tell. By Arrow's `Message.fbs`, the third field of a message is its content. The fourth field of a
+    record batch says how it is compressed; a batch of a dictionary has a record batch as its second field.
+    """
+    data = memoryview(message.metadata)
+
+    def follow(place: int) -> int:
+        return place + struct.unpack_from("<I", data, place)[0]
+
+    def field(table: int, number: int) -> int:
+        """Returns the place of a field of a flatbuffer's table; 0 if the table lacks it."""
+        fields = table - struct.unpack_from("<i", data, table)[0]
+        size, *offsets = struct.unpack_from(f"<H2x{number + 1}H", data, fields)
+        return table + offsets[-1] if offsets[-1] and size >= 2 * number + 6 else 0
+
+    content = follow(field(follow(0), 2))
+    if message.type == "dictionary":
+        content = follow(field(content, 1))
+    return message.type in ("dictionary", "record batch") and field(content, 3) != 0
+
+
+def _has_nulls(array: Any) -> bool:
+    """Whether a value is missing, also inside lists and dictionaries; `save` is given whole tables only."""
+    import pyarrow as pa
+
+    if isinstance(array, pa.ChunkedArray):
+        return any(map(_has_nulls, array.chunks))
+    inner = [array.dictionary] if isinstance(array, pa.DictionaryArray) else []
+    inner += [array.values] if isinstance(array, pa.ListArray | pa.FixedSizeListArray) else []
+    return bool(array.null_count) or any(map(_has_nulls, inner))
 
 
 def _crc(path: Path, size: int) -> int:

@@ -95,12 +95,12 @@ def decode_example(payload: memoryview) -> dict[str, memoryview]:
     Raises:
       ValueError: the payload is not such a message.
     """
-    start, _ = _span(payload, 0, field=1)
+    start, _ = span(payload, 0, field=1)
     features = {}
     while start < len(payload):
-        entry_start, entry_end = _span(payload, start, field=1)
-        name_start, name_end = _span(payload, entry_start, field=1)
-        feature_start, _ = _span(payload, name_end, field=2)
+        entry_start, entry_end = span(payload, start, field=1)
+        name_start, name_end = span(payload, entry_start, field=1)
+        feature_start, _ = span(payload, name_end, field=2)
         features[bytes(payload[name_start:name_end]).decode()] = payload[feature_start:entry_end]
         start = entry_end
     return features
@@ -108,10 +108,10 @@ def decode_example(payload: memoryview) -> dict[str, memoryview]:
 
 def bytes_list(feature: memoryview) -> list[bytes]:
     """Decodes the byte strings of a feature; raises ValueError if it holds other values."""
-    start, end = _span(feature, 0, field=_BYTES_LIST)
+    start, end = span(feature, 0, field=_BYTES_LIST)
     values = []
     while start < end:
-        value_start, start = _span(feature, start, field=1)
+        value_start, start = span(feature, start, field=1)
         values.append(bytes(feature[value_start:start]))
     return values
 
@@ -130,6 +130,14 @@ def int64_list(feature: memoryview) -> NDArray[np.int64]:
     return np.array(values, np.uint64).astype(np.int64)
 
 
+def span(data: memoryview, start: int, field: int) -> tuple[int, int]:
+    """Returns start and end of the body of the length-delimited field at `start`; the end may be beyond the data."""
+    if start >= len(data) or data[start] != field << 3 | 2:
+        raise ValueError(f"no field {field} at byte {start}")
+    length, body = _read_varint(data, start + 1)
+    return body, body + length
+
+
 def _feature(value: Value) -> bytes:
     if not isinstance(value, np.ndarray):
         return _field(_BYTES_LIST, b"".join(_field(1, item) for item in value))
@@ -141,24 +149,16 @@ def _feature(value: Value) -> bytes:
 
 
 def _packed(feature: memoryview, kind: int) -> memoryview:
-    start, end = _span(feature, 0, field=kind)
+    start, end = span(feature, 0, field=kind)
     if start == end:
         return feature[start:end]
-    start, end = _span(feature, start, field=1)
+    start, end = span(feature, start, field=1)
     return feature[start:end]
 
 
 def _field(number: int, body: bytes) -> bytes:
     """Encodes a length-delimited protobuf field."""
     return bytes((number << 3 | 2,)) + _varint(len(body)) + body
-
-
-def _span(data: memoryview, start: int, field: int) -> tuple[int, int]:
-    """Returns start and end of the body of the length-delimited field at `start`; the end may be beyond the data."""
-    if start >= len(data) or data[start] != field << 3 | 2:
-        raise ValueError(f"no field {field} at byte {start}")
-    length, body = _read_varint(data, start + 1)
-    return body, body + length
 
 
 def _varint(value: int) -> bytes:

@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from etp_jax.files import whole_file, write_text
+from etp_jax.files import sha256, whole_file, write_text
 from etp_jax.shards import tfrecord
 from etp_jax.shards.record import BUILD_FILE, RESTORED_FORMAT, TEXT_LISTS, Record, encode_record, text_fields
+
+DIGESTS = "digests"
+"""Field of `build.json` with the SHA-256 of the other files, and of its own other fields."""
+REJECTS = "rejects.csv"
+METADATA = ("features.json", "dataset_info.json", REJECTS)
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
@@ -37,12 +42,15 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
     return {"file": path.name, "records": count, "bytes": size, "sha256": digest.hexdigest()}
 
 
-def write_metadata(folder: Path, build: dict[str, Any]) -> None:
+def write_metadata(folder: Path, build: dict[str, Any]) -> dict[str, Any]:
     """Writes `features.json` and `dataset_info.json` for TFDS, then `build.json`, which marks the folder as finished.
 
     Args:
       folder: the shard folder, which holds all shards that `build` lists.
-      build: content of `build.json`.
+      build: content of `build.json`; digests in it, as of the shards that these were made from, are replaced.
+
+    Returns:
+      The content with the digests of the metadata.
     """
     # Imported here because reading shards does not need TFDS, and importing it takes half a second.
     import tensorflow_datasets as tfds
@@ -76,4 +84,13 @@ def write_metadata(folder: Path, build: dict[str, Any]) -> None:
         check_data=False,  # reading the data back would require TensorFlow
         description=f"ECGs with reports, {build['fs']} Hz, leads {' '.join(build['leads'])}, int16, 1 µV a step.",
     )
+    build = {**build, DIGESTS: metadata_digests(folder, build)}
     write_text(folder / BUILD_FILE, json.dumps(build, indent=1, ensure_ascii=False) + "\n")
+    return build
+
+
+def metadata_digests(folder: Path, build: dict[str, Any]) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a shard folder but the shards, and of `build.json` without these digests."""
+    own = json.dumps({name: value for name, value in build.items() if name != DIGESTS}, sort_keys=True)
+    there = [name for name in METADATA if (folder / name).exists()]
+    return {BUILD_FILE: hashlib.sha256(own.encode()).hexdigest(), **{name: sha256(folder / name) for name in there}}

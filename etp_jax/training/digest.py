@@ -1,10 +1,14 @@
-"""Digest of a checkpoint or run folder: the SHA-256 of its files, written last, so that damage is found before use."""
+"""Digest of a checkpoint or run folder: size and SHA-256 of its files, written last to find damage before use.
+
+Sizes are compared first: a file that grew is found without reading it, however large it is.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import sha256, write_text
@@ -18,7 +22,10 @@ STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
 def write_digest(folder: Path, names: Iterable[str] | None = None) -> None:
     """Writes the digest of files in a folder, to a file beside them; without `names`, of all of them."""
     names = _names(folder) if names is None else names
-    write_text(folder / FILE, _text({name: sha256(folder / name) for name in names}))
+    files = {name: folder / name for name in names}
+    digests = {name: sha256(path) for name, path in files.items()}
+    sizes = {name: _size(path) for name, path in files.items()}
+    write_text(folder / FILE, _text({"sha256": digests, "bytes": sizes}))
 
 
 def forget(folder: Path) -> None:
@@ -43,16 +50,20 @@ def damage(folder: Path, part: str = "") -> str:
     """
     try:
         text = read_file(folder / FILE).decode()
-        digests = json.loads(text)["sha256"]
-        if text != _text(digests):
+        content = json.loads(text)
+        if text != _text(content):
             return f"{FILE} was changed"
-        for name in filter(lambda name: name.startswith(part), sorted(digests)):
-            path = inside(folder, name)
+        digests, sizes = content["sha256"], content.get("bytes", {})  # the first digests had no sizes
+        files = {name: inside(folder, name) for name in sorted(digests) if name.startswith(part)}
+        for name, path in files.items():
             if not path.is_file():
                 return f"{name} is missing"
+            if _size(path) != sizes.get(name, _size(path)):
+                return f"{name} was changed"
+        for name, path in files.items():
             if sha256(path) != digests[name]:
                 return f"{name} was changed"
-    except (EtpError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (EtpError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"it cannot be compared with {FILE}: {one_line(error)[:100]}"
     return ""
 
@@ -63,5 +74,9 @@ def _names(folder: Path) -> list[str]:
     return [name for name in names if name not in (FILE, *STAMPS)]
 
 
-def _text(digests: dict[str, str]) -> str:
-    return json.dumps({"sha256": digests}, indent=1, sort_keys=True) + "\n"
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _text(content: dict[str, dict[str, Any]]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"

@@ -128,6 +128,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     start, total = checkpoints.find("latest") or 0, optim.total_steps(config.optim, steps_per_epoch)
     if start:
         resume.check_same(workdir, checkpoints.meta(start), compatibility, extend)
+    elif extend:
+        raise EtpError(f"{workdir}: holds no checkpoint to continue; leave --extend out, or name the run's --workdir")
     if start >= total:
         _say(f"{workdir}: this run is finished ({start} steps); to continue it, add --extend and more --optim.epochs")
         return None

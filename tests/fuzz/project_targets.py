@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import google_crc32c
 import numpy as np
 
 from etp_jax.data_prep import build as build_module
@@ -20,6 +21,7 @@ from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.build import build, build_part
 from etp_jax.data_prep.parts import Part, merge
 from etp_jax.ecg.leads import Layout
+from etp_jax.shards import sealed
 from etp_jax.shards.check import check_shards
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks.prompt_file import with_prompts
@@ -65,6 +67,27 @@ def index(folder: Path) -> Mapping[str, Reader]:
             assert list(Shards(made).split(name).columns.report) == expected, "a damaged index is used"
 
     return {f"shards/.index/{path.name}": read for path in (made / ".index").iterdir()}
+
+
+def sealed_index(folder: Path) -> Mapping[str, Reader]:
+    """An index with a right seal and another content is made again, or differs from the shards in `check_shards`."""
+    made = write_folder(folder / "shards", sample_splits())
+    _ = Shards(made).split("train").columns
+    index = made / ".index" / "train.arrow"
+    stream = index.read_bytes()[: -sealed.SEAL.size]
+    (folder / "stream").write_bytes(stream)
+
+    def read() -> None:
+        content = (folder / "stream").read_bytes()
+        seal = sealed.SEAL.pack(len(content), google_crc32c.value(content), sealed.MAGIC)
+        index.write_bytes(content + seal)
+        split = Shards(made).split("train")
+        _ = [list(getattr(split.columns, name)) for name in ("report", "statements", "likelihoods", "age", "lead_mask")]
+        split.ecg(range(len(split)))
+        index.write_bytes(content + seal)
+        check_shards(made)
+
+    return {"stream": read}
 
 
 def parts(folder: Path) -> Mapping[str, Reader]:
@@ -317,7 +340,7 @@ def study(folder: Path) -> Mapping[str, Reader]:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        *(shards, index, parts, notes, archives, own_table, tasks, waveform),
+        *(shards, index, sealed_index, parts, notes, archives, own_table, tasks, waveform),
         *(encoder, run_folder, text_tower, study),
     )
 }

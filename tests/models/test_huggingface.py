@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from flax import serialization
 
 from etp_jax.errors import EtpError
 from etp_jax.models import huggingface, weights
-from etp_jax.models.huggingface import load_bert, resolve
+from etp_jax.models.huggingface import load_bert, read_config, resolve
 
 Tensors = dict[str, np.ndarray]
 KEY = "encoder.layer.0.output.dense.weight"
@@ -362,3 +363,12 @@ def test_hub_takes_the_first_weights_there_are(monkeypatch: pytest.MonkeyPatch, 
     asked.clear()
     assert resolve("someone/bert@0123abc") == golden_folder
     assert asked == [("someone/bert", "0123abc", name, False) for name in weights.WEIGHTS[:4]]
+
+
+def test_names_of_labels_are_not_made(golden_folder: Path) -> None:
+    """Hugging Face's library makes a name for each, which takes minutes and all memory."""
+    path = golden_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_labels": 10**9}))
+    started = time.process_time()
+    read_config(golden_folder)
+    assert time.process_time() - started < 5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,43 @@ def test_tfds_metadata(folder):
     (folder / "features.json").unlink()
     with pytest.raises(EtpError, match=r"features.json: missing"):
         check_shards(folder)
+
+
+@pytest.mark.parametrize("name", ["build.json", "features.json", "dataset_info.json"])
+def test_no_flipped_bit_of_the_metadata_passes_as_sound(folder, name):
+    """Another sampling rate, lead or shape was taken for that of the signals."""
+    path = folder / name
+    whole, build = path.read_bytes(), Shards(folder).build
+    for bit in random.Random(1).sample(range(8 * len(whole)), 60):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            check_shards(folder)
+        except EtpError as error:
+            assert str(path) in str(error) or str(folder) in str(error)
+        else:  # the flip is in a name or digest of the digests
+            found = json.loads(path.read_bytes())
+            assert name == "build.json" and {**found, "digests": 0} == {**build, "digests": 0}
+
+
+def test_metadata_without_digests_are_those_of_an_earlier_version(folder):
+    build = json.loads((folder / BUILD_FILE).read_text())
+    (folder / BUILD_FILE).write_text(json.dumps({**build, "fs": 500}))
+    with pytest.raises(EtpError, match=r"build.json: was changed since the folder was written; .* delete 'digests'"):
+        check_shards(folder)
+    del build["digests"]
+    (folder / BUILD_FILE).write_text(json.dumps(build))
+    assert check_shards(folder).patients == 7
+
+
+def test_a_record_of_many_texts_takes_time_in_proportion(tmp_path):
+    many = make_record(2, statements=("",) * 200_000, labels=("SR",) * 150, likelihoods=(0.0,) * 150)
+    few = [make_record(number) for number in (1, 3, 4)]
+    folder = write_folder(tmp_path / "shards", {"train": [[few[0], many, *few[1:]]]})
+    started = time.process_time()
+    columns = Shards(folder).split("train").columns
+    assert [columns.statements[n] for n in range(4)] == [r.statements for r in (few[0], many, *few[1:])]
+    assert columns.labels[1] == many.labels and columns.labels[2] == few[1].labels
+    assert time.process_time() - started < 3
+    assert check_shards(folder).splits == {"train": 4}

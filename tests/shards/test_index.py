@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -203,6 +205,82 @@ def test_check_compares_a_rewritten_index(folder, name):
     assert Shards(folder).split("train").kept_index() is not None
     with pytest.raises(EtpError, match=r"train.arrow: differs from the shards at record train-2; delete it"):
         check_shards(folder)
+
+
+def _first_place(values: list[int]) -> Any:
+    return lambda place: pa.array([values, *place.to_pylist()[1:]], place.type)
+
+
+def _offsets(position: int, value: int) -> Any:
+    """Returns a function that changes an offset of a column of texts or lists."""
+
+    def change(column: Any) -> Any:
+        is_text = column.type == pa.large_string()
+        offsets = np.frombuffer(column.buffers()[1], np.int64 if is_text else np.int32)[: len(column) + 1].copy()
+        offsets[position] = value
+        if is_text:
+            return pa.LargeStringArray.from_buffers(len(column), pa.py_buffer(offsets), column.buffers()[2])
+        buffers = [None, pa.py_buffer(offsets)]
+        return pa.ListArray.from_buffers(column.type, len(column), buffers, children=[column.values])
+
+    return change
+
+
+def _indices(value: int) -> Any:
+    def change(column: Any) -> Any:
+        numbers = column.indices.to_numpy().copy()
+        numbers[5] = value
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), column.dictionary, safe=False)
+
+    return change
+
+
+def test_a_compressed_index_takes_no_memory(folder):
+    """A few bytes would have become 80 MB."""
+    path, schema = folder / "a.arrow", pa.schema({"numbers": pa.int64()})
+    table = pa.table({"numbers": np.zeros(10**7, np.int64)}, schema=schema).replace_schema_metadata({"source": "here"})
+    with pa.OSFile(str(path), "wb") as file:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+            stream.write_table(table)
+    content = path.read_bytes()
+    path.write_bytes(content + sealed.SEAL.pack(len(content), google_crc32c.value(content), sealed.MAGIC))
+    del table
+    assert sealed.load(path, "here", schema) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("place", _first_place([3, 12, 1500])),
+        ("place", _first_place([-1, 12, 1500])),
+        ("place", _first_place([0, -5, 1500])),
+        ("place", _first_place([0, 2**63 - 1, 1500])),
+        ("place", _first_place([0, 12, 2**63 - 1])),
+        ("place", _first_place([0, 12, 7])),
+        ("record_id", _offsets(3, -(2**40))),
+        ("record_id", _offsets(3, 2**40)),
+        ("statements", _offsets(5, 2**31 - 1)),
+        ("likelihoods", _offsets(5, -9)),
+        ("report", _indices(-1)),
+        ("report", _indices(2**31 - 1)),
+        ("age", lambda column: pa.array([None, *column.to_pylist()[1:]], column.type)),
+        ("statements", lambda column: pa.array([[None], *column.to_pylist()[1:]], column.type)),
+        ("lead_mask", lambda column: pa.array([[None] * 12, *column.to_pylist()[1:]], column.type)),
+        ("sex", lambda column: pa.DictionaryArray.from_arrays(column.indices, pa.array([None] * 9, pa.large_string()))),
+    ],
+)
+def test_an_index_with_a_right_seal_and_a_wrong_content_is_built_again(folder, kept, name, change):
+    """Such a file ended the process, or a traceback told of it."""
+    split = Shards(folder).split("train")
+    table = split.index.table
+    number = table.column_names.index(name)
+    wrong = table.set_column(number, table.schema.field(name), change(table.column(name).chunk(0)))
+    sealed.save(wrong, reader.index_path(folder, "train"), split.index_source)
+    again = Shards(folder).split("train")
+    assert again.kept_index() is None
+    assert_columns(again.columns, [record for group in sample_splits()["train"] for record in group])
+    assert str(check_shards(folder)).startswith(f"{folder}: sound")
 
 
 def test_a_read_only_folder(folder, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,9 @@ def run(run_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_the_digest_is_that_of_the_files(run: Path) -> None:
-    found = json.loads((run / "digest.json").read_text())["sha256"]
-    assert found == {name: sha256(run / name) for name in run_folder.RUN_FILES}
+    found = json.loads((run / "digest.json").read_text())
+    assert found["sha256"] == {name: sha256(run / name) for name in run_folder.RUN_FILES}
+    assert found["bytes"] == {name: (run / name).stat().st_size for name in run_folder.RUN_FILES}
     Encoder.from_run(run)
 
 
@@ -57,3 +60,22 @@ def test_a_digest_that_was_changed_is_no_digest(run: Path) -> None:
 def test_a_run_of_an_earlier_version_opens(run: Path) -> None:
     digest.forget(run)
     assert Encoder.from_run(run).step == 3
+
+
+def test_a_file_that_grew_is_refused_unread(run: Path) -> None:
+    """Such a sparse file takes no room on the disk, and a quarter of an hour to hash."""
+    os.truncate(run / "tokenizer.json", 2**40)
+    started = time.process_time()
+    with pytest.raises(EtpError, match=r"run: tokenizer\.json was changed"):
+        Encoder.from_run(run)
+    assert time.process_time() - started < 1
+
+
+def test_a_digest_without_sizes_is_compared(run: Path) -> None:
+    content = json.loads((run / "digest.json").read_text())
+    del content["bytes"]
+    (run / "digest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    assert Encoder.from_run(run).step == 3
+    (run / "text.json").write_text("{}")
+    with pytest.raises(EtpError, match=r"run: text\.json was changed"):
+        Encoder.from_run(run)

@@ -261,6 +261,14 @@ def test_no_json_of_features(text):
     assert not answer.usable and answer.features == ()
 
 
+@pytest.mark.parametrize("text", ["{" * 300_000, "{}" * 150_000, "</think>" * 50_000, "```{" * 90_000])
+def test_a_rambling_answer_takes_time_in_proportion(text):
+    """A regular expression took an hour for opening braces."""
+    started = time.process_time()
+    assert not read_answer(text, "").usable
+    assert time.process_time() - started < 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [b"x" * (llm.MAX_BYTES + 1), said([{**GOOD, "low": 10**400}])[1], str(said([])[1])[:-1] + "[" * 100_000],
