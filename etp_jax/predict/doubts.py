@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etp_jax.predict.finding import Finding
 from etp_jax.waveform.delineate import FS, SHORTEST_RR
 from etp_jax.waveform.measure import Measures
-
-if TYPE_CHECKING:
-    from etp_jax.predict.predictor import Finding
 
 NO_BEATS = "too few heart beats of one shape were found"
 ENOUGH = 5.0

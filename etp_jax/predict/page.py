@@ -9,7 +9,8 @@ from etp_jax import __version__
 from etp_jax.files import holds_all, keep_other_kinds, write_text
 from etp_jax.plain import escape
 from etp_jax.predict import words
-from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
+from etp_jax.predict.finding import Finding
+from etp_jax.predict.predictor import NOTICE, Prediction, Predictor
 from etp_jax.report.ecg_paper import lay_out, sheets
 from etp_jax.report.ecg_png import write_png
 from etp_jax.report.ecg_svg import draw_ecg

@@ -18,13 +18,14 @@ from etp_jax.ecg.heart_rate import impossible_rate
 from etp_jax.ecg.leads import LEADS, Highlight, Layout, Recording
 from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.ecg.read import SUFFIXES, read_signal
-from etp_jax.encoder.calibration import Calibration, Threshold, Verdict, load_calibration
+from etp_jax.encoder.calibration import Calibration, load_calibration
 from etp_jax.encoder.encoder import Encoder, encode_ecg
 from etp_jax.encoder.export import PROMPTS, exported_task
 from etp_jax.encoder.folder import load_reference
 from etp_jax.encoder.scores import class_directions
 from etp_jax.errors import EtpError
 from etp_jax.predict import doubts
+from etp_jax.predict.finding import Finding
 from etp_jax.predict.occlusion import Occlusion, hidden, occlusion
 from etp_jax.tasks import get_task
 from etp_jax.waveform.measure import FS as MEASURED_FS
@@ -42,42 +43,6 @@ BATCH = 32
 """Number of ECGs encoded at once."""
 ABSENT = "absent lead "
 """How the verdict on a lead begins that was not recorded."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A class of a task, or one of the user's prompts, with its score for one ECG."""
-
-    task: str
-    """Name of the task; empty for a prompt."""
-    code: str
-    """Code of the class, or the text of the prompt."""
-    name: str
-    """Name of the class in plain English, or the text of the prompt."""
-    score: float
-    """Cosine similarity, minus the contrast of the prompt set."""
-    probability: float | None
-    """Calibrated probability; None if the encoder has no calibration for the class."""
-    threshold: Threshold | None = None
-    """Threshold of the probability; None if the encoder has none for the class."""
-    percentile: float | None = None
-    """Share of the reference ECGs with a lower score, in percent; None if the encoder has no reference ECGs."""
-    codes: frozenset[str] = frozenset()
-    """Label codes that the class stands for."""
-    readable: bool = True
-    """Whether the ECG has heart beats; without them, nothing is decided."""
-
-    @property
-    def key(self) -> tuple[float, float]:
-        """Sort key: the most probable first; classes without a probability last, by score."""
-        return (-1.0 if self.probability is None else self.probability), self.score
-
-    @property
-    def verdict(self) -> Verdict:
-        """The probability compared with its threshold; not decided if there is none, or the ECG is not readable."""
-        if self.probability is None or self.threshold is None or not self.readable:
-            return "not decided"
-        return self.threshold.verdict(self.probability)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.predict import words
+from etp_jax.predict.finding import Finding
 from etp_jax.predict.occlusion import Occlusion
-from etp_jax.predict.predictor import NOTICE, Finding, Prediction, Predictor
+from etp_jax.predict.predictor import NOTICE, Prediction, Predictor
 
 FORMAT = 1
 """Version of the schema; fields may be added without a new version."""

@@ -18,7 +18,8 @@ from etp_jax.errors import EtpError
 from etp_jax.files import begins, keep_other_kinds, write_text
 from etp_jax.paths import real
 from etp_jax.predict import page, words
-from etp_jax.predict.predictor import BATCH, NOTICE, Finding, Prediction, Predictor
+from etp_jax.predict.finding import Finding
+from etp_jax.predict.predictor import BATCH, NOTICE, Prediction, Predictor
 from etp_jax.predict.result import as_json
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards

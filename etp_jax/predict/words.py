@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from etp_jax.ecg.leads import Highlight
 from etp_jax.predict.doubts import NO_BEATS
+from etp_jax.predict.finding import Finding
 from etp_jax.predict.occlusion import Occlusion
-from etp_jax.predict.predictor import Ecg, Finding, Prediction, Predictor
+from etp_jax.predict.predictor import Ecg, Prediction, Predictor
 
 MEASURED = (
     ("heart rate", "rate_bpm", "/min"),

@@ -9,7 +9,7 @@ from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.prepare import Prepared
 from etp_jax.encoder.calibration import Threshold
 from etp_jax.predict.doubts import contradictions, inverted, unreadable, withheld
-from etp_jax.predict.predictor import Finding
+from etp_jax.predict.finding import Finding
 from etp_jax.waveform.measure import measure
 from tests.helpers.analytic_ecg import Known, draw
 
