@@ -161,7 +161,7 @@ class _Cursor:
 
     def _rest(self, row: int, end: int) -> tuple[NDArray[np.int64], ...]:
         """Reads the rest of a record's list of byte strings one by one: its row, and start and length of each."""
-        data, at, starts, lengths = memoryview(self.data), int(self.at[row]), [], []
+        data, at, starts, lengths = self.data.data, int(self.at[row]), [], []
         while at < end:
             try:
                 start, at = span(data, at, field=1)
