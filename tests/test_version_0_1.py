@@ -37,8 +37,8 @@ PREP = (
 KEY = ("run", "encoder", "kind", "task", "fraction", "metric")
 EMBEDDING_OF_ECG00 = [0.169316, -0.019004, 0.319679, 0.198582, 0.175443, 0.491492, 0.063395, 0.743625]
 RESTORED = "61df30321435c3fb"
-"""Digest of the restored reports and features. Those of version 0.1 differ, because its measurements were wrong for some
-rhythms and waves (CHANGELOG.md); its shards had them in place of the plain reports."""
+"""Digest of the restored reports and features. Those of version 0.1 differ, because it measured some rhythms and waves
+wrongly (CHANGELOG.md); its shards had them in place of the plain reports."""
 LOSS_OF_EPOCH_5 = 2.6012444496154785
 
 
