@@ -133,7 +133,7 @@ def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(EtpError, match=rf"^{tmp_path}: holds no WFDB header"):
         open_archive(tmp_path)
     (tmp_path / "A0001.hea").mkdir()
-    with pytest.raises(EtpError, match=rf"^{tmp_path}/A0001.hea: Is a directory; fix or remove it$"):
+    with pytest.raises(EtpError, match=rf"^{tmp_path}/A0001.hea: is a folder; a file is needed there$"):
         open_archive(tmp_path)
     (tmp_path / "A0001.hea").rmdir()
     write(tmp_path / "2020", "A0001")
