@@ -8,6 +8,7 @@ of another source or of another schema counts as missing, so every derived file 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -75,19 +76,27 @@ def load(path: Path, source: str, schema: Any) -> Any | None:
         # The checksum is read, not mapped, so that pages which nobody needs do not count as memory of the process.
         if (length, magic) != (size, MAGIC) or _crc(path, size) != crc:
             return None
-        with pa.memory_map(str(path)) if size >= LEAST_MAPPED else pa.BufferReader(path.read_bytes()) as stream:
-            if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(stream)):
-                return None
-            stream.seek(0)
-            table = pa.ipc.open_stream(stream).read_all()
+        content = _mapped(path) if size >= LEAST_MAPPED else path.read_bytes()
+        if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(content)):
+            return None
+        table = pa.ipc.open_stream(content).read_all()
         # Whoever made the file could compute its checksum, and Arrow trusts offsets: a wrong one ends the process.
         table.validate(full=True)
+        if isinstance(content, mmap.mmap):
+            content.madvise(
+                mmap.MADV_DONTNEED
+            )  # the pages that validation read no longer count as the process's memory
     except (EtpError, OSError, ValueError, struct.error, pa.ArrowException):
         return None
     found = (table.schema.metadata or {}).get(SOURCE, b"").decode(errors="replace")
     if found != source or not table.schema.equals(schema) or any(_has_nulls(c) for c in table.itercolumns()):
         return None
     return table.combine_chunks()
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _is_compressed(message: Any) -> bool:
