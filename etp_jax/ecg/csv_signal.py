@@ -149,7 +149,10 @@ def _channels(path: Path, grid: Grid, numbers: list[int], layout: Layout) -> tup
 
 
 def _marks_thousands(values: NDArray[np.float64]) -> bool:
-    """Whether `1.045` stands for 1,045: beside numbers like 641, fractions are 1 or more, of up to three digits."""
+    """Whether the file groups digits, so that `1.045` is 1,045.
+
+    Then whole numbers are below 1,000, and all others have at most three decimals and are at least 1.
+    """
     values = np.abs(values[np.isfinite(values)])
     is_whole = values == np.rint(values)
     whole, fractions = values[is_whole], values[~is_whole]

@@ -54,7 +54,7 @@ MOST_HZ, MOST_SAMPLES = 10**6, 10**7
 ECG_PARTS = ("ecg_tower", "ecg_projection")
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
-_told: set[int | None] = set()
+_reported: set[int | None] = set()
 """Reasons why something was not cached that this process has printed: a full disk would repeat its own each time."""
 
 
@@ -271,8 +271,8 @@ class Encoder:
             with whole_file(file) as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
         except OSError as error:  # the result is valid without the cache
-            if error.errno not in _told:
-                _told.add(error.errno)
+            if error.errno not in _reported:
+                _reported.add(error.errno)
                 print(plain_line(f"{file}: is not cached, nor is what follows ({error.strerror})"), file=sys.stderr)
         return arrays
 

@@ -26,7 +26,7 @@ class Finding:
     percentile: float | None = None
     """Share of the reference ECGs with a lower score, in percent; None if the encoder has no reference ECGs."""
     codes: frozenset[str] = frozenset()
-    """Label codes that the class stands for."""
+    """Label codes that belong to the class."""
     readable: bool = True
     """Whether the ECG has heart beats; without them, nothing is decided."""
 

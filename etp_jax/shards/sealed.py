@@ -83,9 +83,8 @@ def load(path: Path, source: str, schema: Any) -> Any | None:
         # Whoever made the file could compute its checksum, and Arrow trusts offsets: a wrong one ends the process.
         table.validate(full=True)
         if isinstance(content, mmap.mmap):
-            content.madvise(
-                mmap.MADV_DONTNEED
-            )  # the pages that validation read no longer count as the process's memory
+            # The pages that validation read no longer count as memory of the process.
+            content.madvise(mmap.MADV_DONTNEED)
     except (EtpError, OSError, ValueError, struct.error, pa.ArrowException):
         return None
     found = (table.schema.metadata or {}).get(SOURCE, b"").decode(errors="replace")

@@ -17,8 +17,8 @@ from etp_jax.json_text import parse_json
 from etp_jax.paths import read_file
 
 FILE = "metrics.jsonl"
-MOST_LOG = 128 * 2**20
-"""Largest log that is read, in bytes: some 400,000 lines."""
+MOST_LOG = 2**30
+"""Largest log that is read, in bytes: some 3,000,000 lines, more than a long run writes."""
 WANDB_FILE = "wandb.json"
 """File in the run folder with the id of the run on Weights & Biases."""
 

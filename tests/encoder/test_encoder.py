@@ -226,8 +226,8 @@ def test_embeddings_of_a_read_only_folder_are_kept_for_the_user(
     monkeypatch.setattr(encoder.os, "access", lambda *_: False)
     (tmp_path / "full").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
-    monkeypatch.setattr(encoder, "_told", set())
-    for split in ("test", "validation"):  # neither can be kept, which is told once
+    monkeypatch.setattr(encoder, "_reported", set())
+    for split in ("test", "validation"):  # neither can be cached; one line is printed
         assert Encoder.from_run(run_dir).ecg(Shards(shards).split(split))[1].shape[1] == 8
     assert capsys.readouterr().err.count("is not cached, nor is what follows") == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))

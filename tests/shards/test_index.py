@@ -271,7 +271,7 @@ def test_a_compressed_index_takes_no_memory(folder):
     ],
 )
 def test_an_index_with_a_right_seal_and_a_wrong_content_is_built_again(folder, kept, name, change):
-    """Such a file ended the process, or a traceback told of it."""
+    """Such a file ended the process or raised an exception that is no EtpError."""
     split = Shards(folder).split("train")
     table = split.index.table
     number = table.column_names.index(name)
