@@ -214,8 +214,8 @@ def _rates(step_s: Sequence[float], point: dict[str, int], work: Step, best: Pea
 def _block(contender: Contender, count: int) -> float:
     """Returns the duration of some steps, after one that is not timed.
 
-    The first step after another framework's block waits for memory that the other has released. It took a quarter longer
-    on a CPU, which is not part of a training in one framework.
+    The first step after another framework's block waits for memory that the other has released. On a CPU it took a
+    quarter longer, which a training in one framework does not see.
     """
     contender.steps(1)
     return _seconds(contender, count)
