@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 3600
+# Two processes, to which the files go in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests start about a hundred processes; without byte code each of them would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,11 +21,11 @@ test: style
 	$(MAKE) --jobs 2 --output-sync=target types tests
 
 tests: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests --ignore tests/real
+	$(BIN)/python -m pytest -q $(TWO) -m "not slow" tests --ignore tests/real
 
 # Runs of several processes, some of which are killed.
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests --ignore tests/real
+	$(BIN)/python -m pytest -q $(TWO) -m slow tests --ignore tests/real
 
 # Damaged files for every reader: SECONDS in all. The inputs that failed are kept in fuzz-failures/.
 fuzz: $(VENV)/.installed-test
@@ -40,7 +42,7 @@ test-optional: $(VENV)/.installed-test
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/real
+	$(BIN)/python -m pytest -q $(TWO) tests/real
 
 lint: style types
 

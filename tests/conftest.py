@@ -19,6 +19,33 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Tracing makes many objects that live on; searching them for cycles took a twentieth of the tests' time.
 gc.set_threshold(100_000, 50, 100)
 
+LONGEST = (
+    "test_contrastive.py",
+    "test_multihost.py",
+    "test_resume.py",
+    "test_version_0_1.py",
+    "test_grad_cache.py",
+    "test_saved_step.py",
+    "test_feed.py",
+    "test_distributed.py",
+    "test_own_task.py",
+    "test_program.py",
+    "test_step.py",
+    "test_loop.py",
+    "test_torch_import.py",
+    "test_bad_records.py",
+    "test_layouts.py",
+    "test_encoder.py",
+    "test_bert.py",
+)
+"""The files that take longest, with their slow tests; the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the longest files run first, so that no worker begins one when the others are nearly done."""
+    place = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,12 +55,15 @@ def compute_dtype(precision: str, platform: str) -> jnp.dtype:
 def init_state(variables: Tree, optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainState:
     """Builds the state before the first step from the model's {"params", "batch_stats"}."""
     params = variables["params"]
+    # Compiled as a whole: alone, every shape of an array is a program of its own.
+    opt_state = jax.jit(optimizer.init)(optim.take(params, optim.trainable(params, config)))
+    copied = jax.jit(partial(jax.tree.map, jnp.copy))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(optim.take(params, optim.trainable(params, config))),
-        ema=jax.tree.map(jnp.copy, params) if config.optim.ema > 0 else None,
+        opt_state=opt_state,
+        ema=copied(params) if config.optim.ema > 0 else None,
     )
 
 

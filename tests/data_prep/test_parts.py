@@ -91,8 +91,9 @@ def test_merged_parts_are_the_whole_build(whole, made, tmp_path):
 def test_a_part_prints_what_a_whole_build_prints(source, whole, tmp_path, capsys):
     """The counts of the parts add up to those of the whole; what the tables gave is printed by each."""
     counts: list[Counter[str]] = []
-    for number, of in (("1/1", "whole"), ("1/2", "first"), ("2/2", "second")):
-        main.main(["prep", "ptbxl", "--source", str(source), "--out", str(tmp_path / of), f"--part={number}"])
+    prep = ["prep", "ptbxl", "--source", str(source)]
+    for number, of, workers in (("1/1", "whole", "1"), ("1/2", "first", "2"), ("2/2", "second", "1")):
+        main.main([*prep, "--out", str(tmp_path / of), f"--part={number}", "--workers", workers])
         lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
         pairs = [line.rpartition(": ") for line in lines if "(" not in line]
         counts.append(Counter({name: int(count) for name, _, count in pairs}))

@@ -8,6 +8,7 @@ import numpy as np
 import wfdb
 
 from tests.helpers.ptbxl_samples import write_table
+from tests.helpers.written_once import written_once
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
 """In the order of the archive: aVF before aVL."""
@@ -75,6 +76,7 @@ def write_signal(source: Path, number: int, seconds: int = 10) -> None:
     )
 
 
+@written_once
 def write_archive(source: Path) -> Path:
     """Writes the folder; the rows of its second table are in another order than those of the first."""
     source.mkdir()

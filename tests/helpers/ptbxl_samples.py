@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
+from tests.helpers.written_once import written_once
+
 LEADS = ["I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 RECORDS = 30
 CODES = ("NORM", "AFIB", "SR", "IMI")
@@ -50,6 +52,7 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
+@written_once
 def write_archive(source: Path) -> Path:
     """Writes the folder: 100 Hz for all records, 500 Hz for the first two."""
     source.mkdir()
