@@ -6,6 +6,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import socket
 import threading
@@ -80,6 +81,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+SEAL = "own_sha256"
+"""Field of a JSON file of results: SHA-256 of its other fields, which a flipped digit does not fit."""
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with `SEAL`, which `read_json` compares with the rest."""
+    return {**content, SEAL: _own_sha256(content)}
+
+
+def _own_sha256(content: dict[str, Any]) -> str:
+    """SHA-256 of the fields of a JSON object but `SEAL`, whatever their order and the spaces between them."""
+    read_again = json.loads(json.dumps({name: value for name, value in content.items() if name != SEAL}))
+    return hashlib.sha256(json.dumps(read_again, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any]:
     """The JSON object in a file, checked as `parse_json` does.
 
@@ -89,7 +105,7 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
       schema: types of its fields, see `json_text.Schema`.
 
     Raises:
-      EtpError: the file is missing, cannot be read, or holds no JSON object.
+      EtpError: the file is missing, cannot be read, holds no JSON object, or was changed after it was sealed.
     """
     try:
         content = parse_json(read_file(path))
@@ -101,6 +117,8 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
         raise EtpError(f"{path}: cannot be read ({one_line(error)}); {advice}") from None
     if not isinstance(content, dict):
         raise EtpError(f"{path}: holds no JSON object; {advice}")
+    if SEAL in content and content[SEAL] != _own_sha256(content):
+        raise EtpError(f"{path}: was changed after it was written ({SEAL} differs); {advice}")
     return content
 
 
