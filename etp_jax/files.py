@@ -82,12 +82,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 SEAL = "own_sha256"
-"""Field of a JSON file of results: SHA-256 of its other fields, which a flipped digit does not fit."""
+"""Field of a JSON file of figures: SHA-256 of its other fields, which a flipped digit does not fit."""
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns a JSON object with `SEAL`, which `read_json` compares with the rest."""
+    """Returns a JSON object with `SEAL`, which `check_seal` compares with the rest."""
     return {**content, SEAL: _own_sha256(content)}
+
+
+def check_seal(path: Path, content: dict[str, Any], advice: str) -> None:
+    """Raises EtpError if a file's JSON object was changed after it was sealed; files of earlier versions have no seal.
+
+    Args:
+      path: the file, for the message.
+      content: its content.
+      advice: what to do if it is damaged, for the message.
+    """
+    if SEAL in content and content[SEAL] != _own_sha256(content):
+        raise EtpError(f"{path}: was changed after it was written; {advice}, or delete {SEAL} in it if you changed it")
 
 
 def _own_sha256(content: dict[str, Any]) -> str:
@@ -117,8 +129,7 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
         raise EtpError(f"{path}: cannot be read ({one_line(error)}); {advice}") from None
     if not isinstance(content, dict):
         raise EtpError(f"{path}: holds no JSON object; {advice}")
-    if SEAL in content and content[SEAL] != _own_sha256(content):
-        raise EtpError(f"{path}: was changed after it was written ({SEAL} differs); {advice}")
+    check_seal(path, content, advice)
     return content
 
 
