@@ -26,9 +26,8 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors, write_text
+from etp_jax.files import disk_errors, read_json, sealed, write_text
 from etp_jax.json_text import parse_json
-from etp_jax.paths import read_file
 from etp_jax.plain import plain_line
 from etp_jax.progress import Bar
 from etp_jax.waveform.answer import read_answer
@@ -102,9 +101,7 @@ class LanguageModel:
           EtpError: the address or the key cannot be part of a request.
         """
         if not _is_address(server.base_url):
-            raise EtpError(
-                f"--base-url {plain_line(server.base_url)}: must be an address such as http://localhost:8000/v1"
-            )
+            raise EtpError(f"--base-url {server.base_url}: must be an address such as http://localhost:8000/v1")
         if not (_key().isascii() and _key().isprintable()):
             raise EtpError(
                 f"{KEY}: has a line break or a letter that cannot be sent; set the environment variable again"
@@ -225,20 +222,20 @@ class LanguageModel:
         return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _kept(self, statement: str) -> str | None:
-        """Reads the cached answer to a statement; returns None if it is missing, unreadable or unusable."""
+        """Reads the cached answer to a statement; returns None if it is missing, was changed, or is unusable."""
         try:
             file = self._file(statement)
             if file.stat().st_size > 2 * MAX_BYTES:
                 return None
-            answer = parse_json(read_file(file), {"answer": str})["answer"]
-        except (EtpError, OSError, ValueError):
+            answer = read_json(file, "delete it", {"answer": str})["answer"]
+        except (EtpError, OSError):
             return None
         return answer if read_answer(answer, "").usable else None
 
     def _keep(self, statement: str, answer: str) -> None:
         about = {"statement": statement, "model": self.server.model, "prompt_version": PROMPT_VERSION}
         with disk_errors(self.cache):
-            write_text(self._file(statement), json.dumps({**about, "answer": answer}, indent=1) + "\n")
+            write_text(self._file(statement), json.dumps(sealed({**about, "answer": answer}), indent=1) + "\n")
 
 
 ANSWER_TYPES = {"choices": [{"message": {"content": str}}]}

@@ -220,9 +220,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(server, tmp_path, monkeypatch
 
 def test_a_damaged_answer_on_disk_is_asked_for_again(server, tmp_path):
     model(server, tmp_path).propose(STATEMENTS)
-    next(tmp_path.glob("*.json")).write_text("{cut")
-    model(server, tmp_path).propose(STATEMENTS)
-    assert len(server.asked) == 4
+    for damage in (lambda text: text[:-9], lambda text: text.replace("QRS", "QRX")):
+        asked, file = len(server.asked), next(tmp_path.glob("*.json"))
+        file.write_text(damage(file.read_text()))
+        answers = model(server, tmp_path).propose(STATEMENTS)
+        assert len(server.asked) == asked + 1
+        assert {f.sentence for some in answers.features.values() for f in some} == {GOOD["sentence"]}
 
 
 @pytest.mark.parametrize(
