@@ -43,6 +43,8 @@ FIRST_PAUSE_S = 1.0
 """Pause after the first failure, in seconds; doubled after each further failure."""
 LONGEST_PAUSE_S = 60.0
 """Upper limit of a pause, in seconds."""
+LONGEST_WAIT_S = 86400.0
+"""Upper limit of the time for one answer, in seconds; a system's clock cannot count all numbers."""
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """HTTP status codes of temporary failures, after which the request is repeated."""
 MAX_BYTES = 2**20
@@ -98,10 +100,12 @@ class LanguageModel:
           cache: folder for the answers; it can be shared by several models and runs.
 
         Raises:
-          EtpError: the address or the key cannot be part of a request.
+          EtpError: the address or the key cannot be part of a request, or the time limit is longer than a day.
         """
         if not _is_address(server.base_url):
             raise EtpError(f"--base-url {server.base_url}: must be an address such as http://localhost:8000/v1")
+        if not 0 < server.timeout_s <= LONGEST_WAIT_S:
+            raise EtpError(f"--timeout-s is {server.timeout_s:g}; it must be positive, and at most {LONGEST_WAIT_S:g}")
         if not (_key().isascii() and _key().isprintable()):
             raise EtpError(
                 f"{KEY}: has a line break or a letter that cannot be sent; set the environment variable again"

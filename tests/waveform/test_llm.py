@@ -394,6 +394,12 @@ def test_an_impossible_address_is_refused_before_anything_is_asked(tmp_path, url
         LanguageModel(Server(url, "tiny"), tmp_path)
 
 
+@pytest.mark.parametrize("seconds", [0.0, float("nan"), 86401.0, 1e300])
+def test_a_time_limit_that_no_clock_can_count_is_refused(server, tmp_path, seconds):
+    with pytest.raises(EtpError, match=r"--timeout-s is .*; it must be positive, and at most 86400"):
+        model(server, tmp_path, timeout_s=seconds)
+
+
 @pytest.mark.parametrize("answer", [b"\x16\x03\x01" + b"\xff" * 100, b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_server_without_the_encryption_of_its_address_is_named(server, tmp_path, answer):
     with raw(answer) as url, pytest.raises(EtpError, match=r"https://.*no answer \(.*SSL.*questions are left"):
