@@ -18,8 +18,8 @@ class EtpError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        """Takes the message, shortened to `LONGEST` characters."""
-        half = LONGEST // 2
+        """Takes the message, made one line of at most `LONGEST` characters: what it quotes may have line breaks."""
+        message, half = " ".join(message.splitlines()), LONGEST // 2
         super().__init__(message if len(message) <= LONGEST else f"{message[: half - 3]} … {message[-half:]}")
 
 

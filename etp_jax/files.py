@@ -6,6 +6,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import socket
 import threading
@@ -80,6 +81,33 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+SEAL = "own_sha256"
+"""Field of a JSON file of figures: SHA-256 of its other fields, which a flipped digit does not fit."""
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with `SEAL`, which `check_seal` compares with the rest."""
+    return {**content, SEAL: _own_sha256(content)}
+
+
+def check_seal(path: Path, content: dict[str, Any], advice: str) -> None:
+    """Raises EtpError if a file's JSON object was changed after it was sealed; files of earlier versions have no seal.
+
+    Args:
+      path: the file, for the message.
+      content: its content.
+      advice: what to do if it is damaged, for the message.
+    """
+    if SEAL in content and content[SEAL] != _own_sha256(content):
+        raise EtpError(f"{path}: was changed after it was written; {advice}, or delete {SEAL} in it if you changed it")
+
+
+def _own_sha256(content: dict[str, Any]) -> str:
+    """SHA-256 of the fields of a JSON object but `SEAL`, whatever their order and the spaces between them."""
+    read_again = json.loads(json.dumps({name: value for name, value in content.items() if name != SEAL}))
+    return hashlib.sha256(json.dumps(read_again, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any]:
     """The JSON object in a file, checked as `parse_json` does.
 
@@ -89,7 +117,7 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
       schema: types of its fields, see `json_text.Schema`.
 
     Raises:
-      EtpError: the file is missing, cannot be read, or holds no JSON object.
+      EtpError: the file is missing, cannot be read, holds no JSON object, or was changed after it was sealed.
     """
     try:
         content = parse_json(read_file(path))
@@ -101,6 +129,7 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
         raise EtpError(f"{path}: cannot be read ({one_line(error)}); {advice}") from None
     if not isinstance(content, dict):
         raise EtpError(f"{path}: holds no JSON object; {advice}")
+    check_seal(path, content, advice)
     return content
 
 

@@ -101,3 +101,7 @@ def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:
     found = unit(x)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.array([[0.6, 0.8], [0.0, 0.0]], np.float32))
+
+
+def test_a_message_that_quotes_line_breaks_is_one_line() -> None:
+    assert str(EtpError("a.json: 'V1\n\u2028V2\r\x85' is no lead")) == "a.json: 'V1  V2  ' is no lead"

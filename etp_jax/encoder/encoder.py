@@ -54,6 +54,8 @@ MOST_HZ, MOST_SAMPLES = 10**6, 10**7
 ECG_PARTS = ("ecg_tower", "ecg_projection")
 CACHE_FOLDER = ".cache"
 """Subfolder of a run folder that caches embeddings; it may be deleted."""
+OF = "of"
+"""Array of a cached file that holds its name, so that the file is not taken for another one that it replaced."""
 _reported: set[int | None] = set()
 """Reasons why something was not cached that this process has printed: a full disk would repeat its own each time."""
 
@@ -263,13 +265,15 @@ class Encoder:
             digest.update(leaf.tobytes())
         folder = _cache(self.run_dir)
         file = folder / f"{kind}-{digest.hexdigest()[:24]}.npz"
-        with suppress(FileNotFoundError, ValueError):  # a damaged cache is computed again
-            return read_npz(file)
+        with suppress(FileNotFoundError, ValueError, KeyError):  # a damaged cache is computed again
+            found = read_npz(file)
+            if str(found.pop(OF)) == file.stem:
+                return found
         arrays = compute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
+                np.savez(stream, allow_pickle=False, **{OF: np.array(file.stem)}, **arrays)
         except OSError as error:  # the result is valid without the cache
             if error.errno not in _reported:
                 _reported.add(error.errno)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError, one_line
 from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures, Reliability, check_numbers
-from etp_jax.files import read_json, whole_file, write_text
+from etp_jax.files import read_json, sealed, sha256, whole_file, write_text
 from etp_jax.metrics.classification import METRICS
 from etp_jax.npz import read_npz
 
@@ -23,6 +23,8 @@ SCHEMA = 1
 """Version of the JSON schema. Files without this entry, as written by version 0.1, have the same schema."""
 ACRONYMS = (*METRICS, "ece", "mae")
 """Words of metrics' names that are written in capitals."""
+ARRAYS = "arrays_sha256"
+"""Field of the JSON with the SHA-256 of the `.npz`, which is compared if there is one."""
 REPLICATES = "replicates_"
 """Prefix of the arrays of bootstrap replicates in the `.npz`."""
 
@@ -189,6 +191,8 @@ class Result:
             raise EtpError(f"{path}: schema {content['schema']}; this version reads {SCHEMA}; update etp-jax")
         beside = path.with_suffix(".npz")
         try:
+            if ARRAYS in content and beside.exists() and sha256(beside) != content[ARRAYS]:
+                raise ValueError(f"{beside.name} was changed after it was written")
             result = cls.from_dict(content, read_npz(beside) if beside.exists() else {})
             result.table()  # what cannot be shown is no result
             return result
@@ -214,7 +218,8 @@ class Result:
         with _writing(beside), whole_file(beside) as file:
             np.savez_compressed(file, allow_pickle=False, **replicates, **self.arrays)
         with _writing(path):
-            write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+            content = sealed(self.to_dict() | {ARRAYS: sha256(beside)})
+            write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def table(self) -> str:
         """Formats the result as aligned plain text: a line for each encoder and fraction, then one for each class."""

@@ -2,9 +2,10 @@
 
 The file is a line of JSON and the program as `jax.experimental.serialize_executable` writes it. That is a pickle, which
 can run any code when it is loaded: load only files that you made. The JSON:
-    format: 1
+    format: 2
     target: {device (its kind), devices, hosts, jax, jaxlib, compiler (name and version)}
     fingerprint: SHA-256 of the program before compilation (StableHLO) and of `run.deterministic`
+    sha256: of the compiled program, so that a damaged one is found before it is loaded
     options, sizes, text_tower: of the run, by dotted name; they only explain why a fingerprint differs
 """
 
@@ -31,7 +32,10 @@ from etp_jax.training.parallel import Parallel
 from etp_jax.training.program import Program, Sizes, program
 from etp_jax.training.resume import flatten
 
-FORMAT = 1
+FORMAT = 2
+TYPES = {"format": int, "target": dict, "fingerprint": str, "sha256": str}
+TYPES |= dict.fromkeys(("options", "sizes", "text_tower"), dict)
+"""Types of the fields of the JSON."""
 COMPILERS = {"tpu": "libtpu", "gpu": "jax-cuda12-pjrt"}
 """Package of the compiler, by platform; that of CPUs comes with jaxlib."""
 NO_PART = "data.shards", "data.stage_dir", "data.check_every", "model.text.pretrained"
@@ -67,6 +71,7 @@ def save(path: Path, config: TrainConfig, sizes: Sizes, parallel: Parallel, buil
         "format": FORMAT,
         "target": target(parallel),
         "fingerprint": fingerprint(lowered, config),
+        "sha256": hashlib.sha256(program_bytes).hexdigest(),
         **_explanation(config, sizes, built.bert),
     }
     with whole_file(path) as file:
@@ -85,20 +90,22 @@ class SavedStep:
         """Opens the file; needs no data.
 
         Raises:
-          EtpError: it is no such file, was compiled for other devices or with another compiler, or the options do not
-            allow it.
+          EtpError: it is no such file, is damaged, was compiled for other devices or with another compiler, or the
+            options do not allow it.
         """
         check_options(config)
         try:
             first, self._program = regular(path).read_bytes().split(b"\n", 1)
-            self._about: dict[str, Any] = parse_json(first)
+            self._about: dict[str, Any] = parse_json(first, TYPES)
             known = self._about["format"] == FORMAT
         except OSError as error:
             raise EtpError(f"{path}: {error.strerror}; `etp plan --save` writes a compiled step") from None
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             known = False
         if not known:
             raise EtpError(f"{path}: not a compiled step of this version; make it with `etp plan --save`")
+        if hashlib.sha256(self._program).hexdigest() != self._about["sha256"]:
+            raise EtpError(f"{path}: the compiled step is damaged; save it again with `etp plan`")
         self._path, self._config, self._parallel = path, config, parallel
         self._refuse_other("was compiled for", self._about["target"], target(parallel))
 

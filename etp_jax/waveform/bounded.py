@@ -7,12 +7,27 @@ import socket
 import threading
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
+from email.message import Message
 from functools import partial
 from typing import Any
 
+PIECE = 2**16
+"""Largest number of bytes that are read at once; the sizes that a server gives may be wrong, or negative."""
 
-def read_url(request: urllib.request.Request, seconds: float, most: int) -> bytes:
-    """Sends a request and reads the body of the answer.
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a server, of any status."""
+
+    status: int
+    reason: str
+    headers: Message
+    body: bytes
+
+
+def read_url(request: urllib.request.Request, seconds: float, most: int) -> Reply:
+    """Sends a request and reads the answer. No redirect is followed: it would send the request's key to another host.
 
     Args:
       request: the request.
@@ -22,7 +37,7 @@ def read_url(request: urllib.request.Request, seconds: float, most: int) -> byte
     Raises:
       TimeoutError: the answer is not complete in time.
       HTTPException: the body is larger than `most`, or incomplete.
-      URLError: the server is not reached, or answers with an error.
+      OSError: the server is not reached, or the connection breaks; most are a URLError.
     """
     sockets: list[socket.socket] = []
     ended = threading.Event()
@@ -37,22 +52,32 @@ def read_url(request: urllib.request.Request, seconds: float, most: int) -> byte
     done.acquire()
     threading.Thread(target=lambda: done.acquire(timeout=seconds) or end(), daemon=True).start()
     try:
-        opener = urllib.request.build_opener(_Http(sockets), _Https(sockets))
-        with opener.open(request, timeout=seconds) as response:
-            body = response.read(most + 1)
+        with _opener(sockets).open(request, timeout=seconds) as response:
+            body = bytearray()
+            while len(body) <= most and (piece := response.read1(PIECE)):
+                body += piece
             if len(body) > most:
                 raise http.client.HTTPException(f"an answer of more than {most // 2**20} MiB")
             if ended.is_set():  # the head ended early, which http.client takes for its end
                 raise TimeoutError
             if response.length:
-                raise http.client.IncompleteRead(body, response.length)
-            return body
+                raise http.client.IncompleteRead(bytes(body), response.length)
+            return Reply(response.status, response.reason, response.headers, bytes(body))
     except (OSError, http.client.HTTPException) as error:
         if ended.is_set():
             raise TimeoutError(f"the answer is not complete after {seconds:g} s") from error
         raise
     finally:
         done.release()
+
+
+def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
+    """Builds an opener for HTTP, by a proxy if one is set, that returns answers of every status and keeps sockets."""
+    opener = urllib.request.OpenerDirector()
+    handlers = urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), _Http(sockets), _Https(sockets)
+    for handler in handlers:
+        opener.add_handler(handler)
+    return opener
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import whole_file, write_text
+from etp_jax.files import check_seal, sealed, whole_file, write_text
 from etp_jax.json_text import check_types, parse_json
 from etp_jax.npz import read_npz
 from etp_jax.paths import read_file
@@ -143,7 +143,7 @@ class Proposals:
             "features": [asdict(feature) for feature in self.features],
             "statements": {statement: list(places) for statement, places in sorted(self.statements.items())},
         }
-        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def collect(proposed: Mapping[str, Sequence[Feature]], origin: Mapping[str, Any]) -> Proposals:
@@ -168,7 +168,7 @@ CHECK_TYPES = {"quantity": str, "low": NUMBER, "high": NUMBER, "leads": [str], "
 
 
 def load_proposals(path: Path) -> Proposals:
-    """Reads `proposals.json`; raises EtpError if it is missing or damaged, or if one of its checks is invalid."""
+    """Reads `proposals.json`; raises EtpError if it is missing or was changed, or if one of its checks is invalid."""
     try:
         content = parse_json(read_file(path))
         if content["format"] != FORMAT:
@@ -192,6 +192,7 @@ def load_proposals(path: Path) -> Proposals:
         raise EtpError(f"{path}: a sentence occurs twice; merge the two features")
     if any(not 0 <= place < len(features) for places in statements.values() for place in places):
         raise EtpError(f"{path}: a statement refers to a feature that does not exist; run `etp waveform propose` again")
+    check_seal(path, content, "run `etp waveform propose` again")
     return Proposals(features, statements, content["origin"])
 
 

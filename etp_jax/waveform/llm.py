@@ -14,7 +14,6 @@ import json
 import math
 import os
 import threading
-import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,13 @@ from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors, write_text
+from etp_jax.files import disk_errors, read_json, sealed, write_text
 from etp_jax.json_text import parse_json
-from etp_jax.paths import read_file
+from etp_jax.plain import plain_line
 from etp_jax.progress import Bar
 from etp_jax.waveform.answer import read_answer
 from etp_jax.waveform.bounded import read_url
@@ -42,12 +43,18 @@ FIRST_PAUSE_S = 1.0
 """Pause after the first failure, in seconds; doubled after each further failure."""
 LONGEST_PAUSE_S = 60.0
 """Upper limit of a pause, in seconds."""
+LONGEST_WAIT_S = 86400.0
+"""Upper limit of the time for one answer, in seconds; a system's clock cannot count all numbers."""
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """HTTP status codes of temporary failures, after which the request is repeated."""
 MAX_BYTES = 2**20
 """Largest answer of a server that is read, in bytes."""
 ANSWER_TOKENS = 700
 """Maximum length of an answer, in tokens; --dry-run counts this number for each answer."""
+MOST_QUOTED = 300
+"""Largest number of characters of a server's answer that a message quotes."""
+KEY = "OPENAI_API_KEY"
+"""Environment variable of the key that is sent; it is sent to the server alone, and no message holds it."""
 CHARACTERS_PER_TOKEN = 4
 """Approximate number of characters per token in English text."""
 
@@ -91,9 +98,18 @@ class LanguageModel:
         Args:
           server: the server to ask.
           cache: folder for the answers; it can be shared by several models and runs.
+
+        Raises:
+          EtpError: the address or the key cannot be part of a request, or the time limit is longer than a day.
         """
-        if not server.base_url.startswith(("http://", "https://")):
+        if not _is_address(server.base_url):
             raise EtpError(f"--base-url {server.base_url}: must be an address such as http://localhost:8000/v1")
+        if not 0 < server.timeout_s <= LONGEST_WAIT_S:
+            raise EtpError(f"--timeout-s is {server.timeout_s:g}; it must be positive, and at most {LONGEST_WAIT_S:g}")
+        if not (_key().isascii() and _key().isprintable()):
+            raise EtpError(
+                f"{KEY}: has a line break or a letter that cannot be sent; set the environment variable again"
+            )
         self.server, self.cache = server, cache
         self.origin: dict[str, Any] = {
             "source": "llm",
@@ -185,42 +201,45 @@ class LanguageModel:
             "response_format": {"type": "json_object"},
         }
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
+        if key := _key():
             headers["Authorization"] = f"Bearer {key}"
         url = self.server.base_url.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
-            answer = read_url(request, self.server.timeout_s, MAX_BYTES)
-        except urllib.error.HTTPError as error:
-            detail = error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
-            message = f"HTTP {error.code} {error.reason}" + (f" ({detail})" if detail else "")
-            if error.code in PASSING:
-                raise _TemporaryError(message, _seconds(error.headers.get("Retry-After"))) from None
-            raise EtpError(f"{url}: {message}; is --base-url or --model right?") from None
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise _TemporaryError(f"no answer ({reason or type(error).__name__}); is the server running?") from None
-        return _content(answer)
+            reply = read_url(request, self.server.timeout_s, MAX_BYTES)
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            reason = _quoted(str(reason)) or type(error).__name__
+            raise _TemporaryError(f"no answer ({reason}); is the server running?") from None
+        if 200 <= reply.status < 300:
+            return _content(reply.body)
+        detail = _quoted(reply.body.decode("utf-8", "replace"))
+        message = f"HTTP {reply.status} {_quoted(reply.reason)}" + (f" ({detail})" if detail else "")
+        if reply.status in PASSING:
+            raise _TemporaryError(message, _seconds(reply.headers.get("Retry-After")))
+        if place := reply.headers.get("Location"):
+            raise EtpError(f"{url}: {message}, a redirect to {_quoted(place)}; give the server's address as --base-url")
+        raise EtpError(f"{url}: {message}; is --base-url or --model right?")
 
     def _file(self, statement: str) -> Path:
         key = json.dumps([statement, self.server.model, prompt(statement)])
         return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _kept(self, statement: str) -> str | None:
-        """Reads the cached answer to a statement; returns None if it is missing, unreadable or unusable."""
+        """Reads the cached answer to a statement; returns None if it is missing, was changed, or is unusable."""
         try:
             file = self._file(statement)
             if file.stat().st_size > 2 * MAX_BYTES:
                 return None
-            answer = parse_json(read_file(file), {"answer": str})["answer"]
-        except (EtpError, OSError, ValueError):
+            answer = read_json(file, "delete it", {"answer": str})["answer"]
+        except (EtpError, OSError):
             return None
         return answer if read_answer(answer, "").usable else None
 
     def _keep(self, statement: str, answer: str) -> None:
         about = {"statement": statement, "model": self.server.model, "prompt_version": PROMPT_VERSION}
         with disk_errors(self.cache):
-            write_text(self._file(statement), json.dumps({**about, "answer": answer}, indent=1) + "\n")
+            write_text(self._file(statement), json.dumps(sealed({**about, "answer": answer}), indent=1) + "\n")
 
 
 ANSWER_TYPES = {"choices": [{"message": {"content": str}}]}
@@ -242,6 +261,31 @@ def _seconds(text: str | None) -> float:
     except ValueError:
         return 0.0
     return seconds if 0 < seconds < math.inf else 0.0
+
+
+def _is_address(url: str) -> bool:
+    """Whether a text is an address that a request can be sent to."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:  # brackets, a port that is no number, or a name that no host can have
+        return False
+    return bool(host) and parts.scheme in ("http", "https") and url.isascii() and url.isprintable() and " " not in url
+
+
+def _key() -> str:
+    """Returns the key that is sent, without the line break that ends a file; empty if none is set."""
+    return os.environ.get(KEY, "").strip()
+
+
+def _quoted(text: str) -> str:
+    """Returns the beginning of a server's text as part of a message: one line, without control characters or the key.
+
+    Some servers repeat the key in their refusal.
+    """
+    if key := _key():
+        text = text.replace(key, f"[{KEY}]")
+    return plain_line(text[: 2 * MOST_QUOTED]).strip()[:MOST_QUOTED]
 
 
 def _content(body: bytes) -> str:

@@ -15,6 +15,7 @@ from etp_jax.encoder.card_parts import read_parts
 from etp_jax.encoder.folder import copy_encoder
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import Result
+from etp_jax.files import SEAL
 from tests.helpers.evaluations import measure
 from tests.helpers.people import MARKS, write_people
 
@@ -64,6 +65,10 @@ def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
     content = json.loads((evaluated / "evaluation" / "ptbxl-super-subgroups-validation.json").read_text())
     content["rows"][0]["reliability"]["NORM"]["equal_mass"] = [[1.0, 0.5]]
     file = tmp_path / "x.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(EtpError, match=r"x.json: was changed after it was written"):
+        read_parts(file)
+    del content[SEAL]
     file.write_text(json.dumps(content))
     with pytest.raises(EtpError, match=r"x.json: a bin of reliability has other than three numbers; move it away"):
         read_parts(file)

@@ -76,6 +76,23 @@ def test_embeddings_are_kept_until_something_changes(
             changed()
 
 
+def test_cached_embeddings_that_were_damaged_or_exchanged_are_computed_again(
+    run_dir: Path, shards: Path, tmp_path: Path
+):
+    run_dir = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns(CACHE_FOLDER))
+    splits = [Shards(shards).split(name) for name in ("test", "validation")]
+    expected = [Encoder.from_run(run_dir).ecg(split)[1] for split in splits]
+    files = sorted((run_dir / CACHE_FOLDER).glob("ecg-*.npz"))
+    contents = [file.read_bytes() for file in files]
+    first, last = contents[0][:200], contents[0][201:]
+    for changed in (contents[::-1], [contents[0][:-9], b""], [first + b"\xff" + last, contents[0]]):
+        for file, content in zip(files, changed, strict=True):
+            file.write_bytes(content)
+        for split, embeddings in zip(splits, expected, strict=True):
+            np.testing.assert_array_equal(Encoder.from_run(run_dir).ecg(split)[1], embeddings)
+        assert [file.read_bytes() for file in files] == contents
+
+
 def test_embeddings_are_the_same_on_eight_devices(run_dir: Path, shards: Path, tmp_path: Path):
     code = (
         "import sys, jax, numpy as np; from pathlib import Path\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import Result
+from etp_jax.evaluation.results import ARRAYS
+from etp_jax.files import SEAL
 
 OLD = Path(__file__).parents[1] / "data" / "version_0_1.tar.xz"
 NAME = "ptbxl-super-zero-shot-validation"
@@ -40,7 +43,9 @@ def test_a_result_of_version_0_1_is_read_and_written_again(old: Path, tmp_path: 
 
     again = tmp_path / "deep" / "again.json"
     result.save(again)
-    assert Result.load(again) == result and json.loads(again.read_text()) == result.to_dict()
+    written = json.loads(again.read_text())
+    assert {SEAL, ARRAYS} == written.keys() - content.keys() - {"schema"}
+    assert Result.load(again) == result and written == result.to_dict() | {n: written[n] for n in (SEAL, ARRAYS)}
     with np.load(old.with_suffix(".npz")) as before, np.load(again.with_suffix(".npz")) as after:
         assert before.files == after.files
         for name in before.files:
@@ -69,6 +74,23 @@ def test_another_form_is_one_line(old: Path, tmp_path: Path, change: dict, said:
     with pytest.raises(EtpError) as error:
         Result.load(file)
     assert str(error.value).startswith(f"{file}: ") and said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_digit_is_refused(old: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    Result.load(old).save(file)
+    text, arrays = file.read_text(), file.with_suffix(".npz").read_bytes()
+    digits = [found.start() for found in re.finditer(r"\d(?=\d{3},)", text)]
+    for place in digits[:: len(digits) // 10]:
+        file.write_text(f"{text[:place]}{9 - int(text[place])}{text[place + 1 :]}")
+        with pytest.raises(EtpError, match=r"x\.json: was changed after it was written; .*own_sha256"):
+            Result.load(file)
+    file.write_text(json.dumps(json.loads(text)))  # spaces are no damage
+    file.with_suffix(".npz").write_bytes(arrays + b"\0")
+    with pytest.raises(EtpError, match=r"x\.json: .*x\.npz was changed after it was written; .*move it away"):
+        Result.load(file)
+    file.with_suffix(".npz").unlink()
+    assert Result.load(file).rows
 
 
 def test_a_damaged_npz_is_one_line(old: Path, tmp_path: Path) -> None:

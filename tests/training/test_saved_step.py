@@ -129,6 +129,28 @@ def test_what_is_no_compiled_step(config: TrainConfig, tmp_path: Path) -> None:
         assert "not a compiled step of this version" in refusal(config, path, tmp_path / "run")
 
 
+@pytest.mark.parametrize("place", [0, 1000, -1])
+def test_a_damaged_program_is_not_loaded(config: TrainConfig, compiled: Path, tmp_path: Path, place: int) -> None:
+    first, program = compiled.read_bytes().split(b"\n", 1)
+    flipped = bytearray(program)
+    flipped[place] ^= 1
+    path = tmp_path / "step"
+    for damaged in (flipped, program[:-1], b""):
+        path.write_bytes(first + b"\n" + damaged)
+        message = f"{path}: the compiled step is damaged; save it again with `etp plan`"
+        assert refusal(config, path, tmp_path / "run") == message
+
+
+@pytest.mark.parametrize("name", ["target", "fingerprint", "sha256", "options", "sizes", "text_tower"])
+def test_a_description_without_a_part(config: TrainConfig, compiled: Path, tmp_path: Path, name: str) -> None:
+    first, program = compiled.read_bytes().split(b"\n", 1)
+    path = tmp_path / "step"
+    for replaced in ({}, {name: []}):
+        about = {key: value for key, value in json.loads(first).items() if key != name} | replaced
+        path.write_bytes(json.dumps(about).encode() + b"\n" + program)
+        assert "not a compiled step of this version" in refusal(config, path, tmp_path / "run")
+
+
 def test_options_that_rule_it_out(config: TrainConfig, compiled: Path, tmp_path: Path) -> None:
     pmap, auto = change(config, run={"parallel": "pmap"}), change(config, data={"resident": "auto"})
     assert "needs --run.parallel shard_map" in refusal(pmap, compiled, tmp_path / "run")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
+from etp_jax.files import SEAL
 from etp_jax.waveform.features import (
     QUANTITIES,
     Check,
@@ -75,6 +77,18 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, match):
     path.write_text(written)
     with pytest.raises(EtpError, match=match):
         load_proposals(path)
+
+
+def test_a_changed_bound_is_refused_unless_the_seal_is_deleted(tmp_path):
+    path = tmp_path / "proposals.json"
+    collect({"a": [Feature("wide", Check("qrs_ms", low=120), "")]}, {}).save(path)
+    path.write_text(path.read_text().replace('"low": 120', '"low": 130'))
+    with pytest.raises(EtpError, match=rf"was changed after it was written; run .* again, or delete {SEAL} in it"):
+        load_proposals(path)
+    content = json.loads(path.read_text())
+    del content[SEAL]
+    path.write_text(json.dumps(content))
+    assert load_proposals(path).features[0].check == Check("qrs_ms", low=130)
 
 
 def test_similarities_come_back_to_half_precision(tmp_path):

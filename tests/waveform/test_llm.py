@@ -3,11 +3,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import socket
 import threading
 import time
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ GOOD = {"sentence": "QRS duration is 120 ms or longer", "quantity": "qrs_ms", "l
 PLAIN = {"sentence": "broad notched R waves are seen in the lateral leads", "quantity": None}
 STATEMENTS = ["left bundle branch block", "sinus rhythm", "normal axis"]
 Reply = tuple[int, str | bytes, dict[str, str]]
+SECRET = "sk-0123456789"
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Loopback:
@@ -214,9 +220,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(server, tmp_path, monkeypatch
 
 def test_a_damaged_answer_on_disk_is_asked_for_again(server, tmp_path):
     model(server, tmp_path).propose(STATEMENTS)
-    next(tmp_path.glob("*.json")).write_text("{cut")
-    model(server, tmp_path).propose(STATEMENTS)
-    assert len(server.asked) == 4
+    for damage in (lambda text: text[:-9], lambda text: text.replace("QRS", "QRX")):
+        asked, file = len(server.asked), next(tmp_path.glob("*.json"))
+        file.write_text(damage(file.read_text()))
+        answers = model(server, tmp_path).propose(STATEMENTS)
+        assert len(server.asked) == asked + 1
+        assert {f.sentence for some in answers.features.values() for f in some} == {GOOD["sentence"]}
 
 
 @pytest.mark.parametrize(
@@ -283,23 +292,115 @@ def test_a_bad_answer_is_not_cached_and_asked_for_again(server, tmp_path, answer
     assert all(model(server, tmp_path).propose(STATEMENTS[:1]).features.values())
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"], ids=["head", "body"])
-def test_a_server_that_drips_is_left_after_the_time_limit(tmp_path, start):
-    listener = socket.create_server(("127.0.0.1", 0))
-    ended = threading.Event()
+@contextlib.contextmanager
+def raw(*pieces: bytes, pause_s: float = 0.0) -> Iterator[str]:
+    """The address of a server that sends these bytes to everyone, the last of them again and again if it pauses."""
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
-    def drip() -> None:
+    def answer(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(2**16)
+            for piece in pieces:
+                connection.sendall(piece)
+            while pause_s and not ended.wait(pause_s):
+                connection.sendall(pieces[-1])
+
+    def serve() -> None:
         with contextlib.suppress(OSError):
-            connection, _ = listener.accept()
-            connection.sendall(start or b"HTTP/1.1 200 OK\r\nX-A: ")
-            while not ended.wait(0.05):
-                connection.sendall(b"x")
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
 
-    threading.Thread(target=drip, daemon=True).start()
-    request = urllib.request.Request(f"http://127.0.0.1:{listener.getsockname()[1]}/", b"{}")
-    begun = time.monotonic()
-    with pytest.raises(TimeoutError, match="not complete after"):
-        read_url(request, 0.5, 2**20)
-    assert time.monotonic() - begun < 5
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     ended.set()
     listener.close()
+
+
+DRIPS = {
+    "head": (OK + b"X-A: ", b"x"),
+    "body": (OK + b"Content-Length: 999\r\n\r\n", b"x"),
+    "error": (b"HTTP/1.1 404 No\r\nContent-Length: 999\r\n\r\n", b"x"),
+    "chunks of an error": (b"HTTP/1.1 404 No\r\n" + CHUNKED, b"1\r\nx\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+def test_a_server_that_drips_is_left_after_the_time_limit(kind):
+    begun = time.monotonic()
+    with raw(*DRIPS[kind], pause_s=0.05) as url, pytest.raises(TimeoutError, match="not complete after"):
+        read_url(urllib.request.Request(url, b"{}"), 0.5, 2**20)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-5", b"zz", b"F" * 5000])
+@pytest.mark.parametrize("status", [OK, b"HTTP/1.1 404 No\r\n"])
+def test_a_chunk_of_an_impossible_size_ends_the_answer_within_its_bound(size, status):
+    with raw(status + CHUNKED + size + b"\r\n", *[b" " * 2**20] * 64) as url:
+        tracemalloc.start()
+        with pytest.raises((HTTPException, OSError)):
+            read_url(urllib.request.Request(url, b"{}"), 5, 2**20)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "place", ["{other}/chat/completions", "file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1/"]
+)
+def test_a_redirect_is_not_followed_and_the_key_stays_with_its_server(server, tmp_path, monkeypatch, status, place):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    other = Loopback()
+    place = place.format(other=other.url)
+    server.reply = lambda statement, count: (status, "", {"Location": place})
+    with pytest.raises(EtpError, match=rf"HTTP {status}.*a redirect to {re.escape(place)}; give .*--base-url"):
+        model(server, tmp_path).propose(STATEMENTS[:1])
+    assert len(server.asked) == 1 and other.asked == []
+    other.http.shutdown()
+    other.http.server_close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 401 {SECRET}\r\n\r\nwrong key: {SECRET}\x1b[2J\r\n\x85\u2028   ",
+        f"HTTP/1.1 500 Bad\x1b[31m\r\n\r\n{' ' * 290}{SECRET}",
+        f"{SECRET} \x1b[2J nonsense\r\n",
+    ],
+)
+def test_a_refusal_is_quoted_on_one_line_without_the_key(server, tmp_path, monkeypatch, answer):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with raw(answer.encode()) as url, pytest.raises(EtpError, match="OPENAI_API_KEY") as error:
+        LanguageModel(Server(url, "tiny", 5.0), tmp_path).propose(STATEMENTS[:1])
+    message = str(error.value)
+    assert len(message.splitlines()) == 1 and message.isprintable() and SECRET[:6] not in message
+
+
+def test_the_key_of_a_file_is_sent_without_its_line_break_and_no_other_is_printed(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n")
+    model(server, tmp_path).propose(STATEMENTS[:1])
+    for key in (f"{SECRET}\r\nX: y", f"{SECRET}é"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(EtpError, match=r"OPENAI_API_KEY: .*set") as error:
+            model(server, tmp_path)
+        assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://[::1/v1", "http://a:b/v1", "http://a..b/v1", "http://a b/v1", "http://a/é", "http://a/\n"],
+)
+def test_an_impossible_address_is_refused_before_anything_is_asked(tmp_path, url):
+    with pytest.raises(EtpError, match="must be an address such as"):
+        LanguageModel(Server(url, "tiny"), tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("nan"), 86401.0, 1e300])
+def test_a_time_limit_that_no_clock_can_count_is_refused(server, tmp_path, seconds):
+    with pytest.raises(EtpError, match=r"--timeout-s is .*; it must be positive, and at most 86400"):
+        model(server, tmp_path, timeout_s=seconds)
+
+
+@pytest.mark.parametrize("answer", [b"\x16\x03\x01" + b"\xff" * 100, b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_server_without_the_encryption_of_its_address_is_named(server, tmp_path, answer):
+    with raw(answer) as url, pytest.raises(EtpError, match=r"https://.*no answer \(.*SSL.*questions are left"):
+        LanguageModel(Server(url.replace("http:", "https:"), "tiny", 5.0), tmp_path).propose(STATEMENTS[:1])
