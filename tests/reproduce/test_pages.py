@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CELL = re.compile(r"(\d\.\d{3})(?: \[(\d\.\d{3}), (\d\.\d{3})\])?")
+CELL = re.compile(r"(-?\d\.\d{3})(?: \[(-?\d\.\d{3}), (-?\d\.\d{3})\])?")
 LABELS = {"1 %": "0.01", "10 %": "0.1", "100 %": "1.0"}
 RUNS: dict[str, str | tuple[str, str]] = {
     # beginning of a row's label in README.md or docs/results.md: file, run
@@ -47,6 +47,11 @@ def figure(stem: str, **columns: str) -> tuple[str, str, str]:
     """A macro-AUROC and its interval, as pages show them; the mean over seeds where there are several."""
     found = lines(stem, metric="macro_auroc", **columns)
     (row,) = found if len(found) == 1 else [row for row in found if row["seed"] == "mean"]
+    return figure_of(row)
+
+
+def figure_of(row: Mapping[str, str]) -> tuple[str, str, str]:
+    """The value and the interval of a line of results, as pages show them."""
     ends = [f"{float(row[end]):.3f}" if row[end] else "" for end in ("value", "low", "high")]
     return ends[0], ends[1], ends[2]
 
@@ -164,6 +169,21 @@ def test_the_table_of_prompt_sets() -> None:
     about = {"encoder": "trained", "task": "ptbxl-super", "kind": "zero-shot"}
     for column, cell in rows[0].items():
         assert same(cell, [figure("shipped", prompts=column.strip("`"), **about)])
+
+
+def test_the_table_of_held_out_sentences() -> None:
+    runs = {"coarse": "coarse", "control": "plain", "fine stage": "fine", "difference": "fine - plain"}
+    parts = {"restored": "prompts/ptbxl-super-trained.json", "held-out": "prompts/ptbxl-super-held-out.json"}
+
+    def expected(label: str, column: str) -> list[tuple[str, str, str]]:
+        prompts = parts[label.split()[-2]] if "with" in label else label.strip("`")
+        found = lines(
+            "fgclep-plus", run=runs[column], kind="zero-shot", prompts=prompts, metric="macro_auroc", seed="0"
+        )
+        return [figure_of(row) for row in found]
+
+    rows = table("docs/fgclep.md", "Does it understand new waveform language?")
+    assert check(rows, expected) == 16
 
 
 @pytest.mark.parametrize(
