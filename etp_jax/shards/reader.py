@@ -282,7 +282,7 @@ class Split:
             start = rows.start * size
             for shard, offset in zip(shards[rows.start : rows.stop], offsets[rows.start : rows.stop], strict=True):
                 if os.preadv(self._files[shard], (buffer[start : start + size],), offset) != size:
-                    raise EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
+                    raise self._ends_early(shard)
                 start += size
             for row in rows[-rows.start % check_every :: check_every] if check_every else ():
                 self._check(int(positions[row]), out[row])
@@ -298,12 +298,18 @@ class Split:
     def _check(self, position: int, signal: NDArray[np.int16]) -> None:
         """Raises EtpError unless a record with this signal has the CRC that was written with the record."""
         shard, start, length = self.index.places[position].tolist()
-        before, end = os.pread(self._files[shard], length - signal.nbytes, start), start + length
-        if tfrecord.masked_crc(before, signal).to_bytes(4, "little") != os.pread(self._files[shard], 4, end):
+        before = os.pread(self._files[shard], length - signal.nbytes, start)
+        stored = os.pread(self._files[shard], 4, start + length)
+        if len(stored) < 4:  # cut off after its signal was read
+            raise self._ends_early(shard)
+        if tfrecord.masked_crc(before, signal).to_bytes(4, "little") != stored:
             raise EtpError(
                 f"{self._paths[shard]}: damaged at the record at byte {start - tfrecord.FRAME_HEAD}: its CRC differs; "
                 "copy or prepare the shards again"
             )
+
+    def _ends_early(self, shard: int) -> EtpError:
+        return EtpError(f"{self._paths[shard]}: ends early; copy or prepare the shards again")
 
     def signal_places(self, positions: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         """Returns where the signals are: number of the shard, and byte of its file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
 from etp_jax.reproduce import plan, tables
 from etp_jax.reproduce.study import read
+from etp_jax.tasks import get_task
 
 HEAD = 'shards = "data"\ntasks = ["ptbxl-super"]\nrecipe = "ptbxl"\nseeds = [0, 1]\noptions = "--optim.epochs 4"\n'
 RUNS = """
@@ -132,7 +135,12 @@ def test_the_shipped_encoder_is_a_finished_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.toml")), ids=lambda f: f.stem)
-def test_the_studies_of_this_repository_are_read(file: Path) -> None:
+def test_the_studies_of_this_repository_are_read(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = {c.code: list(c.prompts) for c in get_task("ptbxl-super").classes}
+    for name in re.findall(r'"(prompts/.+?\.json)"', file.read_text(encoding="utf-8")):  # made by an earlier command
+        (tmp_path / "prompts").mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(prompts), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     study = read(file)
     assert study.runs and all(study.measurements.values())
     assert all(run.config or run.folder == "shipped" for run in study.runs)
