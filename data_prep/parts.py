@@ -57,12 +57,14 @@ PART_TYPES = {
     | {"preparation": {str: object}, "rejects": NOTE_TYPES["rejects"], "notes?": {str: int}, "marks?": {str: [str]}},
 }
 """Types of the fields of `part.json`."""
+MOST_CHARACTERS = 40
+"""Longest text that is parsed as a part; Python refuses to read numbers of thousands of digits."""
 
 
 def parse_part(text: str) -> Part:
     """Parses `2/3` as part 2 of 3; raises EtpError if the text does not have this form."""
     number, slash, of = text.partition("/")
-    if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+    if len(text) <= MOST_CHARACTERS and slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
         return Part(int(number), int(of))
     raise EtpError(f"part {text!r}: must be i/n with i from 1 to n, such as 2/3")
 

@@ -247,7 +247,7 @@ def test_other_folders_are_not_touched(source, whole, parts, tmp_path):
     assert {folder: content(folder) for folder in (whole, parts[0])} == before
 
 
-@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "1/", "/2", "a/b", "1/2/3", "-1/2", ""])
+@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "1/", "/2", "a/b", "1/2/3", "-1/2", "", f"1/{10**50}"])
 def test_wrong_parts(text, tmp_path, capsys):
     with pytest.raises(EtpError, match=r"must be i/n with i from 1 to n, such as 2/3"):
         parse_part(text)
