@@ -81,13 +81,15 @@ def read_own_table(path: Path, columns: tuple[str, ...]) -> OwnTable:
     try:
         text, encoding = decode(data)
     except UnicodeDecodeError as error:
+        if _BINARY.search(data.decode("latin-1")):
+            raise _no_text(path) from None
         raise EtpError(f"{path}: not UTF-8 (byte {error.start}); save it as CSV in UTF-8") from None
     text = text.lstrip("\ufeff\r\n")
     stated = _SEP.match(text)
     text = text[stated.end() :] if stated else text
     head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     if _BINARY.search(head):
-        raise EtpError(f"{path}: not a CSV table (it holds binary data); save it as CSV")
+        raise _no_text(path)
     likely = max(SEPARATORS, key=lambda each: sum(column in _cells(head, each) for column in columns))
     separator = stated[1] if stated else likely
     notes = [f"table in {encoding}"] * (encoding != "utf-8")
@@ -98,6 +100,10 @@ def read_own_table(path: Path, columns: tuple[str, ...]) -> OwnTable:
         rows, faults = _unescaped(path, text, separator, columns, error)
         notes.append("quotes in cells are escaped by backslashes")
     return OwnTable(rows, faults, hashlib.sha256(data).hexdigest(), notes)
+
+
+def _no_text(path: Path) -> EtpError:
+    return EtpError(f"{path}: not a CSV table (it holds binary data); save it as CSV")
 
 
 def read_rows(path: Path, columns: tuple[str, ...], advice: str) -> Iterator[tuple[str, ...]]:
