@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+
+import google_crc32c
 
 from etp_jax import config as config_module
 from etp_jax.config import RunConfig, TrainConfig
@@ -19,6 +22,7 @@ from etp_jax.paths import read_file
 FILE = "metrics.jsonl"
 MOST_LOG = 2**30
 """Largest log that is read, in bytes: some 3,000,000 lines, more than a long run writes."""
+_CHECKSUM = re.compile(rb', "crc32c": "([0-9a-f]{8})"}$')
 WANDB_FILE = "wandb.json"
 """File in the run folder with the id of the run on Weights & Biases."""
 
@@ -38,19 +42,19 @@ class Board(Protocol):
 class MetricsLog:
     """Writes the metrics of a run as lines of JSON, and to the boards.
 
-    A line holds `kind` (`train`, `validation` or `skipped`), `step` (updates made) and numbers.
+    A line holds `kind` (`train`, `validation` or `skipped`), `step` (updates made), numbers and its own checksum.
     """
 
     def __init__(self, run_dir: Path, step: int, boards: Sequence[Board] = ()):
         """Opens the log of a run that continues at `step`; drops lines of later steps and an incomplete last line."""
         path = run_dir / FILE
-        write_text(path, "".join(json.dumps(line) + "\n" for line in read_metrics(run_dir) if line["step"] <= step))
+        write_text(path, "".join(_line(values) for values in read_metrics(run_dir) if values["step"] <= step))
         self._file: TextIO = path.open("a", encoding="utf-8")
         self._boards = boards
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Appends a line, which is passed to the operating system when this returns."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.write(_line({"kind": kind, "step": step, **values}))
         self._file.flush()
         for board in self._boards:
             board.write(kind, step, values)
@@ -62,12 +66,29 @@ class MetricsLog:
             board.close()
 
 
+def _line(values: Mapping[str, Any]) -> str:
+    """Formats a line of the log; its last member is the CRC-32C of the line without that member."""
+    text = json.dumps(values)
+    return f'{text[:-1]}, "crc32c": "{google_crc32c.value(text.encode()):08x}"}}\n'
+
+
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Reads a run's `metrics.jsonl`; without a file the list is empty. An incomplete last line is left out."""
+    """Reads a run's `metrics.jsonl`; without a file the list is empty. An incomplete last line is left out.
+
+    Lines without a checksum, which earlier versions wrote, are read too.
+
+    Raises:
+      EtpError: a line is not one of `etp train`, or was changed since.
+    """
     path = run_dir / FILE
     if not path.exists():
         return []
     lines = read_file(path, MOST_LOG).split(b"\n")[:-1]  # text after the last newline is an incomplete line
+    for number, line in enumerate(lines, 1):
+        if checksum := _CHECKSUM.search(line):
+            lines[number - 1] = line = line[: checksum.start()] + b"}"
+            if google_crc32c.value(line) != int(checksum[1], 16):
+                raise EtpError(f"{path}: line {number} was changed since it was written; move the file away")
     try:
         types = {"kind": str, "step": int, str: (int, float, str, type(None))}
         metrics = [parse_json(line, types, constants=True) for line in lines]

@@ -1,4 +1,7 @@
-"""Tests of Weights & Biases logging: always with a fake package; if it is installed, with the real one, offline."""
+"""Tests of the metrics log, and of Weights & Biases.
+
+The latter always with a fake package; if it is installed, with the real one, offline.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,38 @@ import pytest
 
 from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.training.log import MetricsLog, boards, check_boards
+from etp_jax.training.log import MetricsLog, boards, check_boards, read_metrics
 from tests.helpers.wandb_stand_in import StandIn
+
+
+LINES = [{"kind": "train", "step": step, "loss": 0.25 * step, "skipped": None} for step in (5, 10)]
+
+
+def test_no_changed_bit_of_the_log_is_taken(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    for line in LINES:
+        log.write(line["kind"], line["step"], {name: line[name] for name in ("loss", "skipped")})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    sound = path.read_bytes()
+    assert read_metrics(tmp_path) == LINES
+    for place in range(len(sound) - 1):
+        for bit in range(8):
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
+            with pytest.raises(EtpError, match=r"metrics.jsonl: (line \d was changed|not written by `etp train`)"):
+                read_metrics(tmp_path)
+    path.write_bytes(sound[:-1] + b"!")  # as if the process had ended in the last line
+    assert read_metrics(tmp_path) == LINES[:1]
+
+
+def test_a_log_of_an_earlier_version_goes_on_with_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    log = MetricsLog(tmp_path, 5)
+    log.write("train", 10, {"loss": 1.5})
+    log.close()
+    assert read_metrics(tmp_path) == [LINES[0], {"kind": "train", "step": 10, "loss": 1.5}]
+    assert path.read_text().count('"crc32c"') == 2
 
 
 @pytest.fixture
