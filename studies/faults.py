@@ -68,13 +68,13 @@ class Case:
 
     def start(self, folder: Path, log: Path) -> list[subprocess.Popen[bytes]]:
         """Starts the command's processes, each in a session of its own; they append to `log`."""
-        cache = folder / CACHE if self.compiles else Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+        shared = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder.parent / CACHE)
         env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(folder / "tmp"),
             "XLA_FLAGS": QUICK_COMPILING,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / CACHE if self.compiles else shared),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         (folder / "tmp").mkdir(exist_ok=True)

@@ -17,7 +17,6 @@ from etp_jax.errors import EtpError
 from etp_jax.training.log import MetricsLog, boards, check_boards, read_metrics
 from tests.helpers.wandb_stand_in import StandIn
 
-
 LINES = [{"kind": "train", "step": step, "loss": 0.25 * step, "skipped": None} for step in (5, 10)]
 
 

@@ -32,8 +32,8 @@ PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
 def lowered(config: TrainConfig, platform: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The text of a recipe's dispatch, lowered for a platform that this machine need not have.
 
-    A residual network has one block a stage, and a pretrained text tower two layers instead of twelve that lower alike,
-    unless `trainable` names some of them.
+    A residual network has two stages of one block, and a pretrained text tower two layers instead of twelve that
+    lower alike, unless `trainable` names some of them.
     """
     monkeypatch.setattr(Parallel, "platform", platform)
     bert = program_module.text_tower(config)
@@ -41,7 +41,7 @@ def lowered(config: TrainConfig, platform: str, monkeypatch: pytest.MonkeyPatch)
         bert = replace(bert, num_hidden_layers=min(2, bert.num_hidden_layers))
     monkeypatch.setattr(program_module, "text_tower", lambda _: bert)
     if isinstance(config.model.ecg, ResNetConfig):
-        config = change(config, model={"ecg": replace(config.model.ecg, blocks=(1, 1, 1, 1))})
+        config = change(config, model={"ecg": replace(config.model.ecg, blocks=(1, 1))})
     config = change(config, data={"batch_size": 64}, run={"parallel": "shard_map"})
     built = program(config, SIZES, Parallel("shard_map", jax.devices()[:1]))
     return built.dispatch.trace(*built.args).lower(lowering_platforms=(PLATFORMS[platform],)).as_text()
