@@ -36,10 +36,12 @@ test-slow: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
-# Static analysis of the package, and known vulnerabilities of what is installed; needs a network.
+# Static analysis of the package, and known vulnerabilities of what is installed; needs a network. A package that the
+# index does not know is an error: it was not looked up.
 audit: $(VENV)/.installed $(VENV)/audit/.installed
 	$(VENV)/audit/bin/bandit --quiet --configfile pyproject.toml --severity-level medium -r etp_jax data_prep configs
-	$(VENV)/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/audit/installed.txt
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audit/installed.txt
 
 # What `make test` skips without PyTorch or a browser: run it again after installing them.
 test-optional: $(VENV)/.installed-test
