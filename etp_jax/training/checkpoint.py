@@ -189,7 +189,7 @@ def restore_params(
     if not folder.is_dir():
         raise EtpError(f"{run_dir}: no run folder with checkpoints; `etp train --workdir {run_dir}` makes one")
     if which == "best":
-        _refuse_damaged(folder, damaged(folder, "metrics/"))
+        check_metrics(run_dir)
     with Checkpoints(run_dir, best, read_only=True) as checkpoints:
         step = checkpoints.find(which)
         if step is None:
@@ -221,6 +221,12 @@ def damaged(folder: Path, part: str = "", only: int | None = None) -> dict[int, 
         elif with_digest and step > with_digest[0]:
             found[step] = f"{digest.FILE} is missing"
     return {step: problem for step, problem in found.items() if problem}
+
+
+def check_metrics(run_dir: Path) -> None:
+    """Raises EtpError if the metrics of a checkpoint, which select the best, differ from its digest."""
+    folder = run_dir / FOLDER
+    _refuse_damaged(folder, damaged(folder, "metrics/"))
 
 
 def set_aside_damaged(run_dir: Path) -> list[str]:
