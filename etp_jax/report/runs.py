@@ -143,7 +143,6 @@ def _best_step(folder: Path, config: TrainConfig) -> int | None:
         return load_encoder(folder)[1]
     if not (folder / checkpoint.FOLDER).is_dir():
         return None
-    checkpoint.check_metrics(folder)
     with checkpoint.Checkpoints(folder, config.run.best, read_only=True) as checkpoints:
         return checkpoints.find("best")
 
