@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors, whole_file, write_text
+from etp_jax.files import check_seal, disk_errors, sealed, whole_file, write_text
 from etp_jax.json_text import parse_json
 from etp_jax.paths import inside, read_file
 from etp_jax.progress import Bar
@@ -126,7 +126,7 @@ def finish_part(
       notes: the note on each shard of this part, in the order of the plan.
     """
     content = {"part": str(part), "head": head, "shards": list(shards), "notes": list(notes)}
-    write_text(out / PART_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / PART_FILE, json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n")
     for leftover in out.glob(".*.tmp"):
         leftover.unlink()
     shutil.rmtree(out / NOTES)
@@ -171,13 +171,15 @@ def merge(folders: Sequence[Path], out: Path) -> BuildSummary:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / PART_FILE
     try:
-        return parse_json(read_file(path), PART_TYPES)
+        content = parse_json(read_file(path), PART_TYPES)
     except FileNotFoundError:
         if (folder / BUILD_FILE).exists():
             raise EtpError(f"{folder}: is a finished shard folder, not a part of one") from None
         raise EtpError(f"{folder}: no finished part; run its `etp prep ... --part` command (again)") from None
     except (NotADirectoryError, ValueError) as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the part again") from None
+    check_seal(path, content, "prepare the part again")
+    return content
 
 
 def _in_order(parts: dict[Path, dict[str, Any]]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import glob
@@ -131,6 +132,33 @@ def read_json(path: Path, advice: str, schema: Schema = object) -> dict[str, Any
         raise EtpError(f"{path}: holds no JSON object; {advice}")
     check_seal(path, content, advice)
     return content
+
+
+def read_csv(path: Path, advice: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Reads a CSV file in UTF-8 whose first line names the columns.
+
+    Args:
+      path: the file.
+      advice: what to do if it is damaged; ends the message of the error.
+
+    Returns:
+      The names of the columns, and the rows, each with all columns.
+
+    Raises:
+      EtpError: the file is no such table, or a row has more or fewer cells than the first.
+      OSError: there is no file, or it cannot be reached.
+    """
+    with regular(path).open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            columns, rows = list(reader.fieldnames or ()), []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {reader.line_num} has another number of cells than the first")
+                rows.append(row)
+        except (ValueError, csv.Error) as error:
+            raise EtpError(f"{path}: cannot be read ({one_line(error)}); {advice}") from None
+    return columns, rows
 
 
 def check_can_write(path: Path, advice: str = "name another place") -> None:

@@ -35,6 +35,7 @@ from etp_jax.tasks.task_file import read_task_file
 from tests.helpers.mimic_samples import record_row, report_row, write_tables
 from tests.helpers.ptbxl_samples import row_of, write_archive, write_table
 from tests.helpers.shard_samples import sample_splits, write_folder
+from tests.helpers.unsealed import unsealed
 
 HOSTILE = ("../../evil", "{outside}/evil", "a/../../evil", "..", "a\0b")
 """`{outside}` is an absolute path."""
@@ -145,7 +146,7 @@ PLACES: tuple[Place, ...] = (
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     shards = write_folder(folder / "shards", sample_splits())
-    build = json.loads((shards / "build.json").read_text())
+    build = unsealed(shards / "build.json")
     change(build)
     (shards / "build.json").write_text(json.dumps(build))
     return shards

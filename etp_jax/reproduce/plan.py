@@ -216,7 +216,7 @@ def evaluation_times(out: Path) -> dict[str, float]:
     """Median time of the logged evaluations in seconds, by kind."""
     seconds: dict[str, list[float]] = {}
     for line in read_log(out):
-        if line["what"] == "evaluate" and not line["error"]:
+        if line["what"] == "evaluate" and "kind" in line and not line["error"]:
             seconds.setdefault(line["kind"], []).append(line["seconds"])
     return {key: statistics.median(values) for key, values in seconds.items()}
 

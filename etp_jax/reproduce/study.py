@@ -84,6 +84,10 @@ EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, 
 EVALUATE |= {"runs": TEXTS, "seeds": NUMBERS}
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
+MOST_BYTES = 2**20
+"""Largest study file, in bytes."""
+MOST_DOTS = 200
+"""Largest number of dots in a line. Memory of the parser grows with the square of a dotted key's length."""
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
 """Options of `etp train` that have a key of their own in a study."""
 
@@ -152,7 +156,7 @@ def read(file: Path, shards: Path | None = None) -> Study:
         each other. The message names the file and its part.
     """
     try:
-        table = tomllib.loads(read_file(file).decode())
+        table = _parse(read_file(file, MOST_BYTES).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise EtpError(f"{file}: cannot be read as TOML ({error})") from None
     with _in(f"{file}"):
@@ -171,6 +175,7 @@ def read(file: Path, shards: Path | None = None) -> Study:
     common = {"shards": data, "split": split, "checkpoint": checkpoint}
     for number, entry in enumerate(table["evaluate"], 1):
         with _in(f"{file}: evaluate {entry.get('kind', number)}"):
+            _check(entry, EVALUATE, needed=("kind",))
             own = {key: kind(entry[key]) for key, kind in (("shards", Path), ("split", str)) if key in entry}
             found = _measurements(entry, table.get("tasks", []), common | own)
             for name in _run_names(entry.get("runs", list(measurements)), runs):
@@ -189,6 +194,13 @@ def read(file: Path, shards: Path | None = None) -> Study:
             _kind(entry["kind"])
     title, published = table.get("title", file.stem), tuple(table.get("published", []))
     return Study(file, title, data, split, checkpoint, tuple(runs), measurements, tuple(pairs), published)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MOST_DOTS:
+            raise ValueError(f"line {number} has more than {MOST_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: Sequence[Run]) -> Run:
@@ -231,12 +243,14 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
 
 
 def _words(options: str | list[str]) -> list[str]:
-    return shlex.split(options) if isinstance(options, str) else options
+    try:
+        return shlex.split(options) if isinstance(options, str) else options
+    except ValueError as error:  # a quotation without an end
+        raise EtpError(f"options {options!r}: {error}") from None
 
 
 def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[str, Any]) -> list[Measurement]:
     """Creates a measurement for each prompt set or protocol, and each task."""
-    _check(entry, EVALUATE, needed=("kind",))
     options = _kind(entry["kind"]).options
     if "prompts" in entry and options.choice != "prompts":
         raise EtpError(f"a {options.kind} takes no `prompts`")

@@ -16,9 +16,9 @@ from etp_jax.paths import read_file
 from etp_jax.progress import Bar
 from etp_jax.shards.index import index_row
 from etp_jax.shards.reader import Shards, index_path
-from etp_jax.shards.record import BUILD_FILE, TEXT_LISTS, Record, decode_record, encode_record, text_fields
+from etp_jax.shards.record import TEXT_LISTS, Record, decode_record, encode_record, text_fields
 from etp_jax.shards.scan import verified_payloads
-from etp_jax.shards.writer import DIGESTS, metadata_digests
+from etp_jax.shards.writer import METADATA, check_digest
 
 OTHER_FIELDS = (*TEXT_LISTS, "likelihoods", "age", "lead_mask", "ecg")
 SEXES = ("male", "female", "")
@@ -66,7 +66,8 @@ def check_shards(folder: str | Path) -> CheckSummary:
         if count != expected:
             raise EtpError(f"{shards.folder}: {split} holds {count} records, build.json says {expected}")
     patients = _check_ids(shards, ids)
-    _check_digests(shards)
+    for name in METADATA:
+        check_digest(shards.folder, shards.build, name)
     size = sum(shard["bytes"] for split in shards.splits for shard in shards.shard_files(split))
     return CheckSummary(shards.folder, shards.splits, patients, size, shards.fingerprint)
 
@@ -154,17 +155,6 @@ def _defect(record: Record, shards: Shards) -> str:
     if record.sex not in SEXES:
         return f"sex {record.sex!r}"
     return "" if record.record_id and record.patient_id else "no record or patient id"
-
-
-def _check_digests(shards: Shards) -> None:
-    """Compares all files but the shards with their digests; folders of earlier versions have none."""
-    written = shards.build.get(DIGESTS, {})
-    for name, digest in metadata_digests(shards.folder, shards.build).items():
-        if digest != written.get(name, digest):
-            raise EtpError(
-                f"{shards.folder / name}: was changed since the folder was written; copy or prepare the shards again, "
-                f"or delete {DIGESTS!r} in {BUILD_FILE} if you changed it on purpose"
-            )
 
 
 def _check_tfds_metadata(shards: Shards) -> None:

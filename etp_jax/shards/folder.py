@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import read_json, write_text
+from etp_jax.files import SEAL, read_json, sealed, write_text
 from etp_jax.json_text import check_types
 from etp_jax.shards.reader import SHARD_TYPES, Shards
 from etp_jax.shards.record import BUILD_FILE, PART_FILE
@@ -149,12 +149,13 @@ def write_note(out: Path, file: str, note: dict[str, Any]) -> None:
       note: `split`, `shard` (the shard's entry in `build.json`), `rejects`; and counts of records: `verdicts`, `leads`
         (verdicts on one lead), `notes` (what was assumed or left out).
     """
-    write_text(_note_path(out, file), json.dumps(note))
+    write_text(_note_path(out, file), json.dumps(sealed(note)))
 
 
 def read_note(out: Path, file: str) -> dict[str, Any]:
     """Reads the note that `write_note` wrote on a shard; raises EtpError if it is damaged."""
-    return read_json(_note_path(out, file), "prepare the shard again", NOTE_TYPES)
+    note = read_json(_note_path(out, file), "prepare the shard again", NOTE_TYPES)
+    return {name: value for name, value in note.items() if name != SEAL}
 
 
 def is_noted(out: Path, file: str) -> bool:

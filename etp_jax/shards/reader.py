@@ -45,6 +45,7 @@ from etp_jax.shards.record import (
     decode_record,
 )
 from etp_jax.shards.scan import scan
+from etp_jax.shards.writer import check_digest
 
 READERS = min(8, os.cpu_count() or 1)
 """Number of threads that read signals into one batch."""
@@ -202,6 +203,7 @@ def _read_build(folder: Path) -> dict[str, Any]:
         _check_numbers(build)
     except ValueError as error:
         raise EtpError(f"{path}: damaged ({error}); prepare the shards again") from None
+    check_digest(folder, build, BUILD_FILE)
     return build
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from etp_jax.errors import EtpError
 from etp_jax.files import sha256, whole_file, write_text
 from etp_jax.shards import tfrecord
 from etp_jax.shards.record import BUILD_FILE, RESTORED_FORMAT, TEXT_LISTS, Record, encode_record, text_fields
@@ -91,6 +92,28 @@ def write_metadata(folder: Path, build: dict[str, Any]) -> dict[str, Any]:
 
 def metadata_digests(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     """Returns the SHA-256 of every file of a shard folder but the shards, and of `build.json` without these digests."""
+    there = [name for name in (BUILD_FILE, *METADATA) if (folder / name).exists() or name == BUILD_FILE]
+    return {name: _digest(folder, build, name) for name in there}
+
+
+def check_digest(folder: Path, build: dict[str, Any], name: str) -> None:
+    """Raises EtpError if a file of a shard folder was changed after it was written; earlier versions wrote no digests.
+
+    Args:
+      folder: the shard folder.
+      build: content of its `build.json`.
+      name: `build.json`, or one of `METADATA`; a missing file is not compared.
+    """
+    written = build.get(DIGESTS, {}).get(name)
+    if written and (folder / name).exists() and _digest(folder, build, name) != written:
+        raise EtpError(
+            f"{folder / name}: was changed since the folder was written; copy or prepare the shards again, "
+            f"or delete {DIGESTS!r} in {BUILD_FILE} if you changed it on purpose"
+        )
+
+
+def _digest(folder: Path, build: dict[str, Any], name: str) -> str:
+    if name != BUILD_FILE:
+        return sha256(folder / name)
     own = json.dumps({name: value for name, value in build.items() if name != DIGESTS}, sort_keys=True)
-    there = [name for name in METADATA if (folder / name).exists()]
-    return {BUILD_FILE: hashlib.sha256(own.encode()).hexdigest(), **{name: sha256(folder / name) for name in there}}
+    return hashlib.sha256(own.encode()).hexdigest()

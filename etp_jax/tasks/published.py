@@ -6,7 +6,6 @@ and Chapman-Shaoxing-Ningbo. The order of columns differs between its files, so 
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
-from etp_jax.paths import regular
+from etp_jax.files import read_csv
 from etp_jax.tasks.task import Task
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -66,9 +65,7 @@ def read_published(folder: Path, task: Task) -> dict[str, PublishedSplit]:
 
 
 def _read_split(path: Path, task: Task) -> PublishedSplit:
-    with regular(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), list(reader.fieldnames or ())
+    columns, rows = read_csv(path, "get the file again")
     record = next((column for column in RECORD if column in columns), None)
     if record is None:
         raise EtpError(f"{path}: no column names the record; expected one of {', '.join(RECORD)}")
@@ -85,7 +82,7 @@ def _read_split(path: Path, task: Task) -> PublishedSplit:
     return PublishedSplit(record_ids, y_NC)
 
 
-def _label(value: str | None, path: Path, column: str) -> bool:
+def _label(value: str, path: Path, column: str) -> bool:
     if value not in ("0", "1", "0.0", "1.0"):
         raise EtpError(f"{path}: column {column} contains {value!r}; a label must be 0 or 1")
     return value.startswith("1")

@@ -82,12 +82,20 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def find(self, which: Literal["best", "latest"] | int) -> int | None:
-        """Returns the step of a checkpoint, or None if there is none; `best` is the newest until one is validated."""
+        """Returns the step of a checkpoint, or None if there is none; `best` is the newest until one is validated.
+
+        Raises:
+          EtpError: the best is asked for, and the metrics of a checkpoint, which select it, are damaged.
+        """
         if isinstance(which, int):
             return which if which in self.steps() else None
         newest = self.steps()[-1] if self.steps() else None
-        best = self._manager.best_step() if which == "best" else None
-        return newest if best is None or self._manager.metrics(best) is None else best
+        if which != "best":
+            return newest
+        _refuse_damaged(self.folder, damaged(self.folder, "metrics/"))
+        with _reading(self.folder):
+            best = self._manager.best_step()
+            return newest if best is None or self._manager.metrics(best) is None else best
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Starts to save a checkpoint; returns when `state` has been copied and may be donated.
@@ -188,8 +196,6 @@ def restore_params(
     folder = run_dir / FOLDER
     if not folder.is_dir():
         raise EtpError(f"{run_dir}: no run folder with checkpoints; `etp train --workdir {run_dir}` makes one")
-    if which == "best":
-        _refuse_damaged(folder, damaged(folder, "metrics/"))
     with Checkpoints(run_dir, best, read_only=True) as checkpoints:
         step = checkpoints.find(which)
         if step is None:

@@ -48,7 +48,10 @@ class MetricsLog:
     def __init__(self, run_dir: Path, step: int, boards: Sequence[Board] = ()):
         """Opens the log of a run that continues at `step`; drops lines of later steps and an incomplete last line."""
         path = run_dir / FILE
-        write_text(path, "".join(_line(values) for values in read_metrics(run_dir) if values["step"] <= step))
+        kept = _up_to(step, run_dir)
+        write_text(path, "".join(map(_line, kept)))
+        self.lines = len(kept)
+        """Number of lines, which checkpoints hold so that `gap` finds a log that was cut."""
         self._file: TextIO = path.open("a", encoding="utf-8")
         self._boards = boards
 
@@ -56,6 +59,7 @@ class MetricsLog:
         """Appends a line, which is passed to the operating system when this returns."""
         self._file.write(_line({"kind": kind, "step": step, **values}))
         self._file.flush()
+        self.lines += 1
         for board in self._boards:
             board.write(kind, step, values)
 
@@ -70,6 +74,24 @@ def _line(values: Mapping[str, Any]) -> str:
     """Formats a line of the log; its last member is the CRC-32C of the line without that member."""
     text = json.dumps(values)
     return f'{text[:-1]}, "crc32c": "{google_crc32c.value(text.encode()):08x}"}}\n'
+
+
+def gap(run_dir: Path, step: int, lines: Any) -> str:
+    """Describes the lines that were lost from the log of a run; returns an empty text if there are none.
+
+    Args:
+      run_dir: run folder.
+      step: step of a checkpoint.
+      lines: number of lines that the log had when the checkpoint was saved; None if an earlier version saved it.
+    """
+    there = len(_up_to(step, run_dir))
+    if not isinstance(lines, int) or there >= lines:
+        return ""
+    return f"{run_dir / FILE}: lacks {lines - there} of the {lines} lines up to step {step}; its curves have a gap"
+
+
+def _up_to(step: int, run_dir: Path) -> list[dict[str, Any]]:
+    return [values for values in read_metrics(run_dir) if values["step"] <= step]
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

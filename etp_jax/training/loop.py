@@ -41,6 +41,8 @@ from etp_jax.training.validation import Validation, sample_size
 
 FEW = 10
 """Number of validation records up to which recall@10 has no meaning."""
+LOG_LINES = "log_lines"
+"""Field of a checkpoint's metadata with the number of lines that the log had."""
 
 
 def train(config: TrainConfig, workdir: Path, extend: bool = False, compiled: Path | None = None) -> None:
@@ -126,8 +128,9 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     checkpoints = Checkpoints(workdir, config.run.best, config.run.keep)
     compatibility = resume.compatibility(config, data.shards, text)
     start, total = checkpoints.find("latest") or 0, optim.total_steps(config.optim, steps_per_epoch)
+    meta = checkpoints.meta(start) if start else {}
     if start:
-        resume.check_same(workdir, checkpoints.meta(start), compatibility, extend)
+        resume.check_same(workdir, meta, compatibility, extend)
     elif extend:
         raise EtpError(f"{workdir}: holds no checkpoint to continue; leave --extend out, or name the run's --workdir")
     if start >= total:
@@ -146,7 +149,8 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     between = max(1, round(config.run.validate_every * steps_per_epoch)) * config.data.batch_size
     _say(_plan(config, data, parallel, dtype.name, total, between))
     _say(_size(config, state.params, text.params))
-    for warning in _warnings(data):
+    gap = log.gap(workdir, start, meta.get(LOG_LINES)) if jax.process_index() == 0 else ""
+    for warning in filter(None, [gap, *_warnings(data)]):
         _say(f"  warning: {warning}")
     cache = run_folder.text_cache(data.shards, workdir)
     described = describe_texts(text, config.model.text, data.batches.reports.reports, cache)
@@ -318,7 +322,8 @@ def _run(run: _Run) -> int | None:
                         progress.validation(done, scores)
                         if done >= min(run.steps_per_epoch, run.total):
                             progress.warn(run.validation.warning(scores))
-                    checkpoints.save(done, run.parallel.to_global(state), run.compatibility, scores)
+                    meta = {**run.compatibility, LOG_LINES: progress.logged}
+                    checkpoints.save(done, run.parallel.to_global(state), meta, scores)
         checkpoints.wait()
     end = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "finished"
     kept, best = ", ".join(map(str, checkpoints.steps())), checkpoints.find("best")

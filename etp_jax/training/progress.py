@@ -49,6 +49,11 @@ class Progress:
         if self._log:
             self._log.close()
 
+    @property
+    def logged(self) -> int:
+        """Number of lines of the log; 0 on all processes but the first."""
+        return self._log.lines if self._log else 0
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time of its block as waiting for input."""

@@ -8,7 +8,6 @@ bytes.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etp_jax.errors import EtpError
-from etp_jax.files import disk_errors, sha256
-from etp_jax.paths import regular
+from etp_jax.files import disk_errors, read_csv, sha256
 from etp_jax.progress import Bar
 from etp_jax.shards.folder import REJECTS, BuildSummary, claim, finish, finished, is_noted, read_note, write_note
 from etp_jax.shards.pool import Processes
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import BUILD_FILE, RESTORED_FORMAT, Record
-from etp_jax.shards.writer import write_shard
+from etp_jax.shards.writer import check_digest, write_shard
 from etp_jax.waveform.features import QUANTITIES, Feature, Proposals, Similarities, load_proposals, load_similarities
 from etp_jax.waveform.hold_out import NO_HOLD_OUT, HoldOut, draw
 from etp_jax.waveform.judge import judge
@@ -195,7 +193,7 @@ def restore(
     recipe = _recipe(shards, proposals, similarities if restorer.similarities else None, which)
     if hold_out.share:
         recipe["restored"]["held_out"] = {**asdict(hold_out), "sentences": sorted(restorer.held_out)}
-    tasks = list(_plan(shards))
+    tasks, rejects = list(_plan(shards)), _rejects(shards)
     with disk_errors(out):
         if finished(out, recipe):
             return Summary(out, Shards(out).build)
@@ -206,7 +204,7 @@ def restore(
         with Bar(total=total, initial=total - left, unit="record", desc=f"restore {shards.name}") as progress:
             for task, _ in Processes(workers)(partial(_write, job), todo, out):
                 progress.update(task.stop - task.start)
-        head = {**shards.build, "format": RESTORED_FORMAT, "preparation": recipe, "rejects": _rejects(source)}
+        head = {**shards.build, "format": RESTORED_FORMAT, "preparation": recipe, "rejects": rejects}
         content = finish(out, head, [read_note(out, task.file) for task in tasks])
     return Summary(out, content, left, time.perf_counter() - started)
 
@@ -259,13 +257,17 @@ def _plan(shards: Shards) -> Iterator[_Task]:
             start += shard["records"]
 
 
-def _rejects(source: Path) -> list[dict[str, str]]:
-    """Reads the records that `source` left out."""
-    path = source / REJECTS
+def _rejects(shards: Shards) -> list[dict[str, str]]:
+    """Reads the records that a shard folder left out; raises EtpError if their list is damaged."""
+    path = shards.folder / REJECTS
+    check_digest(shards.folder, shards.build, REJECTS)
     if not path.exists():
         return []
-    with regular(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    advice = "copy or prepare the shards again"
+    columns, rows = read_csv(path, advice)
+    if missing := {"record_id", "split", "reason"} - set(columns):
+        raise EtpError(f"{path}: has no column {min(missing)}; {advice}")
+    return rows
 
 
 @lru_cache(maxsize=1)

@@ -228,6 +228,10 @@ def test_a_part_that_lost_a_note_is_noticed(parts, tmp_path):
     damaged = json.loads(path.read_text())
     del damaged["notes"][0]
     path.write_text(json.dumps(damaged))
+    with pytest.raises(EtpError, match=r"part.json: was changed after it was written; prepare the part again, or del"):
+        merge(parts, tmp_path / "merged")
+    del damaged["own_sha256"]  # as an earlier version wrote it
+    path.write_text(json.dumps(damaged))
     with pytest.raises(EtpError, match=r"part.json and those of the other parts do not fit; prepare them again"):
         merge(parts, tmp_path / "merged")
 

@@ -14,6 +14,7 @@ from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards
 from tests.helpers.ptbxl_samples import RECORDS, row_of, signal_of, write_archive, write_signal, write_table
+from tests.helpers.unsealed import unsealed
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_marks_leave_the_bytes_of_the_shards_alone(archive_folder, tmp_path):
     build(open_archive(archive_folder), tmp_path / "shards")
     shards = Shards(tmp_path / "shards")
     assert shards.marks == {}  # this archive's table has none of the columns
-    content = json.loads((tmp_path / "shards" / "build.json").read_text())
+    content = unsealed(tmp_path / "shards" / "build.json")
     del content["marks"]
     (tmp_path / "shards" / "build.json").write_text(json.dumps(content))
     old = Shards(tmp_path / "shards")

@@ -32,6 +32,7 @@ from etp_jax.waveform.llm import LanguageModel, Server
 from tests.fuzz.target import Reader, Target
 from tests.helpers import mimic_samples, ptbxl_samples
 from tests.helpers.shard_samples import sample_splits, write_folder
+from tests.helpers.unsealed import unseal
 from tests.helpers.wfdb_samples import wave, write_record
 
 # What needs jax is imported in the functions, since it takes seconds.
@@ -40,6 +41,7 @@ from tests.helpers.wfdb_samples import wave, write_record
 def shards(folder: Path) -> Mapping[str, Reader]:
     """Whatever `etp shards check` accepts is the data that was written."""
     made = write_folder(folder / "shards", sample_splits())
+    unseal(made / "build.json")
     first = {path.name: path.read_bytes() for path in made.glob("*.tfrecord*")}
 
     def read() -> None:
@@ -95,6 +97,7 @@ def parts(folder: Path) -> Mapping[str, Reader]:
     made = [folder / "one", folder / "two"]
     for number, out in enumerate(made, 1):
         build_part(ptbxl.open_archive(source), out, Part(number, 2))
+        unseal(out / "part.json")
     return dict.fromkeys(("one/part.json", "two/part.json"), lambda: merge(made, folder / "merged"))
 
 

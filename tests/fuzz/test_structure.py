@@ -43,6 +43,7 @@ from etp_jax.waveform.features import Check, Feature, collect, load_proposals
 from tests.fuzz.mutate import VALUES, _places
 from tests.fuzz.project_targets import _write_result
 from tests.helpers import ptbxl_samples
+from tests.helpers.unsealed import unseal
 
 SECONDS = 1.0
 """Longest time for one document, in seconds of the processor."""
@@ -111,6 +112,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> dict[s
         "bench": (folder / "bench.json", lambda: read_benchmark(folder)),
     }
     for path, read in readers.values():
+        unseal(path)
         read()
         shutil.copyfile(path, path.with_name(f".{path.name}.valid"))
     return readers

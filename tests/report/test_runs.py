@@ -83,6 +83,14 @@ def test_runs_are_compared(folder: Path) -> None:
     assert troubles["new"] == "no checkpoint yet"
 
 
+def test_a_best_step_by_changed_metrics_is_not_shown(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "a" / "fast", tmp_path / "run"))
+    (metrics,) = run.glob("checkpoints/*/metrics/metrics")
+    metrics.write_text(metrics.read_text().replace("1", "2"))
+    (row,) = compare([run])
+    assert row["best step"] is None and "the checkpoint is damaged (metrics/metrics was changed)" in str(row["trouble"])
+
+
 def test_the_command_prints_a_table_and_writes_csv(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

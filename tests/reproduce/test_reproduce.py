@@ -145,6 +145,14 @@ def test_a_full_disk_ends_the_study_at_once(study: Path, monkeypatch: pytest.Mon
     assert len(begun) == 1
 
 
+def test_the_time_of_an_evaluation_without_a_kind_is_left_out(tmp_path: Path) -> None:
+    lines = [
+        {"what": "evaluate", "error": None, "seconds": n, **kind} for n, kind in ((2.0, {"kind": "knn"}), (3.0, {}))
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert plan.evaluation_times(tmp_path) == {"knn": 2.0}
+
+
 def test_a_truncated_line_of_the_log_is_dropped(tmp_path: Path) -> None:
     log, line = tmp_path / plan.LOG, '{"what": "train", "error": null, "seconds": 1.0}\n'
     log.write_text(line + line[:20])

@@ -70,6 +70,9 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
     [
         ("shards = ", "cannot be read as TOML"),
         (f"shards = {'[' * 5000}", "cannot be read as TOML"),
+        (f"a{'.a' * 100_000} = 1", "cannot be read as TOML (line 1 has more than 200 dots)"),  # took 40 GB
+        (HEAD + RUN + EVALUATE + "shards = [1]\n", "evaluate zero-shot: `shards` must be a string"),
+        (HEAD + RUN + 'options = "\'"\n' + EVALUATE, 'run a: options "\'": No closing quotation'),
         (HEAD + RUN, "has no `evaluate`"),
         ('sharts = "x"\n' + HEAD + RUN + EVALUATE, "unknown key 'sharts'; there are title, shards"),
         (HEAD + 'checkpoint = "first"\n' + RUN + EVALUATE, "checkpoint 'first' is neither"),

@@ -176,6 +176,11 @@ def test_evaluation_refuses_a_damaged_checkpoint_and_names_sound_ones(tmp_path: 
     metrics.write_text(metrics.read_text().replace("0.5", "0.0"))
     with pytest.raises(EtpError, match=r"checkpoints/1: .*\(metrics/metrics was changed\)"):
         restore_params(tmp_path, "best")
+    metrics.write_text(metrics.read_text().replace("loss", "lost"))
+    (folder / "1/digest.json").unlink()  # as an earlier version wrote it
+    message = r"checkpoints: the checkpoint cannot be read \(lacks 'loss'\)"
+    with Checkpoints(folder.parent, "loss", read_only=True) as checkpoints, pytest.raises(EtpError, match=message):
+        checkpoints.find("best")
 
 
 def test_damaged_checkpoints_are_set_aside_but_not_all(tmp_path: Path) -> None:

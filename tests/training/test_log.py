@@ -14,7 +14,7 @@ import pytest
 
 from etp_jax.config import RunConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.training.log import MetricsLog, boards, check_boards, read_metrics
+from etp_jax.training.log import MetricsLog, boards, check_boards, gap, read_metrics
 from tests.helpers.wandb_stand_in import StandIn
 
 LINES = [{"kind": "train", "step": step, "loss": 0.25 * step, "skipped": None} for step in (5, 10)]
@@ -45,6 +45,19 @@ def test_a_log_of_an_earlier_version_goes_on_with_checksums(tmp_path: Path) -> N
     log.close()
     assert read_metrics(tmp_path) == [LINES[0], {"kind": "train", "step": 10, "loss": 1.5}]
     assert path.read_text().count('"crc32c"') == 2
+
+
+def test_lost_lines_are_counted_from_the_checkpoint(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    for line in LINES:
+        log.write(line["kind"], line["step"], {"loss": line["loss"]})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    sound = path.read_bytes()
+    assert log.lines == 2 and gap(tmp_path, 10, 2) == gap(tmp_path, 5, 1) == gap(tmp_path, 10, None) == ""
+    for rest, lost in ((sound[: sound.index(b"\n") + 1], 1), (sound[:-1], 1), (b"", 2)):
+        path.write_bytes(rest)
+        assert f"metrics.jsonl: lacks {lost} of the 2 lines up to step 10" in gap(tmp_path, 10, 2)
 
 
 @pytest.fixture

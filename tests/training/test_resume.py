@@ -165,11 +165,15 @@ def test_a_damaged_newest_checkpoint_is_replaced_from_the_one_before(
     shutil.copytree(reference.run, run)
     array = max((run / "checkpoints/15/state").rglob("d/*"), key=lambda path: path.stat().st_size)
     array.write_bytes(array.read_bytes()[:-7])
+    log = (run / FILE).read_text().splitlines(keepends=True)
+    (run / FILE).write_text("".join(log[2:]))
     train(reference.config, run)
     output = capsys.readouterr()
     (line,) = [line for line in output.out.splitlines() if "is damaged (" in line]
     assert "checkpoints/15: the checkpoint is damaged (state/" in line and "renamed to 15.damaged" in line
     assert "resuming at step 12" in output.out and "Traceback" not in output.err
+    assert "metrics.jsonl: lacks 2 of the 14 lines up to step 12; its curves have a gap" in output.out
+    (run / FILE).write_text("".join(log[:2]) + (run / FILE).read_text())
     assert_same_run(run, reference.run)
 
 

@@ -22,6 +22,7 @@ from etp_jax.tasks.catalog import features_of_prompt
 from etp_jax.waveform.hold_out import draw, write_prompts
 from tests.helpers import drawn_ecg
 from tests.helpers.drawn_ecg import FS, SECONDS
+from tests.helpers.unsealed import unsealed
 
 TASK = get_task("ptbxl-super")
 PROMPTS = tuple(prompt for c in TASK.classes for prompt in c.prompts)
@@ -121,7 +122,7 @@ def test_mistakes_are_refused(folder: Path, command: str, message: str, capsys: 
 
 def test_shards_without_a_description_of_their_preparation(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "plain", tmp_path / "bare")
-    build = json.loads((tmp_path / "bare" / "build.json").read_text())
+    build = unsealed(tmp_path / "bare" / "build.json")
     (tmp_path / "bare" / "build.json").write_text(json.dumps({**build, "preparation": {"restored": {"held_out": 1}}}))
     with pytest.raises(EtpError, match="bare: no sentence was held out"):
         write_prompts(Shards(tmp_path / "bare"), "ptbxl-super", tmp_path)

@@ -24,6 +24,7 @@ from etp_jax.waveform.features import Check, Feature, Similarities, collect, loa
 from etp_jax.waveform.propose import propose
 from etp_jax.waveform.restore import restore
 from tests.helpers.drawn_ecg import FS, SECONDS, draw
+from tests.helpers.unsealed import unsealed
 
 SLOW = Feature("heart rate is below 60 per minute", Check("rate_bpm", high=60), "textbook")
 NEAR = Feature("heart rate is below 74 per minute", Check("rate_bpm", high=74), "textbook")
@@ -148,7 +149,7 @@ def test_a_second_run_changes_nothing_and_another_one_is_refused(source, feature
 
 def test_shards_that_an_earlier_version_restored_are_refused(source, features, tmp_path):
     old = shutil.copytree(source, tmp_path / "old")
-    build = json.loads((old / "build.json").read_text())
+    build = unsealed(old / "build.json")
     build["preparation"]["restored"] = {"version": 2}
     (old / "build.json").write_text(json.dumps({name: build[name] for name in build if name != "preparation"}))
     with pytest.raises(EtpError, match=r"build\.json: lacks `preparation`"):
@@ -210,6 +211,18 @@ def test_what_does_not_fit_is_one_line(source, features, similarities, tmp_path)
     cut = tmp_path / "cut.npz"
     cut.write_bytes(similarities.read_bytes()[:300])
     fails("cut.npz: ", source, features, out, cut)
+
+
+@pytest.mark.parametrize("rest", [b"a,tr\xe4in,b\n", b'"a,train,b', b"a,train\n"])
+def test_a_damaged_list_of_rejects_is_one_line(source, features, tmp_path, rest):
+    folder = Path(shutil.copytree(source, tmp_path / "shards"))
+    (folder / "rejects.csv").write_bytes(b"record_id,split,reason\n" + rest)
+    with pytest.raises(EtpError, match=r"rejects.csv: cannot be read .* copy or prepare the shards again$"):
+        restore(folder, features, tmp_path / "out", which="none")
+    write_metadata(folder, unsealed(folder / "build.json"))
+    (folder / "rejects.csv").write_text("record_id,split,reason\nfound,train,length: 3 samples\n")
+    with pytest.raises(EtpError, match=r"rejects.csv: was changed since the folder was written; copy or prepare"):
+        restore(folder, features, tmp_path / "out", which="none")
 
 
 def test_similarities_of_other_shards_are_refused(source, features, similarities, tmp_path):
