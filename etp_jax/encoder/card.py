@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,19 +163,22 @@ def _seen(encoder: Encoder) -> str:
 
 
 def _figures(run: Path) -> str:
-    """Formats the main figures of the run's evaluations as a table."""
-    figures = []
+    """Formats the main figures of the run's evaluations as a table, and names the files that are no results."""
+    figures, others = [], []
     for path in sorted((run / "evaluation").glob("*.json")):
-        with suppress(EtpError):  # an unrelated file must not prevent the export
+        try:
             figures.append(read_figure(path))
-    if not figures:
-        return "The run was not evaluated before it was exported."
+        except EtpError:  # an unrelated file must not prevent the export
+            others.append(markdown_cell(path.name))
+    head = ["| evaluation | task | split | metric | value |", "|---|---|---|---|---|"]
     rows = [
         f"| {' | '.join(map(markdown_cell, (f.kind, f.task or '–', f.split, f.metric, _with_interval(f))))} |"
         for f in figures
     ]
-    head = ["| evaluation | task | split | metric | value |", "|---|---|---|---|---|"]
-    return "\n".join(["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows])
+    text = ["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows] if rows else []
+    if others:
+        text += ["", f"Left out, as no results of `etp evaluate` or changed since: {', '.join(others)}."]
+    return "\n".join(text).strip() or "The run was not evaluated before it was exported."
 
 
 def _with_interval(figure: Figure) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from etp_jax.cli import main
+from etp_jax.encoder import card
 from etp_jax.encoder.card_parts import read_parts
 from etp_jax.encoder.folder import copy_encoder
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import Result
-from etp_jax.files import SEAL
+from etp_jax.files import SEAL, sealed
 from tests.helpers.evaluations import measure
 from tests.helpers.people import MARKS, write_people
 
@@ -72,3 +73,15 @@ def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
     file.write_text(json.dumps(content))
     with pytest.raises(EtpError, match=r"x.json: a bin of reliability has other than three numbers; move it away"):
         read_parts(file)
+
+
+def test_a_result_that_was_changed_is_named_and_not_shown(tmp_path: Path) -> None:
+    figure = {"macro_auroc": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+    result = {"kind": "knn", "task": "mine", "split": "test", "summary": {"trained": {"0.0": figure}}}
+    text = json.dumps(sealed(result))
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "sound.json").write_text(text)
+    (tmp_path / "evaluation" / "changed.json").write_text(text.replace("0.5", "0.9"))
+    shown = card._figures(tmp_path)
+    assert "| knn | mine | test | macro_auroc | 0.500 [0.400, 0.600] |" in shown and "0.9" not in shown
+    assert shown.endswith("Left out, as no results of `etp evaluate` or changed since: changed.json.")
