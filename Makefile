@@ -4,8 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 3600
 # Two processes, to which the files go in the order of tests/conftest.py.
-FILES := --dist loadfile --no-loadscope-reorder
-TWO := -n 2 $(FILES)
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests start about a hundred processes; without byte code each of them would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,9 +46,9 @@ audit: $(VENV)/.installed $(VENV)/audit/.installed
 test-optional: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m "optional and not slow" tests --ignore tests/real
 
-# Both of the above in one go; three processes, for many of these tests wait for others.
+# Both of the above in one go.
 test-more: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 3 $(FILES) -m "slow or optional" tests --ignore tests/real
+	$(BIN)/python -m pytest -q $(TWO) -m "slow or optional" tests --ignore tests/real
 
 # Needs ETP_DATA_ROOT: a folder that holds `ptbxl/`, the PTB-XL 1.0.3 archive.
 test-real: $(VENV)/.installed-test
