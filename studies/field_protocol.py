@@ -2,9 +2,10 @@
 
     python studies/field_protocol.py RESULT.json ...
 
-The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder; without any, only published rows are
-written. Published figures are those of `ecg_fm_published.csv`: the rows of PTB-XL in `Confidence_Interval.xlsx` of the
-repository AI4HealthUOL/ecg-fm-benchmarking, rounded to six decimals, as read in November 2026.
+The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder. They replace their own lines of the CSV;
+the lines of other results stay. Published figures are those of `ecg_fm_published.csv`: the rows of PTB-XL in
+`Confidence_Interval.xlsx` of the repository AI4HealthUOL/ecg-fm-benchmarking, rounded to six decimals, as read in
+November 2026.
 """
 
 from __future__ import annotations
@@ -60,6 +61,19 @@ def measured(result: Result) -> Iterator[list[object]]:
                 yield [*about, *_kind(way_of(result)), "", row.fraction, metric, *values]
 
 
+def _shipped() -> Iterator[list[object]]:
+    """The lines of the CSV, as it is now, for the shipped encoder."""
+    with (RESULTS / f"{STUDY}.csv").open(encoding="utf-8", newline="") as file:
+        for line in csv.reader(file):
+            if line[1].startswith("shipped"):
+                yield list(line)
+
+
+def _cell_of(line: list[object]) -> tuple[str, ...]:
+    """What a line's figure measures: run, kind, protocol, task, seed and encoder."""
+    return tuple(str(line[place]) for place in (1, 5, 6, 4, 2, 3))
+
+
 def way_of(result: Result) -> str:
     """How a result uses the encoder: one of `WAYS`."""
     return result.protocol.get("head", "linear") if result.kind == "probe" else result.kind
@@ -108,8 +122,10 @@ def _cell(line: list[object]) -> str:
 
 def main() -> None:
     """Writes both files."""
-    results = [Result.load(Path(name)) for name in sys.argv[1:]]
-    lines = [line for result in results for line in measured(result)] + list(published())
+    new = [line for name in sys.argv[1:] for line in measured(Result.load(Path(name)))]
+    replaced = {_cell_of(line) for line in new}
+    kept = [line for line in _shipped() if _cell_of(line) not in replaced]
+    lines = [*kept, *new, *published()]
     with (RESULTS / f"{STUDY}.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV)
