@@ -2,8 +2,8 @@
 
     python studies/field_protocol.py RESULT.json ...
 
-The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder. They replace their own lines of the CSV;
-the lines of other results stay. Published figures are those of `ecg_fm_published.csv`: the rows of PTB-XL in
+The results are those of `--protocol ecg-fm-benchmark` with the shipped encoder. They replace their own lines of the
+CSV; the lines of other results stay. Published figures are those of `ecg_fm_published.csv`: the rows of PTB-XL in
 `Confidence_Interval.xlsx` of the repository AI4HealthUOL/ecg-fm-benchmarking, rounded to six decimals, as read in
 November 2026.
 """

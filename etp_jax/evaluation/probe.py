@@ -16,6 +16,7 @@ from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import HONEST, MERL, PublishedRequest, check_fitted, check_protocol
+from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
@@ -57,6 +58,12 @@ class FrozenFeatures(PublishedRequest):
     def label_fractions(self) -> tuple[float, ...]:
         """Shares of the training labels for which the result has rows."""
         return self.fractions
+
+    def answered_by(self, result: Result) -> bool:
+        """Whether a stored result has these shares of the labels, and these subsets of them if it drew any."""
+        drawn = {row.subset_seed for row in result.rows if row.fraction in self.fractions} - {None}
+        has_shares = {row.fraction for row in result.rows}.issuperset(self.fractions)
+        return super().answered_by(result) and has_shares and drawn in (set(), set(self.seeds))
 
 
 @dataclass(frozen=True, kw_only=True)

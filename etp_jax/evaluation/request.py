@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.records import TaskRecords
-from etp_jax.evaluation.results import REPLICATES
+from etp_jax.evaluation.results import REPLICATES, Result
 from etp_jax.files import has_fields, holds_all, keep_other_kinds
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, TRAIN, VALIDATION
@@ -79,7 +79,7 @@ class Request:
         """The task's records; None for a kind without tasks."""
         return None
 
-    def answered_by(self, protocol: dict[str, str]) -> bool:
+    def answered_by(self, result: Result) -> bool:
         """Whether a stored result at `path` was computed with the options of this request."""
         return True
 
@@ -144,9 +144,9 @@ class TaskRequest(Request):
         """Returns the task with the request's prompts; raises EtpError for an unknown task."""
         return get_task(self.task)
 
-    def answered_by(self, protocol: dict[str, str]) -> bool:
+    def answered_by(self, result: Result) -> bool:
         """Whether a stored result used the same task; the content of a user's own task file may have changed."""
-        return protocol.get("task", "") == self.task_digest
+        return result.protocol.get("task", "") == self.task_digest
 
     def records(self, shards: Shards) -> TaskRecords:
         """The task's records in the shards."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.request import PublishedRequest
+from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, VALIDATION
@@ -59,9 +60,9 @@ class ZeroShot(PublishedRequest):
         """Returns the task with the first prompt set."""
         return PromptSource.parse(self.prompts[0]).task(self.task)
 
-    def answered_by(self, protocol: dict[str, str]) -> bool:
+    def answered_by(self, result: Result) -> bool:
         """Whether a stored result used this task and these prompts; versions and contents of files may have changed."""
-        return super().answered_by(protocol) and protocol.get("prompts") == self.definition().prompt_set
+        return super().answered_by(result) and result.prompts == self.definition().prompt_set
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; the prompts come after the split."""

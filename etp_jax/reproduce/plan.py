@@ -146,7 +146,7 @@ def _fits(result: Result, request: Request, step: int | None, fingerprints: Mapp
         result.revision == REVISION
         and result.step == step
         and result.shards["fingerprint"] == fingerprints[request.shards]
-        and request.answered_by(result.protocol)
+        and request.answered_by(result)
         and replicates == {(1 + request.bootstrap,)}
     )
 

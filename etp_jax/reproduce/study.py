@@ -27,6 +27,7 @@ seeds = [0]
 kind = "zero-shot"                     # or another kind of `etp evaluate`
 prompts = ["default", "contrast"]      # for zero-shot: prompt sets or .json files
 protocols = ["honest"]                 # for other kinds that have several protocols
+options = "--features stages"          # the kind's own options of `etp evaluate`, a string or a list
 tasks = ["mets-super"]                 # default: the study's tasks
 shards = "shards/cpsc"                 # default: the study's shards; paths are relative to the working directory
 split = "all"                          # default: the study's split
@@ -52,7 +53,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,7 @@ STUDY = {"title": TEXT, "shards": TEXT, "split": TEXT, "checkpoint": TEXT, "task
 STUDY |= {"run": TABLES, "evaluate": TABLES, "compare": TABLES, "published": TABLES}
 RUN = {"name": TEXT, **DEFAULTS, "start_from": TEXT, "shards": TEXT, "folder": TEXT, "pretrained_on": TEXT}
 EVALUATE = {"kind": TEXT, "prompts": TEXTS, "protocols": TEXTS, "tasks": TEXTS, "shards": TEXT, "split": TEXT}
-EVALUATE |= {"runs": TEXTS, "seeds": NUMBERS}
+EVALUATE |= {"options": OPTIONS, "runs": TEXTS, "seeds": NUMBERS}
 COMPARE = {"pair": TEXTS}
 PUBLISHED = {"name": TEXT, "pretrained_on": TEXT, "source": TEXT, "kind": TEXT, "labels": SHARE, "macro_auroc": BY_TASK}
 MOST_BYTES = 2**20
@@ -90,6 +91,8 @@ MOST_DOTS = 200
 """Largest number of dots in a line. Memory of the parser grows with the square of a dotted key's length."""
 OWN_KEYS = {"data.shards": "shards", "seed": "seeds", "start-from": "start_from"}
 """Options of `etp train` that have a key of their own in a study."""
+OWN_KEYS_OF_EVALUATE = {"task", "prompts", "protocol"}
+"""Options of a kind of evaluation that have a key of their own in a study."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Measurement:
 
     request: Request
     """Options of the evaluation; `run` is filled in for each run folder."""
+    options: str = ""
+    """The kind's own options, as the study gives them."""
 
     @property
     def kind(self) -> Kind:
@@ -121,8 +126,9 @@ class Measurement:
         return KINDS[self.request.kind]
 
     def columns(self) -> dict[str, str | None]:
-        """Columns of tables and logs: `kind`, `how` (prompts or protocol; None where there is no choice) and `task`."""
-        return {"kind": self.kind.name, "how": self.request.how, "task": self.request.task_name}
+        """Columns of tables and logs: `kind`, `how` (prompts or protocol, and options; None without any) and `task`."""
+        how = ", ".join(filter(None, (self.request.how, self.options)))
+        return {"kind": self.kind.name, "how": how or None, "task": self.request.task_name}
 
     def __str__(self) -> str:
         """Kind, task and choice, such as `zero-shot ptbxl-super, contrast`."""
@@ -229,9 +235,9 @@ def _run(entry: dict[str, Any], table: Mapping[str, Any], shards: Path, above: S
         if missing:
             raise EtpError(f"start_from {base!r} has no seed {min(missing)}")
     options = _words(table.get("options", [])) + _words(entry.get("options", []))
-    for option, key in OWN_KEYS.items():
-        if any(word.partition("=")[0].replace("_", "-") == f"--{option}" for word in options):
-            raise EtpError(f"--{option} is set by `{key}`")
+    for name_of_option in _names(options):
+        if name_of_option in OWN_KEYS:
+            raise EtpError(f"--{name_of_option} is set by `{OWN_KEYS[name_of_option]}`")
     config = load_recipe(recipe, entry.get("stage", table.get("stage")))
     with _in("options"):
         config = set_options(with_named_tower(config, options), options)
@@ -249,6 +255,11 @@ def _words(options: str | list[str]) -> list[str]:
         raise EtpError(f"options {options!r}: {error}") from None
 
 
+def _names(options: Sequence[str]) -> list[str]:
+    """Names of the options among words, without leading hyphens."""
+    return [word.removeprefix("--").partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
+
+
 def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[str, Any]) -> list[Measurement]:
     """Creates a measurement for each prompt set or protocol, and each task."""
     options = _kind(entry["kind"]).options
@@ -257,7 +268,13 @@ def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[s
     if options.choice != "protocol":
         for protocol in entry.get("protocols", ()):
             check_protocol(options.kind, protocol, (HONEST,))
-    requests: list[Request] = [options(run=Path(), **common)]
+    words = _words(entry.get("options", []))
+    own = {field.name.replace("_", "-") for field in fields(options)} - {field.name for field in fields(Request)}
+    for name in _names(words):
+        if name.removeprefix("no-") not in own - OWN_KEYS_OF_EVALUATE:
+            raise EtpError(f"options: a {options.kind} of a study takes no --{name}")
+    with _in("options"):
+        requests: list[Request] = [set_options(options(run=Path(), **common), words)]
     if values := entry.get({"prompts": "prompts", "protocol": "protocols"}.get(options.choice, "")):
         requests = [request.chosen(value) for request in requests for value in values]
     if issubclass(options, TaskRequest):
@@ -269,16 +286,19 @@ def _measurements(entry: dict[str, Any], common_tasks: list[str], common: dict[s
         raise EtpError(f"{options.kind} has no tasks")
     for request in requests:
         request.check()
-    return list(map(Measurement, requests))
+    return [Measurement(request, shlex.join(words)) for request in requests]
 
 
 def _check_distinct(measurements: Mapping[str, Mapping[Measurement, Any]]) -> None:
-    """Raises EtpError if two measurements of a run differ only in their records, which no table shows."""
+    """Raises EtpError if two measurements of a run look alike in the table, or have one file for their results."""
     for own in measurements.values():
         names = list(map(str, own))
+        files = {name: measurement.request.file_name() for name, measurement in zip(names, own, strict=True)}
         for name in names:
             if names.count(name) > 1:
                 raise EtpError(f"{name} is measured on two splits or shard folders; write a study for each")
+            if list(files.values()).count(files[name]) > 1:
+                raise EtpError(f"{name} has the result file of another measurement; write a study for each")
 
 
 def _kind(name: str) -> Kind:

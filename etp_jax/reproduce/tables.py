@@ -2,11 +2,11 @@
 
 The JSON contains everything that the other files show:
     title, study, split, checkpoint, shards, bootstrap, versions
-    rows: run, encoder ("trained", "random", "supervised", "published"), pretrained_on, kind, how (prompts, or the
-        protocol), task, fraction (of the training labels), status ("measured", "failed", "not run", "published"),
-        records, classes, classes_fitted (mean number of them with both outcomes in the fitted labels), seeds,
-        planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed}; published
-        rows also have source
+    rows: run, encoder ("trained", "random", "supervised", "published"), pretrained_on, kind, how (prompts or
+        protocol, and options), task, fraction (of the training labels), status ("measured", "failed", "not run",
+        "published"), records, classes, classes_fitted (mean number of them with both outcomes in the fitted labels),
+        seeds, planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed};
+        published rows also have source
     comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same four values of the
         difference, p: {patients, seeds}
     failed: error messages by name of the training or evaluation
@@ -163,7 +163,7 @@ def _who(row: dict[str, Any]) -> tuple[Text, Text]:
 def _how(row: dict[str, Any]) -> str:
     """Prompts, or share of the labels and protocol, of a figure."""
     share = f"{row['fraction']:.0%}" if row["fraction"] else ""
-    return ", ".join(filter(None, (share, row["how"] if row["how"] != HONEST else None)))
+    return ", ".join(filter(None, (share, (row["how"] or "").removeprefix(HONEST).removeprefix(", "))))
 
 
 def _seeds(rows: Any) -> Text:
@@ -234,7 +234,9 @@ def _csv(figures: dict[str, Any]) -> str:
 def _choice(row: dict[str, Any]) -> dict[str, Any]:
     """Values of the columns `protocol` and `prompts`."""
     choice = KINDS[row["kind"]].options.choice
-    return {"protocol": HONEST} | ({choice: row["how"]} if choice and row["how"] else {})
+    if row["how"] and not choice:  # options of a kind that has one protocol
+        return {"protocol": f"{HONEST}, {row['how']}"}
+    return {"protocol": HONEST} | ({choice: row["how"]} if row["how"] else {})
 
 
 def _lines(figure: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from etp_jax.cli import main
 from etp_jax.encoder.folder import PRETRAINED
 from etp_jax.errors import EtpError
+from etp_jax.evaluation.probe import Probe
+from etp_jax.evaluation.results import Result, Row
 from etp_jax.reproduce import plan, tables
 from etp_jax.reproduce.study import read
 from etp_jax.tasks import get_task
@@ -121,6 +125,26 @@ PUBLISHED += "macro_auroc = { ptbxl-super = 0.8 }\n"
             HEAD + RUN + EVALUATE + EVALUATE + 'split = "test"\n',
             "evaluate zero-shot: zero-shot ptbxl-super, default is measured on two splits or shard folders",
         ),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\noptions = "--viws 8"\n',
+            "evaluate probe: options: a probe of a study takes no --viws",
+        ),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\noptions = "--views many"\n',
+            "evaluate probe: options: --views is 'many'; it must be a list of a whole number",
+        ),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\noptions = "--split=test"\n',
+            "evaluate probe: options: a probe of a study takes no --split",
+        ),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\noptions = "--head attention --views 8"\n',
+            "evaluate probe: --head attention reads the last stage over time",
+        ),
+        (
+            HEAD + RUN + '[[evaluate]]\nkind = "probe"\n[[evaluate]]\nkind = "probe"\noptions = "--seeds 0"\n',
+            "evaluate probe: probe ptbxl-super, honest has the result file of another measurement",
+        ),
         (HEAD + RUN + EVALUATE + '[[published]]\nname = "X"\n', "published X: has no `pretrained_on`"),
     ],
 )
@@ -154,6 +178,28 @@ def test_an_evaluation_may_have_records_of_its_own(tmp_path: Path) -> None:
     study = read(write(tmp_path, HEAD + RUN + EVALUATE + own))
     found = {(m.request.task_name, m.request.shards, m.request.split) for m in study.measurements["a"]}
     assert found == {("ptbxl-super", Path("data"), "validation"), ("cpsc2018", Path("cpsc"), "all")}
+
+
+def test_an_evaluation_may_have_options_of_its_kind(tmp_path: Path) -> None:
+    probes = '[[evaluate]]\nkind = "probe"\n[[evaluate]]\nkind = "probe"\noptions = "--features stages --views 1 8"\n'
+    study = read(write(tmp_path, HEAD + RUN + probes))
+    plain, own = study.measurements["a"]
+    assert (plain.columns()["how"], own.columns()["how"]) == ("honest", "honest, --features stages --views 1 8")
+    assert isinstance(own.request, Probe) and own.request.candidates() == (("stages", 1), ("stages", 8))
+    assert plain.request.file_name() != own.request.file_name()
+
+
+def test_a_result_of_other_shares_or_subsets_is_no_answer() -> None:
+    about: dict[str, Any] = {"run": "", "task": "ptbxl-super", "kind": "probe", "protocol": {}, "split": "validation"}
+    about |= {"records": 9, "pretrained_on": "x", "checkpoint": {"which": "best", "step": 1}, "thresholds_from": None}
+    shares = ((0.1, 0), (0.1, 1), (1.0, None))
+    rows = [Row("trained", share, train_seed=0, subset_seed=seed, values={}) for share, seed in shares]
+    about |= {"shards": {}, "revision": None, "versions": {}, "rows": rows, "summary": {}}
+    stored = Result(**about)
+    asked = Probe(run=Path(), shards=Path(), fractions=(0.1, 1.0), seeds=(0, 1))
+    assert asked.answered_by(stored) and replace(asked, fractions=(1.0,), seeds=(7,)).answered_by(stored)
+    assert not replace(asked, fractions=(0.01, 1.0)).answered_by(stored)
+    assert not replace(asked, seeds=(0,)).answered_by(stored)
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
