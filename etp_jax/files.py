@@ -234,14 +234,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_lock(folder: Path) -> BinaryIO:
+    """Opens a folder's file to be locked. It is neither emptied nor a link: the folder may come from someone else.
+
+    Raises:
+      EtpError: the file is a link.
+      OSError: it cannot be made or written.
+    """
+    path = folder / ".lock"
+    try:  # a pipe of this name is opened, not waited for
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise EtpError(f"{path}: is a link; delete it") from None
+        raise
+    return os.fdopen(number, "rb", buffering=0)
+
+
 @contextmanager
 def alone_in(folder: Path, taken: str) -> Iterator[None]:
     """Locks a folder against a second process. The lock is released when the process ends, for whatever reason.
 
     Raises:
-      EtpError: another process holds the lock; the message is `taken`.
+      EtpError: another process holds the lock, and the message is `taken`; or the file of the lock is a link.
     """
-    with (folder / ".lock").open("w") as file:
+    with open_lock(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
