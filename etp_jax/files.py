@@ -77,9 +77,9 @@ def _lives(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file completely or not at all."""
+    r"""Writes a UTF-8 text file completely or not at all; bytes of names that are not UTF-8 appear as `\udcff`."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 SEAL = "own_sha256"
@@ -169,8 +169,11 @@ def check_can_write(path: Path, advice: str = "name another place") -> None:
       advice: what to do otherwise, for the message.
 
     Raises:
-      EtpError: the folder that it would be made in is read-only, or is a file.
+      EtpError: the folder that it would be made in is read-only, or is a file; or a pipe, a socket or a device has
+        this name, which a file would replace.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise EtpError(f"{path}: is a pipe, a socket or a device; {advice}")
     place = next(parent for parent in path.absolute().parents if parent.exists())
     if not place.is_dir():
         raise EtpError(f"{path}: cannot be written ({place} is a file); {advice}")

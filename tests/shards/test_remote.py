@@ -150,7 +150,7 @@ def drips(server: BaseHTTPRequestHandler, content: bytes) -> None:
 
 def is_silent(server: BaseHTTPRequestHandler, _: bytes) -> None:
     server.end_headers()
-    time.sleep(1)
+    time.sleep(3)
 
 
 def flips_a_bit(server: BaseHTTPRequestHandler, content: bytes) -> None:
@@ -163,7 +163,7 @@ def flips_a_bit(server: BaseHTTPRequestHandler, content: bytes) -> None:
     [
         (never_ends, "larger than the 33554432 bytes", r"larger than the \d+ bytes"),
         (drips, "fewer than 8192 bytes per second", "fewer than 8192 bytes per second"),
-        (is_silent, "no answer for 0.2 s", "no answer for 0.2 s"),
+        (is_silent, "no answer for 0.5 s", "no answer for 0.5 s"),
         (flips_a_bit, "build.json is damaged", "its SHA-256 differs from build.json"),
     ],
 )
@@ -176,7 +176,8 @@ def test_a_strange_server_is_left_soon(
     of_shard: str,
 ) -> None:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(remote, "SILENCE", 0.2)
+    if strange in (drips, is_silent):
+        monkeypatch.setattr(remote, "SILENCE", 0.5)
     shard = original.shard_files("test")[0]["file"]
     for name, message in (("build.json", of_build), (shard, f"{shard}: .*{of_shard}")):
         handler = type("Handler", (Server,), {"folder": original.folder, "name": name, "strange": strange})
@@ -188,7 +189,7 @@ def test_a_strange_server_is_left_soon(
             with pytest.raises(EtpError, match=f"^{url}.*{message}"):
                 remote.staged(url, str(tmp_path / "stage"))
             server.shutdown()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     assert not [path for path in (tmp_path / "stage").rglob("*") if shard in path.name or path.name == "build.json"]
 
 
