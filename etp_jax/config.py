@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +53,12 @@ __all__ = [  # recipes import every class from here
 ]
 
 
-def _floats(options: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yields the options that are floating-point numbers by their names, those of the parts included."""
+def _values(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields all options by their names, those of the parts included."""
     for name, value in vars(options).items():
         if dataclasses.is_dataclass(value):
-            yield from _floats(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
             yield f"{prefix}{name}", value
 
 
@@ -269,9 +270,12 @@ class TrainConfig:
     """Seed of the initial weights, the order of the records, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        """Raises EtpError for an option that is infinite or not a number, and for a seed beyond 63 bits."""
-        for option, value in _floats(self):
-            require(math.isfinite(value), option, value, "be a finite number")
+        """Raises EtpError for a number that is not finite, a text that is not UTF-8, and a seed beyond 63 bits."""
+        for option, value in _values(self):
+            if isinstance(value, float):
+                require(math.isfinite(value), option, value, "be a finite number")
+            if isinstance(value, str):  # a path may be any bytes, with which config.json could not be read again
+                require(not re.search("[\0\ud800-\udfff]", value), option, value, "be UTF-8 without zero bytes")
         require(0 <= self.seed < 2**63, "seed", self.seed, "be at least 0 and below 2^63")
 
 

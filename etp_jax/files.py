@@ -77,9 +77,9 @@ def _lives(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file completely or not at all."""
+    r"""Writes a UTF-8 text file completely or not at all; bytes of names that are not UTF-8 appear as `\udcff`."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 SEAL = "own_sha256"
@@ -169,8 +169,11 @@ def check_can_write(path: Path, advice: str = "name another place") -> None:
       advice: what to do otherwise, for the message.
 
     Raises:
-      EtpError: the folder that it would be made in is read-only, or is a file.
+      EtpError: the folder that it would be made in is read-only, or is a file; or a pipe, a socket or a device has
+        this name, which a file would replace.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise EtpError(f"{path}: is a pipe, a socket or a device; {advice}")
     place = next(parent for parent in path.absolute().parents if parent.exists())
     if not place.is_dir():
         raise EtpError(f"{path}: cannot be written ({place} is a file); {advice}")
@@ -234,14 +237,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_lock(folder: Path) -> BinaryIO:
+    """Opens a folder's file to be locked. It is neither emptied nor a link: the folder may come from someone else.
+
+    Raises:
+      EtpError: the file is a link.
+      OSError: it cannot be made or written.
+    """
+    path = folder / ".lock"
+    try:  # a pipe of this name is opened, not waited for
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise EtpError(f"{path}: is a link; delete it") from None
+        raise
+    return os.fdopen(number, "rb", buffering=0)
+
+
 @contextmanager
 def alone_in(folder: Path, taken: str) -> Iterator[None]:
     """Locks a folder against a second process. The lock is released when the process ends, for whatever reason.
 
     Raises:
-      EtpError: another process holds the lock; the message is `taken`.
+      EtpError: another process holds the lock, and the message is `taken`; or the file of the lock is a link.
     """
-    with (folder / ".lock").open("w") as file:
+    with open_lock(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -103,3 +103,9 @@ def test_another_tower_keeps_what_all_towers_have() -> None:
     config = c.TrainConfig(model=c.ModelConfig(ecg=c.ResNetConfig(scale="record", width=8)))
     assert c.with_tower(config, "resnet") == config
     assert c.with_tower(config, "vit").model.ecg == c.ViTConfig(scale="record")
+
+
+@pytest.mark.parametrize("shards", ["/caf\udce9", "a\0b"])
+def test_a_name_with_which_a_run_could_not_be_read_again_is_refused(shards: str) -> None:
+    with pytest.raises(EtpError, match=r"data.shards is .*; it must be UTF-8"):
+        c.TrainConfig(data=c.DataConfig(shards=shards))

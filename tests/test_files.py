@@ -105,3 +105,8 @@ def test_unit_vectors_keep_their_type_and_zeros_stay() -> None:
 
 def test_a_message_that_quotes_line_breaks_is_one_line() -> None:
     assert str(EtpError("a.json: 'V1\n\u2028V2\r\x85' is no lead")) == "a.json: 'V1  V2  ' is no lead"
+
+
+def test_the_name_of_a_file_that_is_not_utf8_is_written_by_its_codes(tmp_path: Path) -> None:
+    write_text(tmp_path / "table.csv", "run\n" + os.fsdecode(b"caf\xe9\n"))
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8") == "run\ncaf\\udce9\n"

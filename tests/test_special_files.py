@@ -18,7 +18,7 @@ from etp_jax.data_prep.pseudonyms import Salt
 from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
-from etp_jax.files import read_json
+from etp_jax.files import alone_in, read_json
 from etp_jax.models.weights import read_msgpack, read_tensors
 from etp_jax.paths import MOST_TEXT, read_file
 from etp_jax.predict.run import records_in
@@ -167,3 +167,27 @@ def test_safetensors_are_still_read(tmp_path: Path) -> None:
     safetensors.numpy.save_file({"a": np.ones(3, np.float32)}, tmp_path / "real")
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "real")  # as in a cache of the hub
     assert read_tensors(tmp_path / "model.safetensors")["a"].shape == (3,)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_it_is_not_replaced_by_an_output(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shards, out = write_folder(tmp_path / "shards", sample_splits()), tmp_path / "out.csv"
+    KINDS[kind](out)
+    before = out.lstat()
+    for command in (["runs", "--csv"], ["waveform", "measure", "--shards", str(shards), "--out"]):
+        with pytest.raises(SystemExit):
+            main([*command, str(out)])
+        assert f"{out}: is a pipe, a socket or a device; name another place" in capsys.readouterr().err
+    assert out.lstat() == before
+
+
+def test_the_lock_of_a_folder_is_no_way_to_another_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(EtpError, match=r"\.lock: is a link; delete it"), alone_in(tmp_path, "taken"):
+        pass
+    assert (tmp_path / "other").read_text() == "kept"
+    (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    with alone_in(tmp_path, "taken"), pytest.raises(EtpError, match="taken"), alone_in(tmp_path, "taken"):
+        pass

@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         sys.exit(2)
     except OSError as error:  # no permission to read or write a file or folder, or a full disk
-        show(f"etp: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        show(plain_line(f"etp: {where}{error.strerror or error}"), file=sys.stderr)
         sys.exit(2)
 
 

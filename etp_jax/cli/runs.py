@@ -40,6 +40,7 @@ def runs(args: Runs) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        args.csv.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.csv, stream.getvalue())
         show(f"wrote {args.csv}")
 

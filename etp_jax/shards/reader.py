@@ -235,9 +235,10 @@ class Split:
         return self.shards.splits[self.name]
 
     def __getitem__(self, position: int) -> Record:
-        """Reads the record at `position`; raises EtpError if its bytes are not a record."""
+        """Reads the record at `position`; raises EtpError if its CRC differs or its bytes are not a record."""
         shard, start, length = self.index.places[range(len(self))[position]].tolist()
         payload = os.pread(self._files[shard], length, start)
+        self._compare_crc(shard, start, length, payload)
         try:
             return decode_record(memoryview(payload), len(self.shards.leads))
         except (ValueError, LookupError) as error:
@@ -301,10 +302,14 @@ class Split:
         """Raises EtpError unless a record with this signal has the CRC that was written with the record."""
         shard, start, length = self.index.places[position].tolist()
         before = os.pread(self._files[shard], length - signal.nbytes, start)
+        self._compare_crc(shard, start, length, before, signal)
+
+    def _compare_crc(self, shard: int, start: int, length: int, *parts: bytes | NDArray[np.int16]) -> None:
+        """Raises EtpError unless the parts of a record, at byte `start`, have the CRC that was written after them."""
         stored = os.pread(self._files[shard], 4, start + length)
-        if len(stored) < 4:  # cut off after its signal was read
+        if len(stored) < 4:  # cut off after it was read
             raise self._ends_early(shard)
-        if tfrecord.masked_crc(before, signal).to_bytes(4, "little") != stored:
+        if tfrecord.masked_crc(*parts).to_bytes(4, "little") != stored:
             raise EtpError(
                 f"{self._paths[shard]}: damaged at the record at byte {start - tfrecord.FRAME_HEAD}: its CRC differs; "
                 "copy or prepare the shards again"

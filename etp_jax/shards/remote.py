@@ -8,25 +8,34 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import sha256, whole_file
+from etp_jax.files import open_lock, sha256, whole_file
 from etp_jax.json_text import parse_json
-from etp_jax.paths import inside
+from etp_jax.paths import MOST_TEXT, inside, regular
 from etp_jax.shards.reader import BUILD_TYPES
 from etp_jax.shards.record import BUILD_FILE
 
 THREADS = 8
 """Number of files copied in parallel."""
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+PACKAGES = {
+    **{"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"},
+    **{"http": "aiohttp", "https": "aiohttp"},
+}
 """Package that fsspec needs for each URL scheme."""
+SILENCE = 60.0
+"""Longest time in which an HTTP server may send nothing, in seconds."""
+SLOWEST = 2**13
+"""Lowest mean rate at which a file may arrive once it has taken longer than `SILENCE`, in bytes per second."""
 
 
 def default_folder() -> Path:
@@ -50,8 +59,8 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
       A folder that `Shards` opens.
 
     Raises:
-      EtpError: the URL cannot be read, the disk is too full, a file differs from `build.json` or has a name that leads
-        out of the folder, or the default staging folder belongs to another user.
+      EtpError: the URL cannot be read or answers far too slowly, the disk is too full, a file differs from `build.json`
+        or has a name that leads out of the folder, or the default staging folder belongs to another user.
     """
     if "://" not in source:
         return Path(source)
@@ -63,11 +72,12 @@ def staged(source: str, stage_dir: str = "", say: Callable[[str], None] = print)
         if not stage_dir:
             _make_private(parent)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with open_lock(folder) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _complete(files, source, root, folder, build_file, say)
     except OSError as error:
-        raise EtpError(f"{folder}: {error.strerror or error}; name a --data.stage-dir that can be written") from error
+        where = error.filename2 or error.filename or folder
+        raise EtpError(f"{where}: {error.strerror or error}; name a --data.stage-dir that can be written") from error
     return folder
 
 
@@ -93,23 +103,60 @@ def _make_private(folder: Path) -> None:
 
 def _open(source: str) -> tuple[Any, str]:
     """Returns the file system and the path of a URL."""
+    scheme = source.partition("://")[0]
     try:
-        return fsspec.core.url_to_fs(source)
+        return fsspec.core.url_to_fs(source, **_limits(scheme))
     except ImportError as error:
-        package = PACKAGES.get(source.partition("://")[0])
+        package = PACKAGES.get(scheme)
         advice = f"`pip install {package}`" if package else str(error)
         raise EtpError(f"{source}: reading this needs another package: {advice}") from None
-    except ValueError as error:
-        raise EtpError(f"{source}: {error}; name a folder, or a URL such as gs://bucket/folder") from None
+    except Exception as error:  # every storage system has its own exception classes
+        raise EtpError(f"{source}: {_reason(error)}; name a folder, or a URL such as gs://bucket/folder") from error
+
+
+def _limits(scheme: str) -> dict[str, Any]:
+    """Options of the file system: HTTP's own limit is on the time of a whole file, however large, not on silence."""
+    if scheme not in ("http", "https"):
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(connect=SILENCE, sock_read=SILENCE)}}
+
+
+class _Received(fsspec.Callback):
+    """Counts the bytes of a file as they arrive, and ends a copy that is too long or far too slow."""
+
+    def __init__(self, most: int) -> None:
+        """Takes the largest size of the file."""
+        super().__init__()
+        self.most = most
+        self.start = time.monotonic()
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Adds the size of a piece; called for each."""
+        super().relative_update(inc)
+        if self.value > self.most:
+            raise ValueError(f"it is larger than the {self.most} bytes that it may have")
+        if self.value < SLOWEST * (time.monotonic() - self.start - SILENCE):
+            raise ValueError(f"fewer than {SLOWEST} bytes per second arrive")
+
+
+def _fetch(files: Any, path: str, to: str, most: int) -> None:
+    """Copies one file to the local disk; what goes wrong is an exception of the storage system's own class."""
+    if isinstance(files, LocalFileSystem):
+        regular(Path(path))  # a pipe would be waited for
+    files.get_file(path, to, callback=_Received(most))
 
 
 def _read(files: Any, source: str, root: str) -> bytes:
     try:
-        return files.cat_file(f"{root}/{BUILD_FILE}")
+        with tempfile.NamedTemporaryFile(prefix="etp-jax-") as file:
+            _fetch(files, f"{root}/{BUILD_FILE}", file.name, MOST_TEXT)
+            return Path(file.name).read_bytes()
     except FileNotFoundError:
         raise EtpError(f"{source}: no finished shard folder ({BUILD_FILE} is missing); copy all of it there") from None
-    except Exception as error:  # every storage system has its own exception classes
-        raise EtpError(f"{source}: cannot be read ({_first_line(error)})") from error
+    except Exception as error:
+        raise EtpError(f"{source}: {BUILD_FILE} cannot be read ({_reason(error)})") from error
 
 
 def _complete(files: Any, source: str, root: str, folder: Path, build_file: bytes, say: Callable[[str], None]) -> None:
@@ -134,9 +181,11 @@ def _complete(files: Any, source: str, root: str, folder: Path, build_file: byte
     def copy(shard: dict[str, Any]) -> None:
         with whole_file(paths[shard["file"]]) as file:
             try:
-                files.get_file(f"{root}/{shard['file']}", file.name)
+                _fetch(files, f"{root}/{shard['file']}", file.name, shard["bytes"])
+            except FileNotFoundError:
+                raise EtpError(f"{source}/{shard['file']}: is missing; copy the shards there again") from None
             except Exception as error:
-                raise EtpError(f"{source}/{shard['file']}: cannot be copied ({_first_line(error)})") from error
+                raise EtpError(f"{source}/{shard['file']}: cannot be copied ({_reason(error)})") from error
             if _size(Path(file.name)) != shard["bytes"]:
                 raise EtpError(
                     f"{source}/{shard['file']}: holds {_size(Path(file.name))} bytes, {BUILD_FILE} says "
@@ -148,7 +197,12 @@ def _complete(files: Any, source: str, root: str, folder: Path, build_file: byte
                 )
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="staging") as pool:
-        list(pool.map(copy, missing))
+        running = [pool.submit(copy, shard) for shard in missing]
+        try:
+            for finished in as_completed(running):
+                finished.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     with whole_file(folder / BUILD_FILE) as file:
         file.write(build_file)
 
@@ -162,5 +216,5 @@ def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    return f"no answer for {SILENCE:g} s" if isinstance(error, TimeoutError) else one_line(error)[:200]

@@ -94,13 +94,13 @@ def test_a_best_step_by_changed_metrics_is_not_shown(folder: Path, tmp_path: Pat
 def test_the_command_prints_a_table_and_writes_csv(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main.main(["runs", str(folder / "a"), "--csv", str(tmp_path / "runs.csv")])
+    main.main(["runs", str(folder / "a"), "--csv", str(tmp_path / "new" / "runs.csv")])
     head, fast, slow, wrote = capsys.readouterr().out.splitlines()
-    assert "data.shards" not in head and wrote == f"wrote {tmp_path / 'runs.csv'}"
+    assert "data.shards" not in head and wrote == f"wrote {tmp_path / 'new' / 'runs.csv'}"
     column = head.index("optim.learning_rate")
     assert fast[column:].split() == ["0.01", "1.235", "2.5", "3", "200", "0.8765", "-"]
     assert slow[column:].split(maxsplit=6)[5:] == ["-", "validated up to epoch 4 of 10"]
-    with (tmp_path / "runs.csv").open(newline="") as file:
+    with (tmp_path / "new" / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["train loss"] for row in rows] == ["1.23456", "1.23456"] and rows[1]["recipe"] == ""
 
