@@ -44,6 +44,11 @@ def python_interface() -> Iterator[None]:
         _in_python.reset(token)
 
 
+def in_python() -> bool:
+    """Whether the caller is within `python_interface`."""
+    return _in_python.get()
+
+
 def option(name: str, value: str = "") -> str:
     """Returns how the user gives an option: `--unit uV`, or `unit="uV"` within `python_interface`."""
     if _in_python.get():

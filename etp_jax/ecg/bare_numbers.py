@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import Layout, Recording, lead_of
-from etp_jax.ecg.stated import FEW, field_of, is_times, stated
+from etp_jax.ecg.stated import FEW, check_scale, field_of, is_times, stated
 from etp_jax.errors import EtpError, option
 
 NAME_ONE = "name one of them as FILE#ROW, or with --row-column in a table"
@@ -95,6 +95,7 @@ def recording_of(
         raise EtpError(f"unreadable signal: {path.name} holds {array.dtype}, not numbers")
     if _is_flags(array):
         raise EtpError(f"unreadable signal: {path.name} holds only 0 and 1, which are flags and no samples")
+    check_scale(others or {}, array, path)
     said = stated(others or {}, array.shape, layout, path)
     layout = said.layout
     fs, leads = rate(layout, path), tuple(leads) or said.channels or layout.named

@@ -132,6 +132,11 @@ def _leads(names: Sequence[str]) -> list[str | None]:
         return [None] * len(names)
 
 
+def allowance(path: Path) -> int:
+    """Returns the number of bytes in memory that an ECG of a file may take."""
+    return min(MAX_BYTES, max(LEAST_BYTES, EXPANSION * path.stat().st_size))
+
+
 def check_memory(path: Path, needed: int) -> None:
     """Compares the memory that an ECG takes with the size of its file: a damaged one may claim any size.
 
@@ -142,7 +147,7 @@ def check_memory(path: Path, needed: int) -> None:
     Raises:
       EtpError: the ECG is too large, or much larger than a compressed file of this size holds.
     """
-    limit = min(MAX_BYTES, max(LEAST_BYTES, EXPANSION * path.stat().st_size))
+    limit = allowance(path)
     if needed > limit:
         raise EtpError(f"size: {path.name} takes more than {limit / 2**30:.3g} GiB of memory")
 

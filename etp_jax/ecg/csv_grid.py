@@ -127,6 +127,8 @@ def read_grid(text: str, rows_by_lead: int) -> Grid:
         lines = [";".join(column) for column in columns if any(column)]
     start = _first_row(lines, dialect)
     usual = dialect.count(lines[-1])
+    if start and lines[start - 1].count(dialect.quote) % 2:
+        raise ValueError("a name of its columns has a line break; write the names in one line")
     head = [dialect.names(line, usual) for line in lines[:start]]
     if not head and comments:  # numpy.savetxt writes the names as a comment
         named = dialect.names(comments[-1].strip("#%/ "), usual)

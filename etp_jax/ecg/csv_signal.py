@@ -18,7 +18,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_grid import Grid, read_grid
-from etp_jax.ecg.csv_time import RATES, RATES_AGREE, is_clock, is_index, is_time, rate_of, steps_evenly
+from etp_jax.ecg.csv_time import (
+    RATES,
+    RATES_AGREE,
+    check_record,
+    is_clock,
+    is_index,
+    is_time,
+    names_record,
+    rate_of,
+    steps_evenly,
+)
 from etp_jax.ecg.leads import MICROVOLT, Layout, Recording, lead_of, leads_of, split_unit, unit_of
 from etp_jax.ecg.text import decode, read_bytes
 from etp_jax.errors import EtpError, option
@@ -71,6 +81,8 @@ def _recording(path: Path, grid: Grid, layout: Layout) -> Recording:
         channel, unit = split_unit(name)
         stated = grid.units[number] or unit or ""
         column = grid.columns[number]
+        if lead is None and names_record(name):
+            check_record(name, column, path.name)
         if lead is None and (column.dtype.kind not in "iuf" or (stated and unit_of(stated) is None)):
             notes.append(f"column {channel} is no voltage; left out")
             continue

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from etp_jax.errors import EtpError
+
 SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "sek", "sekunden"), 1.0),
     **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), 1e-3),
@@ -32,6 +34,10 @@ _TIME = re.compile(
     r"(?:time|times|timestamp|timestamps|t|zeit|tiempo|temps|tempo|seconds|secs?|s|ms|milliseconds|clock|datetime)"
     r"(?:[ _/]*[(\[] *(?P<boxed>[a-zμ]+) *[)\]]|[ _/]+(?P<bare>[a-zμ]+))?"
 )
+_RECORD = re.compile(
+    r"(?:record|recording|file)(?:[ _.-]?name)?|filename|(?:u?u?id)"
+    r"|(?:record|recording|ecg|ekg|exam|study|patient|subject|case|file|signal)[ _.-]?(?:u?u?id|no|nr|number)"
+)
 _INDEX = re.compile(
     r"(?:sample|index|idx|n|no|nr|row|frame|leads?|channel|unnamed: 0|#)s?[ _.]*(?:#|no\.?|nr\.?|number|index)?"
 )
@@ -47,6 +53,18 @@ def is_time(name: str) -> bool:
 def is_index(name: str) -> bool:
     """Whether a column's name says that it numbers the samples."""
     return bool(_INDEX.fullmatch(name.strip().casefold()))
+
+
+def names_record(name: str) -> bool:
+    """Whether a column's name says that it holds the record, or the person, to which each sample belongs."""
+    return bool(_RECORD.fullmatch(name.strip().casefold()))
+
+
+def check_record(name: str, column: pd.Series, file: str) -> None:
+    """Raises EtpError if a column whose name `names_record` recognises holds several, and does not number the rows."""
+    count = column.nunique()
+    if 1 < count < len(column):
+        raise EtpError(f"unreadable signal: {file} holds {count} ECGs by its column {name}; make a file of each")
 
 
 def is_clock(column: pd.Series) -> bool:
@@ -104,10 +122,13 @@ def rate_of(column: pd.Series, name: str, unit: str) -> float | None:
 
 
 def _odd_steps(ticks: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Finds steps back and missing rows, in steps that are counted in the last digit and vary by its rounding."""
+    """Finds steps back, repeated times and missing rows.
+
+    The steps are counted in the last digit, and vary by its rounding.
+    """
     usual = np.median(ticks)
     if usual >= 2:
-        return (ticks < 0) | (ticks >= 1.6 * usual)
+        return (ticks < 0.4 * usual) | (ticks >= 1.6 * usual)
     regular = usual == 1 and np.mean(ticks == usual) > 0.9
     return (ticks < 0) | (ticks >= (3 if usual == 1 and not regular else 2))
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import MICROVOLT, Recording
-from etp_jax.ecg.prepare import FLAT_UV
 
+FLAT_UV = 5.0
+"""Largest peak-to-peak range, in microvolts, at which a lead counts as not connected."""
 FAR = 10.0
 """A value marks missing samples if it occurs at least twice, and is farther from all other samples of its lead than
 this many times their range. A lead that is clipped reaches its limit through values near it. In all of PTB-XL, no value

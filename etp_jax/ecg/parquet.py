@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from etp_jax.ecg.arrays import as_recording
 from etp_jax.ecg.bare_numbers import NAME_ONE, rate, recording_of
 from etp_jax.ecg.channels import check_memory
-from etp_jax.ecg.csv_time import is_time
+from etp_jax.ecg.csv_time import check_record, is_time, names_record
 from etp_jax.ecg.leads import Layout, Recording, leads_of, split_unit
 from etp_jax.ecg.stacks import Ids, choose_ids, place_of, trimmed
-from etp_jax.ecg.stated import is_rate, stated
+from etp_jax.ecg.stated import is_per_row, stated
 from etp_jax.errors import EtpError, option
 
 
@@ -31,8 +33,12 @@ def read_parquet(path: Path, layout: Layout) -> Recording:
     if not chosen:
         raise EtpError(f"lead names: no column of {path.name} ({', '.join(names)}) is a lead")
     check_memory(path, count * len(chosen) * 8)
-    times = file.read([name for name in names if is_time(name)]).to_pandas(ignore_metadata=True)
-    said = stated({name: times[name].to_numpy() for name in times}, (count,), layout, path)
+    beside = file.read([name for name in names if is_time(name) or names_record(name)])
+    beside = beside.to_pandas(ignore_metadata=True)
+    for name in filter(names_record, beside):
+        check_record(name, beside[name], path.name)
+    times = dict(_times(name, beside[name]) for name in filter(is_time, beside))
+    said = stated(times, (count,), layout, path)
     frame = file.read(chosen).to_pandas(ignore_metadata=True)
     recording = as_recording(frame, rate(said.layout, path), None, layout.unit)
     notes = [*said.notes, *recording.notes, *(f"column {name} left out" for name in names if name not in chosen)]
@@ -60,10 +66,10 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
     while number >= file.metadata.row_group(group).num_rows:
         number -= file.metadata.row_group(group).num_rows
         group += 1
-    columns_of_rates = [name for name in file.schema_arrow.names if is_rate(name) and name not in lists]
-    table = _group(path, group, (*columns, *columns_of_rates), *stamp)
-    rates = {name: np.array(table[name][number].as_py()) for name in columns_of_rates}
-    values = [np.array(table[name][number].as_py()) for name in columns]
+    beside = [name for name in file.schema_arrow.names if is_per_row(name) and name not in lists]
+    table = _group(path, group, (*columns, *beside), *stamp)
+    others = {name: np.array(table[name][number].as_py()) for name in beside}
+    values = [_numbers(table[name][number].values) for name in columns]
     if len({len(value) for value in values}) > 1:
         raise EtpError(f"stack: the leads of row {row} of {path.name} have several lengths")
     units = {split_unit(name)[1] for name in leads} - {None}
@@ -73,24 +79,43 @@ def read_parquet_row(path: Path, row: str, layout: Layout) -> Recording:
         )
     layout = replace(layout, unit=layout.unit or next(iter(units), None))
     signal: Any = np.column_stack(values) if leads else values[0]
-    recording = trimmed(recording_of(signal, layout, path, tuple(leads), rates))
+    recording = trimmed(recording_of(signal, layout, path, tuple(leads), others))
     return replace(recording, notes=(*recording.notes, *notes))
+
+
+def _times(name: str, column: pd.Series) -> tuple[str, NDArray[Any]]:
+    """Returns name and values of a column of times; dates become seconds."""
+    if not pd.api.types.is_datetime64_any_dtype(column) and not pd.api.types.is_timedelta64_dtype(column):
+        return name, column.to_numpy()
+    return "time (s)", (column - column.iloc[0]).dt.total_seconds().to_numpy()
+
+
+def _numbers(values: Any) -> NDArray[Any]:
+    """Returns the list of a row, or its nested lists, as an array; NaN where a number is missing."""
+    if values is None:
+        return np.empty(0)
+    if not _is_list(values.type):
+        return values.to_numpy(zero_copy_only=False)
+    lengths = set(values.value_lengths().to_pylist())
+    if len(lengths) > 1 or None in lengths:
+        raise ValueError("its nested lists have several lengths")
+    inner = _numbers(values.flatten())
+    return inner.reshape(len(values), *lengths, *inner.shape[1:])
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 @lru_cache(maxsize=32)
 def _opened(path: Path, *stamp: int) -> tuple[Any, list[str]]:
     """Opens a file; also returns the names of its columns of lists."""
-    import pyarrow
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(path)
-    types = pyarrow.types
-    lists = [
-        field.name
-        for field in file.schema_arrow
-        if types.is_list(field.type) or types.is_large_list(field.type) or types.is_fixed_size_list(field.type)
-    ]
-    return file, lists
+    return file, [field.name for field in file.schema_arrow if _is_list(field.type)]
 
 
 @lru_cache(maxsize=32)

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from scipy.signal import butter, iirnotch, resample_poly, sosfiltfilt, tf2sos
 
 from etp_jax.ecg.leads import LEADS, MICROVOLT, Filters, Recording, is_copy, leads_of
+from etp_jax.ecg.missing import FLAT_UV
 from etp_jax.errors import EtpError, option
 
 MIN_SECONDS = 2.5
 """Shortest accepted record, in seconds. A paper ECG shows 2.5 s per lead; at 50 beats a minute that holds two beats."""
-FLAT_UV = 5.0
-"""Largest peak-to-peak range, in microvolts, at which a lead counts as not connected."""
 FLAT_SHARE = 0.75
 """A lead is also flat if it stays at one value for more than this share of the record. Of ten seconds, less than
 `MIN_SECONDS` are then left."""
@@ -46,7 +45,7 @@ THRESHOLDS = {
     "bandpass_order": BANDPASS_ORDER,
     "notch_q": NOTCH_Q,
 }
-"""All constants above, recorded in `build.json`."""
+"""All constants above, and that of flat leads, recorded in `build.json`."""
 LOWEST_UV, HIGHEST_UV = 20.0, 20_000.0
 """Range of plausible voltages, in microvolts. A record whose largest lead spans less, or half of whose leads span
 more, has a wrong unit or gain. In all of PTB-XL, the largest lead spans 740 µV or more; the median lead spans 9,500 µV

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from etp_jax.ecg import csv_signal
 from etp_jax.ecg.bare_numbers import read_npy
+from etp_jax.ecg.bounded import bounded
 from etp_jax.ecg.channels import name_channels, unreadable
 from etp_jax.ecg.clinical import read_clinical
 from etp_jax.ecg.dicom import read_dicom
@@ -28,18 +29,20 @@ READERS: dict[str, Callable[[Path, Layout], Recording]] = {
     ".edf": read_edf,
     ".bdf": read_edf,
     ".rec": read_edf,
-    ".mat": read_matlab,
+    ".mat": bounded(read_matlab),
     ".npy": read_npy,
-    **dict.fromkeys((".h5", ".hdf5", ".npz"), read_arrays),
-    ".parquet": read_parquet,
+    ".npz": read_arrays,
+    **dict.fromkeys((".h5", ".hdf5"), bounded(read_arrays)),
+    ".parquet": bounded(read_parquet),
     ".dcm": read_dicom,
-    **dict.fromkeys((".xml", ".scp", ".ecg", ".mwf", ".mfer", ".json"), read_clinical),
+    **dict.fromkeys((".xml", ".scp", ".ecg", ".mwf", ".mfer", ".json"), bounded(read_clinical)),
     **dict.fromkeys(csv_signal.SUFFIXES, csv_signal.read_csv_signal),
 }
 """Reader of each suffix, in lower case. A reader may raise any exception, which becomes one EtpError."""
 ROW_READERS: dict[str, Callable[[Path, str, Layout], Recording]] = {
-    **dict.fromkeys((".h5", ".hdf5", ".npz", ".npy"), read_row),
-    ".parquet": read_parquet_row,
+    **dict.fromkeys((".npz", ".npy"), read_row),
+    **dict.fromkeys((".h5", ".hdf5"), bounded(read_row)),
+    ".parquet": bounded(read_parquet_row),
 }
 """Reader of one ECG of a file with many, by suffix."""
 _ROW = re.compile(rf"(?P<file>.*(?:{'|'.join(map(re.escape, ROW_READERS))}))#(?P<row>.+)", re.IGNORECASE | re.DOTALL)

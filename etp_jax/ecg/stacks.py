@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from etp_jax.ecg.bare_numbers import NAME_ONE, recording_among, recording_of
 from etp_jax.ecg.channels import check_memory, clinical_extra
 from etp_jax.ecg.leads import Layout, Recording
-from etp_jax.ecg.stated import FEW, is_rate
+from etp_jax.ecg.stated import FEW, is_per_row
 from etp_jax.errors import EtpError
 from etp_jax.npz import read_header
 
@@ -134,7 +134,7 @@ def read_row(path: Path, row: str, layout: Layout) -> Recording:
     check_memory(path, 8 * math.prod(stack.shape[1:]))
     number, notes = place_of(row, _ids(path, *stamp), len(stack), path)
     others = _beside({name: array for name, array in arrays.items() if array.ndim < 2})
-    columns = [name for name, array in arrays.items() if is_rate(name) and array.shape == (len(stack),)]
+    columns = [name for name, array in arrays.items() if is_per_row(name) and array.shape == (len(stack),)]
     others |= {name: np.asarray(arrays[name][number]) for name in columns}
     recording = trimmed(recording_of(np.asarray(stack[number]), layout, path, (), others))
     return replace(recording, notes=(*recording.notes, *notes))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from etp_jax.ecg.csv_time import RATES_AGREE, is_time, rate_of
 from etp_jax.ecg.leads import Layout, lead_of, unit_of
@@ -19,6 +20,12 @@ FEW = 64
 """Largest number of texts that are looked at: a file has more ids of ECGs than names of leads."""
 _RATE = re.compile(r"(?:fs|sfreq|srate|samp\w*?[ _]*(?:rate|freq\w*))(?:[ _]*hz)?", re.IGNORECASE)
 _UNIT = re.compile(r"(?:\w+_)?units?", re.IGNORECASE)
+_SCALE = re.compile(
+    r"(?:(?:adc|amp|amplitude|voltage|ecg|signal|sample|unit)s?[ _]?(?:per[ _])?)?"
+    r"(?:(?P<zero>zero|offset|baseline|add_offset)|"
+    r"gain|scale|scal(?:e|ing)[ _]?factor|scaling|resolution|lsb|multiplier|conversion(?:[ _]?factor)?|calibration)s?",
+    re.IGNORECASE,
+)
 _LEADS = re.compile(r".*(?:lead|channel|signal|sig_).*", re.IGNORECASE)
 
 
@@ -40,6 +47,23 @@ def field_of(name: str) -> str:
 def is_rate(name: str) -> bool:
     """Whether an array's name says that it holds the sampling rate."""
     return bool(_RATE.fullmatch(field_of(name)))
+
+
+def is_per_row(name: str) -> bool:
+    """Whether an array's name says that it may hold a sampling rate, a unit or a scale for each ECG of a stack."""
+    return any(pattern.fullmatch(field_of(name)) for pattern in (_RATE, _UNIT, _SCALE))
+
+
+def check_scale(arrays: Mapping[str, Any], samples: NDArray[Any], path: Path) -> None:
+    """Refuses whole numbers beside a gain, scale or offset of their own: the formula is not known for sure."""
+    for name, array in arrays.items():
+        match, values = _SCALE.fullmatch(field_of(name)), np.ravel(array)
+        neutral = 0 if match and match["zero"] else 1
+        if not match or values.dtype.kind not in "iuf" or not 0 < values.size <= FEW or (values == neutral).all():
+            continue
+        if samples.dtype.kind in "iu" or np.array_equal(samples, np.rint(samples), equal_nan=True):
+            found = f"{path.name} holds whole numbers and {name} ({values[0]:g})"
+            raise EtpError(f"unit: {found}; save the samples in mV or uV, without it")
 
 
 def is_times(name: str, array: Any, shape: Sequence[int]) -> bool:

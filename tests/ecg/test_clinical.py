@@ -20,6 +20,7 @@ from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
 from tests.helpers import clinical_files as files
+from tests.helpers.lacking import lacking
 from tests.helpers.wfdb_samples import wave
 
 STORED = wave(300, 12)
@@ -391,11 +392,15 @@ def test_dicom_files_by_any_name(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(read_signal(files.write_dicom(tmp_path / name, [rhythm()]), LAYOUT).signal, STORED * 2.5)
 
 
-@pytest.mark.parametrize(("name", "package"), [("a.dcm", "pydicom"), ("muse.xml", "ecgdatakit")])
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
-    path = tmp_path / name
-    files.write_dicom(path, [rhythm()]) if package == "pydicom" else save(path, KINDS[name][0]())
-    for module in [module for module in sys.modules if module.split(".")[0] == package]:
+def test_dicom_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files.write_dicom(tmp_path / "a.dcm", [rhythm()])
+    for module in [module for module in sys.modules if module.split(".")[0] == "pydicom"]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
-    assert error_of(path) == f"kind not read: {name} needs {package}; pip install 'etp-jax[clinical]'"
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert error_of(path) == "kind not read: a.dcm needs pydicom; pip install 'etp-jax[clinical]'"
+
+
+def test_hospital_files_without_the_extra(tmp_path: Path) -> None:
+    path = save(tmp_path / "muse.xml", KINDS["muse.xml"][0]())
+    with lacking("ecgdatakit", tmp_path):
+        assert error_of(path) == "kind not read: muse.xml needs ecgdatakit; pip install 'etp-jax[clinical]'"

@@ -380,3 +380,17 @@ def test_a_row_for_each_lead_and_sample_is_refused(tmp_path: Path) -> None:
     frame.melt("sample", var_name="lead", value_name="mV").to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(EtpError, match=r"^unreadable signal: a.csv has a row for each lead and sample; make a column"):
         read_signal(tmp_path / "a.csv", Layout(fs=FS, leads=("II",)))
+
+
+def test_names_with_line_breaks_are_refused(tmp_path: Path) -> None:
+    rows = "\n".join(f"{a:.3f},{b:.0f}" for a, b in SIGNAL[:300, :2] * (1, 1000))
+    (tmp_path / "a.csv").write_text(f'"I\n(mV)","II\n(uV)"\n{rows}\n')
+    with pytest.raises(EtpError, match="a name of its columns has a line break"):
+        read_signal(tmp_path / "a.csv", LAYOUT)
+
+
+def test_a_repeated_time_is_refused(tmp_path: Path) -> None:
+    times = np.r_[0:250, 249:499] * 2
+    pd.DataFrame({"time_ms": times, "I": SIGNAL[:500, 0]}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(EtpError, match="does not rise by equal steps at row 251"):
+        read_signal(tmp_path / "a.csv", Layout())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,12 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etp_jax.ecg import matlab
 from etp_jax.ecg import read as read_module
 from etp_jax.ecg.leads import LEADS, Layout, Recording
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.errors import EtpError
 from etp_jax.predict.run import records_in
+from tests.helpers.lacking import lacking
 from tests.helpers.wfdb_samples import wave, write_record
 
 SAMPLES = wave(300, 12)
@@ -130,57 +127,16 @@ def test_several_arrays_are_named(tmp_path: Path, save: Any) -> None:
     )
 
 
-def test_matlab_73_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matlab_73_without_h5py(tmp_path: Path) -> None:
     save_v73(tmp_path / "a.mat", {"val": SAMPLES})
-    (tmp_path / "h5py.py").write_text("raise ModuleNotFoundError(\"No module named 'h5py'\", name='h5py')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    matlab._child.cache_clear()
-    message = error_of(tmp_path / "a.mat")
-    matlab._child.cache_clear()
+    with lacking("h5py", tmp_path):
+        message = error_of(tmp_path / "a.mat")
     assert "is of MATLAB 7.3, which needs h5py; pip install 'etp-jax[clinical]'" in message
-
-
-@pytest.fixture
-def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
-    """A child process that ends with SIGSEGV, or hangs, by the file's name."""
-    program = Path(matlab.matlab_child.__file__).read_text()
-    reader = "    if path.name.startswith('crash'): os.kill(os.getpid(), 11)\n"
-    reader += "    if path.name.startswith('hang'): time.sleep(60)\n    found: dict[str, Any] = {}\n"
-    assert "    found: dict[str, Any] = {}\n" in program
-    program = program.replace("    found: dict[str, Any] = {}\n", reader).replace("import sys", "import os, sys, time")
-    (tmp_path / "child.py").write_text(program)
-    monkeypatch.setattr(matlab.matlab_child, "__file__", str(tmp_path / "child.py"))
-    matlab._child.cache_clear()
-    yield tmp_path
-    matlab._child.cache_clear()
-
-
-def test_a_crash_of_the_reader_is_one_error_and_the_next_file_is_read(crashing: Path, monkeypatch) -> None:
-    for name in ("crash.mat", "good.mat", "hang.mat"):
-        save_v5(crashing / name, {"val": SAMPLES})
-    for _ in range(2):
-        message = "unreadable signal: crash.mat is damaged: it ends the reader of MATLAB files (-11)"
-        assert error_of(crashing / "crash.mat") == message
-        np.testing.assert_array_equal(read_signal(crashing / "good.mat", LAYOUT).signal, SAMPLES)
-    monkeypatch.setattr(matlab, "TIMEOUT", 0.1)
-    assert error_of(crashing / "hang.mat") == "unreadable signal: hang.mat is not read within 0.1 s"
-    monkeypatch.setattr(matlab, "TIMEOUT", 60)
-    np.testing.assert_array_equal(read_signal(crashing / "good.mat", LAYOUT).signal, SAMPLES)
-
-
-def test_one_child_reads_all_files_and_a_forked_process_has_its_own(tmp_path: Path) -> None:
-    save_v5(tmp_path / "a.mat", {"val": SAMPLES})
-    read_signal(tmp_path / "a.mat", LAYOUT)
-    child, started = matlab._child(os.getpid()).process.pid, time.perf_counter()
-    for _ in range(50):
-        read_signal(tmp_path / "a.mat", LAYOUT)
-    assert time.perf_counter() - started < 5
-    assert matlab._child(os.getpid()).process.pid == child
 
 
 def test_a_challenge_record_is_not_read_as_matlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path / "A0001", SAMPLES, format="16+24", suffix="mat")
-    monkeypatch.setattr(matlab, "_load", lambda path: pytest.fail("loadmat"))
+    monkeypatch.setitem(read_module.READERS, ".mat", lambda path, layout: pytest.fail("loadmat"))
     np.testing.assert_allclose(read_signal(tmp_path / "A0001.mat", Layout()).signal, SAMPLES, rtol=1e-15)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from etp_jax.ecg.leads import LEADS, Layout, Recording
 from etp_jax.ecg.read import read_signal
 from etp_jax.ecg.stacks import PADDING
 from etp_jax.errors import EtpError
+from tests.helpers.lacking import lacking
 from tests.helpers.wfdb_samples import wave
 
 COUNT, SAMPLES = 5, 300
@@ -222,7 +222,7 @@ def test_what_the_layout_must_state(tmp_path: Path) -> None:
     assert "no unit given: mV assumed" in read_signal(tmp_path / "a.h5#40", Layout(fs=400)).notes
 
 
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(tmp_path: Path) -> None:
     save_hdf5(tmp_path / "a.h5", {"ecg": STACK[0]})
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    assert error_of(tmp_path / "a.h5") == "kind not read: a.h5 needs h5py; pip install 'etp-jax[clinical]'"
+    with lacking("h5py", tmp_path):
+        assert error_of(tmp_path / "a.h5") == "kind not read: a.h5 needs h5py; pip install 'etp-jax[clinical]'"

@@ -15,6 +15,7 @@ from scipy.io import savemat
 from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
+from tests.helpers.wfdb_samples import wave
 
 FS = 250
 SIGNAL = np.cumsum(np.random.default_rng(0).integers(-20, 21, (900, 12)), axis=0) / 1000
@@ -149,3 +150,48 @@ def test_names_in_one_text_or_in_a_structure_per_channel(tmp_path: Path) -> None
     for text in (" ".join(BACK), "/".join(BACK), str(list(BACK))):
         to_npz(tmp_path / "a.npz", {"ecg": SIGNAL, "leads": text})
         assert read_signal(tmp_path / "a.npz", Layout(fs=FS)).channels == BACK
+
+
+@pytest.mark.parametrize("name", ["scale", "lsb", "adc_gain", "resolution", "scale_factor", "add_offset", "baseline"])
+def test_whole_numbers_beside_a_scale_are_refused(tmp_path: Path, name: str) -> None:
+    stored = wave(300, 12)
+    for value in (4.88, np.full(12, 4.88)):
+        np.savez(tmp_path / "a.npz", ecg=stored, **{"fs": 500, "unit": "uV", name: value})
+        with pytest.raises(EtpError, match=rf"unit: a.npz holds whole numbers and {name} \(4.88\)"):
+            read_signal(tmp_path / "a.npz", Layout())
+    neutral = 0 if name in ("add_offset", "baseline") else 1
+    for samples, value in ((stored, neutral), (stored + 0.5, 4.88)):  # no scale; samples that have been scaled
+        np.savez(tmp_path / "a.npz", ecg=samples, **{"fs": 500, "unit": "uV", name: value})
+        np.testing.assert_array_equal(read_signal(tmp_path / "a.npz", Layout()).signal, samples)
+
+
+def test_dates_in_parquet_are_times(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"II": wave(300, 1)[:, 0] / 1000, "time": pd.date_range("2020", periods=300, freq="4ms")})
+    for dates in (frame["time"], frame["time"].dt.tz_localize("CET"), frame["time"] - frame["time"][0]):
+        frame.assign(time=dates).to_parquet(tmp_path / "a.parquet")
+        assert read_signal(tmp_path / "a.parquet", Layout()).fs == 250
+        with pytest.raises(EtpError, match="has 250 Hz by time"):
+            read_signal(tmp_path / "a.parquet", Layout(fs=500))
+
+
+def test_a_unit_for_each_row(tmp_path: Path) -> None:
+    values = wave(300, 1)[:, 0] / 4
+    rows = {"ecg_id": [3, 1], "unit": ["uV", "mV"], "II": [values.tolist(), (values / 1000).tolist()]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", ecg=np.stack([values, values / 1000])[:, :, None], id=[3, 1], unit=["uV", "mV"])
+    for path in (tmp_path / "a.parquet", tmp_path / "a.npz"):
+        for row in (1, 3):
+            recording = read_signal(path.with_name(f"{path.name}#{row}"), Layout(fs=500, leads=("II",)))
+            np.testing.assert_allclose(recording.signal[:, 0], values)
+
+
+@pytest.mark.parametrize("name", ["record", "record_id", "ecg_id", "Patient ID", "filename", "id"])
+def test_a_table_of_several_ecgs_is_refused(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({name: ["a"] * 150 + ["b"] * 150, "I": SIGNAL[:300, 0], "II": SIGNAL[:300, 1]})
+    for path, write in ((tmp_path / "a.csv", frame.to_csv), (tmp_path / "a.parquet", frame.to_parquet)):
+        write(path, index=False)
+        with pytest.raises(EtpError, match=f"{path.name} holds 2 ECGs by its column {name}"):
+            read_signal(path, Layout(fs=500))
+    for same in (frame.assign(**{name: "a"}), frame.assign(**{name: range(300)})):
+        same.to_csv(tmp_path / "a.csv", index=False)
+        assert read_signal(tmp_path / "a.csv", Layout(fs=500)).signal.shape[0] == 300

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from etp_jax.ecg import bounded
 from etp_jax.errors import EtpError
-from tests.fuzz import guard
+from tests.fuzz import child, guard
 from tests.fuzz.mutate import mutant
 from tests.fuzz.targets import TARGETS, Reader
 
@@ -82,7 +83,9 @@ def outcome(read: Reader, valid: bool = False) -> str:
 
 
 def _flaw_of(error: EtpError) -> str:
-    """Memory that ran out was asked for without need: the size had not been compared with the file's."""
+    """Finds what an error hides. Memory that ran out was asked for without need: its size had not been compared."""
+    if str(error).endswith(f"it ends its reader ({child.FORBIDDEN})"):
+        return f"the reader in the child process did what it must not: {error}"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError):
@@ -99,6 +102,7 @@ def main(name: str, seed: int, first: int, seconds: float, folder: Path) -> None
     files.mkdir()
     os.environ["TMPDIR"] = str(folder)
     signal.signal(signal.SIGPROF, guard._alarm)
+    bounded.bounded_child.__file__ = child.__file__
     inputs = Inputs(name, files)
     names = sorted(inputs.seeds)
     guard.install(folder)

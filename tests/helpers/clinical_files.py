@@ -285,8 +285,12 @@ def scp(
     differences: int = 0,
     huffman: bool = False,
     beat: np.ndarray | None = None,
+    claimed: int = 0,
 ) -> bytes:
-    """SCP-ECG; with a beat [t, leads] subtracted from the rhythm at sample 101, as in section 4."""
+    """SCP-ECG; with a beat [t, leads] subtracted from the rhythm at sample 101, as in section 4.
+
+    Section 3 may claim another number of samples than there are.
+    """
     codes = [SCP_CODES[lead] for lead in leads]
     stored = stored.astype(np.int64)
 
@@ -314,7 +318,7 @@ def scp(
         sections[2] = struct.pack("<H", 19999)
     flags = 0x04 | (beat is not None)
     sections[3] = struct.pack("<BB", len(leads), flags) + b"".join(
-        struct.pack("<IIB", 1, len(stored), code) for code in codes
+        struct.pack("<IIB", 1, claimed or len(stored), code) for code in codes
     )
     if beat is not None:
         length, fiducial, at = len(beat), 11, 111  # sample 1 of the beat is sample 101 of the rhythm

@@ -1,0 +1,60 @@
+"""Program of the child process that `bounded.py` starts, and whose end it survives."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import nullcontext
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[2]))
+
+from etp_jax.ecg.channels import allowance, unreadable
+from etp_jax.ecg.leads import Recording
+from etp_jax.errors import EtpError, python_interface
+
+LINUX = sys.platform == "linux"
+COPIES = 4
+"""How many times an ECG is in memory: as stored, as numbers, in microvolts, and as the answer."""
+
+
+def answer_to(module: str, name: str, path: Path, arguments: tuple[Any, ...], in_python: bool) -> Recording | EtpError:
+    """Calls a reader; returns the recording, or the reason why it cannot be read."""
+    try:
+        most = COPIES * allowance(path)
+        _limit_memory(most)
+        with unreadable(path.name), python_interface() if in_python else nullcontext():
+            try:
+                return getattr(import_module(module), name)(path, *arguments)
+            except MemoryError:
+                raise EtpError(f"size: {path.name} takes more than {most / 2**30:.3g} GiB of memory") from None
+    except EtpError as error:
+        return EtpError(str(error))  # without the traceback, whose frames hold arrays and open files
+
+
+def _limit_memory(more: int) -> None:
+    """Limits the address space of this process, so that a small file which claims a huge array is refused."""
+    if LINUX:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = taken + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def serve(connection: Connection) -> None:
+    """Answers each request until the parent ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes nothing
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(answer_to(*request))
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))
