@@ -259,8 +259,8 @@ class Encoder:
     def kept(
         self, kind: str, about: list[Any], params: Any, compute: Callable[[], dict[str, NDArray]]
     ) -> dict[str, NDArray]:
-        """Returns what `compute` gives; cached (see `_cache`) by the parameters and `about`."""
-        digest = hashlib.sha256(json.dumps([__version__, *about]).encode())
+        """Returns what `compute` gives; cached (see `_cache`) by the versions, the parameters and `about`."""
+        digest = hashlib.sha256(json.dumps([__version__, jax.__version__, *about]).encode())
         for leaf in jax.tree.leaves(params):
             digest.update(leaf.tobytes())
         folder = _cache(self.run_dir)

@@ -279,5 +279,5 @@ def test_rows_that_are_not_understood(tmp_path: Path) -> None:
         "a.npz#7": "stack: no row of a.npz has ecg_id 7",
         "a.npz#2": "labels: '2' in column AF is neither true nor false",
         "a.npz#": "row: the cell is empty",
-        "a.edf#1": "row: a.edf holds no rows; files that do are .h5, .hdf5, .npz, .npy, .parquet",
+        "a.edf#1": "row: a.edf holds no rows; files that do are .npz, .npy, .h5, .hdf5, .parquet",
     }
