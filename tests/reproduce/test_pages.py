@@ -171,19 +171,36 @@ def test_the_table_of_prompt_sets() -> None:
         assert same(cell, [figure("shipped", prompts=column.strip("`"), **about)])
 
 
-def test_the_table_of_held_out_sentences() -> None:
+@pytest.mark.parametrize(
+    ("heading", "stem", "seed"),
+    [
+        ("### What it gives at the size of `ptbxl`", "fgclep-plus-full", "0"),
+        ("Does it understand new waveform language?", "fgclep-plus", "mean"),
+    ],
+)
+def test_the_tables_of_restored_and_held_out_sentences(heading: str, stem: str, seed: str) -> None:
     runs = {"coarse": "coarse", "control": "plain", "fine stage": "fine", "difference": "fine - plain"}
     parts = {"restored": "prompts/ptbxl-super-trained.json", "held-out": "prompts/ptbxl-super-held-out.json"}
 
     def expected(label: str, column: str) -> list[tuple[str, str, str]]:
         prompts = parts[label.split()[-2]] if "with" in label else label.strip("`")
-        found = lines(
-            "fgclep-plus", run=runs[column], kind="zero-shot", prompts=prompts, metric="macro_auroc", seed="mean"
-        )
-        return [figure_of(row) for row in found]
+        about = {"run": runs[column], "task": "ptbxl-super", "kind": "zero-shot", "prompts": prompts}
+        return [figure_of(row) for row in lines(stem, metric="macro_auroc", seed=seed, **about)]
 
-    rows = table("docs/fgclep.md", "Does it understand new waveform language?")
-    assert check(rows, expected) == 16
+    assert check(table("docs/fgclep.md", heading), expected) == 16
+
+
+def test_the_table_of_centred_targets() -> None:
+    tasks = dict(zip(("superclasses", "subclasses", "forms", "rhythms"), TASKS, strict=True))
+    kinds = [("zero-shot", "prompts", name) for name in ("default", "contrast")]
+    kinds += [("probe", "fraction", share) for share in LABELS.values()]
+    rows = table("results/ablations.md", "## Centred targets")
+    for number, row in enumerate(rows):
+        kind, column, value = kinds[number // 2]
+        about = {"run": ("uncentred", "coarse - uncentred")[number % 2], "kind": kind, column: value}
+        for name, task in tasks.items():
+            assert same(row[name], [figure("fgclep-plus-full", task=task, **about)]), (about, name)
+    assert len(rows) == 10
 
 
 @pytest.mark.parametrize(
