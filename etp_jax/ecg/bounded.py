@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,10 @@ def _read(module: str, name: str, path: Path, *arguments: Any) -> Recording:
             _child.cache_clear()
             child.process.kill()
             code = child.process.wait()
+            if isinstance(error, EOFError | ConnectionError) and code == -signal.SIGPROF:
+                raise EtpError(
+                    f"unreadable signal: {path.name} is damaged: its reader does not come to an end"
+                ) from None
             if isinstance(error, EOFError | ConnectionError):
                 raise EtpError(f"unreadable signal: {path.name} is damaged: it ends its reader ({code})") from None
             raise

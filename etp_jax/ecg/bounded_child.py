@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 from contextlib import nullcontext
 from importlib import import_module
@@ -20,20 +21,27 @@ from etp_jax.errors import EtpError, python_interface
 LINUX = sys.platform == "linux"
 COPIES = 4
 """How many times an ECG is in memory: as stored, as numbers, in microvolts, and as the answer."""
+LEAST_S, BYTES_PER_S = 8.0, 2**20
+"""Time of the processor for a file of any size, and more for a large one. Then SIGPROF ends this process: a circle in a
+damaged HDF5 file keeps its library busy forever."""
 
 
 def answer_to(module: str, name: str, path: Path, arguments: tuple[Any, ...], in_python: bool) -> Recording | EtpError:
     """Calls a reader; returns the recording, or the reason why it cannot be read."""
     try:
-        most = COPIES * allowance(path)
-        _limit_memory(most)
+        reader = getattr(import_module(module), name)
         with unreadable(path.name), python_interface() if in_python else nullcontext():
+            most = COPIES * allowance(path)
+            _limit_memory(most)
+            signal.setitimer(signal.ITIMER_PROF, LEAST_S + path.stat().st_size / BYTES_PER_S)
             try:
-                return getattr(import_module(module), name)(path, *arguments)
+                return reader(path, *arguments)
             except MemoryError:
                 raise EtpError(f"size: {path.name} takes more than {most / 2**30:.3g} GiB of memory") from None
     except EtpError as error:
         return EtpError(str(error))  # without the traceback, whose frames hold arrays and open files
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _limit_memory(more: int) -> None:

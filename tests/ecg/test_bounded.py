@@ -28,15 +28,23 @@ import os, sys, time
 sys.path.insert(0, {str(Path(etp_jax.__file__).parents[1])!r})
 from etp_jax.ecg import bounded_child
 real = bounded_child.answer_to
+class Bad:
+    def __init__(self, reader): self.reader = reader
+    def __getattr__(self, name): return self.reader
+def circle(*arguments):
+    while True: pass
 def answer_to(module, name, path, *others):
     if path.name.startswith("crash"): os.kill(os.getpid(), 11)
     if path.name.startswith("hang"): time.sleep(60)
-    if path.name.startswith("large"): bounded_child.import_module = lambda name: bytearray(2**40)
+    if path.name.startswith("circle"):
+        bounded_child.LEAST_S, bounded_child.import_module = 0.2, lambda name: Bad(circle)
+    if path.name.startswith("large"):
+        bounded_child.import_module = lambda name: Bad(lambda *arguments: bytearray(2**40))
     return real(module, name, path, *others)
 bounded_child.answer_to = answer_to
 bounded_child.serve(bounded_child.Connection(int(sys.argv[1])))
 """
-"""A child that ends with SIGSEGV, hangs, or takes a TiB, by the file's name."""
+"""A child that ends with SIGSEGV, waits, runs forever, or takes a TiB, by the file's name."""
 
 
 def write_hdf5(path: Path) -> None:
@@ -82,6 +90,10 @@ def test_a_crash_of_the_reader_is_one_error_and_the_next_file_is_read(crashing: 
 def test_a_reader_that_hangs_is_ended(crashing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITERS[".mat"](crashing / "hang.mat")
     WRITERS[".mat"](crashing / "good.mat")
+    read_signal(crashing / "good.mat", LAYOUT)
+    WRITERS[".mat"](crashing / "circle.mat")
+    message = "unreadable signal: circle.mat is damaged: its reader does not come to an end"
+    assert error_of(crashing / "circle.mat") == message
     read_signal(crashing / "good.mat", LAYOUT)
     monkeypatch.setattr(bounded, "TIMEOUT", 0.1)
     assert error_of(crashing / "hang.mat") == "unreadable signal: hang.mat is not read within 0.1 s"

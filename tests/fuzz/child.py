@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,5 +40,6 @@ def watched(*request: Any) -> Any:
 if __name__ == "__main__":
     guard.watching = False  # requests are pickled
     guard.install(Path(os.environ["TMPDIR"]))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     bounded_child.answer_to = watched
     bounded_child.serve(Connection(int(sys.argv[1])))
