@@ -178,8 +178,13 @@ def load_reference(folder: Path) -> NDArray[np.float32] | None:
 
 
 def _write(file: Path, arrays: dict[str, jax.Array], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file; equal content gives equal bytes, while the library orders the metadata at random."""
+    content = save(arrays, metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]) | {"__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with whole_file(file) as stream:
-        stream.write(save(arrays, metadata))
+        stream.write(len(header).to_bytes(8, "little") + header + content[start:])
 
 
 def _open(file: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:

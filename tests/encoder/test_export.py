@@ -17,7 +17,7 @@ from etp_jax.cli import main
 from etp_jax.encoder.calibration import Threshold, load_calibration, platt, threshold
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import all_prompts, export
-from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, load_reference
+from etp_jax.encoder.folder import CARD_FILE, ENCODER_FILE, load_encoder, load_reference, save_encoder
 from etp_jax.encoder.onnx import ONNX_FILE
 from etp_jax.encoder.scores import class_directions, class_scores
 from etp_jax.errors import EtpError
@@ -80,6 +80,18 @@ def tensor_bytes(file: Path) -> int:
     with file.open("rb") as stream:
         (header,) = struct.unpack("<Q", stream.read(8))
     return file.stat().st_size - 8 - header
+
+
+def test_equal_encoders_are_equal_files(tmp_path: Path):
+    variables = {"params": {"w": np.arange(6.0).reshape(2, 3)}, "batch_stats": {"m": np.ones(4)}}
+    contents = set()
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        save_encoder(tmp_path / str(number), variables, 7, "float32")
+        contents.add((tmp_path / str(number) / ENCODER_FILE).read_bytes())
+    assert len(contents) == 1
+    loaded, step = load_encoder(tmp_path / "0")
+    assert step == 7 and loaded["params"]["w"].tolist() == variables["params"]["w"].tolist()
 
 
 def test_bfloat16_is_half_as_large_and_nearly_the_same(frozen: tuple[Path, Path], shards: Path, tmp_path: Path):
