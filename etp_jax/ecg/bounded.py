@@ -11,18 +11,18 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etp_jax.ecg import bounded_child
-from etp_jax.ecg.leads import Recording
 from etp_jax.errors import EtpError, in_python
 
 TIMEOUT = 120.0
 """Longest time that reading an ECG may take, in seconds."""
+T = TypeVar("T")
 _lock = threading.Lock()
 
 
-def bounded(reader: Callable[..., Recording]) -> Callable[..., Recording]:
+def bounded(reader: Callable[..., T]) -> Callable[..., T]:
     """Returns a function that calls a reader of this package in the child process.
 
     Args:
@@ -31,7 +31,7 @@ def bounded(reader: Callable[..., Recording]) -> Callable[..., Recording]:
     return partial(_read, reader.__module__, reader.__name__)
 
 
-def _read(module: str, name: str, path: Path, *arguments: Any) -> Recording:
+def _read(module: str, name: str, path: Path, *arguments: Any) -> Any:
     """Asks the child to call a reader; a new child is started if the file ends it.
 
     Raises:

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
 from etp_jax.ecg.channels import allowance, unreadable
-from etp_jax.ecg.leads import Recording
 from etp_jax.errors import EtpError, python_interface
 
 LINUX = sys.platform == "linux"
@@ -26,8 +25,8 @@ LEAST_S, BYTES_PER_S = 8.0, 2**20
 damaged HDF5 file keeps its library busy forever."""
 
 
-def answer_to(module: str, name: str, path: Path, arguments: tuple[Any, ...], in_python: bool) -> Recording | EtpError:
-    """Calls a reader; returns the recording, or the reason why it cannot be read."""
+def answer_to(module: str, name: str, path: Path, arguments: tuple[Any, ...], in_python: bool) -> Any:
+    """Calls a reader; returns what it reads, or the `EtpError` that is the reason why it cannot be read."""
     try:
         reader = getattr(import_module(module), name)
         with unreadable(path.name), python_interface() if in_python else nullcontext():

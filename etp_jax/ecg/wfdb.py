@@ -14,6 +14,7 @@ import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
+from etp_jax.ecg.bounded import bounded
 from etp_jax.ecg.channels import check_gaps, choose_channels, microvolts, unreadable
 from etp_jax.ecg.leads import Recording
 from etp_jax.ecg.wfdb_header import Channel, Header, find, read_header
@@ -24,7 +25,7 @@ _INTEGERS = {"16": "<i2", "32": "<i4", "61": ">i2"}
 """Sample formats that are read without wfdb. The lowest integer of a format marks a missing sample."""
 _BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2, "310": 4 / 3, "311": 4 / 3}
 """Bytes per sample of the formats that are not compressed."""
-_COMPRESSED = ("508", "516", "524")
+_FLAC = ("508", "516", "524")
 GAP = "~"
 """Name of a segment without samples."""
 
@@ -63,6 +64,9 @@ def _read_signals(path: Path, header: Header) -> Recording:
     if all(_is_plain(channels[number]) for numbers in files for number in numbers):
         parts = [_read_file(path, header.samples, [channels[n] for n in numbers], kept, numbers) for numbers in files]
         signal = parts[0] if len(parts) == 1 else np.hstack(parts)
+    elif packed := [channels[numbers[0]].file for numbers in files if channels[numbers[0]].format in _FLAC]:
+        largest = max((regular(_beside(path, name)) for name in packed), key=lambda file: file.stat().st_size)
+        signal = bounded(read_flac)(largest, path, header, kept)
     else:
         signal = _read_by_wfdb(path, header, kept)
     signal *= [microvolts(channels[number].unit) or math.nan for number in kept]
@@ -106,6 +110,27 @@ def _beside(path: Path, name: str) -> Path:
         raise EtpError(f"unreadable signal: {path.name} ({error})") from None
 
 
+def read_flac(largest: Path, path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
+    """Reads the kept channels [T, kept] of a record with FLAC files, in physical units.
+
+    Args:
+      largest: the largest of the FLAC files; the memory of the process that decodes them is limited by its size.
+      path: the record.
+      header: its header.
+      kept: numbers of the channels.
+
+    Raises:
+      EtpError: a file is damaged, or is not what the header announces.
+    """
+    try:
+        return _read_by_wfdb(path, header, kept)
+    except (RuntimeError, ValueError):  # of libsndfile and wfdb; they name a temporary file
+        raise EtpError(
+            f"unreadable signal: {largest.name} is damaged, or no FLAC file as the header of {path.name} announces it; "
+            "copy both again"
+        ) from None
+
+
 def _read_by_wfdb(path: Path, header: Header, kept: Sequence[int]) -> NDArray[np.float64]:
     """Reads the kept channels [T, kept] of all signal files with wfdb, in physical units."""
     names = list(dict.fromkeys(channel.file for channel in header.channels))
@@ -136,14 +161,14 @@ def _check_size(file: Path, header: Header, channels: Sequence[Channel]) -> None
     """Checks that a file holds the announced samples, before memory is taken for them."""
     form, size = channels[0].format, regular(file).stat().st_size - channels[0].offset
     width = sum(channel.frame for channel in channels)
-    if form in _COMPRESSED:
+    if form in _FLAC:
         import soundfile  # wfdb needs it for these formats only
 
         held = int(soundfile.info(str(file)).frames) * len(channels)
     elif form in _BYTES:
         held = int(size / _BYTES[form])
     else:
-        raise ValueError(f"format {form} is not known")
+        raise EtpError(f"unreadable signal: {file.name} has format {form}, which is not known")
     if held < width * (header.samples or 1):
         expected = f"{header.samples or 'whole'} samples of {len(channels)} leads"
         raise EtpError(f"unreadable signal: {file.name} holds {size} bytes, not {expected}; copy it again")

@@ -19,7 +19,7 @@ from etp_jax.ecg.leads import LEADS, Layout
 from etp_jax.ecg.read import read_signal
 from etp_jax.errors import EtpError
 from tests.helpers import clinical_files
-from tests.helpers.wfdb_samples import wave
+from tests.helpers.wfdb_samples import wave, write_flac
 
 SAMPLES = wave(300, 12)
 LAYOUT = Layout(fs=100, unit="uV")
@@ -53,6 +53,7 @@ def write_hdf5(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
+    ".dat": lambda path: write_flac(path.with_suffix(""), SAMPLES, fs=100),
     ".mat": lambda path: scipy.io.savemat(path, {"val": SAMPLES}),
     ".h5": write_hdf5,
     ".parquet": lambda path: pd.DataFrame(SAMPLES, columns=pd.Index(LEADS)).to_parquet(path),

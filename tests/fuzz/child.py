@@ -16,6 +16,7 @@ import ecgdatakit.parsing  # noqa: F401
 import h5py  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import scipy.io  # noqa: F401
+import soundfile  # noqa: F401
 
 from etp_jax.ecg import bounded_child
 from tests.fuzz import guard

@@ -18,7 +18,7 @@ from etp_jax.ecg.leads import LEADS, Filters, Layout
 from etp_jax.ecg.read import read_signal
 from tests.fuzz.target import Reader, Target
 from tests.helpers import clinical_files as files
-from tests.helpers.wfdb_samples import wave, write_record
+from tests.helpers.wfdb_samples import wave, write_flac, write_record
 
 LAYOUT = Layout(fs=100, unit="mV")
 STORED = wave(300, 12)
@@ -51,6 +51,13 @@ def wfdb_records(folder: Path) -> Mapping[str, Reader]:
     headers = {path.name: partial(_read, path.with_suffix("")) for path in folder.glob("*.hea")}
     data = {path.name: partial(_read, path.with_suffix("")) for path in folder.glob("*.dat")}
     return {**headers, **data}
+
+
+def flac(folder: Path) -> Mapping[str, Reader]:
+    write_flac(folder / "f8", STORED // 20, fs=100, bits=8, gain="50/mV")
+    for bits in (16, 24):
+        write_flac(folder / f"f{bits}", STORED, fs=100, bits=bits)
+    return {path.name: partial(_read, folder / path.stem.split("_")[0]) for path in folder.iterdir()}
 
 
 def edf(folder: Path) -> Mapping[str, Reader]:
@@ -154,6 +161,7 @@ def dicom(folder: Path) -> Mapping[str, Reader]:
 
 TARGETS: dict[str, Target] = {
     "wfdb": wfdb_records,
+    "flac": flac,
     "edf": edf,
     "matlab": matlab,
     "numpy": numpy_arrays,

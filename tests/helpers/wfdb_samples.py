@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -34,6 +35,18 @@ def write_record(
     data = samples.astype("<i4" if format.startswith("32") else "<i2").tobytes()
     path.with_name(file).write_bytes(bytes(24 if format.endswith("+24") else 0) + data)
     return path
+
+
+def write_flac(path: Path, samples: np.ndarray, *, fs: int, bits: int = 16, gain: str = "1000/mV") -> None:
+    """Writes [T, 12] whole numbers into two FLAC files, which hold at most eight channels."""
+    lines = [f"{path.name} 12 {fs} {len(samples)}"]
+    for first in (0, 8):
+        part, file = samples[:, first : first + 8], f"{path.name}{'' if first == 0 else '_2'}.dat"
+        high = part.astype(np.int32) << (32 - bits)  # soundfile keeps the highest bits
+        kind = {8: "PCM_S8", 16: "PCM_16", 24: "PCM_24"}[bits]
+        lines += [f"{file} {500 + bits} {gain} {bits} 0 0 0 0 {lead}" for lead in LEADS[first : first + 8]]
+        soundfile.write(path.with_name(file), high, fs, subtype=kind, format="FLAC")
+    path.with_name(f"{path.name}.hea").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def wave(samples: int, leads: int, seed: int = 0) -> np.ndarray:
