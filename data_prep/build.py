@@ -122,16 +122,23 @@ def _recipe(archive: Archive) -> dict[str, Any]:
 
 
 def without_repeats(archive: Archive) -> Archive:
-    """Rejects all studies that share a record id: which of them is meant is unknown."""
+    """Rejects all studies that share a record id, or a signal with another patient: which is meant is unknown."""
     counts = Counter(study.record_id for study in archive.studies)
-    if len(counts) == len(archive.studies):
-        return archive
-    kept = tuple(study for study in archive.studies if counts[study.record_id] == 1)
-    repeats = tuple(
-        Reject(study.record_id, study.split, f"repeated record id: {counts[study.record_id]} records have it")
-        for study in archive.studies
-        if counts[study.record_id] > 1
-    )
+    patients: dict[str, str | None] = {}
+    for study in archive.studies:
+        if counts[study.record_id] == 1 and patients.setdefault(study.signal, study.patient_id) != study.patient_id:
+            patients[study.signal] = None
+
+    def fault(study: ArchiveRecord) -> str:
+        if counts[study.record_id] > 1:
+            return f"repeated record id: {counts[study.record_id]} records have it"
+        if study.signal and patients[study.signal] is None:
+            return f"repeated signal: {study.signal} is that of several patients; give each ECG one row or one patient"
+        return ""
+
+    faults = [(study, fault(study)) for study in archive.studies]
+    repeats = tuple(Reject(study.record_id, study.split, reason) for study, reason in faults if reason)
+    kept = tuple(study for study, reason in faults if not reason)
     return replace(archive, studies=kept, rejects=archive.rejects + repeats)
 
 

@@ -78,6 +78,8 @@ class ArchiveRecord:
     """Statements of the report in English; None if `report` must first be cleaned and translated."""
     dataset: str = ""
     """Part of the archive that the record belongs to; empty if the archive has no parts."""
+    signal: str = ""
+    """Path that the table gives for the signal; empty if there is no table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the cells of a user's table mean: labels, ages, sexes, ids and reports as people write them."""
+"""What the cells of a table mean: labels, ages, sexes, ids and reports as people write them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from etp_jax.data_prep.archives.ptbxl import OLDEST
 from etp_jax.errors import EtpError
 
+OLDEST = 120
+"""Highest valid age, in years; a higher one counts as unknown."""
 NO_VALUE = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "?", "#n/a", "#ref!", "#value!", "set()")
 """Cells that hold no value, in lower case."""
 SEXES = {
@@ -35,6 +36,8 @@ _CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")
 """Start of a collection as its type writes it: `Index([...], dtype='object')`, `set([...])`."""
 _SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
 """An element as numpy writes it: `np.str_('AF')`."""
+_KEY = re.compile(r"""[{,]\s*(?:'[^']*'|"[^"]*"|[\w.]+)\s*:""")
+"""Start of an entry of a dictionary of Python or JSON."""
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 _AGE = re.compile(r"(\d+(?:[.,]\d+)?)(?:([mwd])|\s*(?:y|yr|yrs|year|years|yo|a|j|jahre)?\.?(?:\s*old)?)", re.IGNORECASE)
 _LINE_TAGS = r"br|p|div|li|ul|ol|table|tr|td|th|h[1-6]|pre|html|body"
@@ -147,7 +150,9 @@ def _pairs(pairs: list[re.Match[str] | None], text: str) -> dict[str, float | bo
 
 
 def _likelihoods(found: dict[Any, Any], text: str) -> dict[str, float]:
-    """Converts a dictionary of labels; raises EtpError if its values are no likelihoods."""
+    """Converts a dictionary of labels; raises EtpError if its values are no likelihoods, or a label is in it twice."""
+    if has_key_twice(text, len({whole_number(_word(label)) for label in found})):
+        raise EtpError(f"labels: {_short(text)} has a label twice")
     named = {whole_number(_word(label)): value for label, value in found.items() if not is_empty(_word(label))}
     if named and all(isinstance(value, bool) for value in named.values()):
         return {label: -1.0 for label, value in named.items() if value}
@@ -161,9 +166,20 @@ def _likelihoods(found: dict[Any, Any], text: str) -> dict[str, float]:
     return numbers
 
 
+def has_key_twice(text: str, distinct: int) -> bool:
+    """Whether the text of a dictionary has more keys than it has distinct ones; Python keeps the last of each."""
+    return len(_KEY.findall(text)) > distinct
+
+
 def whole_number(text: str) -> str:
     """Removes the `.0` that spreadsheets and pandas add to whole numbers, and the `.` that numpy adds."""
     return text.partition(".")[0] if re.fullmatch(r"\d+\.0*", text) else text
+
+
+def numeric_id(cell: str) -> str:
+    """Returns a numeric id without leading zeros and `.0`; an empty text if the cell holds none."""
+    match = re.fullmatch(r"0*(\d{1,18})(?:\.0*)?", cell.strip(), re.ASCII)
+    return match[1] if match else ""
 
 
 def patient_of(cell: str) -> str:
@@ -208,6 +224,12 @@ def sex_of(cell: str, column: str = "") -> str | None:
     if asked and (flag := flag_of(cell)) is not None:
         return asked if flag else {"male": "female", "female": "male"}[asked]
     return "" if is_empty(cell) else SEXES.get(cell.strip().casefold())
+
+
+def not_understood(age: float | None, sex: str | None) -> list[str]:
+    """Returns what is noted of a record whose age or sex is None."""
+    age_note, sex_note = "age is not possible or not understood", "sex is not understood"
+    return [f"{note}; stored as unknown" for note, value in ((age_note, age), (sex_note, sex)) if value is None]
 
 
 def report_of(cell: str) -> str:

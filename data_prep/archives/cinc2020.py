@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ from etp_jax.data_prep.archives.archive import (
     rejecting,
     sizes_sha,
 )
-from etp_jax.data_prep.archives.ptbxl import AGE_ABOVE_89, OLDEST, read_folds
+from etp_jax.data_prep.archives.cells import not_understood, sex_of
+from etp_jax.data_prep.archives.ptbxl import masked_age, read_folds
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.wfdb import read_wfdb
 from etp_jax.errors import EtpError
@@ -56,11 +58,10 @@ CPSC2018_CODES = {
 """SNOMED CT code of each class of CPSC2018. The Challenge's first release gives the class where later releases give the
 code. Its tables `dx_mapping_scored.csv` and `dx_mapping_unscored.csv` count these nine codes in CPSC2018 and no others.
 (PVC is `ventricular ectopics` there, not the code that the tables abbreviate as PVC.)"""
-NO_LABEL = ("", "Unknown", "NaN")
-SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
+NO_VALUE = ("", "Unknown", "NaN")
 
 _NAME = re.compile(r"(?P<set>[A-Z]+)(?P<number>\d{4,5})")
-_COMMENT = re.compile(r"#\s*(Age|Sex|Dx)\s*:(.*)")
+_COMMENT = re.compile(r"^#\s*(Age|Sex|Dx)\s*:(.*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class _Record:
     path: Path
     """Path of the record, without `.hea`."""
     dataset: str
-    comments: dict[str, str]
-    """Texts of the header's comments `Age`, `Sex` and `Dx`."""
+    comments: dict[str, set[str]]
+    """Texts of the header's comments `Age`, `Sex` and `Dx`, each once."""
 
     @property
     def name(self) -> str:
@@ -115,11 +116,14 @@ def open_archive(
             raise EtpError(f"{ptbxl_database}: no such file; --ptbxl-database names PTB-XL's ptbxl_database.csv")
         folds, identity["ptbxl_database.csv"] = read_folds(ptbxl_database)
     studies: list[ArchiveRecord] = []
+    notes: Counter[str] = Counter()
     for record in records:
         with rejecting(rejects, record.name):
             patient, split = _patient_and_split(record, folds)
             with rejecting(rejects, record.name, split):
-                studies.append(_study(record, patient, split))
+                study, found = _study(record, patient, split)
+                studies.append(study)
+                notes.update(found)
     return Archive(
         name="cinc2020",
         fs=rate,
@@ -135,6 +139,7 @@ def open_archive(
             "data sets": sorted({record.dataset for record in records}),
         },
         source=identity,
+        notes=notes,
     )
 
 
@@ -163,9 +168,10 @@ def _read_headers(source: Path, datasets: Sequence[str]) -> tuple[list[_Record],
         except OSError as error:
             raise EtpError(f"{path}: {error.strerror}; fix or remove it") from None
         digest.update(f"{path.stem} {len(content)} ".encode() + content)
-        comments = dict(_COMMENT.findall(content.decode("utf-8", "replace")))
-        texts = {key: text.strip() for key, text in comments.items()}
-        records.append(_Record(path.with_suffix(""), dataset, texts))
+        comments: dict[str, set[str]] = {"Age": set(), "Sex": set(), "Dx": set()}
+        for key, text in _COMMENT.findall(content.decode("utf-8", "replace")):
+            comments[key].add(text.strip())
+        records.append(_Record(path.with_suffix(""), dataset, comments))
     return records, rejects, digest.hexdigest()
 
 
@@ -180,11 +186,15 @@ def _patient_and_split(record: _Record, folds: dict[int, tuple[str, str]]) -> tu
     return f"{PTBXL}/{patient}", split
 
 
-def _study(record: _Record, patient: str, split: str) -> ArchiveRecord:
-    if "Dx" not in record.comments:
+def _study(record: _Record, patient: str, split: str) -> tuple[ArchiveRecord, list[str]]:
+    """Converts one record; also returns what was assumed. Raises EtpError if it cannot be used."""
+    if not record.comments["Dx"]:
         raise EtpError("labels: the header has no #Dx line")
-    labels = _codes(record.comments["Dx"])
-    return ArchiveRecord(
+    if several := [key for key, texts in record.comments.items() if len(texts) > 1]:
+        raise EtpError(f"header: its #{several[0]} lines differ")
+    labels = _codes(*record.comments["Dx"])
+    age, sex = _age(*record.comments["Age"]), _sex(*record.comments["Sex"])
+    study = ArchiveRecord(
         record_id=record.name,
         patient_id=patient,
         split=split,
@@ -192,18 +202,19 @@ def _study(record: _Record, patient: str, split: str) -> ArchiveRecord:
         report="",
         labels=labels,
         likelihoods=(-1.0,) * len(labels),
-        age=_age(record.comments.get("Age", "")),
-        sex=SEXES.get(record.comments.get("Sex", "").casefold(), ""),
+        age=math.nan if age is None else age,
+        sex=sex or "",
         statements=(),
         dataset=record.dataset,
     )
+    return study, not_understood(age, sex)
 
 
 def _codes(text: str) -> tuple[str, ...]:
     """Parses `59118001,164889003` or `RBBB,AF` as distinct SNOMED CT codes; raises EtpError for any other word."""
     codes = []
     for token in map(str.strip, text.split(",")):
-        if token in NO_LABEL:
+        if token in NO_VALUE:
             continue
         code = token if re.fullmatch("[0-9]+", token) else CPSC2018_CODES.get(token)
         if code is None:
@@ -212,12 +223,11 @@ def _codes(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(codes))
 
 
-def _age(text: str) -> float:
-    """Parses an age in years; NaN if it is not valid. Copies of PTB-XL may mask ages above 89 as PTB-XL does."""
-    try:
-        age = float(text)
-    except ValueError:
-        return math.nan
-    if age == AGE_ABOVE_89:
-        return 90.0
-    return age if 0 <= age <= OLDEST else math.nan
+def _age(text: str = "") -> float | None:
+    """Parses an age in years; NaN if it is unknown, None if it is not valid."""
+    return math.nan if text in NO_VALUE else masked_age(text)
+
+
+def _sex(text: str = "") -> str | None:
+    """Parses a sex; an empty text if it is unknown, None if it is not valid."""
+    return "" if text in NO_VALUE else sex_of(text)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from operator import itemgetter
 from pathlib import Path
-
-import pandas as pd
 
 from etp_jax.ecg.text import decode, encoding_of
 from etp_jax.errors import EtpError
@@ -40,28 +38,24 @@ class OwnTable:
     """What was assumed."""
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
-    """Reads a published CSV table with every cell as text; also returns the SHA-256 of the file.
+def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, str]], str]:
+    """Reads all rows of a published CSV table with every cell as text; also returns the SHA-256 of the file.
 
     Args:
       path: CSV file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
       columns: required columns.
 
     Raises:
-      EtpError: the file is missing, is in another encoding, is not a CSV table, or lacks a column.
+      EtpError: the file is missing, is in another encoding, is not a CSV table, lacks a column or has it twice, or has
+        a row with other cells than the header.
     """
     data = _bytes(path)
     try:
         text = data.decode(encoding_of(data[:4]) or "utf-8")
     except UnicodeDecodeError as error:
         raise EtpError(f"{path}: not UTF-8 (byte {error.start}); download it again or convert it to UTF-8") from None
-    try:
-        table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False, index_col=False).fillna("")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise EtpError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    _check_columns(path, list(table.columns), columns)
-    return table, hashlib.sha256(data).hexdigest()
+    header, *rows = _rows(path, StringIO(text, newline=""), columns)
+    return [dict(zip(header, row, strict=True)) for row in rows], hashlib.sha256(data).hexdigest()
 
 
 def read_own_table(path: Path, columns: tuple[str, ...]) -> OwnTable:
@@ -121,24 +115,29 @@ def read_rows(path: Path, columns: tuple[str, ...], advice: str) -> Iterator[tup
         with regular(path).open("rb") as file:
             encoding = encoding_of(file.read(4)) or "utf-8"
         with path.open(newline="", encoding=encoding) as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise EtpError(f"{path}: column {missing[0]!r} is missing; download it again")
-            pick = itemgetter(*map(header.index, columns))
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise EtpError(
-                        f"{path}: line {reader.line_num} has {len(row)} cells instead of {len(header)}; "
-                        "download it again"
-                    )
-                if row:
-                    yield pick(row)
+            rows = _rows(path, file, columns)
+            yield from map(itemgetter(*map(next(rows).index, columns)), rows)
     except OSError as error:
         raise EtpError(f"{path}: {error.strerror}; {advice}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise EtpError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from None
+
+
+def _rows(path: Path, lines: Iterable[str], columns: tuple[str, ...]) -> Iterator[list[str]]:
+    """Yields the header of a published table, then its rows, which all have as many cells."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_columns(path, header, columns)
+        yield header
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                raise EtpError(
+                    f"{path}: line {reader.line_num} has {len(row)} cells instead of {len(header)}; download it again"
+                )
+            yield row
+    except csv.Error as error:
+        raise EtpError(f"{path}: not a CSV table (line {reader.line_num}: {error}); download it again") from None
 
 
 def _bytes(path: Path) -> bytes:

@@ -31,6 +31,7 @@ from etp_jax.data_prep.archives.archive import (
     rejecting,
     sizes_sha,
 )
+from etp_jax.data_prep.archives.cells import numeric_id
 from etp_jax.data_prep.archives.csv_table import read_rows
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
@@ -112,10 +113,10 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
     rejects: list[Reject] = []
     for study, subject, path in rows:
         if subject not in patients:
-            patients[subject] = subject, hashed_split(subject) if subject.isdecimal() else ""
+            patients[subject] = (numeric := numeric_id(subject)), hashed_split(numeric) if numeric else ""
         patient, split = patients[subject]  # all studies of a patient share one string
         with rejecting(rejects, study, split):
-            report = _usable_report(study, patient, counts[study], reports)
+            report = _usable_report(study, subject, counts[study], reports)
             studies.append(
                 ArchiveRecord(
                     record_id=study,
@@ -128,6 +129,7 @@ def open_archive(source: Path, rate: int = 100) -> Archive:
                     age=math.nan,
                     sex="",
                     statements=report.statements,
+                    signal=path,
                 )
             )
     return Archive(
@@ -184,12 +186,12 @@ def _read_reports(path: Path) -> dict[str, _Report | None]:
     return reports
 
 
-def _usable_report(study: str, patient: str, rows: int, reports: dict[str, _Report | None]) -> _Report:
+def _usable_report(study: str, subject: str, rows: int, reports: dict[str, _Report | None]) -> _Report:
     """Returns the report of a row of the record list; raises EtpError if the record cannot be used."""
-    if not study.isdecimal():
-        raise EtpError(f"record id: {study!r} is no number")
-    if not patient.isdecimal():
-        raise EtpError(f"patient: {patient!r} is no number")
+    if not re.fullmatch("[0-9]+", study):
+        raise EtpError(f"record id: {study[:60]!r} is no number")
+    if not numeric_id(subject):
+        raise EtpError(f"patient: {subject[:60]!r} is no number")
     if rows > 1:
         raise EtpError(f"duplicate study: {rows} rows of {RECORDS}")
     if study not in reports:

@@ -26,6 +26,7 @@ from etp_jax.data_prep.archives.archive import (
     rejecting,
     sizes_sha,
 )
+from etp_jax.data_prep.archives.cells import age_of
 from etp_jax.ecg.channels import unreadable
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
@@ -118,12 +119,16 @@ def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
     if not 0 < duration <= LONGEST:
         raise EtpError(f"unreadable signal: the header of {path.name} announces {duration:g} s, not half an hour")
     with unreadable(path.name, "annotations"):
-        annotation = wfdb.rdann(str(path), regular(find(path.with_suffix(".atr"))).suffix[1:])
+        file = regular(find(path.with_suffix(".atr")))
+        if not file.read_bytes().endswith(b"\0\0"):
+            raise EtpError(f"unreadable annotations: {file.name} has no mark of its end; copy it again")
+        annotation = wfdb.rdann(str(path), file.suffix[1:])
     beats: list[set[str]] = [set() for _ in range(int(duration // seconds))]
     for second, symbol in zip(np.asarray(annotation.sample) / header.fs, annotation.symbol or (), strict=True):
-        if symbol in BEATS and second < len(beats) * seconds:
+        if symbol in BEATS and 0 <= second < len(beats) * seconds:
             beats[int(second // seconds)].add(symbol)
-    age, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, header.comments))), ("-1", ""))
+    years, sex = next(map(re.Match.groups, filter(None, map(_ABOUT.fullmatch, header.comments))), ("-1", ""))
+    age = age_of(years)  # -1 is unknown
     return [
         ArchiveRecord(
             record_id=f"{path.name}-{number * seconds:04d}",
@@ -133,7 +138,7 @@ def _windows(path: Path, patient: str, seconds: int) -> list[ArchiveRecord]:
             report="",
             labels=tuple(sorted(found)),
             likelihoods=(-1.0,) * len(found),
-            age=float(age) if int(age) >= 0 else math.nan,
+            age=math.nan if age is None else age,
             sex=SEXES.get(sex, ""),
             statements=(),
         )

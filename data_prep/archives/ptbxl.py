@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, rejecting, sizes_sha
+from etp_jax.data_prep.archives.cells import age_of, has_key_twice, not_understood, numeric_id, whole_number
 from etp_jax.data_prep.archives.csv_table import read_table
 from etp_jax.ecg.leads import LEADS, Recording, lead_of
 from etp_jax.ecg.wfdb import read_wfdb
@@ -22,14 +22,11 @@ from etp_jax.paths import inside
 
 SECONDS = 10
 FILE_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
-SPLITS: dict[float, str] = {**dict.fromkeys(range(1, 9), "train"), 9: "validation", 10: "test"}
+SPLITS = {**{str(fold): "train" for fold in range(1, 9)}, "9": "validation", "10": "test"}
 """Split of each fold."""
-SEXES: dict[float, str] = {0: "male", 1: "female"}
-AGE_ABOVE_89 = 300
-"""Value with which PTB-XL masks ages above 89; such ages are stored as 90."""
-AGE_UNKNOWN = "age is not possible or not understood; stored as unknown"
-OLDEST = 120
-"""Highest valid age, in years; a higher one counts as unknown."""
+SEXES = {"": "", "0": "male", "1": "female"}
+AGE_ABOVE_89 = "300"
+"""Cell with which PTB-XL masks ages above 89; such ages are stored as 90."""
 MARKS = ("static_noise", "burst_noise", "baseline_drift", "electrodes_problems")
 """Columns that name the disturbed leads of a record; the cells of other records are empty. A table may lack them."""
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold")
@@ -52,16 +49,16 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
     if rate not in FILE_COLUMNS:
         raise EtpError(f"rate {rate}: PTB-XL comes at {' and '.join(map(str, FILE_COLUMNS))} Hz")
     database, database_sha = read_table(source / "ptbxl_database.csv", (*COLUMNS, FILE_COLUMNS[rate]))
-    statements, statements_sha = read_table(source / "scp_statements.csv", ("Unnamed: 0",))
-    codes = frozenset(statements["Unnamed: 0"])
+    statements, statements_sha = read_table(source / "scp_statements.csv", ())
+    codes = frozenset(next(iter(row.values())) for row in statements)  # the column of the codes has no name
     studies: list[ArchiveRecord] = []
     rejects: list[Reject] = []
-    for row in database.to_dict("records"):
-        with rejecting(rejects, row["ecg_id"], SPLITS.get(_number(row["strat_fold"]), "")):
-            path = inside(source, row[FILE_COLUMNS[rate]])
-            studies.append(_study(row, codes, path, rate))
-    ages = database["age"].map(_number)
-    impossible = int(np.count_nonzero(ages.notna() & (ages != AGE_ABOVE_89) & ~ages.between(0, OLDEST)))
+    notes: Counter[str] = Counter()
+    for row in database:
+        with rejecting(rejects, row["ecg_id"], SPLITS.get(_cell(row, "strat_fold"), "")):
+            study, found = _study(row, codes, source, rate)
+            studies.append(study)
+            notes.update(found)
     return Archive(
         name=name,
         fs=rate,
@@ -74,15 +71,13 @@ def open_archive(source: Path, rate: int = 100, name: str = "ptbxl") -> Archive:
         source={
             "ptbxl_database.csv": database_sha,
             "scp_statements.csv": statements_sha,
-            "signal sizes": sizes_sha(f"{source}/{name}.dat" for name in database[FILE_COLUMNS[rate]]),
+            "signal sizes": sizes_sha(f"{source}/{row[FILE_COLUMNS[rate]]}.dat" for row in database),
         },
-        notes={AGE_UNKNOWN: impossible} if impossible else {},
+        notes=notes,
         marks={
-            column.replace("_", " "): tuple(
-                record_id for record_id, cell in zip(database["ecg_id"], database[column], strict=True) if cell.strip()
-            )
+            column.replace("_", " "): tuple(row["ecg_id"] for row in database if row[column].strip())
             for column in MARKS
-            if column in database
+            if database and column in database[0]
         },
     )
 
@@ -94,43 +89,52 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
       database: path of `ptbxl_database.csv`.
 
     Returns:
-      Patient and split of each `ecg_id`, and the SHA-256 of the table.
+      Patient and split of each `ecg_id` whose rows agree, and the SHA-256 of the table.
 
     Raises:
       EtpError: the table is missing, is not UTF-8, or lacks a column.
     """
-    columns = ("ecg_id", "patient_id", "strat_fold")
-    table, sha = read_table(database, columns)
-    rows = table[list(columns)].map(_number).itertuples(index=False)
-    usable = [row for row in rows if all(map(math.isfinite, row)) and row[2] in SPLITS]
-    return {int(ecg_id): (str(int(patient)), SPLITS[fold]) for ecg_id, patient, fold in usable}, sha
+    table, sha = read_table(database, ("ecg_id", "patient_id", "strat_fold"))
+    folds: dict[int, tuple[str, str]] = {}
+    doubtful: set[int] = set()
+    for row in table:
+        ecg, patient, split = (
+            numeric_id(row["ecg_id"]),
+            numeric_id(row["patient_id"]),
+            SPLITS.get(_cell(row, "strat_fold")),
+        )
+        if ecg and patient and split and folds.setdefault(int(ecg), (patient, split)) != (patient, split):
+            doubtful.add(int(ecg))
+    return {ecg: fold for ecg, fold in folds.items() if ecg not in doubtful}, sha
 
 
-def _study(row: dict[str, str], codes: frozenset[str], path: Path, rate: int) -> ArchiveRecord:
-    """Converts one row of the database; raises EtpError if the record cannot be used."""
-    fold, patient = _number(row["strat_fold"]), _number(row["patient_id"])
+def _study(row: dict[str, str], codes: frozenset[str], source: Path, rate: int) -> tuple[ArchiveRecord, list[str]]:
+    """Converts one row of the database; also returns what was assumed. Raises EtpError if it cannot be used."""
+    fold, patient = _cell(row, "strat_fold"), numeric_id(row["patient_id"])
     if not row["ecg_id"]:
         raise EtpError("record id: empty")
     if fold not in SPLITS:
-        raise EtpError(f"fold: {row['strat_fold']!r} is not one of 1-10")
-    if not math.isfinite(patient):
-        raise EtpError(f"patient: {row['patient_id']!r} is no number")
+        raise EtpError(f"fold: {row['strat_fold'][:60]!r} is not one of 1-10")
+    if not patient:
+        raise EtpError(f"patient: {row['patient_id'][:60]!r} is no whole number")
     scp = _scp_codes(row["scp_codes"])
     unknown = sorted(set(scp) - codes)
     if unknown:
         raise EtpError(f"unknown SCP code: {unknown[0]!r} is not in scp_statements.csv")
-    age = _number(row["age"])
-    return ArchiveRecord(
+    age, sex, path = masked_age(row["age"]), SEXES.get(_cell(row, "sex")), row[FILE_COLUMNS[rate]]
+    study = ArchiveRecord(
         record_id=row["ecg_id"],
-        patient_id=str(int(patient)),
+        patient_id=patient,
         split=SPLITS[fold],
-        read=partial(_read_signal, path, rate),
+        read=partial(_read_signal, inside(source, path), rate),
         report=row["report"],
         labels=tuple(scp),
         likelihoods=tuple(scp.values()),
-        age=90.0 if age == AGE_ABOVE_89 else age if 0 <= age <= OLDEST else math.nan,
-        sex=SEXES.get(_number(row["sex"]), ""),
+        age=math.nan if age is None else age,
+        sex=sex or "",
+        signal=path,
     )
+    return study, not_understood(age, sex)
 
 
 def _scp_codes(text: str) -> dict[str, float]:
@@ -140,17 +144,21 @@ def _scp_codes(text: str) -> dict[str, float]:
     # Deeply nested or overlong text exhausts the parser.
     except (ValueError, SyntaxError, AttributeError, TypeError, OverflowError, RecursionError, MemoryError):
         raise EtpError(f"SCP codes: {text[:60]!r} is not a dictionary of code and likelihood") from None
+    if has_key_twice(text, len(found)):
+        raise EtpError(f"SCP codes: {text[:60]!r} has a code twice")
     if not all(0 <= likelihood <= 100 for likelihood in found.values()):
         raise EtpError(f"SCP codes: {text[:60]!r} has a likelihood that is not from 0 to 100")
     return found
 
 
-def _number(text: str) -> float:
-    """Parses the number in a cell; returns NaN if the cell holds no number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def masked_age(cell: str) -> float | None:
+    """Parses an age in years, which PTB-XL and its copies mask above 89; NaN if empty, None if not valid."""
+    return 90.0 if whole_number(cell.strip()) == AGE_ABOVE_89 else age_of(cell)
+
+
+def _cell(row: dict[str, str], column: str) -> str:
+    """Returns a cell, without the `.0` of a whole number."""
+    return whole_number(row[column].strip())
 
 
 def _read_signal(path: Path, rate: int) -> Recording:

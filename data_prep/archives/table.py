@@ -20,9 +20,17 @@ from etp_jax.data_prep.archives.archive import (
     rejecting,
     sizes_sha,
 )
-from etp_jax.data_prep.archives.cells import age_of, flag_of, is_empty, labels_of, patient_of, report_of, sex_of
+from etp_jax.data_prep.archives.cells import (
+    age_of,
+    flag_of,
+    is_empty,
+    labels_of,
+    not_understood,
+    patient_of,
+    report_of,
+    sex_of,
+)
 from etp_jax.data_prep.archives.csv_table import read_own_table
-from etp_jax.data_prep.archives.ptbxl import AGE_UNKNOWN
 from etp_jax.data_prep.archives.table_columns import TableColumns
 from etp_jax.data_prep.reports import split_english
 from etp_jax.ecg.leads import LEADS, Layout
@@ -167,7 +175,7 @@ def _study(
     notes += ["labels separated by blanks"] * separated
     notes += ["labels with likelihood 0 count as present"] * (0 in labels.values())
     notes += [f"empty cell of label {name} counts as absent" for name in unknown]
-    notes += [AGE_UNKNOWN] * (age is None) + ["sex is not understood; stored as unknown"] * (sex is None)
+    notes += not_understood(age, sex)
     study = ArchiveRecord(
         record_id=record,
         patient_id=patient,
@@ -179,6 +187,7 @@ def _study(
         age=math.nan if age is None else age,
         sex=sex or "",
         statements=None if translate else split_english(report) if report else (),
+        signal=str(path),
     )
     return study, notes
 

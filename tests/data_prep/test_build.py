@@ -288,6 +288,23 @@ def test_records_with_one_id_are_rejected(source, tmp_path):
         assert [row["reason"] for row in csv.DictReader(file)] == ["repeated record id: 2 records have it"] * 2
 
 
+def test_a_signal_of_two_patients_is_rejected(source, tmp_path):
+    folder = tmp_path / "archive"
+    shutil.copytree(source, folder)
+    rows = [row_of(1), row_of(2), {**row_of(8), "filename_lr": row_of(1)["filename_lr"]}]
+    rows += [{**row_of(11), "patient_id": "1002", "filename_lr": row_of(2)["filename_lr"]}]  # of the same patient
+    write_table(folder / "ptbxl_database.csv", rows)
+    summary = build(open_archive(folder), tmp_path / "shards")
+    assert Shards(tmp_path / "shards").splits == {"train": 2}
+    assert summary.build["rejects"] == {"repeated signal": 2}
+    with (tmp_path / "shards/rejects.csv").open(newline="", encoding="utf-8") as file:
+        reasons = {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
+    reason = (
+        "repeated signal: records100/00000/00001_lr is that of several patients; give each ECG one row or one patient"
+    )
+    assert reasons == {"1": reason, "8": reason}
+
+
 def test_an_out_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtpError, match=r"file/shards/.parts: Not a directory; fix this and run"):

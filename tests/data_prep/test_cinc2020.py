@@ -113,6 +113,23 @@ def test_what_cannot_be_used_is_rejected_with_its_reason(source, database):
     assert reasons["JS00003"].split == hashed_split("JS00003")
 
 
+def test_what_a_header_says_twice_or_wrongly(tmp_path):
+    write(tmp_path, "A0001").with_name("A0001.hea").open("a").write("#Dx: 426783006\n")
+    write(tmp_path, "A0002").with_name("A0002.hea").open("a").write("# Dx: 164889003\n")
+    write(tmp_path, "A0003", age="5_0", sex="x")
+    write(tmp_path, "A0004", age="400", sex="Unknown").with_name("A0004.hea").open("a").write("#Hx: see #Age: 40\n")
+    archive = open_archive(tmp_path)
+    assert [(reject.record_id, reject.reason) for reject in archive.rejects] == [
+        ("A0002", "header: its #Dx lines differ")
+    ]
+    assert [study.record_id for study in archive.studies] == ["A0001", "A0003", "A0004"]
+    assert all(math.isnan(study.age) and study.sex == "" for study in archive.studies[1:])
+    assert archive.notes == {
+        "age is not possible or not understood; stored as unknown": 2,
+        "sex is not understood; stored as unknown": 1,
+    }
+
+
 def test_some_data_sets_only(source):
     archive = open_archive(source, datasets=("georgia", "ptb"))
     assert [study.record_id for study in archive.studies] == ["E00001", "S0001"]

@@ -236,11 +236,13 @@ def test_tables_that_cannot_be_read(tmp_path, table, capsys):
         return printed
 
     path.write_bytes(good.replace(b"study_id", b"study"))
-    assert line() == f"etp: {path}: column 'study_id' is missing; download it again"
+    assert line().startswith(f"etp: {path}: column 'study_id' is missing; it has subject_id, study, ")
     path.write_bytes(b"")
     assert line().startswith(f"etp: {path}: column ")
     path.write_bytes(good[:-70])
     assert re.search(rf"^etp: {path}: line 3 has \d+ cells instead of \d+; download it again$", line())
+    path.write_bytes(good + b'"1,2')  # a quote without end would take the rows after it
+    assert line().startswith(f"etp: {path}: not a CSV table (line 4: unexpected end of data")
     path.write_bytes(good.replace(b"4000000", b"\xff000000"))
     assert line().startswith(f"etp: {path}: not a CSV table in UTF-8 (")
     path.unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etp_jax.data_prep.archives.ptbxl import open_archive
+from etp_jax.data_prep.archives.ptbxl import open_archive, read_folds
 from etp_jax.data_prep.build import build, build_part
 from etp_jax.data_prep.parts import Part, merge
 from etp_jax.ecg.leads import LEADS
@@ -92,7 +92,11 @@ def test_unusable_signals(tmp_path, tables, changes, message):
         ({"scp_codes": "{'NORM': 'high'}"}, "SCP codes: "),
         ({"strat_fold": "11"}, "fold: '11' is not one of 1-10"),
         ({"strat_fold": ""}, "fold: '' is not one of 1-10"),
-        ({"patient_id": ""}, "patient: '' is no number"),
+        ({"strat_fold": "1e1"}, "fold: '1e1' is not one of 1-10"),
+        ({"scp_codes": "{'NORM': 100.0, 'NORM': 0.0}"}, "SCP codes: \"{'NORM': 100.0, 'NORM': 0.0}\" has a code twice"),
+        ({"patient_id": ""}, "patient: '' is no whole number"),
+        ({"patient_id": "1000.7"}, "patient: '1000.7' is no whole number"),
+        ({"patient_id": "1_000"}, "patient: '1_000' is no whole number"),
         ({"ecg_id": ""}, "record id: empty"),
     ],
 )
@@ -104,6 +108,30 @@ def test_unusable_rows_are_rejected_with_their_reason(tables, cell, reason):
     assert reject.record_id == cell.get("ecg_id", "2")
     assert reject.split == ("" if "strat_fold" in cell else "train")
     assert reject.reason.startswith(reason)
+
+
+def test_ids_ages_and_sexes_are_read_as_written(tables):
+    cells = [
+        {"patient_id": "0900719925474099312.0", "age": "61", "sex": "1.0", "strat_fold": "10.0"},
+        {"patient_id": "900719925474099313", "age": "6_1", "sex": "2"},
+        {"age": "121", "sex": "female"},
+    ]
+    write_table(tables / "ptbxl_database.csv", [{**row_of(number), **cell} for number, cell in enumerate(cells)])
+    archive = open_archive(tables)
+    first, second, third = archive.studies
+    assert (first.patient_id, first.split, first.age, first.sex) == ("900719925474099312", "test", 61, "female")
+    assert (second.patient_id, second.sex) == ("900719925474099313", "")
+    assert math.isnan(second.age) and math.isnan(third.age)
+    assert archive.notes == {
+        "age is not possible or not understood; stored as unknown": 2,
+        "sex is not understood; stored as unknown": 2,
+    }
+
+
+def test_folds_of_rows_that_differ_are_unknown(tables):
+    rows = [row_of(1), row_of(2), {**row_of(1), "strat_fold": "10"}, {**row_of(2), "report": ""}]
+    write_table(tables / "ptbxl_database.csv", rows)
+    assert read_folds(tables / "ptbxl_database.csv")[0] == {2: ("1002", "train")}
 
 
 def test_codes_are_exact_tokens(tables):
@@ -128,9 +156,15 @@ def test_tables_that_cannot_be_read(tables):
     database.write_bytes(good.replace(b"scp_codes", b"codes"))
     with pytest.raises(EtpError, match=rf"^{database}: column 'scp_codes' is missing"):
         open_archive(tables)
-    for broken in (b"", b'a,b\n1,2\n1,"2'):
+    breaks = {
+        b"": "column 'ecg_id' is missing; it has no columns",
+        good + b'7,"2': r"not a CSV table \(line 32: unexpected end of data\); download it again",
+        good + b"7,2\n": "line 32 has 2 cells instead of 9; download it again",
+        good.replace(b"filename_hr", b"age"): "column 'age' appears twice",
+    }
+    for broken, message in breaks.items():
         database.write_bytes(broken)
-        with pytest.raises(EtpError, match=rf"^{database}: not a CSV table"):
+        with pytest.raises(EtpError, match=rf"^{database}: {message}"):
             open_archive(tables)
     database.unlink()
     with pytest.raises(EtpError, match=rf"^{database}: No such file or directory; name the file"):
