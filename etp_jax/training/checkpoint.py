@@ -74,7 +74,8 @@ class Checkpoints:
             create=not read_only,
         )
         hide_abandoned_writes()
-        with _orbax_errors(self.folder, "the checkpoints cannot be opened"):
+        advice = f"check that the folder can be read and written; a damaged {digest.STAMPS[0]} in it can be deleted"
+        with _orbax_errors(self.folder, "the checkpoints cannot be opened", advice):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "meta"))
 
     def steps(self) -> list[int]:
@@ -271,11 +272,11 @@ def _refuse_damaged(folder: Path, found: dict[int, str]) -> None:
 
 
 @contextmanager
-def _orbax_errors(where: Path, problem: str, advice: str = "check that the folder can be written and read") -> Iterator:
+def _orbax_errors(where: Path, problem: str, advice: str) -> Iterator:
     """Turns errors of Orbax and TensorStore about files they cannot read or write into an EtpError of one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         # TensorStore gives the reason after long names of files.
         reason = os.strerror(errno.ENOSPC) if is_full(error) else one_line(error)[:200]
         raise EtpError(f"{where}: {problem} ({reason}); {advice}") from error

@@ -16,7 +16,7 @@ from etp_jax.paths import inside, read_file
 
 FILE = "digest.json"
 STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
-"""Files of a checkpoint that Orbax completes after the digest. They hold the time of the save; nothing reads them."""
+"""Files of a checkpoint that Orbax completes after the digest. They hold the time of the save, which nothing uses."""
 
 
 def write_digest(folder: Path, names: Iterable[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -161,6 +162,18 @@ def test_what_the_digest_leaves_out_changes_nothing(tmp_path: Path) -> None:
         (tmp_path / "checkpoints/3" / name).write_bytes(b"\xff")
     again = restore_params(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, (params, batch_stats), again[:2])
+
+
+def test_a_number_that_orbax_cannot_convert_is_one_line(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: 0.5}).__exit__()
+    file = tmp_path / "checkpoints/1/_CHECKPOINT_METADATA"
+    text = file.read_text()
+    content = json.loads(text)
+    file.write_text(text.replace(str(content["commit_timestamp_nsecs"]), "9" * 400))
+    with pytest.raises(EtpError, match=r"cannot be opened \(int too large.*_CHECKPOINT_METADATA in it can be deleted$"):
+        restore_params(tmp_path)
+    file.unlink()
+    assert restore_params(tmp_path)[2] == 1
 
 
 def test_evaluation_refuses_a_damaged_checkpoint_and_names_sound_ones(tmp_path: Path) -> None:
