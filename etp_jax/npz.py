@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 
 LEAST = 2**30
 """Bytes that the arrays of any file may take in memory; those of a larger file may take twice its size."""
-DAMAGE = (ValueError, EOFError, OSError, LookupError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    *(ValueError, EOFError, OSError, LookupError, TypeError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),  # RuntimeError: the file claims to be encrypted
+    *(SyntaxError, tokenize.TokenError),  # of numpy's reader of headers
+)
 """What a damaged file may raise."""
 
 

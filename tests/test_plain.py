@@ -83,6 +83,25 @@ def test_an_array_that_claims_48_terabytes(tmp_path: Path) -> None:
         read_npz(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("header", [b"{'descr': ('<f8'", b"{" * 9000, b"\xff\x00", b"{'descr': 1}", b"1 +"])
+def test_a_header_that_is_no_header(tmp_path: Path, header: bytes) -> None:
+    header = header.ljust(9900) + b"\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(ValueError):
+        read_npz(tmp_path / "x.npz")
+
+
+def test_a_file_that_claims_to_be_encrypted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="encrypted"):
+        read_npz(tmp_path / "x.npz")
+
+
 def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
