@@ -98,12 +98,8 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
     folds: dict[int, tuple[str, str]] = {}
     doubtful: set[int] = set()
     for row in table:
-        ecg, patient, split = (
-            numeric_id(row["ecg_id"]),
-            numeric_id(row["patient_id"]),
-            SPLITS.get(_cell(row, "strat_fold")),
-        )
-        if ecg and patient and split and folds.setdefault(int(ecg), (patient, split)) != (patient, split):
+        ecg, fold = numeric_id(row["ecg_id"]), (numeric_id(row["patient_id"]), SPLITS.get(_cell(row, "strat_fold"), ""))
+        if ecg and all(fold) and folds.setdefault(int(ecg), fold) != fold:
             doubtful.add(int(ecg))
     return {ecg: fold for ecg, fold in folds.items() if ecg not in doubtful}, sha
 
@@ -111,7 +107,7 @@ def read_folds(database: Path) -> tuple[dict[int, tuple[str, str]], str]:
 def _study(row: dict[str, str], codes: frozenset[str], source: Path, rate: int) -> tuple[ArchiveRecord, list[str]]:
     """Converts one row of the database; also returns what was assumed. Raises EtpError if it cannot be used."""
     fold, patient = _cell(row, "strat_fold"), numeric_id(row["patient_id"])
-    if not row["ecg_id"]:
+    if not row["ecg_id"].strip():
         raise EtpError("record id: empty")
     if fold not in SPLITS:
         raise EtpError(f"fold: {row['strat_fold'][:60]!r} is not one of 1-10")
@@ -140,14 +136,15 @@ def _study(row: dict[str, str], codes: frozenset[str], source: Path, rate: int) 
 def _scp_codes(text: str) -> dict[str, float]:
     """Parses `{'NORM': 100.0, 'SR': 0.0}` as the likelihood of each code; 0 means present, likelihood unknown."""
     try:
-        found = {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
+        pairs = ast.literal_eval(text).items()
+        found = {str(code): float(number) if type(number) in (int, float) else math.nan for code, number in pairs}
     # Deeply nested or overlong text exhausts the parser.
     except (ValueError, SyntaxError, AttributeError, TypeError, OverflowError, RecursionError, MemoryError):
         raise EtpError(f"SCP codes: {text[:60]!r} is not a dictionary of code and likelihood") from None
     if has_key_twice(text, len(found)):
         raise EtpError(f"SCP codes: {text[:60]!r} has a code twice")
     if not all(0 <= likelihood <= 100 for likelihood in found.values()):
-        raise EtpError(f"SCP codes: {text[:60]!r} has a likelihood that is not from 0 to 100")
+        raise EtpError(f"SCP codes: {text[:60]!r} has a likelihood that is no number from 0 to 100")
     return found
 
 
