@@ -31,7 +31,7 @@ from etp_jax.data_prep.archives.archive import (
     rejecting,
     sizes_sha,
 )
-from etp_jax.data_prep.archives.cells import numeric_id
+from etp_jax.data_prep.archives.cells import is_empty, numeric_id
 from etp_jax.data_prep.archives.csv_table import read_rows
 from etp_jax.ecg.leads import LEADS, Recording
 from etp_jax.ecg.wfdb import read_wfdb
@@ -179,9 +179,10 @@ def _read_reports(path: Path) -> dict[str, _Report | None]:
     distinct: dict[str, _Report] = {}
     reports: dict[str, _Report | None] = {}
     for study, *cells in read_rows(path, ("study_id", *REPORT_COLUMNS), ADVICE):
-        original = "\n".join(cell for cell in cells if cell.strip())
+        filled = [cell for cell in cells if not is_empty(cell)]
+        original = "\n".join(filled)
         if original not in distinct:
-            distinct[original] = _Report(original, clean_statements(cells))
+            distinct[original] = _Report(original, clean_statements(filled))
         reports[study] = None if study in reports else distinct[original]
     return reports
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from etp_jax.data_prep.archives.archive import Archive, ArchiveRecord, Reject, rejecting, sizes_sha
-from etp_jax.data_prep.archives.cells import age_of, has_key_twice, not_understood, numeric_id, whole_number
+from etp_jax.data_prep.archives.cells import age_of, has_key_twice, is_empty, not_understood, numeric_id, whole_number
 from etp_jax.data_prep.archives.csv_table import read_table
 from etp_jax.ecg.leads import LEADS, Recording, lead_of
 from etp_jax.ecg.wfdb import read_wfdb
@@ -117,13 +117,14 @@ def _study(row: dict[str, str], codes: frozenset[str], source: Path, rate: int) 
     unknown = sorted(set(scp) - codes)
     if unknown:
         raise EtpError(f"unknown SCP code: {unknown[0]!r} is not in scp_statements.csv")
+    report = row["report"] if row["report"].isspace() or not is_empty(row["report"]) else ""
     age, sex, path = masked_age(row["age"]), SEXES.get(_cell(row, "sex")), row[FILE_COLUMNS[rate]]
     study = ArchiveRecord(
         record_id=row["ecg_id"],
         patient_id=patient,
         split=SPLITS[fold],
         read=partial(_read_signal, inside(source, path), rate),
-        report=row["report"],
+        report=report,
         labels=tuple(scp),
         likelihoods=tuple(scp.values()),
         age=math.nan if age is None else age,

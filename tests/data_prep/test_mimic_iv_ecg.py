@@ -106,6 +106,12 @@ def test_leads_are_taken_by_name(source, tmp_path, rate):
         np.testing.assert_array_equal(record.ecg, expected[:, archive_order])  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
+def test_a_programs_word_for_nothing_is_no_statement(tmp_path):
+    write_tables(tmp_path, [record_row(0)], [report_row(0, ("NaN", "Sinus rhythm", "nan"))])
+    (study,) = open_archive(tmp_path).studies
+    assert (study.report, study.statements) == ("Sinus rhythm", ("Sinus rhythm",))
+
+
 def test_damaged_signals_are_rejected_and_counted(source, tmp_path):
     folder = tmp_path / "source"
     reports = [report_row(number) for number in range(5)]

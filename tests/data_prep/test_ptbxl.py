@@ -114,7 +114,7 @@ def test_ids_ages_and_sexes_are_read_as_written(tables):
     cells = [
         {"patient_id": "0900719925474099312.0", "age": "61", "sex": "1.0", "strat_fold": "10.0"},
         {"patient_id": "900719925474099313", "age": "6_1", "sex": "2"},
-        {"age": "121", "sex": "female"},
+        {"age": "121", "sex": "female", "report": "NaN"},
     ]
     write_table(tables / "ptbxl_database.csv", [{**row_of(number), **cell} for number, cell in enumerate(cells)])
     archive = open_archive(tables)
@@ -122,6 +122,7 @@ def test_ids_ages_and_sexes_are_read_as_written(tables):
     assert (first.patient_id, first.split, first.age, first.sex) == ("900719925474099312", "test", 61, "female")
     assert (second.patient_id, second.sex) == ("900719925474099313", "")
     assert math.isnan(second.age) and math.isnan(third.age)
+    assert third.report == ""
     assert archive.notes == {
         "age is not possible or not understood; stored as unknown": 2,
         "sex is not understood; stored as unknown": 2,
