@@ -174,7 +174,7 @@ def test_the_table_of_prompt_sets() -> None:
 @pytest.mark.parametrize(
     ("heading", "stem", "seed"),
     [
-        ("### What it gives at the size of `ptbxl`", "fgclep-plus-full", "0"),
+        ("### What it gives at the size of `ptbxl`", "fgclep-plus-full", "mean"),
         ("Does it understand new waveform language?", "fgclep-plus", "mean"),
     ],
 )
