@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,24 @@ def test_the_table_of_centred_targets() -> None:
         for name, task in tasks.items():
             assert same(row[name], [figure("fgclep-plus-full", task=task, **about)]), (about, name)
     assert len(rows) == 10
+
+
+def test_the_table_of_the_random_search() -> None:
+    study = tomllib.loads((ROOT / "studies" / "search.toml").read_text(encoding="utf-8"))
+    kinds = {"forms": "ptbxl-form", "rhythms": "ptbxl-rhythm", "superclasses": "ptbxl-super"}
+    rows = table("results/ablations.md", "## Random search")
+    for row, run in zip(rows, study["run"], strict=True):
+        options = row.pop("options")
+        if "options" in run:
+            assert options.split(", ") == run["options"].split()[1::2]
+        name = f"{run['name']} - recipe" if "options" in run else run["name"]
+        for column, cell in row.items():
+            what, _, detail = column.partition(", ")
+            about = {"kind": "zero-shot", "task": kinds.get(what, "ptbxl-super"), "prompts": detail.strip("`")}
+            if not detail:
+                about = {"kind": "probe", "task": "ptbxl-super", "fraction": LABELS[what.removeprefix("probe ")]}
+            assert same(cell, [figure("search", run=name, **about)]), (name, column)
+    assert len(rows) == 6
 
 
 @pytest.mark.parametrize(
