@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -126,13 +128,14 @@ def without_repeats(archive: Archive) -> Archive:
     counts = Counter(study.record_id for study in archive.studies)
     patients: dict[str, str | None] = {}
     for study in archive.studies:
-        if counts[study.record_id] == 1 and patients.setdefault(study.signal, study.patient_id) != study.patient_id:
-            patients[study.signal] = None
+        file = _file(study.signal)
+        if counts[study.record_id] == 1 and patients.setdefault(file, study.patient_id) != study.patient_id:
+            patients[file] = None
 
     def fault(study: ArchiveRecord) -> str:
         if counts[study.record_id] > 1:
             return f"repeated record id: {counts[study.record_id]} records have it"
-        if study.signal and patients[study.signal] is None:
+        if study.signal and patients[_file(study.signal)] is None:
             return f"repeated signal: {study.signal} is that of several patients; give each ECG one row or one patient"
         return ""
 
@@ -140,6 +143,11 @@ def without_repeats(archive: Archive) -> Archive:
     repeats = tuple(Reject(study.record_id, study.split, reason) for study, reason in faults if reason)
     kept = tuple(study for study, reason in faults if not reason)
     return replace(archive, studies=kept, rejects=archive.rejects + repeats)
+
+
+def _file(signal: str) -> str:
+    """Returns one spelling of a path, without the suffixes of a WFDB record."""
+    return re.sub(r"\.(?:hea|dat)$", "", os.path.normpath(signal), flags=re.IGNORECASE)
 
 
 def _plan(archive: Archive) -> list[_Task]:

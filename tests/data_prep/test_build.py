@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,18 +292,29 @@ def test_records_with_one_id_are_rejected(source, tmp_path):
 def test_a_signal_of_two_patients_is_rejected(source, tmp_path):
     folder = tmp_path / "archive"
     shutil.copytree(source, folder)
-    rows = [row_of(1), row_of(2), {**row_of(8), "filename_lr": row_of(1)["filename_lr"]}]
+    rows = [row_of(1), row_of(2), {**row_of(8), "filename_lr": f"./{row_of(1)['filename_lr']}"}]
     rows += [{**row_of(11), "patient_id": "1002", "filename_lr": row_of(2)["filename_lr"]}]  # of the same patient
     write_table(folder / "ptbxl_database.csv", rows)
     summary = build(open_archive(folder), tmp_path / "shards")
     assert Shards(tmp_path / "shards").splits == {"train": 2}
     assert summary.build["rejects"] == {"repeated signal": 2}
     with (tmp_path / "shards/rejects.csv").open(newline="", encoding="utf-8") as file:
-        reasons = {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
-    reason = (
-        "repeated signal: records100/00000/00001_lr is that of several patients; give each ECG one row or one patient"
-    )
-    assert reasons == {"1": reason, "8": reason}
+        reasons = {
+            row["record_id"]: row["reason"].partition(" is that of several patients;")[0]
+            for row in csv.DictReader(file)
+        }
+    path = row_of(1)["filename_lr"]
+    assert reasons == {"1": f"repeated signal: {path}", "8": f"repeated signal: ./{path}"}
+
+
+@pytest.mark.parametrize("other", ["a", "a.HEA", "a.dat", "./a", "sub/../a.hea"])
+def test_a_signal_is_known_by_any_spelling(source, other):
+    archive = open_archive(source)
+    studies = [
+        replace(study, signal=signal) for study, signal in zip(archive.studies, ("a.hea", other, "b"), strict=False)
+    ]
+    kept = build_module.without_repeats(replace(archive, studies=tuple(studies))).studies
+    assert [study.signal for study in kept] == ["b"]
 
 
 def test_an_out_folder_that_cannot_be_made(source, tmp_path):
