@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Figure:
     kind: str
     task: str | None
     """Name of the task; None for retrieval, which has no task."""
+    choices: tuple[str, ...]
+    """What distinguishes it from other evaluations of the same kind and task, see `choices`."""
     split: str
     metric: str
     mean: float
@@ -49,6 +52,15 @@ class Figure:
     """Lower end of the 95 % interval; None where there is no interval."""
     high: float | None
     """Upper end of the 95 % interval; None where there is no interval."""
+
+
+def choices(protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the choices that a result's protocol names: prompts, another protocol than `honest`, head, features."""
+    found = [f"prompts {str(protocol['prompts']).removesuffix(', version 1')}"] if "prompts" in protocol else []
+    found += [protocol["name"]] if protocol.get("name", "honest") != "honest" else []
+    found += [f"{protocol['head']} head"] if "head" in protocol else []
+    found += [str(protocol["features"]).partition(" (chosen")[0]] if "features" in protocol else []
+    return tuple(found + ["text prior"] * ("text_prior" in protocol))
 
 
 def read_figure(path: Path) -> Figure:
@@ -64,7 +76,8 @@ def read_figure(path: Path) -> Figure:
         metric = next((name for name in MAIN_METRICS if name in values), next(iter(values)))
         value = values[metric]
         interval = value.get("low"), value.get("high")
-        return Figure(result["kind"], result["task"], result["split"], metric, float(value["mean"]), *interval)
+        about = result["kind"], result["task"], choices(result.get("protocol", {})), result["split"], metric
+        return Figure(*about, float(value["mean"]), *interval)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise EtpError(f"{path}: not written by `etp evaluate` ({reason}); move it away") from None
@@ -170,11 +183,11 @@ def _figures(run: Path) -> str:
             figures.append(read_figure(path))
         except EtpError:  # an unrelated file must not prevent the export
             others.append(markdown_cell(path.name))
-    head = ["| evaluation | task | split | metric | value |", "|---|---|---|---|---|"]
-    rows = [
-        f"| {' | '.join(map(markdown_cell, (f.kind, f.task or '–', f.split, f.metric, _with_interval(f))))} |"
-        for f in figures
+    head = ["| evaluation | task | choices | split | metric | value |", "|---|---|---|---|---|---|"]
+    cells = [
+        (f.kind, f.task or "–", ", ".join(f.choices) or "–", f.split, f.metric, _with_interval(f)) for f in figures
     ]
+    rows = [f"| {' | '.join(map(markdown_cell, row))} |" for row in cells]
     text = ["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows] if rows else []
     if others:
         text += ["", f"Left out, as no results of `etp evaluate` or changed since: {', '.join(others)}."]

@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled
-from etp_jax.evaluation.request import TaskRequest
+from etp_jax.evaluation.request import MERL_SEED, TaskRequest
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN
 from etp_jax.tasks import Task
 
-SEED, EPOCHS, BATCH = 42, 100, 16
+EPOCHS, BATCH = 100, 16
 RATE, DECAY, MILESTONE = 1e-3, 1e-4, 40
 SHIFTED = {"ptbxl-sub": {"ISC_": "_AVB", "_AVB": "RAO/RAE", "RAO/RAE": "ISC_"}}
 """For each task with shifted columns: class code → code of the class whose training labels it gets."""
@@ -71,19 +71,19 @@ def evaluate(
         split,
         target,
         f"{split}, the scored records",
-        fitted_on=f"{len(fitted)} records of train, smaller fractions one unstratified draw (seed {SEED})",
+        fitted_on=f"{len(fitted)} records of train, smaller fractions one unstratified draw (seed {MERL_SEED})",
         chosen_by=f"best macro AUROC on {split}, which is scored, over {EPOCHS} epochs",
     )
     for name, encoder in encoders:
         for fraction in Bar(fractions, desc=f"{name} encoder, as published", unit="fit"):
             count = max(1, round(fraction * len(fitted)))
-            subset = np.sort(np.random.default_rng(SEED).permutation(len(fitted))[:count])
+            subset = np.sort(np.random.default_rng(MERL_SEED).permutation(len(fitted))[:count])
             epochs = fit(encoder, fitted.where(subset), y_nC[subset], target)
             epoch, scores_nC = max(enumerate(epochs, 1), key=lambda each: macro_auroc(each[1], target.y_nC))
             called_nC = scores_nC >= best_thresholds(scores_nC, target.y_nC)
             scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
             about: dict[str, Any] = {"train_records": count, "train_classes": int(has_both(y_nC[subset]).sum())}
-            row = classification_row(scored, task, name, fraction, encoder.train_seed, SEED, epoch=epoch, **about)
+            row = classification_row(scored, task, name, fraction, encoder.train_seed, MERL_SEED, epoch=epoch, **about)
             outcome.rows.append(row)
             outcome.arrays[name] = scores_nC
     return outcome
@@ -108,7 +108,7 @@ def optimizer() -> optax.GradientTransformation:
 
 def batches(records: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
     """Yields for each epoch the record numbers of its batches [S, 16], and a mask: 0 pads a short last batch."""
-    rng, steps = np.random.default_rng(SEED), -(-records // BATCH)
+    rng, steps = np.random.default_rng(MERL_SEED), -(-records // BATCH)
     for _ in range(EPOCHS):
         rows = np.resize(rng.permutation(records), steps * BATCH).astype(np.int32)
         yield rows.reshape(steps, BATCH), (np.arange(steps * BATCH) < records).reshape(steps, BATCH).astype(np.float32)
@@ -116,7 +116,7 @@ def batches(records: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float3
 
 def initial_layer(features: int, classes: int) -> dict[str, NDArray[np.float32]]:
     """PyTorch's initial linear layer: uniform within 1 / sqrt(features)."""
-    rng, bound = np.random.default_rng(SEED), features**-0.5
+    rng, bound = np.random.default_rng(MERL_SEED), features**-0.5
     weights_FC = rng.uniform(-bound, bound, (features, classes)).astype(np.float32)
     return {"kernel": weights_FC, "bias": rng.uniform(-bound, bound, classes).astype(np.float32)}
 

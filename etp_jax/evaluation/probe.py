@@ -15,7 +15,7 @@ from etp_jax.errors import EtpError
 from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled
-from etp_jax.evaluation.request import HONEST, MERL, PublishedRequest, check_fitted, check_protocol
+from etp_jax.evaluation.request import HONEST, MERL, MERL_SEED, PublishedRequest, check_fitted, check_protocol
 from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
@@ -59,11 +59,15 @@ class FrozenFeatures(PublishedRequest):
         """Shares of the training labels for which the result has rows."""
         return self.fractions
 
+    def subset_seeds(self) -> set[int]:
+        """Seeds of the subsets of training records that a result has rows of."""
+        return set(self.seeds)
+
     def answered_by(self, result: Result) -> bool:
         """Whether a stored result has these shares of the labels, and these subsets of them if it drew any."""
         drawn = {row.subset_seed for row in result.rows if row.fraction in self.fractions} - {None}
         has_shares = {row.fraction for row in result.rows}.issuperset(self.fractions)
-        return super().answered_by(result) and has_shares and drawn in (set(), set(self.seeds))
+        return super().answered_by(result) and has_shares and drawn in (set(), self.subset_seeds())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,10 @@ class Probe(FrozenFeatures):
     def definition(self) -> Task:
         """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
         return ecg_fm_benchmark.with_protocol(super().definition(), self.protocol)
+
+    def subset_seeds(self) -> set[int]:
+        """Seeds of the subsets of training records; MERL's protocol draws one of its own."""
+        return {MERL_SEED} if self.protocol == MERL else super().subset_seeds()
 
     def candidates(self) -> tuple[tuple[str, int], ...]:
         """Feature sets with numbers of views, among which the probe chooses."""

@@ -20,6 +20,8 @@ from etp_jax.tasks import Task, get_task
 from etp_jax.tasks.published import read_published
 
 HONEST, MERL, FIELD = "honest", "merl-as-published", "ecg-fm-benchmark"
+MERL_SEED = 42
+"""Seed of the one subset of each share that MERL's protocol draws."""
 PROTOCOLS = (HONEST, MERL, FIELD)
 BOOTSTRAP = 1000
 """Default number of bootstrap replicates for intervals."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from etp_jax.encoder.card import choices
 from etp_jax.evaluation.figures import Figure
 from etp_jax.evaluation.kinds import KINDS, kind_title
-from etp_jax.evaluation.request import HONEST
 from etp_jax.evaluation.results import Result
 from etp_jax.plain import escape
 from etp_jax.report.charts import bar, legend, roc_chart, roc_curve
@@ -34,9 +34,7 @@ class Evaluation:
     @property
     def title(self) -> str:
         """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
-        result, protocol = self.result, self.result.protocol["name"]
-        how = [f"prompts {result.prompts}"] if result.prompts else []
-        how += [protocol] if protocol != HONEST else []
+        result, how = self.result, [*choices(self.result.protocol)]
         how += ["published labels"] if self.name.endswith("-published") else []
         return ", ".join(filter(None, [kind_title(result.kind), result.task, *how, f"{result.split} split"]))
 

@@ -77,11 +77,32 @@ def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
 
 def test_a_result_that_was_changed_is_named_and_not_shown(tmp_path: Path) -> None:
     figure = {"macro_auroc": {"mean": 0.5, "low": 0.4, "high": 0.6}}
-    result = {"kind": "knn", "task": "mine", "split": "test", "summary": {"trained": {"0.0": figure}}}
+    about = {"kind": "zero-shot", "task": "mine", "split": "test", "protocol": {"prompts": "contrast, version 1"}}
+    result = about | {"summary": {"trained": {"0.0": figure}}}
     text = json.dumps(sealed(result))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "sound.json").write_text(text)
     (tmp_path / "evaluation" / "changed.json").write_text(text.replace("0.5", "0.9"))
     shown = card._figures(tmp_path)
-    assert "| knn | mine | test | macro_auroc | 0.500 [0.400, 0.600] |" in shown and "0.9" not in shown
+    assert (
+        "| zero-shot | mine | prompts contrast | test | macro_auroc | 0.500 [0.400, 0.600] |" in shown
+        and "0.9" not in shown
+    )
     assert shown.endswith("Left out, as no results of `etp evaluate` or changed since: changed.json.")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ({}, ()),
+        ({"name": "honest", "prompts": "default, version 1"}, ("prompts default",)),
+        ({"name": "honest", "prompts": "default, own.json 0a1b"}, ("prompts default, own.json 0a1b",)),
+        ({"name": "ecg-fm-benchmark", "head": "attention"}, ("ecg-fm-benchmark", "attention head")),
+        (
+            {"name": "honest", "features": "stages x 8 views (chosen for 100% of ...)", "text_prior": "scores of ..."},
+            ("stages x 8 views", "text prior"),
+        ),
+    ],
+)
+def test_the_card_tells_evaluations_of_one_task_apart(protocol: dict[str, str], expected: tuple[str, ...]) -> None:
+    assert card.choices(protocol) == expected
