@@ -200,6 +200,9 @@ def test_a_result_of_other_shares_or_subsets_is_no_answer() -> None:
     assert asked.answered_by(stored) and replace(asked, fractions=(1.0,), seeds=(7,)).answered_by(stored)
     assert not replace(asked, fractions=(0.01, 1.0)).answered_by(stored)
     assert not replace(asked, seeds=(0,)).answered_by(stored)
+    published = replace(asked, protocol="merl-as-published", fractions=(0.01,))
+    rows = [Row("trained", 0.01, train_seed=0, subset_seed=42, values={})]
+    assert published.answered_by(replace(stored, rows=rows)) and not published.answered_by(stored)
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
