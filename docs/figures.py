@@ -30,7 +30,7 @@ INK, MUTED, GRID = "#1b2733", "#5f6f7d", "#e3e8ec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#7b5ea7", "#8a949d"
 """The colours of Okabe and Ito, which most colour-blind readers can tell apart."""
 ENCODERS = {
-    "ours": (("ptbxl", "trained"), BLUE, "o"),
+    "ours": (("fgclep_plus", "trained"), BLUE, "o"),
     "METS": (("mets", "trained"), ORANGE, "s"),
     "ETP": (("etp", "trained"), GREEN, "^"),
     "random encoder": (("random encoder, model of ptbxl", "random"), GREY, "v"),
@@ -163,7 +163,8 @@ def draw_label_efficiency_tasks(rows: list[dict[str, str]]) -> None:
 def draw_prompts(rows: list[dict[str, str]]) -> None:
     """Zero-shot AUROC of each encoder by prompt set."""
     runs = {
-        "ptbxl": "ours",
+        "fgclep_plus": "ours",
+        "ptbxl": "ours, ptbxl",
         "mets": "METS",
         "etp": "ETP",
         "fgclep-coarse": "FG-CLEP, coarse",

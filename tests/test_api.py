@@ -101,7 +101,7 @@ def test_repr_says_what_it_is(run_dir: Path, model: EcgModel) -> None:
         f"EcgModel('{run_dir}', step=3, recipe=None, fs=100, samples=64, leads='{' '.join(LEADS)}', embedding_dim=8)"
     )
     shipped = etp_jax.load("shipped")
-    assert repr(shipped).startswith("EcgModel('shipped', step=1596, recipe='ptbxl', fs=100, samples=1000")
+    assert repr(shipped).startswith("EcgModel('shipped', step=266, recipe='fgclep_plus', fs=100, samples=1000")
     assert repr(etp_jax.load()) == repr(shipped)
 
 
