@@ -16,8 +16,10 @@ CELL = re.compile(r"(-?\d\.\d{3})(?: \[(-?\d\.\d{3}), (-?\d\.\d{3})\])?")
 LABELS = {"1 %": "0.01", "10 %": "0.1", "100 %": "1.0"}
 RUNS: dict[str, str | tuple[str, str]] = {
     # beginning of a row's label in README.md or docs/results.md: file, run
-    "**ours**": "ptbxl",
-    "ours (`ptbxl`)": "ptbxl",
+    "**ours**": "fgclep_plus",
+    "ours, features chosen": "fgclep_plus",
+    "ours, coarse stage": "fgclep_plus-coarse",
+    "ours (`ptbxl`": "ptbxl",
     "METS, last epoch": ("mets-protocol", "mets, last epoch"),
     "METS": "mets",
     "ETP": "etp",
@@ -35,6 +37,8 @@ RUNS: dict[str, str | tuple[str, str]] = {
     "from scratch, supervised": "ptbxl",
 }
 TASKS = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
+CHOSEN = "honest, --features pooled stages --views 1 8"
+"""Protocol of probes that chose among features and views."""
 
 
 def lines(stem: str, **columns: str) -> list[dict[str, str]]:
@@ -104,12 +108,13 @@ def probe_or_zero_shot(label: str, column: str, prompts: str) -> list[tuple[str,
     if column == "zero-shot":
         return [figure(stem, **about, kind="zero-shot", prompts=prompts)]
     kind = "finetune" if "supervised" in label else "probe"
-    return [figure(stem, **about, kind=kind, protocol="honest", fraction=LABELS[column.removeprefix("probe ")])]
+    protocol = CHOSEN if "chosen" in label else "honest"
+    return [figure(stem, **about, kind=kind, protocol=protocol, fraction=LABELS[column.removeprefix("probe ")])]
 
 
 def test_the_table_of_the_readme() -> None:
     rows = table("README.md", "| encoder | zero-shot")
-    assert check(rows, lambda label, column: probe_or_zero_shot(label, column, "contrast")) == 20
+    assert check(rows, lambda label, column: probe_or_zero_shot(label, column, "contrast")) == 27
 
 
 def test_the_table_of_superclasses() -> None:
@@ -119,20 +124,22 @@ def test_the_table_of_superclasses() -> None:
         prompts = row.pop("prompts").strip("`")
         named = {"encoder": label, **row}
         count += check([named], lambda name, column, prompts=prompts: probe_or_zero_shot(name, column, prompts))
-    assert count == 54
+    assert count == 66
 
 
 def test_the_table_of_the_other_tasks() -> None:
     def expected(label: str, column: str) -> list[tuple[str, str, str]]:
-        task = label.split("`")[1]
+        _, task, _, run, _ = label.split("`")
         if prompts := re.match("zero-shot `(.*)`", column):
-            return [figure("ptbxl-study", run="ptbxl", task=task, kind="zero-shot", prompts=prompts[1])]
+            return [figure("ptbxl-study", run=run, task=task, kind="zero-shot", prompts=prompts[1])]
         probe = {"task": task, "kind": "probe", "protocol": "honest"}
         if column.startswith("probe"):
-            return [figure("ptbxl-study", run="ptbxl", encoder="trained", fraction=f, **probe) for f in LABELS.values()]
+            return [figure("ptbxl-study", run=run, encoder="trained", fraction=f, **probe) for f in LABELS.values()]
+        if column.startswith("features chosen"):
+            return [figure("ptbxl-study", run=run, **probe | {"protocol": f"{CHOSEN} --fractions 1.0"})]
         return [figure("ptbxl-study", run="random encoder, model of ptbxl", fraction="1.0", **probe)]
 
-    assert check(table("docs/results.md", "## Subclasses, forms and rhythms"), expected) == 18
+    assert check(table("docs/results.md", "## Subclasses, forms and rhythms"), expected) == 39
 
 
 def test_the_table_of_fine_tuning() -> None:
@@ -224,7 +231,10 @@ def test_the_table_of_the_random_search() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "stem", "about", "seed"),
-    [("Fold 9, zero-shot", "shipped", {"run": "shipped"}, ""), ("Fold 10, with", "ptbxl-study", {"run": "ptbxl"}, "0")],
+    [
+        ("Fold 9, zero-shot", "shipped", {"run": "shipped"}, ""),
+        ("Fold 10, with", "ptbxl-study", {"run": "fgclep_plus"}, "0"),
+    ],
 )
 def test_the_figures_of_the_model_card(heading: str, stem: str, about: dict[str, Any], seed: str) -> None:
     rows = table("etp_jax/pretrained/MODEL_CARD.md", heading)

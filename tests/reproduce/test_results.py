@@ -41,20 +41,26 @@ def test_every_line_is_one_value(file: Path) -> None:
 def test_the_table_of_the_study_is_made_of_its_csv() -> None:
     lines, text = read(RESULTS / "ptbxl-study.csv"), (RESULTS / "ptbxl-study.md").read_text(encoding="utf-8")
     triples = {tuple(f"{float(line[end]):.3f}" for end in ("value", "low", "high")) for line in lines if line["low"]}
-    cells = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", text)
-    assert len(cells) > 250 and set(cells) <= triples
-    p_values = {f"{float(line['value']):.3f}" for line in lines if "_p_" in line["metric"]}
-    assert set(re.findall(r"p = (\d\.\d{3})", text)) <= p_values
-    published = {f"{float(line['value']):.3f}" for line in lines if line["encoder"] == "published"}
-    assert set(re.findall(rf"(?<=\| ){NUMBER}(?= \|)", text)) == published
     by_row: dict[tuple[str, ...], list[float]] = {}
     for line in lines:
         if line["seed"].isdigit():
             by_row.setdefault(tuple(line[name] for name in CSV[1:10] if name != "seed"), []).append(
                 float(line["value"])
             )
-    intervals = [over_seeds(np.array(values)) for values in by_row.values()]
-    halves = {f"{(interval['high'] - interval['low']) / 2:.3f}" for interval in intervals if interval}
+    means = {row: np.array(values) for row, values in by_row.items()}
+    intervals = {row: interval for row, values in means.items() if (interval := over_seeds(values))}
+    # Differences have an interval over seeds too, which follows from those of the seeds
+    triples |= {
+        (f"{means[row].mean():.3f}", f"{interval['low']:.3f}", f"{interval['high']:.3f}")
+        for row, interval in intervals.items()
+    }
+    cells = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", text)
+    assert len(cells) > 250 and set(cells) <= triples
+    p_values = {f"{float(line['value']):.3f}" for line in lines if "_p_" in line["metric"]}
+    assert set(re.findall(r"p = (\d\.\d{3})", text)) <= p_values
+    published = {f"{float(line['value']):.3f}" for line in lines if line["encoder"] == "published"}
+    assert set(re.findall(rf"(?<=\| ){NUMBER}(?= \|)", text)) == published
+    halves = {f"{(interval['high'] - interval['low']) / 2:.3f}" for interval in intervals.values()}
     assert set(re.findall(r"±(\d\.\d{3})", text)) <= halves
     fitted = {f"{float(line['value']):.1f}" for line in lines if line["metric"] == "classes_fitted"}
     assert set(re.findall(r"\((\d+\.\d) of", text)) == fitted
