@@ -33,7 +33,6 @@ RUNS: dict[str, str | tuple[str, str]] = {
     "MERL ResNet18": ("field-protocol", "MERL, fold 10"),
     "supervised, whole network (Strodthoff": "Strodthoff et al. 2021, supervised",
     "supervised (Strodthoff": "Strodthoff et al. 2021, supervised",
-    "ours, fine-tuned": "ptbxl",
     "from scratch, supervised": "ptbxl",
 }
 TASKS = ("ptbxl-super", "ptbxl-sub", "ptbxl-form", "ptbxl-rhythm")
