@@ -228,6 +228,20 @@ def test_the_table_of_the_random_search() -> None:
     assert len(rows) == 6
 
 
+def test_the_table_of_the_parts_of_fgclep_plus() -> None:
+    shares = [f"share-{share} - share-0.5" for share in ("0.25", "0.75", "1")]
+    runs = ["share-0.5", *shares, "coarse", "coarse-sigmoid - coarse"]
+    held_out = "prompts/ptbxl-super-held-out.json"
+    rows = table("results/ablations.md", "## Parts of `fgclep_plus`")
+    for row, run in zip(rows, runs, strict=True):
+        *zero_shot, probe, recall = list(row.values())[1:]
+        for cell, prompts in zip(zero_shot, ("default", "contrast", "waveform", held_out), strict=True):
+            assert same(cell, [figure("fine-stage", run=run, kind="zero-shot", prompts=prompts)]), (run, prompts)
+        assert same(probe, [figure("fine-stage", run=run, kind="probe", fraction="1.0")]), run
+        (line,) = lines("fine-stage", run=run, metric="ecg_to_text_recall_10")
+        assert same(recall, [figure_of(line)]), run
+
+
 @pytest.mark.parametrize(
     ("heading", "stem", "about", "seed"),
     [
