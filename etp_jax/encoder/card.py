@@ -56,8 +56,8 @@ class Figure:
 
 def choices(protocol: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the choices that a result's protocol names: prompts, another protocol than `honest`, head, features."""
-    found = [f"prompts {str(protocol['prompts']).removesuffix(', version 1')}"] if "prompts" in protocol else []
-    found += [protocol["name"]] if protocol.get("name", "honest") != "honest" else []
+    found = [f"prompts {protocol['prompts']}"] if "prompts" in protocol else []
+    found += [str(protocol["name"])] if protocol.get("name", "honest") != "honest" else []
     found += [f"{protocol['head']} head"] if "head" in protocol else []
     found += [str(protocol["features"]).partition(" (chosen")[0]] if "features" in protocol else []
     return tuple(found + ["text prior"] * ("text_prior" in protocol))
