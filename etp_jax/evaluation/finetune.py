@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from etp_jax.errors import EtpError
 from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.request import HONEST, MERL, TaskRequest, check_fitted, check_protocol
@@ -37,10 +38,17 @@ class Finetune(TaskRequest):
     """`ecg-fm-benchmark` scores every record, as the ECG-FM benchmark does (etp_jax/evaluation/ecg_fm_benchmark.py).
     `merl-as-published` repeats what MERL's documented command does, on 1 % of the labels
     (etp_jax/evaluation/merl.py)."""
+    views: int = 1
+    """Number of time shifts (evenly from -0.5 to 0.5 s) over which the features of a scored record are averaged. 1
+    means no shift."""
 
     def check(self) -> None:
         """Raises EtpError for options that contradict each other."""
         check_protocol(self.kind, self.protocol)
+        if self.views < 1:
+            raise EtpError(f"--views is {self.views}; it must be at least 1")
+        if self.protocol == MERL and self.views > 1:
+            raise EtpError(f"--protocol {self.protocol} scores each record as it is; omit --views")
         check_fitted(self)
         super().check()
 
@@ -53,8 +61,9 @@ class Finetune(TaskRequest):
         return (0.01,) if self.protocol == MERL else (1.0,)
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name; a protocol other than `honest` comes last."""
-        return super().file_name() + [self.protocol] * (self.protocol != HONEST)
+        """Parts of the result file's default name; a protocol other than `honest` and several views come last."""
+        views = [f"{self.views}-views"] * (self.views > 1)
+        return super().file_name() + [self.protocol] * (self.protocol != HONEST) + views
 
 
 def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards: Shards) -> Outcome:
@@ -85,16 +94,17 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         trained_on=f"{shards.splits[TRAIN]} records of train, their {len(shards.label_vocabulary)} label codes",
         schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
         score="log-odds that any of the class's codes is present, taken as independent",
+        **({"features": f"{request.views} views"} if request.views > 1 else {}),
         **ecg_fm_benchmark.described(request.protocol, "network"),
     )
     for name, encoder in encoders:
         tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)
-        scores_nC = tuned.scores(target, task)
+        scores_nC = tuned.scores(target, task, request.views)
         if split == VALIDATION:
             called_nC = called_by_halves(scores_nC, target.y_nC, target.patients)
         else:
             chooser = records.of(VALIDATION)
-            called_nC = scores_nC >= best_thresholds(tuned.scores(chooser, task), chooser.y_nC)
+            called_nC = scores_nC >= best_thresholds(tuned.scores(chooser, task, request.views), chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
         also, about = ecg_fm_benchmark.frequent(task, scored)
         outcome.rows.append(classification_row(scored, task, name, 1.0, encoder.train_seed, also=also, **about))

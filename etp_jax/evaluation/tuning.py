@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from etp_jax.config import AugmentConfig, OptimConfig
 from etp_jax.encoder.encoder import Encoder, encode_ecg
+from etp_jax.encoder.stages import POOLED, features_of
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import merl
 from etp_jax.evaluation.records import Labelled
@@ -57,9 +58,10 @@ class Tuned:
         tuned = dataclasses.replace(encoder, variables=_variables(encoder, tree))
         return cls(tuned, layer["kernel"], layer["bias"], shards.label_vocabulary)
 
-    def scores(self, records: Labelled, task: Task) -> NDArray[np.float32]:
-        """Computes the log-odds [n, C] of the classes."""
-        logits_nK = records.encode(self.encoder)[0] @ self.kernel_FK + self.bias_K
+    def scores(self, records: Labelled, task: Task, views: int = 1) -> NDArray[np.float32]:
+        """Computes the log-odds [n, C] of the classes from features averaged over `views` time shifts."""
+        (features_nF,) = records.gather(lambda split: (features_of(self.encoder, split, POOLED, views),))
+        logits_nK = features_nF @ self.kernel_FK + self.bias_K
         none_nK = -np.logaddexp(0, logits_nK)  # log probability that a code is absent
         member_KC = np.array([[code in c.codes for c in task.classes] for code in self.codes], np.float32)
         absent_nC = np.minimum(none_nK @ member_KC, -1e-12)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from etp_jax.config import AugmentConfig
-from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.encoder import Encoder, encode_ecg
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import merl, tuning
 from etp_jax.evaluation.tuning import Tuned
@@ -46,6 +46,28 @@ def test_labels_are_learned_once_for_all_tasks(run: Path, monkeypatch: pytest.Mo
     with pytest.raises(EtpError, match="finetune is fitted on split 'train'"):
         measure("finetune", run, run.parent / "shards", split="train")
 
+    averaged = measure("finetune", run, run.parent / "shards", split="test", bootstrap=5, views=2)
+    assert averaged["protocol"]["features"] == "2 views"
+    shards = Shards(run.parent / "shards")
+    test, tuned = shards.split("test"), Tuned.of(Encoder.from_run(run), shards, schedule)
+    mean_nF = np.zeros(())
+    for by in (-0.5, 0.5):  # seconds; the gap is zero
+        ecg_nTL, edge = np.zeros_like(test.ecg(np.arange(len(test)))), round(abs(by) * shards.fs)
+        kept = (slice(edge, None), slice(None, -edge))
+        to, source = kept if by > 0 else kept[::-1]
+        ecg_nTL[:, to] = test.ecg(np.arange(len(test)))[:, source]
+        features = encode_ecg(tuned.encoder.model, tuned.encoder.variables, ecg_nTL, test.columns.lead_mask)[0]
+        mean_nF = mean_nF + np.asarray(features) / 2
+    logits_nK = mean_nF @ tuned.kernel_FK + tuned.bias_K
+    with (
+        np.load(run / "evaluation/ptbxl-super-finetune-test-2-views.npz") as saved,
+        np.load(run / "evaluation/ptbxl-super-finetune-test.npz") as plain,
+    ):
+        place = [c.code for c in get_task("ptbxl-super").classes].index("NORM")
+        scored = np.isin(test.columns.record_id, saved["record_id"])
+        np.testing.assert_allclose(saved["trained"][:, place], logits_nK[scored, tuned.codes.index("NORM")], atol=1e-4)
+        assert np.abs(saved["trained"] - plain["trained"]).max() > 1e-3
+
 
 def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
     task = get_task("ptbxl-super")
@@ -54,8 +76,8 @@ def test_a_class_scores_by_any_of_its_codes(monkeypatch: pytest.MonkeyPatch):
     tuned = Tuned(None, np.eye(4, dtype=np.float32), np.zeros(4, np.float32), codes)  # pyright: ignore[reportArgumentType]
 
     class Records:
-        def encode(self, _: object) -> tuple[np.ndarray, None]:
-            return logits, None
+        def gather(self, _: object) -> list[np.ndarray]:
+            return [logits]
 
     scores = tuned.scores(Records(), task)  # pyright: ignore[reportArgumentType]
     p = 1 / (1 + np.exp(-logits.astype(float)))
@@ -80,6 +102,13 @@ def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytes
     assert all(row["train_records"] == 2 and 1 <= row["epoch"] <= 3 for row in result["rows"])
     assert sizes == [2] * 6  # short batches are not padded
     assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()
+
+
+def test_views_are_checked(run: Path):
+    with pytest.raises(EtpError, match="--views is 0; it must be at least 1"):
+        measure("finetune", run, run.parent / "shards", views=0)
+    with pytest.raises(EtpError, match="merl-as-published scores each record as it is; omit --views"):
+        measure("finetune", run, run.parent / "shards", views=8, protocol="merl-as-published")
 
 
 def test_every_record_is_scored_by_the_benchmarks_protocol(run: Path, monkeypatch: pytest.MonkeyPatch):
