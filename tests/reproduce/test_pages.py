@@ -229,8 +229,8 @@ def test_the_table_of_the_random_search() -> None:
 
 
 def test_the_table_of_the_parts_of_fgclep_plus() -> None:
-    shares = [f"share-{share} - share-0.5" for share in ("0.25", "0.75", "1")]
-    runs = ["share-0.5", *shares, "coarse", "coarse-sigmoid - coarse"]
+    others = ("share-0.25", "share-0.75", "share-1", "filter-none", "filter-measurement")
+    runs = ["share-0.5", *(f"{other} - share-0.5" for other in others), "coarse", "coarse-sigmoid - coarse"]
     held_out = "prompts/ptbxl-super-held-out.json"
     rows = table("results/ablations.md", "## Parts of `fgclep_plus`")
     for row, run in zip(rows, runs, strict=True):
