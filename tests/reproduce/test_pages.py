@@ -244,6 +244,28 @@ def test_the_table_of_the_parts_of_fgclep_plus() -> None:
 
 
 @pytest.mark.parametrize(
+    ("heading", "stem", "others"),
+    [
+        ("## Coarse stage: schedule and text tower", "coarse-stage", ("epochs-8", "whole-reports")),
+        ("## Other objectives and a state-space tower", "levers", ("sample-1", "aux-0.5", "jepa", "s4")),
+    ],
+)
+def test_the_tables_of_levers_of_the_coarse_stage(heading: str, stem: str, others: tuple[str, ...]) -> None:
+    tasks = {"forms": "ptbxl-form", "superclasses": "ptbxl-super"}
+    runs = ["coarse", *(f"{other} - coarse" for other in others)]
+    for row, run in zip(table("results/ablations.md", heading), runs, strict=True):
+        *columns, recall = list(row.items())[1:]
+        for column, cell in columns:
+            what, _, how = column.partition(", ")
+            about = {"kind": "zero-shot", "prompts": how.strip("`")}
+            if how == "probe":
+                about = {"kind": "probe", "fraction": "1.0"}
+            assert same(cell, [figure(stem, run=run, task=tasks[what], **about)]), (run, column)
+        (line,) = lines(stem, run=run, metric="ecg_to_text_recall_10")
+        assert same(recall[1], [figure_of(line)]), run
+
+
+@pytest.mark.parametrize(
     ("heading", "stem", "about", "seed"),
     [
         ("Fold 9, zero-shot", "shipped", {"run": "shipped"}, ""),
