@@ -246,13 +246,14 @@ def test_the_table_of_the_parts_of_fgclep_plus() -> None:
 @pytest.mark.parametrize(
     ("heading", "stem", "others"),
     [
-        ("## Coarse stage: schedule and text tower", "coarse-stage", ("epochs-8", "whole-reports")),
+        ("## Coarse stage: schedule and text tower", "coarse-stage", ("epochs-8", "whole-reports", "text-trained")),
         ("## Other objectives and a state-space tower", "levers", ("sample-1", "aux-0.5", "jepa", "s4")),
     ],
 )
 def test_the_tables_of_levers_of_the_coarse_stage(heading: str, stem: str, others: tuple[str, ...]) -> None:
     tasks = {"forms": "ptbxl-form", "superclasses": "ptbxl-super"}
-    runs = ["coarse", *(f"{other} - coarse" for other in others)]
+    base = {"text-trained": "whole-reports"}
+    runs = ["coarse", *(f"{other} - {base.get(other, 'coarse')}" for other in others)]
     for row, run in zip(table("results/ablations.md", heading), runs, strict=True):
         *columns, recall = list(row.items())[1:]
         for column, cell in columns:
