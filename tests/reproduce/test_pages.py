@@ -246,7 +246,11 @@ def test_the_table_of_the_parts_of_fgclep_plus() -> None:
 @pytest.mark.parametrize(
     ("heading", "stem", "others"),
     [
-        ("## Coarse stage: schedule and text tower", "coarse-stage", ("epochs-8", "epochs-16", "whole-reports", "text-trained")),
+        (
+            "## Coarse stage: schedule and text tower",
+            "coarse-stage",
+            ("epochs-8", "epochs-16", "whole-reports", "text-trained"),
+        ),
         ("## Other objectives and a state-space tower", "levers", ("sample-1", "aux-0.5", "jepa", "s4")),
     ],
 )
