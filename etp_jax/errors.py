@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -55,3 +55,9 @@ def option(name: str, value: str = "") -> str:
         name = name.replace("-", "_")
         return f'{name}="{value}"' if value else f"{name}=..."
     return f"--{name} {value}".strip()
+
+
+def listed(names: Sequence[str], shown: int = 8, longest: int = 80) -> str:
+    """Lists names that come from data: at most `shown` of them, each cut at `longest` characters."""
+    more = f" and {len(names) - shown} more" * (len(names) > shown)
+    return ", ".join(name[:longest] for name in names[:shown]) + more

@@ -77,7 +77,9 @@ class ResNetConfig(EcgConfig):
     @property
     def title(self) -> str:
         """Name and size of the tower, as a page shows them."""
-        return f"ResNet{self.depth}-1D, width {self.width}"
+        blocks = "bottlenecks" if self.depth == 50 else "blocks"
+        name = f"ResNet-1D of {'-'.join(map(str, self.blocks))} {blocks}" if self.blocks else f"ResNet{self.depth}-1D"
+        return f"{name}, width {self.width}"
 
 
 @dataclass(frozen=True)

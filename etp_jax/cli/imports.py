@@ -26,7 +26,8 @@ class Import:
     """Folder or hub id with config.json and tokenizer of the text tower in the file (MERL: ncbi/MedCPT-Query-Encoder).
     Without it only the ECG tower is read."""
     about: Path | None = None
-    """`torch-state`: JSON file about the model's input: name, fs, samples, leads, scale, stem, pool."""
+    """`torch-state`: JSON file about the model's input: name, fs, samples, leads, scale, stem, pool, and blocks if they
+    are not those of a known ResNet."""
 
 
 def import_weights(args: Import) -> None:

@@ -8,14 +8,15 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from etp_jax.config import EcgConfig, MerlConfig, ResNetConfig
 from etp_jax.ecg.leads import LEADS
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, listed
 from etp_jax.files import read_json
 from etp_jax.models.huggingface import LARGEST
 from etp_jax.models.resnet1d import BLOCKS
-from etp_jax.models.torch_names import listed
+from etp_jax.models.weights import ADVICE as AGAIN
 from etp_jax.models.weights import Tensors
 
 Kind = Literal["merl", "torch-state"]
+STAGES = 4
 POOLS = ("mean", "max", "mean-max")
 STEMS = ("conv", "conv-pool")
 SCALES: tuple[str, ...] = get_args(get_type_hints(EcgConfig)["scale"])
@@ -41,6 +42,8 @@ class Origin:
     """Layers before the first stage, see `ResNetConfig.stem`."""
     pool: Any = "mean"
     """Pooling over time, see `ResNetConfig.pool`."""
+    blocks: tuple[int, ...] = ()
+    """Number of residual blocks of each stage; empty: those of a ResNet of 18, 34, 50, 101 or 152 layers."""
 
 
 MERL = Origin(
@@ -51,7 +54,10 @@ MERL = Origin(
     scale="min-max",
 )
 ABOUT = {"name": str, "fs": int, "samples": int, "leads": [str], "scale": str, "stem": str, "pool": str}
-ADVICE = f"it states {', '.join(ABOUT)}"
+OPTIONAL = {"blocks?": [int]}
+ADVICE = f"it states {', '.join(ABOUT)}, and blocks if they are not those of a known ResNet"
+DEEPER = ((3, 4, 23, 3), (3, 8, 36, 3))
+"""Blocks of the ResNets of 101 and 152 layers, whose blocks are bottlenecks like those of 50."""
 
 
 def read_origin(kind: Kind, about: Path | None) -> Origin:
@@ -66,8 +72,8 @@ def read_origin(kind: Kind, about: Path | None) -> Origin:
         return MERL
     if about is None:
         raise EtpError(f"--from torch-state needs --about, a JSON file about the model's input and layers: {ADVICE}")
-    content = read_json(about, ADVICE, ABOUT)
-    unknown = sorted(set(content) - set(ABOUT))
+    content = read_json(about, ADVICE, ABOUT | OPTIONAL)
+    unknown = sorted(set(content) - {*ABOUT, "blocks"})
     if unknown:
         raise EtpError(f"{about}: {unknown[0]!r} cannot be applied; {ADVICE}")
     for name, known in {"scale": SCALES, "stem": STEMS, "pool": POOLS}.items():
@@ -78,7 +84,12 @@ def read_origin(kind: Kind, about: Path | None) -> Origin:
     leads = content["leads"]
     if not leads or len(set(leads)) < len(leads) or not set(leads) <= set(LEADS):
         raise EtpError(f"{about}: leads is {leads}; each is one of {', '.join(LEADS)}, and none is there twice")
-    return Origin(**{**content, "leads": tuple(leads)})
+    if not content["name"].strip():
+        raise EtpError(f"{about}: name is empty; it is the name of the data that the model was trained on")
+    blocks = tuple(content.get("blocks", ()))
+    if blocks and (len(blocks) != STAGES or not all(1 <= count <= LARGEST for count in blocks)):
+        raise EtpError(f"{about}: blocks is {list(blocks)}; it has the number of blocks of each of the {STAGES} stages")
+    return Origin(**{**content, "leads": tuple(leads), "blocks": blocks})
 
 
 def merl_names(file: Path, tensors: Tensors, kind: Kind) -> tuple[Tensors, list[str]]:
@@ -100,8 +111,9 @@ def merl_names(file: Path, tensors: Tensors, kind: Kind) -> tuple[Tensors, list[
         how = f"several ResNets, {listed(ends)}" if ends else f"no ResNet, of which a tensor's name ends in {MARK}"
         raise EtpError(f"{file}: has {how}; its tensors are {listed(sorted(tensors))}")
     prefix, added = ends[0], ECG
-    if kind == "merl" and prefix.endswith(ECG) and f"{prefix.removesuffix(ECG)}{HEAD}c_proj.weight" in tensors:
-        prefix, added = prefix.removesuffix(ECG), ""
+    whole = prefix.removesuffix(ECG)
+    if kind == "merl" and prefix.endswith(ECG) and any(name.startswith(f"{whole}{HEAD}") for name in tensors):
+        prefix, added = whole, ""
     inside = {
         added + name.removeprefix(prefix).replace(".downsample.", ".shortcut."): value
         for name, value in tensors.items()
@@ -123,16 +135,26 @@ def tower_of(file: Path, tensors: Tensors, origin: Origin) -> EcgConfig:
             "leads, as the model's input has, and a kernel of 7 are supported"
         )
     depths = [50] if f"{ECG}layer1.0.conv3.weight" in tensors else [18, 34]
-    counts = tuple(_blocks(tensors, stage) for stage in range(1, 5))
-    if 0 in counts:
-        raise EtpError(f"{file}: has no layer{counts.index(0) + 1}; only ResNets of four stages are supported")
+    counts = tuple(_blocks(tensors, stage) for stage in range(1, STAGES + 1))
+    known = [BLOCKS[depth] for depth in depths] + [*DEEPER] * (depths == [50])
+    whole = [origin.blocks] if origin.blocks else known
+    if counts not in whole:
+        own = "; a model of other sizes states them as blocks in --about" * (origin is not MERL and not origin.blocks)
+        raise EtpError(
+            f"{file}: has {list(counts)} residual blocks in its four stages, but a whole model has "
+            f"{' or '.join(str(list(each)) for each in whole)}; {AGAIN}{own}"
+        )
     depth = next((depth for depth in depths if BLOCKS[depth] == counts), depths[0])
     sizes: dict[str, Any] = {"depth": depth, "blocks": counts if BLOCKS[depth] != counts else (), "width": stem[0]}
-    if f"{HEAD}c_proj.weight" not in tensors:
-        resnet: dict[str, Any] = {"kernel": inner[2], "stem": origin.stem, "pool": origin.pool}
-        return ResNetConfig(**sizes, **resnet, scale=origin.scale)
-    width = _kernel(file, tensors, "downconv.weight")[0]
-    return MerlConfig(**sizes, attention_width=width, scale=origin.scale)
+    attention = any(name.startswith(HEAD) for name in tensors)
+    width = _kernel(file, tensors, "downconv.weight")[0] if attention else 0
+    try:
+        if attention:
+            return MerlConfig(**sizes, attention_width=width, scale=origin.scale)
+        layers: dict[str, Any] = {"kernel": inner[2], "stem": origin.stem, "pool": origin.pool}
+        return ResNetConfig(**sizes, **layers, scale=origin.scale)
+    except EtpError as error:
+        raise EtpError(f"{file}: its tensors have impossible sizes ({error}); {AGAIN}") from None
 
 
 def _kernel(file: Path, tensors: Tensors, name: str) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from etp_jax.config import (
 )
 from etp_jax.ecg.leads import LEADS, Filters
 from etp_jax.encoder.origin import Kind, Origin, merl_names, read_origin, tower_of
-from etp_jax.errors import EtpError
+from etp_jax.errors import EtpError, listed
 from etp_jax.files import sha256, write_text
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
@@ -36,7 +36,7 @@ from etp_jax.models.resnet1d import EXPANSION
 from etp_jax.models.sentence_folder import bert_folder
 from etp_jax.models.text_tower import TextTower
 from etp_jax.models.tokenizer import Tokenizer
-from etp_jax.models.torch_names import from_tensors, listed
+from etp_jax.models.torch_names import from_tensors
 from etp_jax.models.weights import Tensors, read_tensors
 from etp_jax.training import build, run_folder
 from etp_jax.training.checkpoint import Checkpoints
@@ -139,18 +139,24 @@ def _variables(
 ) -> dict[str, Any]:
     """Fills the model's parameters and statistics; what the file does not have by design is set here."""
     width = config.model.embedding_dim
-    bert = NO_BERT if text is None else text.bert_config
+    bert = NO_BERT
+    if text is not None:
+        # One layer more than there are is enough to name what is missing; config.json may ask for any number.
+        layers = {name.split(".")[3] for name in tensors if name.startswith(f"{TEXT}encoder.layer.")}
+        most = min(text.bert_config.num_hidden_layers, len(layers) + 1)
+        bert = dataclasses.replace(text.bert_config, num_hidden_layers=most)
     model = build.build_model(config, bert, jnp.dtype(jnp.float32))
     sizes = {"samples": origin.samples, "leads": len(origin.leads)}
     expected: Any = jax.eval_shape(partial(init_variables, model, **sizes), jax.random.key(0))
-    own: dict[str, Any] = {"logit_scale": np.float32(math.log(1 / TEMPERATURE))}
-    if isinstance(config.model.ecg, ResNetConfig):
-        unchanged = {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
-        own["ecg_projection"] = {"linear": unchanged}
-    absent = {*own, "text_projection"} if text is None else own
+    linear = isinstance(config.model.ecg, ResNetConfig)
+    own = {"logit_scale"} | ({"ecg_projection"} if linear else set())
+    absent = own | ({"text_projection"} if text is None else set())
     expected["params"] = {name: tree for name, tree in expected["params"].items() if name not in absent}
     variables = from_tensors(file, tensors, expected, without_use=WITHOUT_USE)
-    variables["params"] |= own
+    variables["params"]["logit_scale"] = np.float32(math.log(1 / TEMPERATURE))
+    if linear:
+        unchanged = {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
+        variables["params"]["ecg_projection"] = {"linear": unchanged}
     stem = variables["params"]["ecg_tower"]["stem_conv"]
     stem["kernel"] = stem["kernel"][:, [origin.leads.index(lead) for lead in _leads(origin)]]
     return variables

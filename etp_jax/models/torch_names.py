@@ -15,8 +15,8 @@ import numpy as np
 from flax import traverse_util
 from numpy.typing import NDArray
 
-from etp_jax.errors import EtpError
-from etp_jax.models.weights import Names, Tensors, as_float32
+from etp_jax.errors import EtpError, listed
+from etp_jax.models.weights import ADVICE, Names, Tensors, as_float32
 
 NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"stage(\d+)_block(\d+)", lambda match: f"layer{match[1]}/{int(match[2]) - 1}"),
@@ -44,8 +44,6 @@ NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 """Patterns in the path of a parameter or statistic and their replacements, applied one after another."""
 PARTS = {"query": 0, "key": 1, "value": 2}
 """Thirds of the one tensor in which PyTorch keeps the three maps of an attention layer."""
-SHOWN, LONGEST = 8, 80
-"""Number of names that a message lists, and of their characters."""
 
 
 def torch_name(path: Names) -> str:
@@ -71,8 +69,8 @@ def from_tensors(
         The same trees with float32 arrays.
 
     Raises:
-        EtpError: tensors are missing, unknown or of other shapes, which the message lists; or one is not floating-point
-            or not finite.
+        EtpError: tensors are missing, unknown or of other shapes, which the message lists; or one is not
+            floating-point, not finite, or a variance below zero.
     """
     paths: dict[Names, Any] = dict(traverse_util.flatten_dict(dict(shapes)))
     names = {path: torch_name(path[1:]) for path in paths}
@@ -82,11 +80,13 @@ def from_tensors(
         name = names[path]
         if name not in tensors:
             continue
-        value = _as_leaf(path, as_float32(file, (name,), tensors[name]), leaf.shape)
+        value = _as_leaf(path, tensors[name], leaf.shape)  # the shape first: a file may claim any size
         if value is None:
             wrong.append(f"{name} {list(tensors[name].shape)}")
-        else:
-            found[path] = value
+            continue
+        found[path] = as_float32(file, (name,), value)
+        if path[-1] == "var" and (found[path] < 0).any():
+            raise EtpError(f"{file}: {name} has variances below zero; {ADVICE}")
     unknown = sorted(name for name in set(tensors) - set(names.values()) if not without_use.fullmatch(name))
     faults = {"lacks": missing, "has with other shapes": sorted(set(wrong)), "has, and no layer reads them:": unknown}
     words = [f"{what} {listed(which)}" for what, which in faults.items() if which]
@@ -95,7 +95,7 @@ def from_tensors(
     return traverse_util.unflatten_dict(found)
 
 
-def _as_leaf(path: Names, value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _as_leaf(path: Names, value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
     """Arranges a tensor as a parameter of this shape: transposed, a third of it; None if it has another shape."""
     if "pooling" in path and path[-2] in PARTS:
         if value.ndim == 0 or len(value) % 3:
@@ -107,9 +107,3 @@ def _as_leaf(path: Names, value: NDArray[np.float32], shape: tuple[int, ...]) ->
     if "pooling" in path and value.size == np.prod(shape):
         value = value.reshape(shape)
     return value if value.shape == shape else None
-
-
-def listed(names: list[str]) -> str:
-    """Lists names, at most `SHOWN` of them."""
-    more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
-    return ", ".join(name[:LONGEST] for name in names[:SHOWN]) + more

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,7 +17,7 @@ import numpy as np
 import safetensors
 from flax import serialization, traverse_util
 
-from etp_jax.errors import EtpError, one_line
+from etp_jax.errors import EtpError, listed, one_line
 from etp_jax.files import read_json, sha256
 from etp_jax.paths import inside, regular
 
@@ -31,7 +33,7 @@ INDEX = ".index.json"
 WORDS = "embeddings.word_embeddings.weight"
 """Name of the tensor that shows the prefix of a BERT inside a larger model."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts save the tensors, beside the optimizer's state."""
+"""Keys under which training scripts save the tensors, beside other dictionaries of tensors."""
 HEADS = ("cls", "classifier", "crf", "lm_head", "mlm_head", "pooler", "qa_outputs", "seq_relationship")
 """First names of tensors that only a pre-training or downstream task needs."""
 BUFFERS = {("embeddings", "position_ids"), ("embeddings", "token_type_ids")}
@@ -119,8 +121,13 @@ def read_shards(index: Path) -> Tensors:
 
 
 def read_tensors(file: Path) -> Tensors:
-    """Reads the tensors of a safetensors or PyTorch file, by PyTorch name."""
-    return read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+    """Reads the tensors of a safetensors or PyTorch file, by PyTorch name; EtpError if it is neither."""
+    try:
+        with regular(file).open("rb") as opened:
+            start = opened.read(9)  # safetensors: the length of a JSON object in 8 bytes, then that object
+    except OSError as error:
+        raise EtpError(f"{file}: cannot be read ({one_line(error)}); name a file of weights") from None
+    return read_safetensors(file) if file.suffix == ".safetensors" or start[8:] == b"{" else read_torch(file)
 
 
 def read_safetensors(file: Path) -> Tensors:
@@ -163,27 +170,55 @@ def read_torch(file: Path) -> Tensors:
             f"{'.'.join(map(str, TORCH))} or later, or convert them to model.safetensors"
         )
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about files of bare pickles, which are refused below
+            content = torch.load(regular(file), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its message advises to run the code in the file
         raise EtpError(
             f"{file}: not a whole file of plain tensors; {ADVICE}, or convert it to model.safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (EtpError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 (a damaged file raises whatever the unpickler was doing)
         raise EtpError(f"{file}: not a whole file of plain tensors ({one_line(error)}); {ADVICE}") from None
-    wrapped = next((content[key] for key in WRAPPERS if key in content), content) if _is_dict(content) else None
-    tensors: dict[str, Any] = wrapped if _is_dict(wrapped) else {"": None}
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise EtpError(f"{file}: not a dictionary of tensors; convert it to model.safetensors")
 
-    def as_numpy(tensor: Any) -> np.ndarray:
-        known = str(tensor.dtype).removeprefix("torch.")
-        tensor = tensor.detach()
-        if known == "bfloat16":
-            return tensor.float().numpy()
-        # `as_float32` rejects bytes: 8-bit floats and quantised tensors have no meaning without their scales.
-        return tensor.numpy() if known in FLOATS or known.startswith("int") else np.zeros(tensor.shape, np.uint8)
+    def as_numpy(name: str, tensor: Any) -> np.ndarray:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            raise EtpError(f"{file}: the tensor {name} is sparse, nested or without values; save it as a dense one")
+        try:
+            return (tensor.float() if kind == "bfloat16" else tensor).detach().numpy()
+        except (TypeError, RuntimeError):  # 8-bit floats and quantised tensors have no meaning without their scales
+            raise EtpError(f"{file}: the tensor {name} is {kind}; only {', '.join(FLOATS)} are read") from None
 
-    return {name: as_numpy(tensor) for name, tensor in tensors.items()}
+    tensors = _tensors_in(file, content, lambda value: isinstance(value, torch.Tensor))
+    return {name: as_numpy(name, tensor) for name, tensor in tensors.items()}
+
+
+def _tensors_in(file: Path, content: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
+    """Returns the dictionary of tensors in what a training script saved: all of it, or one of its entries.
+
+    Raises:
+      EtpError: there is no such dictionary, or several; the message lists what there is.
+    """
+
+    def wanted(value: Any) -> bool:
+        return _is_dict(value) and bool(value) and all(map(is_tensor, value.values()))
+
+    inner = content
+    while _is_dict(inner) and not wanted(inner):
+        named = [inner[key] for key in WRAPPERS if key in inner]
+        found = [value for value in (named[:1] or inner.values()) if _is_dict(value) and value]
+        found = [value for value in found if wanted(value)] or found
+        if len(found) != 1:
+            break
+        (inner,) = found
+    if wanted(inner):
+        return inner
+    entries = inner if _is_dict(inner) else {}
+    kinds = [f"{name} ({type(value).__name__})" for name, value in entries.items() if not is_tensor(value)]
+    found = f"it has {listed(kinds)}" if kinds else f"it is a {type(inner).__name__}"
+    beside = f" beside {len(entries) - len(kinds)} tensors" if kinds and len(kinds) < len(entries) else ""
+    raise EtpError(f"{file}: not a dictionary of tensors: {found}{beside}; save the state_dict of the model alone")
 
 
 def _is_dict(content: Any) -> TypeGuard[dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +163,10 @@ def test_an_encoder_is_evaluated_like_a_run(
 ) -> None:
     resnet = {f"model.resnet.{name}": value for name, value in draw(resnet_shapes(blocks=(1, 1, 2, 1))).items()}
     file, run = save(tmp_path / "r.safetensors", resnet | {"model.head.w": np.zeros(3)}), tmp_path / "run"
+    about.write_text(json.dumps(ABOUT | {"blocks": [1, 1, 2, 1]}))
     etp_import(file, "--from", "torch-state", "--about", about, "--out", run)
     out = capsys.readouterr().out
-    assert "ResNet18-1D, width 4" in out and f"wrote {run}" in out and "no text tower" in out
+    assert "ResNet-1D of 1-1-2-1 blocks, width 4" in out and f"wrote {run}" in out and "no text tower" in out
     assert "not read: model.head.w\n" in out
     for kind in ("probe", "knn"):
         result = measure(kind, run, shards, bootstrap=5)
@@ -215,6 +218,7 @@ def without(*names: str) -> dict[str, Any]:
 
 
 STEM, BIAS, ATTENTION = "ecg_encoder.conv1.weight", "ecg_encoder.bn1.bias", "att_pool_head.mhsa.in_proj"
+VARIANCE = "ecg_encoder.bn1.running_var"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,13 @@ STEM, BIAS, ATTENTION = "ecg_encoder.conv1.weight", "ecg_encoder.bn1.bias", "att
     [
         ({"a.weight": np.zeros((2, 2))}, r"has no ResNet, of which a tensor's name ends in layer1.0.conv1.weight"),
         (without(BIAS, "downconv.bias"), f"it lacks downconv.bias, {BIAS}$"),
-        (draw(resnet_shapes(blocks=(2, 2, 2))), "has no layer4; only ResNets of four stages"),
+        (without("att_pool_head.c_proj.weight"), "it lacks att_pool_head.c_proj.weight$"),
+        (without("downconv.weight"), "downconv.weight is missing; it must be"),
+        (
+            {name: value for name, value in draw(resnet_shapes()).items() if not name.startswith("layer3.1.")},
+            r"has \[2, 2, 1, 2\] residual blocks .* has \[2, 2, 2, 2\] or \[3, 4, 6, 3\]; get the file again$",
+        ),
+        (draw(resnet_shapes(blocks=(2, 2, 2))), r"has \[2, 2, 2, 0\] residual blocks in its four stages"),
         (without(STEM), f"{STEM} is missing; it must be a one-dim"),
         (without() | {STEM: np.zeros((4, 12, 7, 7))}, r"is \[4, 12, 7, 7\]; it must be a one-"),
         (without() | {STEM: np.zeros((4, 8, 7))}, "reads 8 leads with a kernel of 7; only 12 leads"),
@@ -240,6 +250,7 @@ STEM, BIAS, ATTENTION = "ecg_encoder.conv1.weight", "ecg_encoder.bn1.bias", "att
         (without() | {f"{ATTENTION}_weight": np.zeros(())}, rf"{ATTENTION}_weight \[\]$"),
         (without() | {BIAS: np.full(4, np.nan)}, f"{BIAS} has values that are not finite"),
         (without() | {BIAS: np.zeros(4, int)}, f"{BIAS} is int64; only float16"),
+        (without() | {VARIANCE: -np.ones(4)}, f"{VARIANCE} has variances below zero"),
         (without() | {"ecg_encoder.layer1.0.shortcut.0.weight": np.zeros((4, 4, 1))}, "reads them: .*shortcut.0"),
         (without() | {"b.layer1.0.conv1.weight": np.zeros((4, 4, 3))}, "has several ResNets, "),
     ],
@@ -266,6 +277,10 @@ def test_a_wrong_file_is_refused_in_one_line(
         ({"fs": 0}, "fs and samples must be from 1 to 16777216"),
         ({"samples": 10**12}, "fs and samples must be from 1 to 16777216"),
         ({"fs": "500"}, "fs must be a whole number"),
+        ({"name": " "}, "name is empty"),
+        ({"blocks": [2, 2, 2]}, r"blocks is \[2, 2, 2\]; it has the number of blocks of each of the 4 stages"),
+        ({"blocks": [2, 2, 2, 0]}, "blocks is "),
+        ({"blocks": [2, 2, 1, 2]}, r"has \[2, 2, 2, 2\] residual blocks .* has \[2, 2, 1, 2\]; get the file again$"),
     ],
 )
 def test_an_input_that_cannot_be_had_is_refused(
@@ -305,6 +320,82 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil(str(tmp_path / "ran"))}, protocol=2))
     line = refusal(capsys, tmp_path / "evil.pth", "--from", "merl", "--out", tmp_path / "run")
     assert "not a whole file of plain tensors" in line and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.optional
+@pytest.mark.parametrize("kept", [5, 100, 5000, 20000, -100])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torn_pytorch_file_is_refused_in_one_line(
+    kept: int, zipped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = torch_save(tmp_path / "w.pth", draw(resnet_shapes()), _use_new_zipfile_serialization=zipped)
+    file.write_bytes(file.read_bytes()[:kept])
+    line = refusal(capsys, file, "--from", "merl", "--out", tmp_path / "run")
+    assert line.startswith(f"etp: {file}: not a whole file of plain tensors"), line
+
+
+@pytest.mark.optional
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"\x80\x02}q\x00.", b"", b"tensors", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_pytorch_file_is_refused_in_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "w.pth").write_bytes(content)
+    line = refusal(capsys, tmp_path / "w.pth", "--from", "merl", "--out", tmp_path / "run")
+    assert line.startswith(f"etp: {tmp_path / 'w.pth'}: not a "), line
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    line = refusal(capsys, tmp_path / "pipe.pth", "--from", "merl", "--out", tmp_path / "run")
+    assert "pipe.pth: is a pipe, a socket or a device" in line
+
+
+@pytest.mark.optional
+def test_tensors_are_found_in_what_training_scripts_save(
+    tmp_path: Path, about: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under any one name, at any depth; a safetensors file is known by its content."""
+    tensors = draw(resnet_shapes())
+    for content in (lambda t: {"net": t, "epoch": 3}, lambda t: {"state_dict": {"model": t}, "optimizer": t}):
+        file, out = torch_save(tmp_path / "w.pth", tensors, wrap=content), tmp_path / str(len(list(tmp_path.iterdir())))
+        etp_import(file, "--from", "torch-state", "--about", about, "--out", out)
+        kernel = Encoder.from_run(out).variables["params"]["ecg_tower"]["stem_conv"]["kernel"]
+        np.testing.assert_array_equal(kernel, tensors["conv1.weight"].T)
+    etp_import(save(tmp_path / "s.pth", tensors), "--from", "torch-state", "--about", about, "--out", tmp_path / "s")
+    for content, words in {
+        (lambda t: {"net": t, "ema": t}): r"it has net \(dict\), ema \(dict\); save the state_dict",
+        (lambda t: t | {"epoch": 3}): r"it has epoch \(int\) beside 122 tensors",
+        (lambda t: [t]): "it is a list",
+    }.items():
+        file = torch_save(tmp_path / "w.pth", tensors, wrap=content)
+        line = refusal(capsys, file, "--from", "torch-state", "--about", about, "--out", tmp_path / "none")
+        assert re.search(f"w.pth: not a dictionary of tensors: {words}", line), line
+
+
+@pytest.mark.optional
+def test_tensors_without_plain_values_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    tensors, name = draw(resnet_shapes()), "layer1.0.conv1.weight"
+    for change, words in {
+        torch.Tensor.to_sparse: "is sparse, nested or without values",
+        (lambda tensor: tensor.to("meta")): "is sparse, nested or without values",
+        (lambda tensor: tensor.to(torch.float8_e4m3fn)): "is float8_e4m3fn; only float16",
+        (lambda tensor: tensor.to(torch.complex64)): "is complex64; only float16",
+        (lambda tensor: torch.zeros(1).expand(1 << 20, 1 << 20)): r"has with other shapes \S+ \[1048576, 1048576\]",
+    }.items():
+        file = torch_save(tmp_path / "w.pth", tensors, wrap=lambda t, change=change: t | {name: change(t[name])})
+        line = refusal(capsys, file, "--from", "merl", "--out", tmp_path / "run")
+        assert re.search(words, line) and name in line, line
+
+
+def torch_save(
+    file: Path, tensors: dict[str, np.ndarray], wrap: Callable[[dict[str, Any]], Any] = dict, **options: Any
+) -> Path:
+    """Saves tensors as a PyTorch file, in the object that `wrap` makes of them."""
+    torch = pytest.importorskip("torch")
+    torch.save(wrap({name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}), file, **options)
+    return file
 
 
 class Evil:
