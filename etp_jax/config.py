@@ -78,8 +78,8 @@ class DataConfig:
     """ECG-report pairs per step, over all devices and hosts."""
     restored_share: float = 0.0
     """Share of the examples that read the report with restored waveform features (`etp waveform restore`) instead of
-    the plain one. A coin decides for each example and step; above 0, what counts as a pair follows from the restored
-    reports of all examples."""
+    the plain one. A coin decides for each example and step; above 0, which reports are equal, and with
+    `loss.semantic_from` `tower` how similar they are, follows from the restored reports of all examples."""
     resident: Literal["auto", "always", "sharded", "never"] = "auto"
     """Whether the training records are kept on the devices, instead of being sent with each batch: all of them on every
     device (`always`), or a part on each (`sharded`). The result is the same. `auto` uses the first of `always`,
@@ -131,7 +131,8 @@ class LossConfig:
     embeddings of the current step, without gradient (FG-CLEP)."""
     semantic_centre: bool = False
     """Whether the mean vector is taken off before the cosines, which otherwise are all high: with `tower` the mean of
-    the distinct training reports, with `batch` that of the rows of the global batch."""
+    the distinct training reports, with `batch` that of the rows of the global batch. A validation takes off the mean of
+    the training reports of the kind that it reads."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5

@@ -161,8 +161,11 @@ def _prepare(config: TrainConfig, workdir: Path, extend: bool, compiled: Path | 
     texts = build.text_inputs(config, text, data.batches.reports.reports, cache)
     held_out_texts = build.text_inputs(config, text, data.held_out_reports.reports, cache)
     if needs_mean(config.loss):
-        mean = semantic_mean(texts, data.batches.reports.number[data.batches.paired])
-        texts, held_out_texts = texts | mean, held_out_texts | mean
+        # Training's similarities follow from the restored reports where a coin decides; a validation reads plain ones.
+        reports, paired = data.batches.reports, data.batches.paired
+        read = reports.number if reports.plain is None else reports.plain
+        held_out_texts = held_out_texts | semantic_mean(texts, read[paired])
+        texts = texts | semantic_mean(texts, reports.number[paired])
     loaded = None if saved is None else saved.load(_sizes(data, texts), text.bert_config)
     state = parallel.replicate(state)
     on_devices = DeviceReports(texts, config.model.text.precision, parallel, resident=loaded is not None)

@@ -92,12 +92,12 @@ def device_texts(texts: Mapping[str, Any], precision: str = "float32") -> dict[s
     """Gives the tables of `build.text_inputs` the form that they have on the devices.
 
     Args:
-        texts: tokens are packed, a tower's outputs are rounded to `precision`.
+        texts: tokens are packed, a tower's outputs are rounded to `precision`, their mean is not.
         precision: `model.text.precision`.
     """
     rest = {name: x for name, x in texts.items() if name not in ("input_ids", "attention_mask")}
     if precision == "bfloat16":
-        rest = {name: np.asarray(x, jnp.bfloat16) for name, x in rest.items()}
+        rest = {name: x if name == MEAN else np.asarray(x, jnp.bfloat16) for name, x in rest.items()}
     if "input_ids" not in texts:
         return rest
     return {**rest, "tokens": TokenTable.of(texts["input_ids"], texts["attention_mask"])}

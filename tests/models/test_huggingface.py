@@ -309,7 +309,8 @@ def test_pickles_run_nothing(golden_folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_pytorch_bin_without_torch(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (golden_folder / "model.safetensors").rename(golden_folder / "pytorch_model.bin")
+    (golden_folder / "model.safetensors").unlink()
+    (golden_folder / "pytorch_model.bin").write_bytes(b"PK")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     fails(golden_folder, "install torch, or convert them to model.safetensors")
 

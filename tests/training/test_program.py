@@ -22,6 +22,7 @@ from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
 from etp_jax.training.program import Sizes, program
 from etp_jax.training.report_table import DeviceReports
+from etp_jax.training.step import MEAN
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
 
 SIZES = Sizes(samples=1000, records=5000, reports=500, tokens=64)
@@ -103,6 +104,20 @@ def test_a_plan_has_the_arguments_of_a_run(tmp_path: Path, mode: Any, resident: 
     built = program(config, Sizes(SAMPLES, len(batches.paired), 5, 16), parallel)
     assert (built.resident, built.per_dispatch) == (resident, per_dispatch)
     assert shapes(built.args[1:]) == shapes((batch, feed.tables))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_plan_has_the_report_table_of_a_run(tmp_path: Path, precision: Any) -> None:
+    """A frozen tower's outputs are rounded to `precision`, their mean, which centres them, is not."""
+    config = tiny_config(tmp_path)
+    text = change(config.model.text, frozen=True, precision=precision)
+    loss = {"pairs": "semantic", "semantic_centre": True}
+    config = change(config, model={"text": text}, loss=loss, data={"resident": "always"})
+    parallel = Parallel("pmap", jax.devices()[:1])
+    table = {"embeddings": np.zeros((5, text.hidden), np.float32), MEAN: np.zeros(text.hidden, np.float32)}
+    built = program(config, Sizes(SAMPLES, 2 * BATCH, 5, 16), parallel)
+    assert built.texts_resident
+    assert shapes(built.args[2][0]) == shapes(DeviceReports(table, precision, parallel).table)
 
 
 def shapes(tree: Any) -> Any:

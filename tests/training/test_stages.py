@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from etp_jax import configs
 from etp_jax.cli import main
 from etp_jax.config import TextTowerConfig, TrainConfig
 from etp_jax.errors import EtpError
-from etp_jax.training import digest
+from etp_jax.models.text_tower import build_text
+from etp_jax.shards.reader import Shards
+from etp_jax.training import build, digest, loop
 from etp_jax.training.checkpoint import restore_params
 from etp_jax.training.loop import train
 from tests.helpers.tiny_run import change, final_state, tiny_config, write_shards
@@ -131,3 +134,29 @@ def test_stages_of_a_recipe(tmp_path: Path) -> None:
         configs.load_recipe("mets", "fine")
     _, args = main.parse(["train", "--config", str(recipe), "--stage", "fine", "--workdir", "w"])
     assert args.config.seed == 2 and args.stage == "fine"
+
+
+def test_a_validation_is_centred_by_the_reports_that_it_reads(
+    coarse: tuple[TrainConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a coin, training is centred by the restored reports, and its validation by the plain ones it reads."""
+    shards, means = Shards(write_shards(tmp_path / "shards", restored=True)), {}
+    for name, place in {"Validation": 4, "DeviceReports": 0}.items():
+        monkeypatch.setattr(loop, name, recorded(getattr(loop, name), means, name, place))
+    config = change(coarse[0], data={"shards": str(shards.folder), "restored_share": 0.5}, optim={"max_steps": 1})
+    train(config, tmp_path / "fine")
+    for name, field in {"Validation": "report", "DeviceReports": "report_restored"}.items():
+        reports = list(filter(None, shards.reports("train", field).reports))
+        table_RD = build.text_inputs(config, build_text(config.model.text, reports), reports, None)["embeddings"]
+        np.testing.assert_allclose(means[name], table_RD.mean(axis=0), atol=1e-6)
+    assert np.abs(means["Validation"] - means["DeviceReports"]).max() > 1e-3
+
+
+def recorded(kind: type, means: dict[str, np.ndarray], name: str, place: int) -> Any:
+    """Keeps the mean vector among the argument at `place`."""
+
+    def make(*args: Any, **options: Any) -> Any:
+        means[name] = args[place]["semantic_mean"]
+        return kind(*args, **options)
+
+    return make
