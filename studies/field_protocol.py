@@ -52,7 +52,14 @@ def published() -> Iterator[list[object]]:
 
 
 def measured(result: Result) -> Iterator[list[object]]:
-    """The lines of the CSV for a result."""
+    """The lines of the CSV for a result.
+
+    Raises:
+      ValueError: it is of another protocol, task or split.
+    """
+    name = str(result.protocol.get("name"))
+    if name != FIELD or result.task not in TASKS or result.split not in FOLDS:
+        raise ValueError(f"{result.task} on {result.split} by protocol {name}; this page is for {FIELD} on {TASKS}")
     for row in result.rows:
         about = [STUDY, f"shipped, {FOLDS[result.split]}", row.train_seed, row.encoder, result.task]
         for metric, figure in result.summary[row.encoder][row.fraction].items():

@@ -32,13 +32,13 @@ tags:
 """Metadata block that the Hugging Face Hub reads from a model card."""
 
 
-MAIN_METRICS = ("macro_auroc", "ecg_to_text_recall_10")
-"""Main figures of evaluations; for an evaluation with neither, it is the first one."""
+SHOWN = ("macro_auroc", "ece_equal_mass", "ecg_to_text_recall_10", "sex_auroc", "age_mae", "age_mae_of_median")
+"""Figures of evaluations that a card shows; of an evaluation with none of them, it shows the first one."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The main figure of one evaluation of a run."""
+    """A figure of one evaluation of a run."""
 
     kind: str
     task: str | None
@@ -47,7 +47,8 @@ class Figure:
     """What distinguishes it from other evaluations of the same kind and task, see `choices`."""
     split: str
     metric: str
-    mean: float
+    mean: float | None
+    """The figure; None where it could not be measured."""
     low: float | None
     """Lower end of the 95 % interval; None where there is no interval."""
     high: float | None
@@ -63,8 +64,8 @@ def choices(protocol: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found + ["text prior"] * ("text_prior" in protocol))
 
 
-def read_figure(path: Path) -> Figure:
-    """Reads the trained encoder's main figure, at the largest label fraction, from a file of `RUN/evaluation/`.
+def read_figures(path: Path) -> list[Figure]:
+    """Reads the trained encoder's main figures, at the largest label fraction, from a file of `RUN/evaluation/`.
 
     Raises:
       EtpError: the file was not written by `etp evaluate`.
@@ -73,14 +74,18 @@ def read_figure(path: Path) -> Figure:
         result: dict[str, Any] = read_json(path, "move it away")
         fractions = result["summary"]["trained"]
         values = fractions[max(fractions, key=float)]
-        metric = next((name for name in MAIN_METRICS if name in values), next(iter(values)))
-        value = values[metric]
-        interval = value.get("low"), value.get("high")
-        about = result["kind"], result["task"], choices(result.get("protocol", {})), result["split"], metric
-        return Figure(*about, float(value["mean"]), *interval)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        about = result["kind"], result["task"], choices(result.get("protocol", {})), result["split"]
+        shown = [name for name in SHOWN if name in values] or [next(iter(values))]
+        return [
+            Figure(*about, name, *(_number(values[name].get(end)) for end in ("mean", "low", "high"))) for name in shown
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         reason = f"{type(error).__name__}: {error}"
         raise EtpError(f"{path}: not written by `etp evaluate` ({reason}); move it away") from None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def write_card(folder: Path, encoder: Encoder) -> None:
@@ -180,7 +185,7 @@ def _figures(run: Path) -> str:
     figures, others = [], []
     for path in sorted((run / "evaluation").glob("*.json")):
         try:
-            figures.append(read_figure(path))
+            figures += read_figures(path)
         except EtpError:  # an unrelated file must not prevent the export
             others.append(markdown_cell(path.name))
     head = ["| evaluation | task | choices | split | metric | value |", "|---|---|---|---|---|---|"]
@@ -195,6 +200,8 @@ def _figures(run: Path) -> str:
 
 
 def _with_interval(figure: Figure) -> str:
+    if figure.mean is None:
+        return "–"
     if figure.low is None or figure.high is None:
         return f"{figure.mean:.3f}"
     return f"{figure.mean:.3f} [{figure.low:.3f}, {figure.high:.3f}]"

@@ -1,8 +1,8 @@
 """The protocol of "Benchmarking ECG FMs" (arXiv 2509.25095 v2), read in its code: AI4HealthUOL/ecg-fm-benchmarking.
 
   - Every record of a split is fitted and scored, also those without a label of the task.
-  - Classes with fewer than ten records in the whole data set are left out. All 71 statements of PTB-XL have ten, and
-    the published networks have 71, 23 and 5 outputs. So the macro-AUROC is over all classes of a task.
+  - Classes with fewer than ten records in the whole data set, here the shards, are left out. All 71 statements of
+    PTB-XL have ten, and the published networks have 71, 23 and 5 outputs. So there the macro-AUROC is over all classes.
   - Forms and rhythms are the outputs of the network that learned all 71 statements.
   - Three ways to use an encoder: a linear layer on its frozen mean features; an attention head on its frozen tokens
     (`attention`); the whole network with a linear layer.
@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etp_jax.errors import EtpError
+from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import FIELD
 from etp_jax.metrics.classification import METRICS, Scored
+from etp_jax.shards.record import ALL
 from etp_jax.tasks import Task
 
 MINIMUM = 10
-"""Number of positives in the scored split that the second macro-AUROC asks for."""
+"""Number of records that a class needs in all splits, and in the scored split for the second macro-AUROC."""
 FREQUENT = "macro_auroc_ten_positives"
 SIGNALS = (
     "the shards' whole records in place of crops of 2.4 to 10 s whose probabilities are averaged; "
@@ -44,9 +47,37 @@ def with_protocol(task: Task, protocol: str) -> Task:
     return replace(task, every_record=True) if protocol == FIELD else task
 
 
-def described(protocol: str, way: str) -> dict[str, str]:
-    """Describes what differs from the published protocol, for the result; empty for another protocol."""
-    return {"differs": f"{DIFFERS[way]}; {SIGNALS}"} if protocol == FIELD else {}
+def with_enough_records(records: TaskRecords) -> TaskRecords:
+    """Returns the records of a task without the classes that are too rare for the protocol, if it is that of the task.
+
+    Raises:
+      EtpError: every class is too rare.
+    """
+    task = records.task
+    if not task.every_record:
+        return records
+    counts = records.of(ALL).y_nC.sum(axis=0)
+    kept = tuple(each for each, count in zip(task.classes, counts, strict=True) if count >= MINIMUM)
+    if not kept:
+        where = f"{records.shards.folder}: no class of {task.name}"
+        raise EtpError(f"{where} has {MINIMUM} records, which --protocol {FIELD} asks for; omit it")
+    return replace(records, task=replace(task, classes=kept))
+
+
+def described(protocol: str, way: str, whole: Task, task: Task) -> dict[str, str]:
+    """Describes what differs from the published protocol, for the result; empty for another protocol.
+
+    Args:
+      protocol: name of the request's protocol.
+      way: way to use the encoder, a key of `DIFFERS`.
+      whole: the task as defined.
+      task: the task without the classes that are too rare.
+    """
+    if protocol != FIELD:
+        return {}
+    rare = ", ".join(each.code for each in whole.classes if each not in task.classes)
+    left_out = {"left_out": f"{rare}: fewer than {MINIMUM} records in the shards"} if rare else {}
+    return {"differs": f"{DIFFERS[way]}; {SIGNALS}"} | left_out
 
 
 def frequent(task: Task, scored: Scored) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:

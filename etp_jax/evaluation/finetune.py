@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
+from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import HONEST, MERL, TaskRequest, check_fitted, check_protocol
 from etp_jax.evaluation.zero_shot import called_by_halves
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
@@ -56,6 +57,10 @@ class Finetune(TaskRequest):
         """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
         return ecg_fm_benchmark.with_protocol(super().definition(), self.protocol)
 
+    def records(self, shards: Shards) -> TaskRecords:
+        """The task's records, with the classes that the protocol takes."""
+        return ecg_fm_benchmark.with_enough_records(super().records(shards))
+
     def label_fractions(self) -> tuple[float, ...]:
         """Shares of the training labels; as published only the smallest, because a CPU can train its 100 epochs."""
         return (0.01,) if self.protocol == MERL else (1.0,)
@@ -85,6 +90,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         return merl.evaluate(request, encoders, shards, request.label_fractions(), tuning.fit_as_published)
     records, split = request.records(shards), request.split
     task, target = records.task, records.of(split)
+    chooser = None if split == VALIDATION else records.of(VALIDATION)  # before the training, for its mistakes
     weights_nR = bootstrap_weights(target.patients, request.bootstrap)
     outcome = Outcome.of_task(
         records,
@@ -95,15 +101,14 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
         score="log-odds that any of the class's codes is present, taken as independent",
         **({"features": f"{request.views} views"} if request.views > 1 else {}),
-        **ecg_fm_benchmark.described(request.protocol, "network"),
+        **ecg_fm_benchmark.described(request.protocol, "network", request.definition(), task),
     )
     for name, encoder in encoders:
         tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)
         scores_nC = tuned.scores(target, task, request.views)
-        if split == VALIDATION:
+        if chooser is None:
             called_nC = called_by_halves(scores_nC, target.y_nC, target.patients)
         else:
-            chooser = records.of(VALIDATION)
             called_nC = scores_nC >= best_thresholds(tuned.scores(chooser, task, request.views), chooser.y_nC)
         scored = score(scores_nC, called_nC, target.y_nC, weights_nR)
         also, about = ecg_fm_benchmark.frequent(task, scored)

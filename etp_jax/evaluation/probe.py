@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
-from etp_jax.evaluation.records import Labelled
-from etp_jax.evaluation.request import HONEST, MERL, MERL_SEED, PublishedRequest, check_fitted, check_protocol
+from etp_jax.evaluation.records import Labelled, TaskRecords
+from etp_jax.evaluation.request import (
+    FIELD,
+    HONEST,
+    MERL,
+    MERL_SEED,
+    PublishedRequest,
+    check_fitted,
+    check_protocol,
+)
 from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
 from etp_jax.progress import Bar
@@ -102,6 +110,10 @@ class Probe(FrozenFeatures):
             raise EtpError(
                 f"--features {self.features} --views {self.views}; name at least one set, and views from 1 on"
             )
+        if len(set(self.candidates())) < len(self.candidates()):
+            raise EtpError(f"--features {self.features} --views {self.views}; name each once")
+        if self.protocol == FIELD and self.published is not None:
+            raise EtpError(f"--protocol {self.protocol} scores every record of a split; omit --published")
         if self.protocol == MERL and (self.candidates() != (PLAIN,) or self.head != LINEAR or self.text_prior):
             omitted = "omit --features, --views, --head and --text-prior"
             raise EtpError(f"--protocol {self.protocol} has its own features; {omitted}")
@@ -121,6 +133,10 @@ class Probe(FrozenFeatures):
     def definition(self) -> Task:
         """Returns the task with the records of the protocol; raises EtpError for an unknown task."""
         return ecg_fm_benchmark.with_protocol(super().definition(), self.protocol)
+
+    def records(self, shards: Shards) -> TaskRecords:
+        """The task's records, with the classes that the protocol takes."""
+        return ecg_fm_benchmark.with_enough_records(super().records(shards))
 
     def subset_seeds(self) -> set[int]:
         """Seeds of the subsets of training records; MERL's protocol draws one of its own."""
@@ -146,7 +162,8 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
 
     if request.protocol == MERL:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
-    about = ecg_fm_benchmark.described(request.protocol, request.head)
+    task = request.records(shards).task
+    about = ecg_fm_benchmark.described(request.protocol, request.head, request.definition(), task)
     if request.head != LINEAR:
         about["head"] = request.head
         return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), about=about)
@@ -308,16 +325,20 @@ def fitted_and_chooser(records: Source, split: str) -> tuple[Labelled, Labelled]
     Raises:
       EtpError: there are too few records to choose a setting on.
     """
-    fitted = records.of(TRAIN)
-    if split == VALIDATION:
-        tenth_n = fitted.calibration_patients()
-        fitted, chooser = fitted.where(~tenth_n), fitted.where(tenth_n)
-    else:
-        chooser = records.of(VALIDATION)
+    fitted, chooser = fitting_records(records, split)
     if not has_both(chooser.y_nC).any():
         folder = records.shards.folder
         raise EtpError(f"{folder}: too few records to choose a probe's strength on: no class has both outcomes")
     return fitted, chooser
+
+
+def fitting_records(records: Source, split: str) -> tuple[Labelled, Labelled]:
+    """Returns the same two without looking at their classes: train and validation, or two parts of train."""
+    fitted = records.of(TRAIN)
+    if split != VALIDATION:
+        return fitted, records.of(VALIDATION)
+    tenth_n = fitted.calibration_patients()
+    return fitted.where(~tenth_n), fitted.where(tenth_n)
 
 
 def draw(y_NC: NDArray[np.bool_], fraction: float, seed: int) -> NDArray[np.int64]:

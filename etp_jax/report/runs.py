@@ -12,7 +12,7 @@ from typing import Any
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.configs import recipe_of
-from etp_jax.encoder.card import Figure, read_figure
+from etp_jax.encoder.card import Figure, read_figures
 from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
 from etp_jax.errors import EtpError
 from etp_jax.training import checkpoint
@@ -122,7 +122,7 @@ def summarise(folder: Path) -> RunSummary:
     config: TrainConfig | None = attempt(load_config, folder)
     lines: list[dict[str, Any]] = attempt(read_metrics, folder) or []
     step: int | None = attempt(_best_step, folder, config) if config else None
-    figures = {path.stem: attempt(read_figure, path) for path in sorted((folder / "evaluation").glob("*.json"))}
+    figures = {path.stem: attempt(read_figures, path) for path in sorted((folder / "evaluation").glob("*.json"))}
     if config and not troubles and not (folder / ENCODER_FILE).exists():
         troubles += filter(None, [_unfinished(config, lines, step)])
     speeds = [line["ecg_per_s"] for line in lines if line.get("ecg_per_s")]
@@ -133,7 +133,7 @@ def summarise(folder: Path) -> RunSummary:
         _last(lines, "validation", "loss"),
         step,
         median(speeds) if speeds else None,
-        {name: figure for name, figure in figures.items() if figure},
+        {name: found[0] for name, found in figures.items() if found},
         "; ".join(troubles),
     )
 

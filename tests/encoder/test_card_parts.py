@@ -89,6 +89,29 @@ def test_a_result_that_was_changed_is_named_and_not_shown(tmp_path: Path) -> Non
     assert shown.endswith("Left out, as no results of `etp evaluate` or changed since: changed.json.")
 
 
+def test_a_card_shows_the_figures_of_each_kind(tmp_path: Path) -> None:
+    """Subgroups with their calibration, age beside sex; what could not be measured is a dash, not a damaged file."""
+    (tmp_path / "evaluation").mkdir()
+    unknown, known = dict.fromkeys(("mean", "low", "high")), {"mean": 0.25, "low": 0.2, "high": 0.3}
+    for kind, values in {
+        "subgroups": {"macro_auroc": unknown, "macro_f1": known, "ece_equal_mass": known, "ece_equal_width": known},
+        "demographics": {"sex_auroc": unknown, "age_mae": known, "age_mae_of_median": known},
+        "of-a-plugin": {"spread": known, "other": known},
+    }.items():
+        result = {"kind": kind, "task": None, "split": "test", "summary": {"trained": {"1.0": values}}}
+        (tmp_path / "evaluation" / f"{kind}.json").write_text(json.dumps(sealed(result)))
+    rows = [line.split(" | ")[0:1] + line.split(" | ")[4:] for line in card._figures(tmp_path).splitlines()[4:]]
+    figure = "0.250 [0.200, 0.300] |"
+    assert rows == [
+        ["| demographics", "sex_auroc", "– |"],
+        ["| demographics", "age_mae", figure],
+        ["| demographics", "age_mae_of_median", figure],
+        ["| of-a-plugin", "spread", figure],
+        ["| subgroups", "macro_auroc", "– |"],
+        ["| subgroups", "ece_equal_mass", figure],
+    ]
+
+
 @pytest.mark.parametrize(
     ("protocol", "expected"),
     [

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from etp_jax.cli import main
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
-from etp_jax.evaluation import attention
+from etp_jax.evaluation import attention, ecg_fm_benchmark
 from etp_jax.evaluation.ecg_fm_benchmark import FREQUENT, with_protocol
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import FIELD
@@ -53,6 +53,26 @@ def test_the_linear_figure_is_scikit_learns(run_dir: Path, shards: Path):
     often = [expected[c] for c in both if target_y[:, c].sum() >= 10]
     assert row["classes_frequent"] == len(often) > 0
     assert row[FREQUENT] == pytest.approx(np.mean(often), abs=2e-3)
+
+
+def test_classes_that_are_rare_in_all_splits_are_left_out(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten records of all splits are needed, as in the published benchmark; another protocol takes all classes."""
+    options = {"split": "test", "fractions": (1.0,), "bootstrap": 5}
+    ours, theirs = (measure("probe", run_dir, shards, protocol=protocol, **options) for protocol in ("honest", FIELD))
+    assert theirs["protocol"]["left_out"] == "STTC, CD: fewer than 10 records in the shards"
+    assert "left_out" not in ours["protocol"]
+    assert list(theirs["rows"][0]["per_class"]) == ["NORM", "MI", "HYP"]
+    assert list(ours["rows"][0]["per_class"]) == ["NORM", "MI", "STTC", "CD", "HYP"]
+    monkeypatch.setattr(ecg_fm_benchmark, "MINIMUM", 10**6)
+    with pytest.raises(EtpError, match=f"no class of ptbxl-super has 1000000 records, which --protocol {FIELD}"):
+        measure("probe", run_dir, shards, protocol=FIELD, **options)
+
+
+def test_what_the_protocol_does_not_go_with(run_dir: Path, shards: Path, tmp_path: Path):
+    with pytest.raises(EtpError, match=f"--protocol {FIELD} scores every record of a split; omit --published"):
+        measure("probe", run_dir, shards, protocol=FIELD, published=tmp_path)
+    with pytest.raises(EtpError, match="name each once"):
+        measure("probe", run_dir, shards, features=("pooled", "pooled"))
 
 
 def test_the_second_average_leaves_rare_classes_out_of_every_replicate():

@@ -12,6 +12,7 @@ from etp_jax.evaluation import merl, tuning
 from etp_jax.evaluation.tuning import Tuned
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
+from tests.helpers import small_run
 from tests.helpers.evaluations import measure
 from tests.helpers.small_run import small_config, write_run, write_shards
 
@@ -111,6 +112,15 @@ def test_views_are_checked(run: Path):
         measure("finetune", run, run.parent / "shards", views=8, protocol="merl-as-published")
 
 
+def test_a_missing_split_is_refused_before_the_training(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Thresholds of F1 are chosen on validation records."""
+    monkeypatch.delitem(small_run.COUNTS, "validation")
+    monkeypatch.setattr(tuning, "tune", None)
+    shards = write_shards(tmp_path / "shards", name="other")
+    with pytest.raises(EtpError, match="no split 'validation'"):
+        measure("finetune", run, shards, split="test", bootstrap=5)
+
+
 def test_every_record_is_scored_by_the_benchmarks_protocol(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tuning, "BATCH", 40)
     monkeypatch.setattr(tuning, "AUGMENT", AugmentConfig(lead_dropout=0.05))
@@ -122,7 +132,7 @@ def test_every_record_is_scored_by_the_benchmarks_protocol(run: Path, monkeypatc
     with np.load(run / "evaluation/ptbxl-super-finetune-test-ecg-fm-benchmark.npz") as saved:
         y, scores = saved["y"], saved["trained"]
     assert not y.any(axis=1).all()  # records without a label of the task are among them
-    aurocs = {c: roc_auc_score(y[:, c], scores[:, c]) for c in range(5) if 0 < y[:, c].sum() < len(y)}
+    aurocs = {c: roc_auc_score(y[:, c], scores[:, c]) for c in range(y.shape[1]) if 0 < y[:, c].sum() < len(y)}
     often = [auroc for c, auroc in aurocs.items() if y[:, c].sum() >= 10]
     row = result["rows"][0]
     assert row["macro_auroc"] == pytest.approx(np.mean(list(aurocs.values())), abs=1e-6)

@@ -230,7 +230,7 @@ def encoder(folder: Path) -> Mapping[str, Reader]:
 def run_folder(folder: Path) -> Mapping[str, Reader]:
     """What a run writes, and what reads it: the comparison of runs, its results, and a continued log."""
     from etp_jax.config import load
-    from etp_jax.encoder.card import read_figure
+    from etp_jax.encoder.card import read_figures
     from etp_jax.encoder.folder import PRETRAINED
     from etp_jax.evaluation.results import Result
     from etp_jax.models.tokenizer import Tokenizer
@@ -251,7 +251,7 @@ def run_folder(folder: Path) -> Mapping[str, Reader]:
         compare([folder])
 
     def result() -> None:
-        read_figure(folder / "evaluation" / "r.json")
+        read_figures(folder / "evaluation" / "r.json")
         Result.load(folder / "evaluation" / "r.json").table()
         compare([folder])
 

@@ -25,7 +25,7 @@ from etp_jax.data_prep.archives import ptbxl
 from etp_jax.data_prep.build import build, build_part
 from etp_jax.data_prep.parts import Part, PartSummary, merge
 from etp_jax.encoder.calibration import CALIBRATION_FILE, Calibration, Threshold, load_calibration, save_calibration
-from etp_jax.encoder.card import read_figure
+from etp_jax.encoder.card import read_figures
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.results import Result
@@ -93,7 +93,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> dict[s
 
     def result() -> None:
         Result.load(folder / "results" / "r.json").table()
-        read_figure(folder / "results" / "r.json")
+        read_figures(folder / "results" / "r.json")
 
     readers: dict[str, tuple[Path, Read]] = {
         "build": (folder / "shards" / "build.json", shards),

@@ -20,15 +20,18 @@ MARKS = {
 }
 
 
-def write_people(folder: Path, **build: Any) -> Path:
-    """Shards like those of `small_run`, with people; sexes and ages go by the number of the record."""
+def write_people(folder: Path, everyone: dict[str, Any] | None = None, **build: Any) -> Path:
+    """Shards like those of `small_run`, with people; sexes and ages go by the number of the record.
+
+    What `everyone` has is the same for all.
+    """
     original = small_run.make_record
 
     def make_record(split: str, number: int, rng: np.random.Generator, shape: tuple[int, int]) -> Record:
         record = original(split, number, rng, shape)
         sex, age = SEXES[number % len(SEXES)], AGES[number % len(AGES)]
         level = 250 * (sex == "female") + (0 if np.isnan(age) else 5 * (age - 60))
-        return replace(record, ecg=(record.ecg + level).astype(np.int16), sex=sex, age=age)
+        return replace(record, ecg=(record.ecg + level).astype(np.int16), **{"sex": sex, "age": age} | (everyone or {}))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_run, "make_record", make_record)
