@@ -125,7 +125,7 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
             columns = {"kind": entry["kind"], "how": None, "task": task}
             on, fraction = entry["pretrained_on"], entry.get("labels", 0.0)
             row = _row(entry["name"], "published", on, columns, fraction, None, (), "published")
-            figure = {"mean": value, "patients": None, "seeds": None, "by_seed": []}
+            figure = {"mean": value, "patients": None, "seeds": None, "by_seed": [], "patients_by_seed": []}
             rows.append(row | {"values": {"macro_auroc": figure}, "source": entry["source"]})
     return rows
 
@@ -196,10 +196,11 @@ def _row(
 
 
 def _figure(values_SR: Floats) -> dict[str, Any]:
-    """Computes the mean over seeds, the value of each seed, and both intervals."""
-    sample_S = values_SR[:, 0]
-    figure = {"mean": sample_S.mean(), "patients": over_patients(values_SR[:, 1:]), "seeds": over_seeds(sample_S)}
-    return _rounded(figure | {"by_seed": sample_S.tolist()})
+    """Computes the mean over seeds with both intervals, and the value of each seed with its interval over patients."""
+    sample_S, replicates_SR = values_SR[:, 0], values_SR[:, 1:]
+    figure = {"mean": sample_S.mean(), "patients": over_patients(replicates_SR), "seeds": over_seeds(sample_S)}
+    patients_by_seed = [over_patients(replicates_1R) for replicates_1R in replicates_SR[:, None]]
+    return _rounded(figure | {"by_seed": sample_S.tolist(), "patients_by_seed": patients_by_seed})
 
 
 def _compare(pair: tuple[str, str], study: Study, cells: Cells) -> Iterator[dict[str, Any]]:

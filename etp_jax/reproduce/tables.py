@@ -5,9 +5,9 @@ The JSON contains everything that the other files show:
     rows: run, encoder ("trained", "random", "supervised", "published"), pretrained_on, kind, how (prompts or
         protocol, and options), task, fraction (of the training labels), status ("measured", "failed", "not run",
         "published"), records, classes, classes_fitted (mean number of them with both outcomes in the fitted labels),
-        seeds, planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed};
-        published rows also have source
-    comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same four values of the
+        seeds, planned_seeds, values: by metric {mean, patients: {low, high}, seeds: {low, high} or null, by_seed,
+        patients_by_seed}; published rows also have source
+    comparisons: pair, kind, how, task, fraction, metric, common_seeds, the same five values of the
         difference, p: {patients, seeds}
     failed: error messages by name of the training or evaluation
 """
@@ -205,10 +205,9 @@ def _short(value: float | None) -> str:
 def _csv(figures: dict[str, Any]) -> str:
     """Formats the tidy table, with a line for each value.
 
-    If there are several seeds, each has a line, and the line `mean` has the interval over patients. The line of a
-    single seed has the interval itself. Differences have the encoder `difference` and both runs in `run`. Their p
-    values are separate metrics (`macro_auroc_p_patients`). So is `classes_fitted`, if classes lack an outcome in the
-    fitted labels.
+    Each seed has a line with its interval over patients; of several seeds there is a line `mean` too. Differences have
+    the encoder `difference` and both runs in `run`. Their p values are separate metrics (`macro_auroc_p_patients`). So
+    is `classes_fitted`, if classes lack an outcome in the fitted labels.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV, restval="", lineterminator="\n")
@@ -241,11 +240,10 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(figure: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Lines of a figure: one for each seed and, if there are several, their mean; published figures have no seed."""
-    ends = figure["patients"] or {}
-    if len(seeds) < 2:
-        return [{"seed": seeds[0] if seeds else "", "value": figure["mean"], **ends}]
-    each = [{"seed": seed, "value": value} for seed, value in zip(seeds, figure["by_seed"], strict=True)]
-    return [*each, {"seed": "mean", "value": figure["mean"], **ends}]
+    mean = {"seed": "mean" if seeds else "", "value": figure["mean"], **(figure["patients"] or {})}
+    values = zip(seeds, figure["by_seed"], figure["patients_by_seed"], strict=True)
+    each = [{"seed": seed, "value": value, **ends} for seed, value, ends in values]
+    return each if len(seeds) == 1 else [*each, mean]
 
 
 def _about(figures: dict[str, Any]) -> str:

@@ -252,6 +252,8 @@ def test_means_and_intervals_against_scikit_learn(out: Path) -> None:
     assert figure["mean"] == pytest.approx(np.mean(figure["by_seed"]), abs=1e-6)
     low, high = np.percentile(np.mean(aurocs, axis=0)[1:], [2.5, 97.5])
     assert figure["patients"] == pytest.approx({"low": low, "high": high}, abs=1e-6)
+    for replicates, ends in zip(aurocs, figure["patients_by_seed"], strict=True):
+        assert list(ends.values()) == pytest.approx(np.percentile(replicates[1:], [2.5, 97.5]), abs=1e-6)
     half = 12.7062047 * abs(figure["by_seed"][0] - figure["by_seed"][1]) / 2  # t(0.975, 1); s / sqrt(2) of two values
     assert figure["seeds"]["high"] - figure["mean"] == pytest.approx(half, abs=1e-5)
 

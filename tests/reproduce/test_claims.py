@@ -1,0 +1,276 @@
+"""Tests figures in the sentences of pages: each sentence is made here of the lines of results/, and is on its page."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.pages import TASKS, lines, words
+
+SUPER, SUB, FORM, RHYTHM = TASKS
+FULL = {"stem": "fgclep-plus-full"}
+SMALL = {"stem": "fgclep-plus"}
+RESTORED, HELD_OUT = (f"prompts/ptbxl-super-{part}.json" for part in ("trained", "held-out"))
+RECALL, RECALL_BACK = "ecg_to_text_recall_10", "text_to_ecg_recall_10"
+
+
+def line(run: str, *, stem: str = "ptbxl-study", task: str = SUPER, seed: str = "", **columns: str) -> dict[str, str]:
+    """One line of results: zero-shot with the prompts named, a probe of a fraction, or retrieval by metric."""
+    about = {"run": run, "task": task, "encoder": "difference" if " - " in run else "trained", "metric": "macro_auroc"}
+    about |= {"protocol": "honest", "kind": "zero-shot" if "prompts" in columns else "probe"}
+    if columns.get("metric") in (RECALL, RECALL_BACK):
+        about |= {"kind": "retrieval", "task": ""}
+    found = lines(stem, **about | columns)
+    if len(found) > 1:
+        found = [each for each in found if each["seed"] == (seed or "mean")]
+    (only,) = found
+    return only
+
+
+def value(run: str, **columns: str) -> float:
+    """The value of `line`."""
+    return float(line(run, **columns)["value"])
+
+
+def short(run: str, places: int = 3, **columns: str) -> str:
+    """The value as pages show it, without its sign."""
+    return f"{abs(value(run, **columns)):.{places}f}"
+
+
+def whole(run: str, **columns: str) -> str:
+    """The value with its interval."""
+    found = line(run, **columns)
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*(float(found[end]) for end in ("value", "low", "high")))
+
+
+def spread(run: str, tasks: tuple[str, ...] = TASKS, **columns: str) -> float:
+    """The greatest difference of two seeds over the tasks."""
+    found = []
+    for task in tasks:
+        seeds = [value(run, task=task, seed=seed, **columns) for seed in "012"]
+        found.append(max(seeds) - min(seeds))
+    return max(found)
+
+
+def fine_over_coarse() -> list[str]:
+    pair, others = "fgclep_plus - fgclep_plus-coarse", TASKS[1:]
+    gains = sorted(value(pair, task=task, prompts="waveform") for task in others)
+    return [
+        f"Zero-shot with `waveform` gains {whole(pair, prompts='waveform')} on superclasses, {gains[0]:.3f} to "
+        f"{gains[-1]:.3f} on the other tasks.",
+        f"`default` gains {whole(pair, prompts='default')} on superclasses and "
+        f"{whole(pair, task=RHYTHM, prompts='default')} on rhythms; subclasses gain "
+        f"{short(pair, task=SUB, prompts='default')}",
+        f"`contrast` gains {short(pair, task=RHYTHM, prompts='contrast')} on rhythms",
+    ]
+
+
+def ours_over_mets() -> list[str]:
+    pair = "ptbxl - mets"
+    return [
+        f"`ptbxl` gains {whole(pair, prompts='contrast')} with prompts `contrast`, "
+        f"{whole(pair, prompts='default')} with `default`, and {whole(pair, fraction='0.01')} in the probe at 1 %",
+        f"do not differ on superclasses ({whole(pair, fraction='1.0')})",
+        f"On rhythms `ptbxl` is {whole(pair, task=RHYTHM, fraction='1.0')} better.",
+    ]
+
+
+def seeds() -> list[str]:
+    def greatest(run: str, prompts: tuple[str, ...]) -> str:
+        return f"{max(spread(run, prompts=each) for each in prompts):.3f}"
+
+    def probes(run: str) -> list[str]:
+        return [f"{spread(run, (task,), fraction='1.0'):.3f}" for task in (SUPER, FORM)]
+
+    plain, waveform = ("default", "contrast"), ("waveform",)
+    of_super, of_form = probes("ptbxl")
+    return [
+        f"The three seeds of `ptbxl` differ by at most {greatest('ptbxl', plain)} in zero-shot (prompts `waveform`: "
+        f"{greatest('ptbxl', waveform)}). In the probe at 100 % they differ by {of_super} on superclasses and by "
+        f"{of_form} on `ptbxl-form`",
+        f"Those of `fgclep_plus` differ by at most {greatest('fgclep_plus', plain)} (`waveform`: "
+        f"{greatest('fgclep_plus', waveform)}), and in the probe by {' and '.join(probes('fgclep_plus'))}.",
+    ]
+
+
+def one_per_cent() -> list[str]:
+    fitted = {task: value("ptbxl", task=task, fraction="0.01", metric="classes_fitted") for task in (RHYTHM, FORM, SUB)}
+    return [
+        f"A subset of 1 % holds on average {fitted[RHYTHM]:.1f} of the 12 rhythms, {fitted[FORM]:.1f} of the 19 forms "
+        f"and {fitted[SUB]:.0f} of the 23 subclasses.",
+        f"The {short('ptbxl', task=RHYTHM, fraction='0.01')} of rhythms is the mean of five subsets and three seeds.",
+    ]
+
+
+def without_training() -> list[str]:
+    about = {"stem": "shipped", "encoder": "random", "prompts": "default"}
+    found = [short("random encoder", task=task, **about) for task in ("cpsc2018", "mitbih-beats")]
+    uncentred = [short("uncentred", task=task, fraction="1.0", **FULL) for task in (SUPER, FORM)]
+    return [
+        f"A random encoder of the same architecture reaches {' and '.join(found)} (`default`).",
+        f"the probe of the `ptbxl` run reaches {uncentred[0]}.",
+        f"is reversed: {uncentred[1]}, ",
+    ]
+
+
+def own_protocol() -> list[str]:
+    f1 = {
+        run: [
+            short(run, stem="mets-protocol", task=f"mets-{task}", prompts="contrast", metric="macro_f1")
+            for task in ("super", "form", "rhythm")
+        ]
+        for run in ("mets", "ptbxl")
+    }
+    return [f"METS {' / '.join(f1['mets'])}, `ptbxl` {' / '.join(f1['ptbxl'])}."]
+
+
+def plus_at_full_size() -> list[str]:
+    both = {"coarse": "fine - coarse", "control": "fine - plain"}
+    recall = {run: [short(run, metric=metric, **FULL) for metric in (RECALL, RECALL_BACK)] for run in ("fine", "plain")}
+    old = {
+        (task, prompts): abs(
+            value("fine", task=task, prompts=prompts, seed="0", **FULL)
+            - value("uncentred", task=task, prompts=prompts, **FULL)
+        )
+        for task, prompts in [(SUPER, p) for p in ("default", "contrast", "waveform")]
+        + [(RHYTHM, p) for p in ("default", "contrast")]
+    }
+    gains = [f"{each:.3f}" for each in old.values()]
+    control = [value("fine - plain", prompts=prompts, **FULL) for prompts in ("contrast", RESTORED)]
+    coarse = value("fine", prompts="default", **FULL) - value("coarse", prompts="default", **FULL)
+    assert set(both.values()) >= {"fine - plain"}
+    return [
+        f"loses {-control[0]:.3f} with `contrast`, and gains {control[1]:.3f} on prompts with the restored sentences",
+        f"Against its own coarse run it gains {coarse:.3f} with `default`",
+        f"The probe is {short('fine', fraction='1.0', **FULL)} with all labels, the control's too. Recall@10 from ECG "
+        f"to report is {recall['fine'][0]} (control {recall['plain'][0]}), from report to ECG {recall['fine'][1]} "
+        f"({recall['plain'][1]})",
+        f"they gain {short('coarse - uncentred', prompts='contrast', **FULL)} on superclasses with `contrast`",
+        f"the fine stage has {gains[0]} more on superclasses with `default`, {gains[1]} with `contrast` and {gains[2]} "
+        f"with `waveform`, and {gains[3]} and {gains[4]} less on rhythms.",
+        f"At half width it remains {short('coarse-sigmoid - coarse', stem='fine-stage', prompts='default')} behind",
+        f"at full size (above: {short('fine - plain', prompts=HELD_OUT, **FULL)} of "
+        f"{short('fine - plain', prompts=RESTORED, **FULL)})",
+    ]
+
+
+def plus_at_small_size() -> list[str]:
+    probe = [short(run, fraction="1.0", **SMALL) for run in ("fine", "plain")]
+    recall = {
+        metric: [value(run, metric=metric, **SMALL) for run in ("fine", "plain")] for metric in (RECALL, RECALL_BACK)
+    }
+    (ours, theirs), (back, their_back) = recall.values()
+    return [
+        f"The probe is equal ({probe[0]} and {probe[1]} with all labels); recall@10 from ECG to report is "
+        f"{theirs - ours:.3f} lower than the control's ({ours:.3f} and {theirs:.3f}), just beyond the goal of 0.02, "
+        f"and from report to ECG {their_back - back:.3f} lower ({back:.3f} and {their_back:.3f}).",
+    ]
+
+
+def parts_of_plus() -> list[str]:
+    def change(run: str, **columns: str) -> str:
+        return short(f"{run} - share-0.5", stem="fine-stage", **columns)
+
+    kept = [change("filter-none", prompts=prompts) for prompts in ("waveform", HELD_OUT)]
+    lost = {change("filter-measurement", prompts=prompts) for prompts in ("waveform", HELD_OUT)}
+    assert len(lost) == 1
+    return [
+        f"without it waveform prompts gain {kept[0]} and held-out sentences {kept[1]}, with measured features alone "
+        f"they lose {lost.pop()}.",
+    ]
+
+
+def levers() -> list[str]:
+    def change(run: str, **columns: str) -> str:
+        return short(run, stem="coarse-stage", **columns)
+
+    return [
+        f"are worth {change('whole-reports - coarse', prompts='default')} with `default`",
+        f"gains {change('text-trained - whole-reports', metric=RECALL)} in recall, loses another "
+        f"{change('text-trained - whole-reports', prompts='default')} with `default`",
+    ]
+
+
+def small_fgclep() -> list[str]:
+    about = {"stem": "fgclep-ablation"}
+
+    def three(run: str, **columns: str) -> tuple[float, list[float]]:
+        found = [value(run, seed=seed, **about, **columns) for seed in "012"]
+        return sum(found) / 3, sorted(found)
+
+    def cell(run: str, **columns: str) -> str:
+        mean, (low, _, high) = three(run, **columns)
+        return f"{mean:.3f} ({low:.3f}–{high:.3f})"
+
+    def cells(run: str, *prompts: str, probe: bool = True) -> str:
+        found = [cell(run, prompts=each) for each in prompts] + [cell(run, fraction="1.0")] * probe
+        return " | ".join([*found[: len(prompts)], *["not run"] * (3 - len(prompts)), *found[len(prompts) :]])
+
+    every = ("default", "contrast", "waveform")
+    return [
+        f"| coarse, softmax, semantic pairs, 4 epochs | {cells('softmax-semantic', *every)} |",
+        f"| the same, sigmoid without bias (FG-CLEP's loss) | {cells('sigmoid-semantic', *every[:2])} |",
+        f"| coarse, then fine, 2 epochs on restored reports | {cells('fine-both', *every)} |",
+        f"| coarse, then 2 more epochs on the plain reports | {cells('fine-raw', *every)} |",
+        f"Recall@10 of plain reports is {three('fine-both', metric=RECALL)[0]:.3f}, compared with "
+        f"{three('fine-raw', metric=RECALL)[0]:.3f} after the same amount of training on plain reports and "
+        f"{three('softmax-semantic', metric=RECALL)[0]:.3f} before.",
+    ]
+
+
+def summary_of_small_fgclep() -> list[str]:
+    def mean(run: str, **columns: str) -> str:
+        return f"{sum(value(run, seed=seed, stem='fgclep-ablation', **columns) for seed in '012') / 3:.3f}"
+
+    def row(label: str, **columns: str) -> str:
+        return f"| {label} | {mean('fine-raw', **columns)} | {mean('fine-both', **columns)} |"
+
+    return [
+        *(row(f"zero-shot, prompts `{each}`", prompts=each) for each in ("waveform", "default", "contrast")),
+        row("probe, 100 %", fraction="1.0"),
+        row("recall@10 of reports", metric=RECALL),
+    ]
+
+
+def card() -> list[str]:
+    def chosen_by(seed: str) -> float:
+        found = [
+            value("fine", task=task, prompts=prompts, seed=seed, **FULL)
+            for task in TASKS
+            for prompts in ("default", "contrast")
+        ]
+        found += [value("fine", fraction=share, seed=seed, **FULL) for share in ("0.01", "0.1", "1.0")]
+        return sum(found) / len(found)
+
+    means = [f"{chosen_by(seed):.3f}" for seed in "012"]
+    about = {"stem": "groups-and-conditions", "kind": "demographics", "task": "", "encoder": "trained"}
+    age = line("shipped", **about, metric="age_mae")
+    ends = "{:.1f} [{:.1f}, {:.1f}]".format(*(float(age[end]) for end in ("value", "low", "high")))
+    return [
+        f"({means[0]}, {means[1]} and {means[2]}; `results/fgclep-plus-full.csv`",
+        f"AUROC of {whole('shipped', **about, metric='sex_auroc')}, and age with a mean error of {ends} years (the "
+        f"median age of all: {short('shipped', 1, **about, metric='age_mae_of_median')}).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "sentences"),
+    [
+        ("docs/results.md", fine_over_coarse),
+        ("docs/results.md", ours_over_mets),
+        ("docs/results.md", seeds),
+        ("docs/results.md", one_per_cent),
+        ("docs/results.md", without_training),
+        ("docs/results.md", own_protocol),
+        ("docs/fgclep.md", plus_at_full_size),
+        ("docs/fgclep.md", plus_at_small_size),
+        ("docs/fgclep.md", summary_of_small_fgclep),
+        ("results/ablations.md", parts_of_plus),
+        ("results/ablations.md", levers),
+        ("results/ablations.md", small_fgclep),
+        ("etp_jax/pretrained/MODEL_CARD.md", card),
+    ],
+)
+def test_a_page_has_the_figures_of_results(page: str, sentences) -> None:
+    text = words(page)
+    for sentence in sentences():
+        assert sentence in text
