@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from etp_jax.evaluation.probe import PRIOR_PENALTY
 from tests.helpers.pages import CELL, CHOSEN, LABELS, ROOT, TASKS, check, figure, figure_of, lines, same, table
 
 RUNS: dict[str, str | tuple[str, str]] = {
@@ -250,3 +251,80 @@ def test_every_interval_on_a_page_is_in_some_file_of_results() -> None:
     }
     negative = {tuple(f"{-float(x):.3f}" for x in (value, high, low)) for value, low, high in known}
     assert len(shown) > 80 and {cell for cell in shown if cell[1:] not in known | negative} == set()
+
+
+def test_the_table_of_goals() -> None:
+    """Figures and what is missed, to four decimals."""
+    plus = {"run": "fgclep_plus", "seed": "0", "encoder": "trained", "metric": "macro_auroc"}
+    of = {"superclasses": "ptbxl-super", "subclasses": "ptbxl-sub", "forms": "ptbxl-form", "rhythms": "ptbxl-rhythm"}
+    prior, some = f"{CHOSEN} --text-prior", f"{CHOSEN} --fractions 1.0"
+    rows = table("docs/results.md", "### Goals")
+    for row in rows:
+        what, _, how = row["fold 10"].partition(", ")
+        stem, about = "ptbxl-study", plus | {"task": of.get(what, "cpsc2018")}
+        share = "0.01" if "1 %" in how else "1.0"
+        wanted = [{"kind": "probe", "protocol": some, "fraction": share}]
+        if what == "superclasses" and how.startswith("probe"):
+            wanted = [{"kind": "probe", "protocol": name, "fraction": share} for name in (prior, CHOSEN)]
+        if how.startswith("whole"):
+            views = {"kind": "finetune", "protocol": "honest, --views 8"}
+            wanted = [views, {"kind": "finetune", "protocol": "honest", "run": "ptbxl", "seed": "0"}]
+        if how == "zero-shot":
+            wanted = [{"kind": "zero-shot", "prompts": "contrast"}]
+        if what == "CPSC2018":
+            stem, about = "shipped", {"task": "cpsc2018", "run": "shipped", "metric": "macro_auroc"}
+            wanted = [{"kind": "zero-shot", "prompts": "default"}]
+        found = [float(lines(stem, **about | each)[0]["value"]) for each in wanted]
+        places = 3 if what == "CPSC2018" else 4
+        assert re.findall(rf"\d\.\d{{{places}}}(?!\d)", row["figure"])[: len(found)] == [
+            f"{value:.{places}f}" for value in found
+        ], row
+        short = float(row["goal"]) - max(round(value, 4) for value in found)
+        assert row[""] == ("met" if short <= 0 else f"missed by {short:.4f}"), row
+    assert len(rows) == 8
+
+
+def test_the_table_of_the_published_command() -> None:
+    first, second = table("docs/results.md", "### The published command trains the whole network")
+    about = {"task": "ptbxl-super", "kind": "finetune", "protocol": "merl-as-published", "metric": "macro_auroc"}
+    for row, encoder in ((first, "trained"), (second, "supervised")):
+        (line,) = lines("ptbxl-study", run="ptbxl", encoder=encoder, **about)
+        assert same(row["as published"], [figure_of(line)])
+    probe = {"task": "ptbxl-super", "kind": "probe", "protocol": "honest", "fraction": "0.01", "metric": "macro_auroc"}
+    (ours,) = lines("ptbxl-study", run="ptbxl", seed="0", **probe)
+    (random,) = lines("ptbxl-study", run="random encoder, model of ptbxl", **probe)[:1]
+    assert [row["honest frozen probe"] for row in (first, second)] == [figure_of(ours)[0], figure_of(random)[0]]
+
+
+def test_the_table_of_the_protocol_of_mets() -> None:
+    """The published figures are those of the paper's Table 2, and are in no file of results."""
+    metrics = ("binary_accuracy", "macro_precision", "macro_recall", "macro_f1")
+    for row in table("docs/results.md", "## METS's own protocol"):
+        for column, run in {"METS, prompts `mets`": "mets", "METS, prompts `default`": "mets"}.items() | {
+            ("`ptbxl`, prompts `default`", "ptbxl")
+        }:
+            about = {"run": run, "encoder": "trained", "task": row["task"].strip("`"), "kind": "zero-shot"}
+            prompts = column.rpartition("`")[0].rpartition("`")[2]
+            found = [lines("mets-protocol", prompts=prompts, metric=metric, **about)[0] for metric in metrics]
+            assert same(row[column], [figure_of(line) for line in found]), (row["task"], column)
+
+
+def test_the_tables_of_the_text_prior() -> None:
+    """Also the choice of the penalty: the shipped one has the best mean of its rows."""
+    rows = table("results/text-prior.md", "<!-- tables -->")
+    assert len(rows) == 12
+    runs = {"without": "shipped", "with": "shipped + text prior", "difference": "shipped + text prior - shipped"}
+    for row in rows:
+        about = {"task": row["task"], "fraction": LABELS[row["labels"].replace("%", " %")]}
+        for column, run in runs.items():
+            (line,) = lines("text-prior", run=run, metric="macro_auroc", **about)
+            sign = "+" if column == "difference" else ""
+            mean, low, high = (format(float(line[end]), f"{sign}.4f") for end in ("value", "low", "high"))
+            assert row[column] == f"{mean} [{low}, {high}]", (row, column)
+        (p,) = lines("text-prior", run=runs["difference"], metric="macro_auroc_p_patients", **about)
+        assert row["p"] == f"{float(p['value']):.3f}"
+    *rows, mean = table("results/text-prior.md", "<!-- choice -->")
+    columns = list(mean)[2:]
+    for column in columns:
+        assert float(mean[column]) == pytest.approx(sum(float(row[column]) for row in rows) / len(rows), abs=1e-4)
+    assert max(columns, key=lambda column: float(mean[column])) == f"penalty {PRIOR_PENALTY:g}"

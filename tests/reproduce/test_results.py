@@ -66,18 +66,84 @@ def test_the_table_of_the_study_is_made_of_its_csv() -> None:
     assert set(re.findall(r"\((\d+\.\d) of", text)) == fitted
 
 
+def test_every_cell_of_the_study_is_that_of_its_row_and_column() -> None:
+    found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    columns = ("run", "encoder", "task", "kind", "protocol", "prompts", "fraction")
+    for line in read(RESULTS / "ptbxl-study.csv"):
+        if line["metric"] == "macro_auroc":
+            found.setdefault(tuple(line[name] for name in columns), []).append(line)
+    kinds = {kind.title: name for name, kind in KINDS.items()}
+    page, count = (RESULTS / "ptbxl-study.md").read_text(encoding="utf-8"), 0
+    for section in page.split("\n## ")[1:]:
+        kind = kinds.get(section.splitlines()[0])
+        rows = re.findall(r"^\| (.*) \|$", section, flags=re.MULTILINE) if kind else []
+        for name, _, how, _, *cells in (map(str.strip, row.split("|")) for row in rows[1:]):
+            label, _, protocol = how.partition(", ")
+            protocol = f"honest, {protocol}" if protocol.startswith("--") else protocol or "honest"
+            about = (
+                [protocol, "", str(float(label.rstrip("%")) / 100)] if label.endswith("%") else ["honest", label, "0.0"]
+            )
+            encoder = (
+                "random" if name.startswith("random") else "supervised" if name.endswith("supervised") else "trained"
+            )
+            run = name.removesuffix(" from scratch, supervised")
+            for task, cell in zip(rows[0].split(" | ")[4:], cells, strict=True):
+                if "[" not in cell:  # published, or not run
+                    continue
+                lines = found[run, encoder, task, str(kind), *about]
+                (line,) = lines if len(lines) == 1 else [line for line in lines if line["seed"] == "mean"]
+                shown = "{:.3f} [{:.3f}, {:.3f}]".format(*(float(line[end]) for end in ("value", "low", "high")))
+                assert cell.startswith(shown), (name, how, task)
+                count += 1
+    assert count > 200
+
+
 def test_the_tables_by_group_and_condition_are_made_of_their_csv() -> None:
     lines = read(RESULTS / "groups-and-conditions.csv")
-    triples = {tuple(f"{float(line[end]):.3f}" for end in ("value", "low", "high")) for line in lines if line["low"]}
     card, page, docs = (
         (RESULTS.parent / name).read_text(encoding="utf-8").replace("+", "")
         for name in ("etp_jax/pretrained/MODEL_CARD.md", "results/groups-and-conditions.md", "docs/evaluation.md")
     )
-    cells = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", page)
-    assert len(cells) > 60 and set(cells) <= triples
+    by_name = {
+        (line["encoder"], line["kind"], line["task"], line["metric"]): " [".join(
+            [f"{float(line['value']):.3f}", ", ".join(f"{float(line[end]):.3f}" for end in ("low", "high")) + "]"]
+        )
+        for line in lines
+        if line["low"]
+    }
+    count = 0
+    for section in page.split("\n## ")[1:]:
+        kind, task = (
+            section.split(",")[0].split(" ")[:2] if " " in section.split(",")[0] else (section.split(",")[0], "")
+        )
+        head: list[str] = []
+        for row in re.findall(r"^\| (.*) \|$", section, flags=re.MULTILINE):
+            name, *cells = (cell.strip() for cell in row.split("|"))
+            if name in ("", "encoder"):
+                head = cells
+            for column, cell in zip(head, cells, strict=True):
+                if not cell.endswith("]"):
+                    continue
+                metric = {"macro-AUROC": f"macro_auroc: {name}", "difference": f"difference: {name}"}.get(
+                    column, column
+                )
+                encoder = name if name in ("trained", "random") else "trained"
+                assert cell == by_name[encoder, kind, task, metric], (kind, task, name, column)
+                count += 1
+    assert count > 95
     section = card[card.index("## Groups and conditions") : card.index("## Limits")]
-    shown = re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", section)
-    assert len(shown) == 21 and set(shown) <= triples
+    shown = re.findall(rf"\| ([^|]+) \| ({NUMBER} \[{NUMBER}, {NUMBER}\])", section)
+    assert len(shown) == 19
+    for name, cell, *_ in shown:
+        metric = "macro_auroc: " + {"whole ECG": "clean"}.get(name, name.partition(", 3 classes")[0])
+        kinds = {
+            kind: found
+            for (who, kind, task, what), found in by_name.items()
+            if (who, task, what) == ("trained", "ptbxl-super", metric)
+        }
+        assert [*kinds.values()] == [cell], name
+    (error,) = re.findall(rf"calibration error of the probe: ({NUMBER} \[{NUMBER}, {NUMBER}\])", section)
+    assert error[0] == by_name["trained", "subgroups", "ptbxl-super", "ece_equal_mass"]
     names = ("clean", "6 limb leads", "leads I and II", "lead II", "lead I", "sampled at 50 Hz", "white noise, 10 dB")
     names += ("baseline wander, 0.5 mV", "mains, 0.1 mV")
     about = {(line["encoder"], line["task"], line["metric"]): f"{float(line['value']):.3f}" for line in lines}
