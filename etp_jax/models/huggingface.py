@@ -39,6 +39,11 @@ HUB_TIMEOUT_S = 10.0
 """Longest wait for the hub's first answer."""
 
 
+def is_local(source: str) -> bool:
+    """Whether `resolve` downloads nothing for a source: a folder, or one inside an installed package."""
+    return source.startswith("package:") or Path(source).is_dir()
+
+
 def resolve(source: str) -> Path:
     """Finds or downloads the folder that holds a text tower's config, weights and tokenizer.
 

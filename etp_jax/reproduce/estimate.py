@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,6 @@ from etp_jax.config import DataConfig, LossConfig, OptimConfig, RunConfig, Train
 from etp_jax.ecg.leads import LEADS
 from etp_jax.errors import EtpError, one_line
 from etp_jax.files import read_json
-from etp_jax.models.bert import BertConfig
-from etp_jax.models.huggingface import read_config, resolve
-from etp_jax.models.sentence_folder import bert_folder
 from etp_jax.reproduce.plan import PlannedTraining, batches
 from etp_jax.shards.reader import Shards
 from etp_jax.training import run_folder
@@ -118,14 +115,14 @@ def training_memory(training: PlannedTraining) -> int | None:
 @cache
 def _memory(config: TrainConfig, sizes: Sizes) -> int | None:
     parallel = Parallel(config.run.parallel)
-    built = program(config, sizes, parallel, bert=_text_sizes(config))
+    built = program(config, sizes, parallel, bert=text_tower(config))
     return check_fits(built.dispatch, built.args, config, parallel, built.resident, QUICK.get(parallel.platform))
 
 
 @cache
 def _work(config: TrainConfig) -> flops.Step:
     """Counts the work of a step on all devices."""
-    sizes, parallel, bert = _sizes(config), Parallel(config.run.parallel), _text_sizes(config)
+    sizes, parallel, bert = _sizes(config), Parallel(config.run.parallel), text_tower(config)
     built = program(config, sizes, parallel, bert=bert)
     text = None if config.model.text.frozen else (bert, sizes.tokens)
     return flops.train_step(
@@ -142,14 +139,6 @@ def _sizes(config: TrainConfig) -> Sizes:
         reports=len(found.reports.reports),
         tokens=config.model.text.max_tokens,
     )
-
-
-def _text_sizes(config: TrainConfig) -> BertConfig:
-    """Returns the sizes of the text tower; of one that is not on this machine those of BERT-base, nothing is loaded."""
-    source = config.model.text.pretrained
-    if source is None or not (source.startswith("package:") or Path(source).is_dir()):
-        return text_tower(config)
-    return replace(read_config(bert_folder(resolve(source))), dropout=config.model.text.dropout)
 
 
 def _shape(config: TrainConfig) -> TrainConfig:

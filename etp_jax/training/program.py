@@ -15,6 +15,8 @@ from etp_jax.errors import EtpError
 from etp_jax.losses.pairs import needs_mean, needs_tower
 from etp_jax.models.bert import BertConfig
 from etp_jax.models.dual_encoder import init_variables
+from etp_jax.models.huggingface import is_local, read_config, resolve
+from etp_jax.models.sentence_folder import bert_folder
 from etp_jax.training import build, feed, optim, resident
 from etp_jax.training.parallel import REPLICATED, SPLIT, Parallel
 from etp_jax.training.report_table import table_is_resident
@@ -24,7 +26,7 @@ from etp_jax.training.step import MEAN, TokenTable, init_state, kept_anyway, mak
 Shapes = Any
 
 BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
-"""Sizes that stand for those of a recipe's pretrained text tower (28,996 words: the cased vocabulary)."""
+"""Sizes in place of those of a text tower that is not on this machine (28,996 words: the cased vocabulary)."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,19 @@ class Program:
 
 
 def text_tower(config: TrainConfig) -> BertConfig:
-    """Returns the sizes of a recipe's text tower. For a pretrained tower they are those of BERT-base."""
+    """Returns the sizes of a recipe's text tower, without loading it; see `BERT_BASE`.
+
+    Raises:
+      EtpError: the config.json of a tower on this machine cannot be read.
+    """
     text = config.model.text
-    bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden, text.max_tokens)
-    return replace(BERT_BASE if text.pretrained is not None else bert, dropout=text.dropout)
+    if text.pretrained is None:
+        bert = BertConfig(text.vocabulary, text.hidden, text.layers, text.heads, 4 * text.hidden, text.max_tokens)
+    elif is_local(text.pretrained):
+        bert = read_config(bert_folder(resolve(text.pretrained)))
+    else:
+        bert = BERT_BASE
+    return replace(bert, dropout=text.dropout)
 
 
 def program(

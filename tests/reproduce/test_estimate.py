@@ -150,8 +150,8 @@ def test_a_tower_that_is_not_here_counts_as_bert_base(tmp_path: Path) -> None:
     """No name is looked up on the hub."""
     config = small_config(tmp_path)
     config = change(config, model={"text": change(config.model.text, pretrained="someone/clinical-bert")})
-    assert estimate._text_sizes(config).hidden_size == 768  # pyright: ignore[reportPrivateUsage]
+    assert text_tower(config).hidden_size == 768
     here = change(config, model={"text": change(config.model.text, pretrained="package:no_such_package")})
     with pytest.raises(EtpError, match="no_such_package"):
-        estimate._text_sizes(here)  # pyright: ignore[reportPrivateUsage]
-    assert estimate._text_sizes(small_config(tmp_path)).hidden_size == 8  # pyright: ignore[reportPrivateUsage]
+        text_tower(here)
+    assert text_tower(small_config(tmp_path)).hidden_size == 8

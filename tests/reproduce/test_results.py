@@ -135,7 +135,7 @@ def test_the_tables_by_group_and_condition_are_made_of_their_csv() -> None:
     shown = re.findall(rf"\| ([^|]+) \| ({NUMBER} \[{NUMBER}, {NUMBER}\])", section)
     assert len(shown) == 19
     for name, cell, *_ in shown:
-        metric = "macro_auroc: " + {"whole ECG": "clean"}.get(name, name.partition(", 3 classes")[0])
+        metric = f"macro_auroc: {'clean' if name == 'whole ECG' else name.partition(', 3 classes')[0]}"
         kinds = {
             kind: found
             for (who, kind, task, what), found in by_name.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from etp_jax.training import program as program_module
 from etp_jax.training.batches import Batches
 from etp_jax.training.feed import DeviceFeed
 from etp_jax.training.parallel import Parallel
-from etp_jax.training.program import Sizes, program
+from etp_jax.training.program import Sizes, program, text_tower
 from etp_jax.training.report_table import DeviceReports
 from etp_jax.training.step import MEAN
 from tests.helpers.tiny_run import BATCH, SAMPLES, change, tiny_config, write_shards
@@ -104,6 +105,18 @@ def test_a_plan_has_the_arguments_of_a_run(tmp_path: Path, mode: Any, resident: 
     built = program(config, Sizes(SAMPLES, len(batches.paired), 5, 16), parallel)
     assert (built.resident, built.per_dispatch) == (resident, per_dispatch)
     assert shapes(built.args[1:]) == shapes((batch, feed.tables))
+
+
+def test_a_plan_has_the_sizes_of_a_tower_that_is_here(tmp_path: Path) -> None:
+    """So a step that `etp plan` saves is that of the run, also where the tower is no BERT-base."""
+    sizes = {"vocab_size": 70, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"intermediate_size": 20, "model_type": "bert"}))
+    config = tiny_config(tmp_path)
+    config = change(config, model={"text": change(config.model.text, pretrained=str(tmp_path), dropout=0.25)})
+    found = text_tower(config)
+    assert {name: getattr(found, name) for name in sizes} == sizes and found.dropout == 0.25
+    config = change(config, model={"text": change(config.model.text, pretrained="someone/clinical-bert")})
+    assert text_tower(config).hidden_size == 768
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
