@@ -131,8 +131,8 @@ class LossConfig:
     embeddings of the current step, without gradient (FG-CLEP)."""
     semantic_centre: bool = False
     """Whether the mean vector is taken off before the cosines, which otherwise are all high: with `tower` the mean of
-    the distinct training reports, with `batch` that of the rows of the global batch. A validation takes off the mean of
-    the training reports of the kind that it reads."""
+    the distinct training reports (in a validation, of those of the kind that it reads), with `batch` that of the rows
+    of the global batch."""
     semantic_temperature: float = 0.1
     """`semantic` pairs with softmax: temperature of the softmax over text-text cosines."""
     semantic_weight: float = 0.5

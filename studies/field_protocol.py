@@ -52,20 +52,23 @@ def published() -> Iterator[list[object]]:
 
 
 def measured(result: Result) -> Iterator[list[object]]:
-    """The lines of the CSV for a result.
-
-    Raises:
-      ValueError: it is of another protocol, task or split.
-    """
-    name = str(result.protocol.get("name"))
-    if name != FIELD or result.task not in TASKS or result.split not in FOLDS:
-        raise ValueError(f"{result.task} on {result.split} by protocol {name}; this page is for {FIELD} on {TASKS}")
+    """The lines of the CSV for a result."""
     for row in result.rows:
         about = [STUDY, f"shipped, {FOLDS[result.split]}", row.train_seed, row.encoder, result.task]
         for metric, figure in result.summary[row.encoder][row.fraction].items():
             if figure.mean is not None and row.fraction == 1:
                 values = figure.mean, figure.low, figure.high, result.revision
                 yield [*about, *_kind(way_of(result)), "", row.fraction, metric, *values]
+
+
+def _read(path: Path) -> Result:
+    """Reads a result; ends the program if it is of another protocol, task or split."""
+    result = Result.load(path)
+    name = str(result.protocol.get("name"))
+    if name != FIELD or result.task not in TASKS or result.split not in FOLDS:
+        found = f"task {result.task}, split {result.split}, protocol {name}"
+        raise SystemExit(f"{path}: {found}; this page takes {FIELD} on {', '.join(TASKS)}")
+    return result
 
 
 def _shipped() -> Iterator[list[object]]:
@@ -129,7 +132,7 @@ def _cell(line: list[object]) -> str:
 
 def main() -> None:
     """Writes both files."""
-    new = [line for name in sys.argv[1:] for line in measured(Result.load(Path(name)))]
+    new = [line for name in sys.argv[1:] for line in measured(_read(Path(name)))]
     replaced = {_cell_of(line) for line in new}
     kept = [line for line in _shipped() if _cell_of(line) not in replaced]
     lines = [*kept, *new, *published()]

@@ -134,15 +134,19 @@ def tower_of(file: Path, tensors: Tensors, origin: Origin) -> EcgConfig:
             f"{file}: the first convolution reads {stem[1]} leads with a kernel of {stem[2]}; only {len(origin.leads)} "
             "leads, as the model's input has, and a kernel of 7 are supported"
         )
-    depths = [50] if f"{ECG}layer1.0.conv3.weight" in tensors else [18, 34]
+    depths = (50,) if f"{ECG}layer1.0.conv3.weight" in tensors else (18, 34)
     counts = tuple(_blocks(tensors, stage) for stage in range(1, STAGES + 1))
-    known = [BLOCKS[depth] for depth in depths] + [*DEEPER] * (depths == [50])
-    whole = [origin.blocks] if origin.blocks else known
-    if counts not in whole:
-        own = "; a model of other sizes states them as blocks in --about" * (origin is not MERL and not origin.blocks)
+    known = [BLOCKS[depth] for depth in depths]
+    if depths == (50,):
+        known += DEEPER
+    if origin.blocks and counts != origin.blocks:
+        stated = list(origin.blocks)
+        raise EtpError(f"{file}: has {list(counts)} residual blocks, --about states {stated}; correct it, or {AGAIN}")
+    if not origin.blocks and counts not in known:
+        advice = AGAIN if origin is MERL else f"{AGAIN}, or state the numbers as blocks in --about"
         raise EtpError(
             f"{file}: has {list(counts)} residual blocks in its four stages, but a whole model has "
-            f"{' or '.join(str(list(each)) for each in whole)}; {AGAIN}{own}"
+            f"{' or '.join(str(list(each)) for each in known)}; {advice}"
         )
     depth = next((depth for depth in depths if BLOCKS[depth] == counts), depths[0])
     sizes: dict[str, Any] = {"depth": depth, "blocks": counts if BLOCKS[depth] != counts else (), "width": stem[0]}

@@ -14,6 +14,7 @@ from etp_jax.evaluation.outcome import Outcome, make_row
 from etp_jax.evaluation.probe import best_setting, fitting_records
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import Request, check_scored
+from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import Weights, bootstrap_weights, has_both, ranking
 from etp_jax.shards.reader import Shards
 
@@ -40,6 +41,28 @@ class Demographics(Request):
         """Shares of the training records for which the result has rows."""
         return (1.0,)
 
+    def answered_by(self, result: Result) -> bool:
+        """Whether a stored result measured sex and age apart, each on all records where it is known."""
+        return super().answered_by(result) and {"sex", "age"} <= set(result.protocol)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The records whose sex, or whose age, is known."""
+
+    fitted: Labelled
+    chooser: Labelled
+    target: Labelled
+
+    def __str__(self) -> str:
+        """Numbers of records."""
+        fitted, chooser, target = map(len, (self.fitted, self.chooser, self.target))
+        return f"fitted on {fitted} records of train, chosen over {chooser} records, scored on {target}"
+
+    def encode(self, encoder: Encoder) -> list[NDArray[np.float32]]:
+        """Computes the pooled features [n, F] of each."""
+        return [records.encode(encoder)[0] for records in (self.fitted, self.chooser, self.target)]
+
 
 @dataclass(frozen=True)
 class Known:
@@ -56,12 +79,14 @@ class Known:
         record_ids, patients = np.array(columns.record_id)[rows], np.array(columns.patient_id)[rows]
         return Labelled((opened,), rows, record_ids, patients, (sex_N[rows] == "female")[:, None])
 
-    def measured_on(self, split: str) -> tuple[Labelled, Labelled, Labelled] | None:
-        """Returns the records to fit on, to choose a strength on and to score; None if the quantity hardly varies."""
-        found = *fitting_records(self, split), self.of(split)
+    def measured_on(self, split: str) -> Parts | None:
+        """Returns the records when `split` is scored; None if one part of them lacks what the quantity needs."""
+        fitted, chooser = fitting_records(self, split)
+        parts = Parts(fitted, chooser, self.of(split))
+        every = parts.fitted, parts.chooser, parts.target
         if self.quantity == "sex":
-            return found if all(has_both(records.y_nC).all() for records in found) else None
-        return found if all(map(len, found)) and len(np.unique(ages(found[0]))) > 1 else None
+            return parts if all(has_both(records.y_nC).all() for records in every) else None
+        return parts if all(map(len, every)) and len(np.unique(ages(fitted))) > 1 else None
 
 
 def ages(records: Labelled) -> NDArray[np.float64]:
@@ -78,56 +103,56 @@ def evaluate(request: Demographics, encoders: Sequence[tuple[str, Encoder]], sha
     sex, age = (Known(shards, quantity).measured_on(request.split) for quantity in ("sex", "age"))
     if sex is None and age is None:
         raise EtpError(
-            f"{shards.folder}: has {_known(shards, request.split)}; neither both sexes nor ages that differ are among "
-            "the records to fit on, to choose a strength on and to score"
+            f"{shards.folder}: has {_known(shards, request.split)}; train, validation and that split need both sexes "
+            "each, or ages that differ; add them to the source and prepare the shards again"
         )
     about = {"records": _known(shards, request.split)}
-    for quantity, found in {"sex": sex, "age": age}.items():
-        about[quantity] = "not measured: it hardly varies among the records" if found is None else _described(found)
+    missing = "not measured: unknown, or the same in all records, of a part that it needs"
+    about |= {quantity: str(parts or missing) for quantity, parts in {"sex": sex, "age": age}.items()}
     if age is not None:
-        median = f"{np.median(ages(age[0])):g} years"
+        median = f"{np.median(ages(age.fitted)):g} years"
         about["age_mae_of_median"] = f"error of the training records' median, {median}, which needs no ECG"
-    outcome = Outcome(max(len(found[2]) for found in (sex, age) if found), None, about)
+    scored = np.unique(np.concatenate([parts.target.rows for parts in (sex, age) if parts]))
+    outcome = Outcome(len(scored), None, about)
     for name, encoder in encoders:
         replicates = {metric: np.full(1 + request.bootstrap, np.nan) for metric in METRICS}
-        details: dict[str, Any] = {"train_records": max(len(found[0]) for found in (sex, age) if found)}
-        for found, read in ((sex, read_sex), (age, read_age)):
-            if found is not None:
-                weights_nR = bootstrap_weights(found[2].patients, request.bootstrap)
-                figures, settings = read(encoder, *found, weights_nR)
+        details: dict[str, Any] = {}
+        for parts, read in ((sex, read_sex), (age, read_age)):
+            if parts is not None:
+                figures, settings = read(parts, encoder, bootstrap_weights(parts.target.patients, request.bootstrap))
                 replicates, details = replicates | figures, details | settings
         outcome.rows.append(make_row(name, 1.0, encoder.train_seed, None, replicates, details))
     return outcome
 
 
 def read_sex(
-    encoder: Encoder, fitted: Labelled, chooser: Labelled, target: Labelled, weights_nR: Weights
+    parts: Parts, encoder: Encoder, weights_nR: Weights
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
-    """Returns the AUROC [1 + R] of a logistic probe, and its strength."""
+    """Returns the AUROC [1 + R] of a logistic probe by name, and its strength."""
     from etp_jax.evaluation import logistic  # loads jax
 
-    fitted_nF, chooser_nF, target_nF = (records.encode(encoder)[0] for records in (fitted, chooser, target))
-    probes = logistic.fit(fitted_nF, fitted.y_nC)
-    best = best_setting(probes.logits(chooser_nF), chooser.y_nC)
-    auroc_R, _ = ranking(probes.logits(target_nF)[best][:, 0], target.y_nC[:, 0], weights_nR)
-    return {"sex_auroc": auroc_R}, {"l2_sex": logistic.L2[best]}
+    fitted_nF, chooser_nF, target_nF = parts.encode(encoder)
+    probes = logistic.fit(fitted_nF, parts.fitted.y_nC)
+    best = best_setting(probes.logits(chooser_nF), parts.chooser.y_nC)
+    auroc_R, _ = ranking(probes.logits(target_nF)[best][:, 0], parts.target.y_nC[:, 0], weights_nR)
+    return {"sex_auroc": auroc_R}, {"l2_sex": logistic.L2[best], "train_records_sex": len(parts.fitted)}
 
 
 def read_age(
-    encoder: Encoder, fitted: Labelled, chooser: Labelled, target: Labelled, weights_nR: Weights
+    parts: Parts, encoder: Encoder, weights_nR: Weights
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
-    """Returns the mean absolute errors [1 + R] of a ridge regression and of the median, and the strength."""
-    from etp_jax.evaluation import logistic, ridge  # loads jax
+    """Returns the mean absolute errors [1 + R] of a ridge regression and of the median by name, and the strength."""
+    from etp_jax.evaluation import logistic, ridge  # logistic loads jax
 
-    fitted_nF, chooser_nF, target_nF = (records.encode(encoder)[0] for records in (fitted, chooser, target))
-    regressions = ridge.fit(fitted_nF, ages(fitted), logistic.L2)
-    best = int(np.abs(regressions.predict(chooser_nF) - ages(chooser)[:, None]).mean(axis=0).argmin())
+    fitted_nF, chooser_nF, target_nF = parts.encode(encoder)
+    regressions = ridge.fit(fitted_nF, ages(parts.fitted), logistic.L2)
+    best = int(np.abs(regressions.predict(chooser_nF) - ages(parts.chooser)[:, None]).mean(axis=0).argmin())
     errors = {
-        "age_mae": np.abs(regressions.predict(target_nF)[:, best] - ages(target)),
-        "age_mae_of_median": np.abs(np.median(ages(fitted)) - ages(target)),
+        "age_mae": np.abs(regressions.predict(target_nF)[:, best] - ages(parts.target)),
+        "age_mae_of_median": np.abs(np.median(ages(parts.fitted)) - ages(parts.target)),
     }
     means = {name: error_n @ weights_nR / weights_nR.sum(axis=0) for name, error_n in errors.items()}
-    return means, {"l2_age": logistic.L2[best]}
+    return means, {"l2_age": logistic.L2[best], "train_records_age": len(parts.fitted)}
 
 
 def _known(shards: Shards, split: str) -> str:
@@ -136,8 +161,3 @@ def _known(shards: Shards, split: str) -> str:
     sexes = np.array(columns.sex)
     women, men, aged = (sexes == "female").sum(), (sexes == "male").sum(), (~np.isnan(columns.age)).sum()
     return f"{women} women, {men} men and {aged} known ages among the {len(sexes)} records of split {split!r}"
-
-
-def _described(found: tuple[Labelled, Labelled, Labelled]) -> str:
-    fitted, chooser, target = map(len, found)
-    return f"fitted on {fitted} records of train, chosen over {chooser} records, scored on {target}"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import FIELD
+from etp_jax.evaluation.results import Result
 from etp_jax.metrics.classification import METRICS, Scored
 from etp_jax.shards.record import ALL
 from etp_jax.tasks import Task
@@ -61,23 +62,18 @@ def with_enough_records(records: TaskRecords) -> TaskRecords:
     if not kept:
         where = f"{records.shards.folder}: no class of {task.name}"
         raise EtpError(f"{where} has {MINIMUM} records, which --protocol {FIELD} asks for; omit it")
-    return replace(records, task=replace(task, classes=kept))
+    rare = tuple(each.code for each in task.classes if each not in kept)
+    return replace(records, task=replace(task, classes=kept), rare=rare)
 
 
-def described(protocol: str, way: str, whole: Task, task: Task) -> dict[str, str]:
-    """Describes what differs from the published protocol, for the result; empty for another protocol.
+def described(protocol: str, way: str) -> dict[str, str]:
+    """Describes what differs from the published protocol, for the result; empty for another protocol."""
+    return {"differs": f"{DIFFERS[way]}; {SIGNALS}"} if protocol == FIELD else {}
 
-    Args:
-      protocol: name of the request's protocol.
-      way: way to use the encoder, a key of `DIFFERS`.
-      whole: the task as defined.
-      task: the task without the classes that are too rare.
-    """
-    if protocol != FIELD:
-        return {}
-    rare = ", ".join(each.code for each in whole.classes if each not in task.classes)
-    left_out = {"left_out": f"{rare}: fewer than {MINIMUM} records in the shards"} if rare else {}
-    return {"differs": f"{DIFFERS[way]}; {SIGNALS}"} | left_out
+
+def is_described(result: Result) -> bool:
+    """Whether a stored result, if it is of this protocol, names the classes that it left out."""
+    return result.protocol.get("name") != FIELD or "left_out" in result.protocol
 
 
 def frequent(task: Task, scored: Scored) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:

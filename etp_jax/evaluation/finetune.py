@@ -18,6 +18,7 @@ from etp_jax.evaluation import ecg_fm_benchmark
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import HONEST, MERL, TaskRequest, check_fitted, check_protocol
+from etp_jax.evaluation.results import Result
 from etp_jax.evaluation.zero_shot import called_by_halves
 from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
 from etp_jax.shards.reader import Shards
@@ -61,6 +62,10 @@ class Finetune(TaskRequest):
         """The task's records, with the classes that the protocol takes."""
         return ecg_fm_benchmark.with_enough_records(super().records(shards))
 
+    def answered_by(self, result: Result) -> bool:
+        """Whether a stored result is of the same task, and of the protocol as it is now."""
+        return super().answered_by(result) and ecg_fm_benchmark.is_described(result)
+
     def label_fractions(self) -> tuple[float, ...]:
         """Shares of the training labels; as published only the smallest, because a CPU can train its 100 epochs."""
         return (0.01,) if self.protocol == MERL else (1.0,)
@@ -101,7 +106,7 @@ def evaluate(request: Finetune, encoders: Sequence[tuple[str, Encoder]], shards:
         schedule=json.dumps(dataclasses.asdict(tuning.OPTIM)),
         score="log-odds that any of the class's codes is present, taken as independent",
         **({"features": f"{request.views} views"} if request.views > 1 else {}),
-        **ecg_fm_benchmark.described(request.protocol, "network", request.definition(), task),
+        **ecg_fm_benchmark.described(request.protocol, "network"),
     )
     for name, encoder in encoders:
         tuned = tuning.Tuned.of(encoder, shards, tuning.OPTIM)

@@ -75,7 +75,8 @@ class FrozenFeatures(PublishedRequest):
         """Whether a stored result has these shares of the labels, and these subsets of them if it drew any."""
         drawn = {row.subset_seed for row in result.rows if row.fraction in self.fractions} - {None}
         has_shares = {row.fraction for row in result.rows}.issuperset(self.fractions)
-        return super().answered_by(result) and has_shares and drawn in (set(), self.subset_seeds())
+        same = has_shares and drawn in (set(), self.subset_seeds()) and ecg_fm_benchmark.is_described(result)
+        return super().answered_by(result) and same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +163,7 @@ def evaluate(request: Probe, encoders: Sequence[tuple[str, Encoder]], shards: Sh
 
     if request.protocol == MERL:
         return merl.evaluate(request, encoders, shards, request.fractions, merl.fit_linear)
-    task = request.records(shards).task
-    about = ecg_fm_benchmark.described(request.protocol, request.head, request.definition(), task)
+    about = ecg_fm_benchmark.described(request.protocol, request.head)
     if request.head != LINEAR:
         about["head"] = request.head
         return fit_and_score(request, encoders, shards, attention.fit, (TOKENS,), about=about)

@@ -88,6 +88,8 @@ class TaskRecords:
     task: Task
     published: Mapping[str, PublishedSplit] | None = None
     """Published records and labels by split; the shards may hold these records in any split."""
+    rare: tuple[str, ...] | None = None
+    """Codes of the classes that a protocol left out of the task because they are rare; None: it leaves none out."""
 
     def of(self, split: str) -> Labelled:
         """Selects the task's records of a split.
@@ -115,15 +117,16 @@ class TaskRecords:
         return eligible.where(balanced(eligible, self.task.max_per_class))
 
     def protocol(self, split: str) -> dict[str, str]:
-        """Describes how the records of a split were chosen, for the result."""
+        """Describes how the records of a split were chosen, and the classes, for the result."""
+        left_out = {} if self.rare is None else {"left_out": ", ".join(self.rare) or "no class"}
         if self.published is not None:
             found, coverage = self._published(split)
             everyone, _ = self._everyone(ALL)
             other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
-            return {"records": f"{coverage}; {other} labels are not those that the records' codes give"}
+            return left_out | {"records": f"{coverage}; {other} labels are not those that the records' codes give"}
         if self.task.max_per_class is not None:
-            return {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
-        return {"records": self.task.rule}
+            return left_out | {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
+        return left_out | {"records": self.task.rule}
 
     def _everyone(self, split: str) -> tuple[Labelled, NDArray[np.bool_]]:
         """Returns all records of a split, and a mask of those that are eligible for the task."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from flax import serialization, traverse_util
@@ -34,6 +35,8 @@ WORDS = "embeddings.word_embeddings.weight"
 """Name of the tensor that shows the prefix of a BERT inside a larger model."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save the tensors, beside other dictionaries of tensors."""
+DEEPEST = 8
+"""Number of dictionaries inside one another in which tensors are looked for; a pickle may contain itself."""
 HEADS = ("cls", "classifier", "crf", "lm_head", "mlm_head", "pooler", "qa_outputs", "seq_relationship")
 """First names of tensors that only a pre-training or downstream task needs."""
 BUFFERS = {("embeddings", "position_ids"), ("embeddings", "token_type_ids")}
@@ -185,8 +188,14 @@ def read_torch(file: Path) -> Tensors:
         kind = str(tensor.dtype).removeprefix("torch.")
         if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
             raise EtpError(f"{file}: the tensor {name} is sparse, nested or without values; save it as a dense one")
+        tensor = tensor.detach()
         try:
-            return (tensor.float() if kind == "bfloat16" else tensor).detach().numpy()
+            # Nothing is copied, so that the size which a file claims is checked before it is allocated.
+            return (
+                tensor.view(torch.uint16).numpy().view(jnp.dtype(jnp.bfloat16))
+                if kind == "bfloat16"
+                else tensor.numpy()
+            )
         except (TypeError, RuntimeError):  # 8-bit floats and quantised tensors have no meaning without their scales
             raise EtpError(f"{file}: the tensor {name} is {kind}; only {', '.join(FLOATS)} are read") from None
 
@@ -201,24 +210,26 @@ def _tensors_in(file: Path, content: Any, is_tensor: Callable[[Any], bool]) -> d
       EtpError: there is no such dictionary, or several; the message lists what there is.
     """
 
-    def wanted(value: Any) -> bool:
+    def holds_tensors(value: Any) -> bool:
         return _is_dict(value) and bool(value) and all(map(is_tensor, value.values()))
 
-    inner = content
-    while _is_dict(inner) and not wanted(inner):
-        named = [inner[key] for key in WRAPPERS if key in inner]
-        found = [value for value in (named[:1] or inner.values()) if _is_dict(value) and value]
-        found = [value for value in found if wanted(value)] or found
-        if len(found) != 1:
+    for _ in range(DEEPEST):
+        if not _is_dict(content) or holds_tensors(content):
             break
-        (inner,) = found
-    if wanted(inner):
-        return inner
-    entries = inner if _is_dict(inner) else {}
-    kinds = [f"{name} ({type(value).__name__})" for name, value in entries.items() if not is_tensor(value)]
-    found = f"it has {listed(kinds)}" if kinds else f"it is a {type(inner).__name__}"
-    beside = f" beside {len(entries) - len(kinds)} tensors" if kinds and len(kinds) < len(entries) else ""
-    raise EtpError(f"{file}: not a dictionary of tensors: {found}{beside}; save the state_dict of the model alone")
+        named = [content[key] for key in WRAPPERS if key in content][:1]
+        inner = [value for value in named or content.values() if _is_dict(value) and value]
+        inner = [value for value in inner if holds_tensors(value)] or inner
+        if len(inner) != 1:
+            break
+        (content,) = inner
+    if holds_tensors(content):
+        return content
+    found = f"it is a {type(content).__name__}"
+    if isinstance(content, dict):
+        others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not is_tensor(value)]
+        beside = f" beside {len(content) - len(others)} tensors" * (len(others) < len(content))
+        found = f"it has {listed(others)}{beside}" if others else "it is empty, or its keys are not names"
+    raise EtpError(f"{file}: not a dictionary of tensors: {found}; save the state_dict of the model alone")
 
 
 def _is_dict(content: Any) -> TypeGuard[dict[str, Any]]:

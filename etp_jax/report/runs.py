@@ -38,8 +38,8 @@ class RunSummary:
     """Step of the best checkpoint, by the run's own criterion."""
     ecg_per_s: float | None = None
     """Median training speed, in ECGs per second."""
-    figures: dict[str, Figure] = field(default_factory=dict)
-    """Main figure of each evaluation, by file name without suffix."""
+    figures: dict[str, list[Figure]] = field(default_factory=dict)
+    """Main figures of each evaluation, by file name without suffix."""
     trouble: str = ""
     """Reason why the run is incomplete or cannot be read; empty if it is valid and finished."""
 
@@ -52,7 +52,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
 
     Returns:
       One row per run, all with the same keys: run, recipe, each option in which the runs differ (by its dotted name),
-      train loss, validation loss, best step, ECG/s, the main figure of each evaluation (by its name), and trouble. A
+      train loss, validation loss, best step, ECG/s, the main figures of each evaluation (by its name), and trouble. A
       value is None if the run does not have it.
 
     Raises:
@@ -65,12 +65,11 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
     read = [values for values in options if values]
     names = dict.fromkeys(name for values in read for name in values)
     differing = [name for name in names if any(values.get(name) != read[0].get(name) for values in read)]
-    evaluations = sorted({(name, figure.metric) for run in runs for name, figure in run.figures.items()})
-
-    def figures(run: RunSummary) -> dict[str, Cell]:
-        """Main figures of all evaluations; None for those that the run does not have."""
-        found = run.figures
-        return {f"{name} {metric}": found[name].mean if name in found else None for name, metric in evaluations}
+    found = [
+        {f"{name} {figure.metric}": figure.mean for name, each in run.figures.items() for figure in each}
+        for run in runs
+    ]
+    columns = sorted({column for figures in found for column in figures})
 
     return [
         {
@@ -81,10 +80,10 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
             "validation loss": run.validation_loss,
             "best step": run.best_step,
             "ECG/s": run.ecg_per_s,
-            **figures(run),
+            **{column: figures.get(column) for column in columns},
             "trouble": run.trouble,
         }
-        for run, values in zip(runs, options, strict=True)
+        for run, values, figures in zip(runs, options, found, strict=True)
     ]
 
 
@@ -133,7 +132,7 @@ def summarise(folder: Path) -> RunSummary:
         _last(lines, "validation", "loss"),
         step,
         median(speeds) if speeds else None,
-        {name: found[0] for name, found in figures.items() if found},
+        {name: found for name, found in figures.items() if found},
         "; ".join(troubles),
     )
 

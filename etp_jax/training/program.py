@@ -26,7 +26,7 @@ from etp_jax.training.step import MEAN, TokenTable, init_state, kept_anyway, mak
 Shapes = Any
 
 BERT_BASE = BertConfig(28_996, 768, 12, 12, 3072)
-"""Sizes in place of those of a text tower that is not on this machine (28,996 words: the cased vocabulary)."""
+"""Sizes in place of those of a text tower that is named by a hub id (28,996 words: the cased vocabulary)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def text_tower(config: TrainConfig) -> BertConfig:
     """Returns the sizes of a recipe's text tower, without loading it; see `BERT_BASE`.
 
     Raises:
-      EtpError: the config.json of a tower on this machine cannot be read.
+      EtpError: the package of the tower is not installed, or its config.json cannot be read.
     """
     text = config.model.text
     if text.pretrained is None:

@@ -25,6 +25,7 @@ def line(run: str, *, stem: str = "ptbxl-study", task: str = SUPER, seed: str = 
     if len(found) > 1:
         found = [each for each in found if each["seed"] == (seed or "mean")]
     (only,) = found
+    assert not seed or only["seed"] == seed
     return only
 
 
@@ -34,8 +35,19 @@ def value(run: str, **columns: str) -> float:
 
 
 def short(run: str, **columns: str) -> str:
-    """The value as pages show it, without its sign."""
-    return f"{abs(value(run, **columns)):.3f}"
+    """The value as pages show it; a difference is a gain."""
+    return f"{gain(value(run, **columns)):.3f}"
+
+
+def loss(run: str, **columns: str) -> str:
+    """A difference that is a loss, without its sign."""
+    return f"{gain(-value(run, **columns)):.3f}"
+
+
+def gain(difference: float) -> float:
+    """The difference, which has to be one in the direction that the sentence has."""
+    assert difference > 0
+    return difference
 
 
 def whole(run: str, **columns: str) -> str:
@@ -126,30 +138,27 @@ def own_protocol() -> list[str]:
 
 
 def plus_at_full_size() -> list[str]:
-    both = {"coarse": "fine - coarse", "control": "fine - plain"}
     recall = {run: [short(run, metric=metric, **FULL) for metric in (RECALL, RECALL_BACK)] for run in ("fine", "plain")}
-    old = {
-        (task, prompts): abs(
-            value("fine", task=task, prompts=prompts, seed="0", **FULL)
-            - value("uncentred", task=task, prompts=prompts, **FULL)
-        )
-        for task, prompts in [(SUPER, p) for p in ("default", "contrast", "waveform")]
-        + [(RHYTHM, p) for p in ("default", "contrast")]
-    }
-    gains = [f"{each:.3f}" for each in old.values()]
+
+    def more(task: str, prompts: str) -> float:
+        old = value("uncentred", task=task, prompts=prompts, **FULL)
+        return value("fine", task=task, prompts=prompts, seed="0", **FULL) - old
+
+    plain = ("default", "contrast")
+    gains = [f"{gain(more(SUPER, prompts)):.3f}" for prompts in (*plain, "waveform")]
+    losses = [f"{gain(-more(RHYTHM, prompts)):.3f}" for prompts in plain]
     control = [value("fine - plain", prompts=prompts, **FULL) for prompts in ("contrast", RESTORED)]
     coarse = value("fine", prompts="default", **FULL) - value("coarse", prompts="default", **FULL)
-    assert set(both.values()) >= {"fine - plain"}
     return [
-        f"loses {-control[0]:.3f} with `contrast`, and gains {control[1]:.3f} on prompts with the restored sentences",
-        f"Against its own coarse run it gains {coarse:.3f} with `default`",
+        f"loses {gain(-control[0]):.3f} with `contrast`, and gains {gain(control[1]):.3f} on prompts with the ",
+        f"Against its own coarse run it gains {gain(coarse):.3f} with `default`",
         f"The probe is {short('fine', fraction='1.0', **FULL)} with all labels, the control's too. Recall@10 from ECG "
         f"to report is {recall['fine'][0]} (control {recall['plain'][0]}), from report to ECG {recall['fine'][1]} "
         f"({recall['plain'][1]})",
         f"they gain {short('coarse - uncentred', prompts='contrast', **FULL)} on superclasses with `contrast`",
         f"the fine stage has {gains[0]} more on superclasses with `default`, {gains[1]} with `contrast` and {gains[2]} "
-        f"with `waveform`, and {gains[3]} and {gains[4]} less on rhythms.",
-        f"At half width it remains {short('coarse-sigmoid - coarse', stem='fine-stage', prompts='default')} behind",
+        f"with `waveform`, and {losses[0]} and {losses[1]} less on rhythms.",
+        f"At half width it remains {loss('coarse-sigmoid - coarse', stem='fine-stage', prompts='default')} behind",
         f"at full size (above: {short('fine - plain', prompts=HELD_OUT, **FULL)} of "
         f"{short('fine - plain', prompts=RESTORED, **FULL)})",
     ]
@@ -163,17 +172,15 @@ def plus_at_small_size() -> list[str]:
     (ours, theirs), (back, their_back) = recall.values()
     return [
         f"The probe is equal ({probe[0]} and {probe[1]} with all labels); recall@10 from ECG to report is "
-        f"{theirs - ours:.3f} lower than the control's ({ours:.3f} and {theirs:.3f}), just beyond the goal of 0.02, "
-        f"and from report to ECG {their_back - back:.3f} lower ({back:.3f} and {their_back:.3f}).",
+        f"{gain(theirs - ours):.3f} lower than the control's ({ours:.3f} and {theirs:.3f}), just beyond the "
+        f"goal of 0.02, and from report to ECG {gain(their_back - back):.3f} lower ({back:.3f} and {their_back:.3f}).",
     ]
 
 
 def parts_of_plus() -> list[str]:
-    def change(run: str, **columns: str) -> str:
-        return short(f"{run} - share-0.5", stem="fine-stage", **columns)
-
-    kept = [change("filter-none", prompts=prompts) for prompts in ("waveform", HELD_OUT)]
-    lost = {change("filter-measurement", prompts=prompts) for prompts in ("waveform", HELD_OUT)}
+    about = {"stem": "fine-stage"}
+    kept = [short("filter-none - share-0.5", prompts=prompts, **about) for prompts in ("waveform", HELD_OUT)]
+    lost = {loss("filter-measurement - share-0.5", prompts=prompts, **about) for prompts in ("waveform", HELD_OUT)}
     assert len(lost) == 1
     return [
         f"without it waveform prompts gain {kept[0]} and held-out sentences {kept[1]}, with measured features alone "
@@ -182,13 +189,11 @@ def parts_of_plus() -> list[str]:
 
 
 def levers() -> list[str]:
-    def change(run: str, **columns: str) -> str:
-        return short(run, stem="coarse-stage", **columns)
-
+    about = {"stem": "coarse-stage"}
     return [
-        f"are worth {change('whole-reports - coarse', prompts='default')} with `default`",
-        f"gains {change('text-trained - whole-reports', metric=RECALL)} in recall, loses another "
-        f"{change('text-trained - whole-reports', prompts='default')} with `default`",
+        f"are worth {loss('whole-reports - coarse', prompts='default', **about)} with `default`",
+        f"gains {short('text-trained - whole-reports', metric=RECALL, **about)} in recall, loses another "
+        f"{loss('text-trained - whole-reports', prompts='default', **about)} with `default`",
     ]
 
 
@@ -253,12 +258,12 @@ def two_protocols() -> list[str]:
 
 
 def text_prior() -> list[str]:
-    def gain(task: str, share: str) -> str:
+    def more(task: str, share: str) -> str:
         return short("shipped + text prior - shipped", stem="text-prior", task=task, fraction=share)
 
     return [
-        f"at 1 % by {gain(SUPER, '0.01')} (superclasses) to {gain(FORM, '0.01')} (forms); at 10 % forms and rhythms "
-        f"gain {gain(FORM, '0.1')} and {gain(RHYTHM, '0.1')}."
+        f"at 1 % by {more(SUPER, '0.01')} (superclasses) to {more(FORM, '0.01')} (forms); at 10 % forms and rhythms "
+        f"gain {more(FORM, '0.1')} and {more(RHYTHM, '0.1')}."
     ]
 
 
