@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
+from etp_jax.cli import main
 from etp_jax.ecg.leads import LEADS
+from tests.helpers.small_run import SAMPLES
 
 HEADS, STEPS = 4, 313
 WIDTH, OUT, HIDDEN = 4, 16, 12
 """Channels of the first stage, width of the joint space, width of the text tower."""
 LEADS_OF_MIMIC = ("I", "II", "III", "aVR", "aVF", "aVL", *LEADS[6:])
+ABOUT = {"name": "their-data", "fs": 100, "samples": SAMPLES, "leads": list(LEADS)}
+ABOUT |= {"scale": "record", "stem": "conv", "pool": "mean"}
 
 
 def norm_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
@@ -133,3 +138,15 @@ class TorchMerl:
         x = self.f.gelu(self.f.linear(pooled, self.state["proj_t.0.weight"], self.state["proj_t.0.bias"]))
         x = self.f.linear(x, self.state["proj_t.2.weight"], self.state["proj_t.2.bias"])
         return self.f.normalize(x, dim=-1)
+
+
+def etp_import(*words: object) -> None:
+    main.main(["import", *map(str, words)])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line of an import that is refused."""
+    with pytest.raises(SystemExit):
+        etp_import(*words)
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
