@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
-from tests.helpers.pages import TASKS, lines, words
+from tests.helpers.pages import ROOT, TASKS, lines, words
 
 SUPER, SUB, FORM, RHYTHM = TASKS
 FULL = {"stem": "fgclep-plus-full"}
 SMALL = {"stem": "fgclep-plus"}
 RESTORED, HELD_OUT = (f"prompts/ptbxl-super-{part}.json" for part in ("trained", "held-out"))
+PLAIN = ("default", "contrast")
 RECALL, RECALL_BACK = "ecg_to_text_recall_10", "text_to_ecg_recall_10"
 
 
@@ -119,10 +121,14 @@ def without_training() -> list[str]:
     about = {"stem": "shipped", "encoder": "random", "prompts": "default"}
     found = [short("random encoder", task=task, **about) for task in ("cpsc2018", "mitbih-beats")]
     uncentred = [short("uncentred", task=task, fraction="1.0", **FULL) for task in (SUPER, FORM)]
+    field = {"stem": "field-protocol", "task": FORM, "protocol": "ecg-fm-benchmark"}
+    forms = {kind: short("shipped, fold 9", kind=kind, **field) for kind in ("probe", "finetune")}
+    forms["supervised"] = short("shipped, fold 9", kind="finetune", encoder="supervised", **field)
     return [
         f"A random encoder of the same architecture reaches {' and '.join(found)} (`default`).",
         f"the probe of the `ptbxl` run reaches {uncentred[0]}.",
-        f"is reversed: {uncentred[1]}, ",
+        f"is another: probe {uncentred[1]}, from scratch",
+        f"the probe is lowest there too ({forms['probe']}, {forms['supervised']}, {forms['finetune']}).",
     ]
 
 
@@ -144,9 +150,8 @@ def plus_at_full_size() -> list[str]:
         old = value("uncentred", task=task, prompts=prompts, **FULL)
         return value("fine", task=task, prompts=prompts, seed="0", **FULL) - old
 
-    plain = ("default", "contrast")
-    gains = [f"{gain(more(SUPER, prompts)):.3f}" for prompts in (*plain, "waveform")]
-    losses = [f"{gain(-more(RHYTHM, prompts)):.3f}" for prompts in plain]
+    gains = [f"{gain(more(SUPER, prompts)):.3f}" for prompts in (*PLAIN, "waveform")]
+    losses = [f"{gain(-more(RHYTHM, prompts)):.3f}" for prompts in PLAIN]
     control = [value("fine - plain", prompts=prompts, **FULL) for prompts in ("contrast", RESTORED)]
     coarse = value("fine", prompts="default", **FULL) - value("coarse", prompts="default", **FULL)
     return [
@@ -263,7 +268,7 @@ def text_prior() -> list[str]:
 
     return [
         f"at 1 % by {more(SUPER, '0.01')} (superclasses) to {more(FORM, '0.01')} (forms); at 10 % forms and rhythms "
-        f"gain {more(FORM, '0.1')} and {more(RHYTHM, '0.1')}."
+        f"gain {more(FORM, '0.1')} and {more(RHYTHM, '0.1')}, that of rhythms"
     ]
 
 
@@ -281,6 +286,18 @@ def behind_softmax() -> list[str]:
     ]
 
 
+def beside_published() -> list[str]:
+    def of(run: str, task: str, **columns: str) -> str:
+        return short(run, stem="field-protocol", task=task, protocol="ecg-fm-benchmark", kind="probe", **columns)
+
+    ours = [of("shipped, fold 10", task) for task in (SUPER, "ptbxl-all")]
+    best = [of("ECGFounder, fold 10", task, encoder="published") for task in (SUPER, "ptbxl-all")]
+    return [
+        f"frozen and linear on fold 10, ours has {ours[0]} on superclasses and {ours[1]} on the 71 statements; the "
+        f"best published one, ECGFounder, has {best[0]} and {best[1]},"
+    ]
+
+
 def card() -> list[str]:
     def chosen_by(seed: str) -> float:
         found = [
@@ -292,19 +309,41 @@ def card() -> list[str]:
         return sum(found) / len(found)
 
     means = [f"{chosen_by(seed):.3f}" for seed in "012"]
+    thresholds = json.loads((ROOT / "etp_jax/pretrained/calibration.json").read_text())["thresholds"]
     about = {"stem": "groups-and-conditions", "kind": "demographics", "task": "", "encoder": "trained"}
     age = line("shipped", **about, metric="age_mae")
     ends = "{:.1f} [{:.1f}, {:.1f}]".format(*(float(age[end]) for end in ("value", "low", "high")))
     return [
         f"({means[0]}, {means[1]} and {means[2]}; `results/fgclep-plus-full.csv`",
-        f"AUROC of {whole('shipped', **about, metric='sex_auroc')}, and age with a mean error of {ends} years (the "
-        f"median age of all: {value('shipped', **about, metric='age_mae_of_median'):.1f}).",
+        f"AUROC of {whole('shipped', **about, metric='sex_auroc')}, and age with a mean absolute error of {ends} "
+        f"years; the training records' median age for everyone gives "
+        f"{value('shipped', **about, metric='age_mae_of_median'):.1f}.",
+        "; ".join(
+            f"{count} {of} {' and '.join(whole('shipped', stem='shipped', task=task, prompts=each) for each in PLAIN)}"
+            for task, count, of in (
+                ("cpsc2018", "155 ECGs of", "CPSC2018"),
+                ("mitbih-beats", "2,139 windows of 12", "MIT-BIH records (2 leads, types of beats)"),
+            )
+        ),
+        ", ".join(
+            f"{name} {threshold['precision']:.2f} / {threshold['sensitivity']:.2f}"
+            for name, threshold in (
+                ("normal ECG", thresholds["ptbxl-super"]["NORM"]),
+                ("infarction", thresholds["ptbxl-super"]["MI"]),
+                ("atrial fibrillation", thresholds["ptbxl-rhythm"]["AFIB"]),
+                ("complete left bundle branch block", thresholds["ptbxl-sub"]["CLBBB"]),
+                ("ventricular premature beats", thresholds["ptbxl-form"]["PVC"]),
+                ("right ventricular hypertrophy", thresholds["ptbxl-sub"]["RVH"]),
+                ("right atrial enlargement", thresholds["ptbxl-sub"]["RAO/RAE"]),
+            )
+        ),
     ]
 
 
 @pytest.mark.parametrize(
     ("page", "sentences"),
     [
+        ("README.md", beside_published),
         ("docs/results.md", fine_over_coarse),
         ("docs/results.md", ours_over_mets),
         ("docs/results.md", seeds),
