@@ -169,6 +169,16 @@ def plus_at_full_size() -> list[str]:
     ]
 
 
+def rhythms_on_fold_10() -> list[str]:
+    lower, higher = (
+        value("fgclep_plus", task=RHYTHM, prompts=prompts) - value("ptbxl", task=RHYTHM, prompts=prompts)
+        for prompts in PLAIN
+    )
+    return [
+        f"{gain(-lower):.3f} lower than those of `ptbxl` with `default`, {gain(higher):.3f} higher with `contrast`.",
+    ]
+
+
 def plus_at_small_size() -> list[str]:
     probe = [short(run, fraction="1.0", **SMALL) for run in ("fine", "plain")]
     recall = {
@@ -354,6 +364,7 @@ def card() -> list[str]:
         ("docs/fgclep.md", behind_softmax),
         ("results/text-prior.md", text_prior),
         ("docs/fgclep.md", plus_at_full_size),
+        ("docs/fgclep.md", rhythms_on_fold_10),
         ("docs/fgclep.md", plus_at_small_size),
         ("docs/fgclep.md", summary_of_small_fgclep),
         ("results/ablations.md", parts_of_plus),
