@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.torch_import import import_run
+from etp_jax.errors import EtpError
 from tests.helpers.merl_model import ABOUT, draw, etp_import, refusal, resnet_shapes, save
 
 
@@ -25,13 +27,12 @@ def about(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_pytorch_file_needs_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pytorch_file_needs_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the command line, whose library looks for torch on its first use too."""
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "merl.pth").write_bytes(b"PK")
-    line = refusal(capsys, tmp_path / "merl.pth", "--from", "merl", "--out", tmp_path / "run")
-    assert "install torch, or convert" in line
+    with pytest.raises(EtpError, match=r"merl.pth: PyTorch weights; install torch, or convert them"):
+        import_run(tmp_path / "merl.pth", tmp_path / "run", "merl")
 
 
 @pytest.mark.optional
