@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from etp_jax.ecg.leads import LEADS
 from etp_jax.ecg.prepare import fit, resample
-from etp_jax.metrics.classification import Floats
+from etp_jax.metrics.bootstrap import Floats
 from etp_jax.shards.reader import Shards
 
 LEAD_SETS = {

@@ -15,7 +15,8 @@ from etp_jax.evaluation.probe import best_setting, fitting_records
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import Request, check_scored
 from etp_jax.evaluation.results import Result
-from etp_jax.metrics.classification import Weights, bootstrap_weights, has_both, ranking
+from etp_jax.metrics.bootstrap import Weights, bootstrap_weights, weighted_mean
+from etp_jax.metrics.classification import has_both, ranking
 from etp_jax.shards.reader import Shards
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def read_age(
         "age_mae": np.abs(regressions.predict(target_nF)[:, best] - ages(parts.target)),
         "age_mae_of_median": np.abs(np.median(ages(parts.fitted)) - ages(parts.target)),
     }
-    means = {name: error_n @ weights_nR / weights_nR.sum(axis=0) for name, error_n in errors.items()}
+    means = {name: weighted_mean(error_n, weights_nR) for name, error_n in errors.items()}
     return means, {"l2_age": logistic.L2[best], "train_records_age": len(parts.fitted)}
 
 

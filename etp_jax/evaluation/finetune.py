@@ -20,7 +20,8 @@ from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import HONEST, MERL, TaskRequest, check_fitted, check_protocol
 from etp_jax.evaluation.results import Result
 from etp_jax.evaluation.zero_shot import called_by_halves
-from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, score
+from etp_jax.metrics.bootstrap import bootstrap_weights
+from etp_jax.metrics.classification import best_thresholds, score
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION
 from etp_jax.tasks import Task

@@ -31,7 +31,8 @@ from etp_jax.encoder.encoder import Encoder
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import MERL_SEED, TaskRequest
-from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
+from etp_jax.metrics.bootstrap import bootstrap_weights
+from etp_jax.metrics.classification import best_thresholds, has_both, macro_auroc, score
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN

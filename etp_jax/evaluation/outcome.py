@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures
 from etp_jax.evaluation.records import Labelled, TaskRecords
 from etp_jax.evaluation.results import Row, number
-from etp_jax.metrics.classification import METRICS, Scored, interval
+from etp_jax.metrics.bootstrap import interval
+from etp_jax.metrics.classification import METRICS, Scored
 from etp_jax.tasks import Task
 
 

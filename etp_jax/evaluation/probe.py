@@ -25,7 +25,8 @@ from etp_jax.evaluation.request import (
     check_protocol,
 )
 from etp_jax.evaluation.results import Result
-from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, has_both, macro_auroc, score
+from etp_jax.metrics.bootstrap import bootstrap_weights
+from etp_jax.metrics.classification import best_thresholds, has_both, macro_auroc, score
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import TRAIN, VALIDATION

@@ -124,8 +124,8 @@ class Request:
         return folder / FOLDER / f"{'-'.join(self.file_name())}.json"
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name, in order."""
-        return [self.kind, self.split]
+        """Parts of the result file's default name, in order; a checkpoint other than `best` comes after the split."""
+        return [self.kind, self.split] + [self.checkpoint] * (self.checkpoint != "best")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.outcome import Outcome, make_row
 from etp_jax.evaluation.request import Request
-from etp_jax.metrics.classification import Weights, bootstrap_weights
+from etp_jax.metrics.bootstrap import bootstrap_weights, weighted_mean, weighted_median
 from etp_jax.metrics.retrieval import RECALL_AT, retrieval_ranks
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL
@@ -76,18 +75,3 @@ def evaluate(request: Retrieval, encoders: Sequence[tuple[str, Encoder]], shards
             values[f"{direction}_median_rank"] = weighted_median(ranks_N, weights_NR)
         outcome.rows.append(make_row(name, 0.0, encoder.train_seed, None, values))
     return outcome
-
-
-def weighted_mean(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
-    """Means [R], one for each of R weightings."""
-    return values_N @ weights_NR / weights_NR.sum(axis=0)
-
-
-def weighted_median(values_N: NDArray, weights_NR: Weights) -> NDArray[np.float64]:
-    """Medians [R] for R weightings by whole numbers; for an even count, the mean of the two middle values."""
-    order = np.argsort(values_N, kind="stable")
-    ranked_N, sums_NR = values_N[order], np.cumsum(weights_NR[order], axis=0)
-    half_R = sums_NR[-1] / 2
-    lower_R = ranked_N[(sums_NR < half_R).sum(axis=0)]
-    upper_R = ranked_N[(sums_NR <= half_R).sum(axis=0)]
-    return (lower_R + upper_R) / 2

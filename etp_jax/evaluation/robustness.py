@@ -15,7 +15,8 @@ from etp_jax.evaluation.probe import best_setting, fitted_and_chooser
 from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import TaskRequest, check_fitted
 from etp_jax.evaluation.results import number
-from etp_jax.metrics.classification import Floats, bootstrap_weights, has_both, interval, macro_auroc_replicates
+from etp_jax.metrics.bootstrap import Floats, bootstrap_weights, interval
+from etp_jax.metrics.classification import has_both, macro_auroc_replicates
 from etp_jax.progress import Bar
 from etp_jax.shards.reader import Shards
 

@@ -17,14 +17,8 @@ from etp_jax.evaluation.records import Labelled
 from etp_jax.evaluation.request import TaskRequest, check_fitted
 from etp_jax.evaluation.results import number
 from etp_jax.metrics import calibration
-from etp_jax.metrics.classification import (
-    Floats,
-    Weights,
-    bootstrap_weights,
-    has_both,
-    interval,
-    macro_auroc_replicates,
-)
+from etp_jax.metrics.bootstrap import Floats, Weights, bootstrap_weights, interval, of_some
+from etp_jax.metrics.classification import has_both, macro_auroc_replicates
 from etp_jax.shards.reader import Shards
 
 if TYPE_CHECKING:
@@ -140,7 +134,8 @@ def group_figures(
         return PartFigures(records, 0, note=note)
 
     def replicates(some_n: NDArray[np.bool_]) -> Floats:
-        return macro_auroc_replicates(scores_nC[some_n][:, enough_C], y_nC[some_n][:, enough_C], weights_nR[some_n])
+        some_nR = of_some(weights_nR, some_n)
+        return macro_auroc_replicates(scores_nC[some_n][:, enough_C], y_nC[some_n][:, enough_C], some_nR)
 
     own_R = replicates(inside_n)
     figures = [own_R[0], *interval(own_R[1:])]

@@ -13,7 +13,8 @@ from etp_jax.errors import EtpError
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.request import PublishedRequest
 from etp_jax.evaluation.results import Result
-from etp_jax.metrics.classification import best_thresholds, bootstrap_weights, nearest, nearest_metrics, score
+from etp_jax.metrics.bootstrap import bootstrap_weights
+from etp_jax.metrics.classification import best_thresholds, nearest, nearest_metrics, score
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, VALIDATION
 from etp_jax.tasks import Task, check_prompts

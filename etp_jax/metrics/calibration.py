@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from etp_jax.metrics.classification import Bools, Floats, Weights
+from etp_jax.metrics.bootstrap import Floats, Weights, share
+from etp_jax.metrics.classification import Bools
 
 BINS = 10
 """Number of bins, of equal mass or of equal width."""
@@ -34,7 +35,7 @@ def expected_calibration_error(p_N: Floats, y_N: Bools, bin_N: NDArray[np.intp],
     """
     inside_KN = np.arange(bin_N.max() + 1)[:, None] == bin_N
     surplus_KR = (inside_KN * (p_N - y_N)) @ weights_NR
-    return np.abs(surplus_KR).sum(axis=0) / weights_NR.sum(axis=0)
+    return share(np.abs(surplus_KR).sum(axis=0), weights_NR)
 
 
 def reliability(p_N: Floats, y_N: Bools, bin_N: NDArray[np.intp]) -> list[list[float]]:

@@ -1,8 +1,7 @@
-"""AUROC, average precision and F1 of multi-label scores, with bootstrap intervals over patients.
+"""AUROC, average precision and F1 of multi-label scores, on the sample and on its bootstrap replicates.
 
-The metrics take record weights, which implement the bootstrap: in a replicate, a record's weight is the number of times
-its patient was drawn. Scores are sorted once per class; all replicates are then cumulative sums in that order. Does not
-import jax.
+The metrics take the records' weights, see `bootstrap`. Scores are sorted once per class; all replicates are then
+cumulative sums in that order. Does not import jax.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from etp_jax.metrics.bootstrap import Floats, Weights, share
+
 Bools = NDArray[np.bool_]
-Weights = NDArray[np.int32]
-"""Number of times each record counts; integers keep the sums exact and small."""
 
 METRICS = ("auroc", "auprc", "f1")
 """Names of the metrics, in the order of the middle axis of `Scored.values`."""
@@ -99,15 +97,20 @@ def nearest_metrics(called_NC: Bools, y_NC: Bools, weights_NR: Weights) -> dict[
         return chosen_NC.T.astype(np.float64) @ weights_NR
 
     hits_CR, called_CR, positives_CR = sums_CR(called_NC & y_NC), sums_CR(called_NC), sums_CR(y_NC)
-    all_R = weights_NR.sum(axis=0)
     present_CR = positives_CR > 0
     precision_CR, recall_CR = hits_CR / np.maximum(called_CR, 1), hits_CR / np.maximum(positives_CR, 1)
     return {
-        "top1_accuracy": hits_CR.sum(axis=0) / all_R,
-        "binary_accuracy": (sums_CR(called_NC == y_NC) / all_R).mean(axis=0),
-        "macro_precision": precision_CR.mean(axis=0, where=present_CR),
-        "macro_recall": recall_CR.mean(axis=0, where=present_CR),
+        "top1_accuracy": share(hits_CR.sum(axis=0), weights_NR),
+        "binary_accuracy": share(sums_CR(called_NC == y_NC), weights_NR).mean(axis=0),
+        "macro_precision": _mean_over(present_CR, precision_CR),
+        "macro_recall": _mean_over(present_CR, recall_CR),
     }
+
+
+def _mean_over(chosen: Bools, values: Floats) -> Floats:
+    """Mean of the chosen values of each column, over the first axis; NaN where none is chosen."""
+    sums, counts = values.sum(axis=0, where=chosen), chosen.sum(axis=0)
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
@@ -123,25 +126,6 @@ def best_thresholds(scores_NC: NDArray, y_NC: Bools) -> Floats:
         last_of_ties_N = np.append(ranked_N[1:] != ranked_N[:-1], True)
         thresholds_C[c] = ranked_N[np.argmax(np.where(last_of_ties_N, f1_N, -1))]
     return thresholds_C
-
-
-def bootstrap_weights(patients: NDArray[np.str_], replicates: int, seed: int = 0) -> Weights:
-    """Draws the weight of each record in each replicate of a bootstrap over patients.
-
-    Args:
-      patients: [N] patient of each record.
-      replicates: number of replicates, R.
-      seed: seed of the random draws.
-
-    Returns:
-      [N, 1 + R] weights. The first column is all ones: the sample itself. Each other column draws as many patients as
-      there are, with replacement.
-    """
-    distinct, patient_N = np.unique(patients, return_inverse=True)
-    count = len(distinct)
-    draws_RP = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
-    sample_1P = np.ones((1, count), np.int32)
-    return np.concatenate([sample_1P, draws_RP], dtype=np.int32).T[patient_N]
 
 
 @dataclass(frozen=True)
@@ -161,10 +145,7 @@ class Scored:
     def macro_over(self, chosen_C: Bools) -> Floats:
         """Macro averages like `macro`, [3, 1 + R], over those of the chosen classes."""
         values = self.values[chosen_C]
-        scored = ~np.isnan(values)
-        sums = np.where(scored, values, 0).sum(axis=0)
-        counts = scored.sum(axis=0)
-        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        return _mean_over(~np.isnan(values), values)
 
     @property
     def classes_scored(self) -> int:
@@ -189,15 +170,6 @@ def score(scores_NC: NDArray, called_NC: Bools, y_NC: Bools, weights_NR: Weights
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter lock in its loops
         values = np.stack(list(pool.map(of_class, range(y_NC.shape[1]))))
     return Scored(values, y_NC.sum(axis=0))
-
-
-def interval(replicates: Floats) -> tuple[float, float]:
-    """Computes the 95 % percentile interval, leaving out replicates without a value (NaN)."""
-    replicates = replicates[~np.isnan(replicates)]
-    if len(replicates) == 0:
-        return float("nan"), float("nan")
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def has_both(y_NC: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from etp_jax.metrics.classification import interval
-
-Floats = NDArray[np.float64]
+from etp_jax.metrics.bootstrap import Floats, interval
 
 
 def over_patients(replicates_SR: Floats) -> dict[str, float]:

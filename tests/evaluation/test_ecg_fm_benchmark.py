@@ -17,7 +17,8 @@ from etp_jax.evaluation import attention, ecg_fm_benchmark
 from etp_jax.evaluation.ecg_fm_benchmark import FREQUENT, with_protocol
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.request import FIELD
-from etp_jax.metrics.classification import bootstrap_weights, interval, score
+from etp_jax.metrics.bootstrap import bootstrap_weights, interval
+from etp_jax.metrics.classification import score
 from etp_jax.shards.reader import Shards
 from etp_jax.tasks import get_task
 from tests.helpers.evaluations import measure

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from etp_jax.metrics.retrieval import retrieval
 from etp_jax.shards.reader import ReportTable, Shards
 from etp_jax.tasks import get_task
 from etp_jax.training import digest
+from tests.helpers import small_run
 from tests.helpers.evaluations import measure
 from tests.helpers.small_run import COUNTS, small_config, write_run, write_shards
 
@@ -239,6 +241,23 @@ def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: 
     with pytest.raises(EtpError, match="was trained on 192 of the 280 records"):
         measure("zero-shot", run, shards, split="all")
     assert measure("zero-shot", run, shards, bootstrap=2)["pretrained_on"] == "small, then another"
+
+
+def test_a_split_of_one_patient_has_figures_without_intervals(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    make = small_run.make_record
+    monkeypatch.setattr(
+        small_run, "make_record", lambda split, *args: replace(make(split, *args), patient_id=f"{split}, one")
+    )
+    shards = write_shards(tmp_path / "shards")
+    for kind in ("zero-shot", "retrieval"):
+        path = tmp_path / f"{kind}.json"
+        result = measure(kind, run_dir, shards, split="test", bootstrap=20, json=path)
+        for figure in result["summary"]["trained"]["0.0"].values():
+            assert figure["mean"] is not None and figure["low"] is None and figure["high"] is None
+        assert "[-, -]" in Result.load(path).table()
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
 
 
 def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):

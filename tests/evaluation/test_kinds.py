@@ -34,7 +34,7 @@ import numpy as np
 
 from etp_jax.evaluation.outcome import Outcome, make_row
 from etp_jax.evaluation.request import Request
-from etp_jax.metrics.classification import bootstrap_weights
+from etp_jax.metrics.bootstrap import bootstrap_weights, weighted_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def evaluate(request, encoders, shards):
     for name, encoder in encoders:
         unit_NE = encoder.ecg(split)[1][: request.most]
         within_N = np.where(same_NN, unit_NE @ unit_NE.T, 0).sum(axis=1)
-        values = {"within_patient": within_N @ weights_NR / weights_NR.sum(axis=0)}
+        values = {"within_patient": weighted_mean(within_N, weights_NR)}
         outcome.rows.append(make_row(name, 0.0, encoder.train_seed, None, values))
     return outcome
 '''
@@ -132,6 +132,14 @@ def test_results_of_the_shipped_encoder_go_to_the_working_directory(tmp_path: Pa
         assert request.folder.resolve() == PRETRAINED.resolve()
         assert request.path == Path("evaluation/ptbxl-super-zero-shot-validation-contrast.json")
     assert Probe(run=tmp_path, shards=tmp_path).path.parent == tmp_path / "evaluation"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_results_of_both_checkpoints_have_files_of_their_own(name: str, tmp_path: Path) -> None:
+    best, latest = (
+        KINDS[name].options(run=tmp_path, shards=tmp_path, checkpoint=which) for which in ("best", "latest")
+    )
+    assert latest.path == best.path.with_name(f"{best.path.stem}-latest.json")
 
 
 def test_a_request_of_several_prompts_has_parts(tmp_path: Path) -> None:

@@ -11,16 +11,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from etp_jax.metrics.classification import (
-    best_thresholds,
-    bootstrap_weights,
-    f1,
-    interval,
-    nearest,
-    nearest_metrics,
-    ranking,
-    score,
-)
+from etp_jax.metrics.bootstrap import interval
+from etp_jax.metrics.classification import best_thresholds, f1, nearest, nearest_metrics, ranking, score
 
 ONE = np.ones((1, 1), np.int32)
 
@@ -111,29 +103,6 @@ def test_nothing_called_has_f1_0_and_one_outcome_has_none():
     weights = np.array([[1, 1, 0], [1, 0, 2], [1, 1, 0]], np.int32)
     nothing = f1(np.zeros(3, bool), y, weights)
     assert nothing[0] == 0 and np.isnan(nothing[1:]).all()
-
-
-def test_bootstrap_draws_whole_patients():
-    patients = np.array(["b", "a", "b", "c", "a", "b"])
-    weights = bootstrap_weights(patients, 200, seed=1)
-    assert weights.shape == (6, 201) and weights.dtype == np.int32
-    assert (weights[:, 0] == 1).all()
-    for same in ([0, 2, 5], [1, 4]):
-        assert (weights[same] == weights[same[0]]).all()
-    one_each = weights[[0, 1, 3], 1:]
-    assert (one_each.sum(axis=0) == 3).all()  # as many draws as patients
-    assert one_each.std() > 0 and abs(one_each.mean(axis=1) - 1).max() < 0.25
-    np.testing.assert_array_equal(weights, bootstrap_weights(patients, 200, seed=1))
-
-
-def test_bootstrap_interval_has_the_width_of_the_estimate():
-    """The spread of the mean of N independent draws is known: 1 / sqrt(N) of theirs."""
-    values = np.random.default_rng(0).normal(size=400)
-    weights = bootstrap_weights(np.arange(400).astype(str), 4000)
-    low, high = interval(values @ weights[:, 1:] / 400)
-    spread = values.std() / np.sqrt(400)
-    assert low == pytest.approx(values.mean() - 1.96 * spread, abs=0.15 * spread)
-    assert high == pytest.approx(values.mean() + 1.96 * spread, abs=0.15 * spread)
 
 
 def test_macro_is_over_classes_with_both_outcomes():

@@ -23,7 +23,7 @@ from etp_jax import config as config_module
 from etp_jax.cli import main
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import REVISION
-from etp_jax.metrics.classification import bootstrap_weights
+from etp_jax.metrics.bootstrap import bootstrap_weights
 from etp_jax.reproduce import plan, reproduce
 from etp_jax.reproduce.study import read
 from etp_jax.training import digest
@@ -189,7 +189,7 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "3 runs, 5 with their seeds; 4 are finished" in said and "0 of 18 evaluations" in said, said
 
-    lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test.npz"
+    lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test-latest.npz"
     lost.unlink()
     reproduce(study, out, dry_run=True, progress=print)
     assert "1 of 18 evaluations to run: 0 min" in capsys.readouterr().out and not lost.exists()
@@ -238,7 +238,7 @@ def test_one_line_for_a_folder_that_cannot_be_written(study: Path, tmp_path: Pat
 def test_means_and_intervals_against_scikit_learn(out: Path) -> None:
     (row,) = rows(out, run="first", encoder="trained", kind="zero-shot", how="default")
     aurocs = []
-    for found in arrays(out / "runs/first", "ptbxl-super-zero-shot-test"):
+    for found in arrays(out / "runs/first", "ptbxl-super-zero-shot-test-latest"):
         both = found["y"].any(axis=0) & ~found["y"].all(axis=0)
         patients = np.array([str(int(name.split("-")[1]) // 2) for name in found["record_id"]])
         weights = bootstrap_weights(patients, 1000)
@@ -266,7 +266,7 @@ def test_differences_are_paired(out: Path) -> None:
         ("zero-shot", "contrast", 0.0),
         *[("retrieval", None, 0.0)] * 2,
     ]
-    stem, name = "ptbxl-super-zero-shot-test-contrast", "replicates_macro_auroc"
+    stem, name = "ptbxl-super-zero-shot-test-contrast-latest", "replicates_macro_auroc"
     pairs = zip(arrays(out / "runs/first", stem), arrays(out.parent / "older", stem), strict=True)
     differences = np.mean([first[name][0].astype(float) - second[name][0] for first, second in pairs], axis=0)
     found = compared[1]
@@ -288,10 +288,11 @@ def test_random_encoders_failed_and_missing_cells(out: Path) -> None:
 
 def test_classes_that_a_subset_lacks_are_told(out: Path) -> None:
     (few,) = rows(out, run="first", encoder="trained", kind="knn", fraction=0.01)
+    results = [out / f"runs/first-{seed}/evaluation/ptbxl-super-knn-test-latest.json" for seed in (0, 1)]
     found = [
         row["train_classes"]
-        for seed in (0, 1)
-        for row in json.loads((out / f"runs/first-{seed}/evaluation/ptbxl-super-knn-test.json").read_text())["rows"]
+        for result in results
+        for row in json.loads(result.read_text())["rows"]
         if row["encoder"] == "trained" and row["fraction"] == 0.01
     ]
     assert few["classes"] == 5 and few["classes_fitted"] == pytest.approx(np.mean(found)) and np.mean(found) < 5
