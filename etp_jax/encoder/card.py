@@ -16,6 +16,7 @@ from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shippe
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
 from etp_jax.plain import markdown_cell, plain
+from etp_jax.tasks.published import PUBLISHED_SPLIT
 
 FRONT_MATTER = """\
 ---
@@ -46,6 +47,8 @@ class Figure:
     choices: tuple[str, ...]
     """What distinguishes it from other evaluations of the same kind and task, see `choices`."""
     split: str
+    step: int
+    """Step of the checkpoint that was evaluated."""
     metric: str
     mean: float | None
     """The figure; None where it could not be measured."""
@@ -56,12 +59,16 @@ class Figure:
 
 
 def choices(protocol: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the choices that a result's protocol names: prompts, another protocol than `honest`, head, features."""
+    """Returns the choices that a result's protocol names.
+
+    They are prompts, another protocol than `honest`, head, feature set, text prior, and published labels.
+    """
     found = [f"prompts {protocol['prompts']}"] if "prompts" in protocol else []
     found += [str(protocol["name"])] if protocol.get("name", "honest") != "honest" else []
     found += [f"{protocol['head']} head"] if "head" in protocol else []
     found += [str(protocol["features"]).partition(" (chosen")[0]] if "features" in protocol else []
-    return tuple(found + ["text prior"] * ("text_prior" in protocol))
+    found += ["text prior"] * ("text_prior" in protocol)
+    return tuple(found + ["published labels"] * str(protocol.get("records", "")).startswith(PUBLISHED_SPLIT))
 
 
 def read_figures(path: Path) -> list[Figure]:
@@ -74,7 +81,8 @@ def read_figures(path: Path) -> list[Figure]:
         result: dict[str, Any] = read_json(path, "move it away")
         fractions = result["summary"]["trained"]
         values = fractions[max(fractions, key=float)]
-        about = result["kind"], result["task"], choices(result.get("protocol", {})), result["split"]
+        chosen, step = choices(result.get("protocol", {})), int(result["checkpoint"]["step"])
+        about = result["kind"], result["task"], chosen, result["split"], step
         shown = [name for name in SHOWN if name in values] or [next(iter(values))]
         return [
             Figure(*about, name, *(_number(values[name].get(end)) for end in ("mean", "low", "high"))) for name in shown
@@ -136,9 +144,9 @@ The terms of use of these data also apply to the weights: read them before you p
 
 ## Figures
 
-{_figures(encoder.run_dir)}
+{_figures(encoder.run_dir, encoder.step)}
 
-{parts_section(encoder.run_dir, folder)}## Limits
+{parts_section(encoder.run_dir, encoder.step, folder)}## Limits
 
 - If it was evaluated, it was on the data named above; figures for other people, machines and labels may be lower.
 - It reads the first {seconds:g} seconds, at {fs} Hz. It gives an answer for any ECG, even one unlike its training data.
@@ -180,22 +188,30 @@ def _seen(encoder: Encoder) -> str:
     return f"the shards {', then '.join(shards)}"
 
 
-def _figures(run: Path) -> str:
-    """Formats the main figures of the run's evaluations as a table, and names the files that are no results."""
-    figures, others = [], []
+def _figures(run: Path, step: int) -> str:
+    """Formats the main figures of a checkpoint as a table, and names the other files among the run's evaluations."""
+    figures, of_others, others = [], [], []
     for path in sorted((run / "evaluation").glob("*.json")):
         try:
-            figures += read_figures(path)
+            found = read_figures(path)
         except EtpError:  # an unrelated file must not prevent the export
-            others.append(markdown_cell(path.name))
+            others.append(path.name)
+            continue
+        if found[0].step == step:
+            figures += found
+        else:
+            of_others.append(path.name)
     head = ["| evaluation | task | choices | split | metric | value |", "|---|---|---|---|---|---|"]
     cells = [
         (f.kind, f.task or "–", ", ".join(f.choices) or "–", f.split, f.metric, _with_interval(f)) for f in figures
     ]
     rows = [f"| {' | '.join(map(markdown_cell, row))} |" for row in cells]
     text = ["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows] if rows else []
-    if others:
-        text += ["", f"Left out, as no results of `etp evaluate` or changed since: {', '.join(others)}."]
+    for reason, names in (
+        ("figures of another checkpoint", of_others),
+        ("no results of `etp evaluate` or changed since", others),
+    ):
+        text += ["", f"Left out, as {reason}: {', '.join(map(markdown_cell, names))}."] if names else []
     return "\n".join(text).strip() or "The run was not evaluated before it was exported."
 
 

@@ -20,7 +20,7 @@ PART_TYPES = {
     **{"difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER},
 }
 RESULT_TYPES = {
-    **{"kind": str, "task": (str, NoneType), "split": str, "protocol": {str: object}},
+    **{"kind": str, "task": (str, NoneType), "split": str, "protocol": {str: object}, "checkpoint": {"step": int}},
     "rows": [{"encoder": str, "parts?": {str: PART_TYPES}, "reliability?": {str: {"equal_mass": [[float]]}}}],
 }
 """Types of the fields that are read of a result with parts."""
@@ -32,6 +32,8 @@ class Parts:
 
     title: str
     """Kind, task and split."""
+    step: int
+    """Step of the checkpoint that was evaluated."""
     difference: str
     """Description of what the differences are from."""
     parts: dict[str, dict[str, Any]]
@@ -54,17 +56,20 @@ def read_parts(path: Path) -> Parts | None:
     reliability = {code: each["equal_mass"] for code, each in row.get("reliability", {}).items()}
     if any(len(row) != 3 for bins in reliability.values() for row in bins):
         raise EtpError(f"{path}: a bin of reliability has other than three numbers; move it away")
-    return Parts(title, str(result["protocol"].get("difference", "")), row["parts"], reliability)
+    return Parts(
+        title, result["checkpoint"]["step"], str(result["protocol"].get("difference", "")), row["parts"], reliability
+    )
 
 
-def parts_section(run: Path, folder: Path) -> str:
+def parts_section(run: Path, step: int, folder: Path) -> str:
     """Writes the plots into the folder of an exported encoder; returns the section, or an empty text if there is none.
 
     Args:
       run: run folder, whose `evaluation/` is read.
+      step: step of the exported checkpoint; evaluations of another one are left out.
       folder: folder of the exported encoder.
     """
-    found = list(_found(run / "evaluation"))
+    found = [(stem, parts) for stem, parts in _found(run / "evaluation") if parts.step == step]
     if not found:
         return ""
     from etp_jax.encoder.card_plot import draw  # loads matplotlib
@@ -95,8 +100,7 @@ def _found(evaluations: Path) -> Iterator[tuple[str, Parts]]:
 
 
 def _figure(part: dict[str, Any], name: str, form: str) -> str:
-    values = [part[name], part[f"{name}_low"], part[f"{name}_high"]]
-    if any(value is None for value in values):
+    mean, low, high = part[name], part[f"{name}_low"], part[f"{name}_high"]
+    if mean is None:
         return "–"
-    mean, low, high = (format(value, form) for value in values)
-    return f"{mean} [{low}, {high}]"
+    return format(mean, form) + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")

@@ -13,7 +13,7 @@ from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.shards.record import ALL, patient_hash
 from etp_jax.tasks import Task, check_vocabulary, labels
-from etp_jax.tasks.published import PublishedSplit
+from etp_jax.tasks.published import PUBLISHED_SPLIT, PublishedSplit
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
@@ -154,7 +154,7 @@ class TaskRecords:
         rows = np.array([place[name] for name in given.record_ids if name in place], np.int64)
         order = np.argsort(rows)
         found = replace(everyone.where(rows[order]), y_nC=given.y_NC[here][order])
-        return found, f"published split, {len(rows)} of its {len(here)} records are in the shards"
+        return found, f"{PUBLISHED_SPLIT}, {len(rows)} of its {len(here)} records are in the shards"
 
 
 def balanced(records: Labelled, most: int, seed: int = 0) -> NDArray[np.int64]:

@@ -35,7 +35,7 @@ class Evaluation:
     def title(self) -> str:
         """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
         result, how = self.result, [*choices(self.result.protocol)]
-        how += ["published labels"] if self.name.endswith("-published") else []
+        how += [f"{which} checkpoint"] if (which := result.checkpoint["which"]) != "best" else []
         return ", ".join(filter(None, [kind_title(result.kind), result.task, *how, f"{result.split} split"]))
 
     @property

@@ -27,6 +27,9 @@ RECORD: dict[str, Callable[[str], str]] = {
 }
 """Columns that may identify the record, with a function that extracts its identifier; the first match is used."""
 
+PUBLISHED_SPLIT = "published split"
+"""Start of a result's description of its records, if their labels are published ones."""
+
 
 @dataclass(frozen=True)
 class PublishedSplit:

@@ -49,6 +49,22 @@ def test_the_card_has_a_table_and_a_plot(evaluated: Path, tmp_path: Path):
     assert {file.name for file in (tmp_path / "copy" / "figures").iterdir()} == {f"{name}.png" for name in names}
 
 
+def test_a_card_has_no_figures_of_another_checkpoint(evaluated: Path, tmp_path: Path):
+    """A run that trained on after its evaluation, or was evaluated with another `--checkpoint`."""
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    names = [f"ptbxl-super-{kind}-validation.json" for kind in ("probe", "subgroups")]
+    for name in names:
+        content = json.loads((run / "evaluation" / name).read_text())
+        del content[SEAL]
+        content["checkpoint"]["step"] += 1
+        (run / "evaluation" / name).write_text(json.dumps(sealed(content)))
+    main.main(["export", "--run", str(run), "--out", str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Left out, as figures of another checkpoint: {', '.join(names)}." in card
+    assert "| robustness |" in card and "| subgroups |" not in card and "| probe |" not in card
+    assert [file.stem for file in (tmp_path / "out" / "figures").iterdir()] == ["ptbxl-super-robustness-validation"]
+
+
 def test_a_card_without_such_results_has_no_such_section(evaluated: Path, tmp_path: Path):
     run = shutil.copytree(evaluated, tmp_path / "run")
     for file in (run / "evaluation").glob("*-subgroups-*"):
@@ -78,12 +94,12 @@ def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
 def test_a_result_that_was_changed_is_named_and_not_shown(tmp_path: Path) -> None:
     figure = {"macro_auroc": {"mean": 0.5, "low": 0.4, "high": 0.6}}
     about = {"kind": "zero-shot", "task": "mine", "split": "test", "protocol": {"prompts": "contrast, version 1"}}
-    result = about | {"summary": {"trained": {"0.0": figure}}}
+    result = about | {"checkpoint": {"which": "best", "step": 3}, "summary": {"trained": {"0.0": figure}}}
     text = json.dumps(sealed(result))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "sound.json").write_text(text)
     (tmp_path / "evaluation" / "changed.json").write_text(text.replace("0.5", "0.9"))
-    shown = card._figures(tmp_path)
+    shown = card._figures(tmp_path, 3)
     assert "| zero-shot | mine | prompts contrast, version 1 | test | macro_auroc | 0.500 [0.400, 0.600] |" in shown
     assert "0.9" not in shown
     assert shown.endswith("Left out, as no results of `etp evaluate` or changed since: changed.json.")
@@ -98,9 +114,10 @@ def test_a_card_shows_the_figures_of_each_kind(tmp_path: Path) -> None:
         "demographics": {"sex_auroc": unknown, "age_mae": known, "age_mae_of_median": known},
         "of-a-plugin": {"spread": known, "other": known},
     }.items():
-        result = {"kind": kind, "task": None, "split": "test", "summary": {"trained": {"1.0": values}}}
+        result = {"kind": kind, "task": None, "split": "test", "checkpoint": {"which": "best", "step": 3}}
+        result |= {"summary": {"trained": {"1.0": values}}}
         (tmp_path / "evaluation" / f"{kind}.json").write_text(json.dumps(sealed(result)))
-    rows = [line.split(" | ")[0:1] + line.split(" | ")[4:] for line in card._figures(tmp_path).splitlines()[4:]]
+    rows = [line.split(" | ")[0:1] + line.split(" | ")[4:] for line in card._figures(tmp_path, 3).splitlines()[4:]]
     figure = "0.250 [0.200, 0.300] |"
     assert rows == [
         ["| demographics", "sex_auroc", "– |"],
@@ -119,6 +136,8 @@ def test_a_card_shows_the_figures_of_each_kind(tmp_path: Path) -> None:
         ({"name": "honest", "prompts": "default, version 1"}, ("prompts default, version 1",)),
         ({"name": "honest", "prompts": "default, own.json 0a1b"}, ("prompts default, own.json 0a1b",)),
         ({"name": 5}, ("5",)),
+        ({"name": "merl-as-published", "records": "records with a class"}, ("merl-as-published",)),
+        ({"name": "honest", "records": "published split, 4 of its 5 records ..."}, ("published labels",)),
         ({"name": "ecg-fm-benchmark", "head": "attention"}, ("ecg-fm-benchmark", "attention head")),
         (
             {"name": "honest", "features": "stages x 8 views (chosen for 100% of ...)", "text_prior": "scores of ..."},

@@ -22,6 +22,7 @@ from tests.helpers.small_run import small_config, write_run
 
 EVALUATION = {
     "kind": "zero-shot",
+    "checkpoint": {"which": "best", "step": 3},
     "task": "ptbxl-super",
     "split": "test",
     "summary": {"trained": {"0.0": {"macro_auroc": {"mean": 0.8765, "low": 0.86, "high": 0.89}}}, "random": {}},
