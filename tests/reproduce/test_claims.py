@@ -179,6 +179,21 @@ def rhythms_on_fold_10() -> list[str]:
     ]
 
 
+def rhythm_classes() -> list[str]:
+    def both(code: str, prompts: str = "default") -> tuple[str, str]:
+        about = {"stem": "rhythm-classes", "task": RHYTHM, "metric": f"auroc: {code}", "prompts": prompts}
+        return short("ptbxl", **about), short("fgclep_plus", **about)
+
+    lost = {code: both(code) for code in ("STACH", "SVTAC", "SR")}
+    gained = [both("AFIB"), both("AFIB", "contrast")]
+    assert all(before > now for before, now in lost.values()) and all(before < now for before, now in gained)
+    return [
+        f"sinus tachycardia ({lost['STACH'][0]} before, {lost['STACH'][1]} now), supraventricular tachycardia "
+        f"({', '.join(lost['SVTAC'])}) and sinus rhythm ({', '.join(lost['SR'])}), in seed 0; "
+        f"atrial fibrillation gains ({', '.join(gained[0])}; with `contrast` {', '.join(gained[1])}).",
+    ]
+
+
 def plus_at_small_size() -> list[str]:
     probe = [short(run, fraction="1.0", **SMALL) for run in ("fine", "plain")]
     recall = {
@@ -365,6 +380,7 @@ def card() -> list[str]:
         ("results/text-prior.md", text_prior),
         ("docs/fgclep.md", plus_at_full_size),
         ("docs/fgclep.md", rhythms_on_fold_10),
+        ("docs/fgclep.md", rhythm_classes),
         ("docs/fgclep.md", plus_at_small_size),
         ("docs/fgclep.md", summary_of_small_fgclep),
         ("results/ablations.md", parts_of_plus),
