@@ -12,7 +12,7 @@ from etp_jax import __version__
 from etp_jax.configs import recipe_of
 from etp_jax.encoder.card_parts import FIGURES_FOLDER, parts_section
 from etp_jax.encoder.encoder import Encoder
-from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_shipped
+from etp_jax.encoder.folder import CARD_FILE, LEGAL_FILES, PRETRAINED, is_of, is_shipped
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json, write_text
 from etp_jax.plain import markdown_cell, plain
@@ -46,9 +46,13 @@ class Figure:
     """Name of the task; None for retrieval, which has no task."""
     choices: tuple[str, ...]
     """What distinguishes it from other evaluations of the same kind and task, see `choices`."""
+    labels: float
+    """Share of the training labels; 0 if none are used."""
     split: str
-    step: int
-    """Step of the checkpoint that was evaluated."""
+    data: str
+    """Name of the shards."""
+    checkpoint: dict[str, Any]
+    """Checkpoint that was evaluated, see `Result.checkpoint`."""
     metric: str
     mean: float | None
     """The figure; None where it could not be measured."""
@@ -56,6 +60,11 @@ class Figure:
     """Lower end of the 95 % interval; None where there is no interval."""
     high: float | None
     """Upper end of the 95 % interval; None where there is no interval."""
+
+    @property
+    def share(self) -> str:
+        """Share of the labels, if some but not all are used; empty otherwise."""
+        return f"{100 * self.labels:g}% of the labels" if 0 < self.labels < 1 else ""
 
 
 def choices(protocol: Mapping[str, Any]) -> tuple[str, ...]:
@@ -80,9 +89,10 @@ def read_figures(path: Path) -> list[Figure]:
     try:
         result: dict[str, Any] = read_json(path, "move it away")
         fractions = result["summary"]["trained"]
-        values = fractions[max(fractions, key=float)]
-        chosen, step = choices(result.get("protocol", {})), int(result["checkpoint"]["step"])
-        about = result["kind"], result["task"], chosen, result["split"], step
+        largest = max(fractions, key=float)
+        values, chosen = fractions[largest], choices(result.get("protocol", {}))
+        where = result["split"], result["shards"]["name"], {"which": "best", "step": None} | result["checkpoint"]
+        about = result["kind"], result["task"], chosen, float(largest), *where
         shown = [name for name in SHOWN if name in values] or [next(iter(values))]
         return [
             Figure(*about, name, *(_number(values[name].get(end)) for end in ("mean", "low", "high"))) for name in shown
@@ -144,11 +154,11 @@ The terms of use of these data also apply to the weights: read them before you p
 
 ## Figures
 
-{_figures(encoder.run_dir, encoder.step)}
+{_figures(encoder)}
 
-{parts_section(encoder.run_dir, encoder.step, folder)}## Limits
+{parts_section(encoder, folder)}## Limits
 
-- If it was evaluated, it was on the data named above; figures for other people, machines and labels may be lower.
+- Figures are for the data that they name; for other people, machines and labels they may be lower.
 - It reads the first {seconds:g} seconds, at {fs} Hz. It gives an answer for any ECG, even one unlike its training data.
 - Similarity to a sentence is not a measurement: intervals, axis and rate are not computed.
 """
@@ -188,31 +198,34 @@ def _seen(encoder: Encoder) -> str:
     return f"the shards {', then '.join(shards)}"
 
 
-def _figures(run: Path, step: int) -> str:
-    """Formats the main figures of a checkpoint as a table, and names the other files among the run's evaluations."""
+def _figures(encoder: Encoder) -> str:
+    """Formats the main figures of an encoder as a table, and names the other files among its run's evaluations."""
     figures, of_others, others = [], [], []
-    for path in sorted((run / "evaluation").glob("*.json")):
+    for path in sorted((encoder.run_dir / "evaluation").glob("*.json")):
         try:
             found = read_figures(path)
         except EtpError:  # an unrelated file must not prevent the export
             others.append(path.name)
             continue
-        if found[0].step == step:
+        if is_of(found[0].checkpoint, encoder.run_dir, encoder.step):
             figures += found
         else:
             of_others.append(path.name)
     head = ["| evaluation | task | choices | split | metric | value |", "|---|---|---|---|---|---|"]
-    cells = [
-        (f.kind, f.task or "–", ", ".join(f.choices) or "–", f.split, f.metric, _with_interval(f)) for f in figures
-    ]
-    rows = [f"| {' | '.join(map(markdown_cell, row))} |" for row in cells]
+    rows = [f"| {' | '.join(map(markdown_cell, _cells(figure)))} |" for figure in figures]
     text = ["Means with 95 % intervals by bootstrap over patients:", "", *head, *rows] if rows else []
     for reason, names in (
-        ("figures of another checkpoint", of_others),
+        ("figures of another checkpoint or of other weights", of_others),
         ("no results of `etp evaluate` or changed since", others),
     ):
         text += ["", f"Left out, as {reason}: {', '.join(map(markdown_cell, names))}."] if names else []
     return "\n".join(text).strip() or "The run was not evaluated before it was exported."
+
+
+def _cells(figure: Figure) -> list[str]:
+    how = ", ".join(filter(None, [*figure.choices, figure.share]))
+    where = f"{figure.split} of {figure.data}"
+    return [figure.kind, figure.task or "–", how or "–", where, figure.metric, _with_interval(figure)]
 
 
 def _with_interval(figure: Figure) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from etp_jax.encoder.encoder import Encoder
+from etp_jax.encoder.folder import is_of
 from etp_jax.errors import EtpError
 from etp_jax.files import read_json
 from etp_jax.plain import plain
@@ -21,6 +23,7 @@ PART_TYPES = {
 }
 RESULT_TYPES = {
     **{"kind": str, "task": (str, NoneType), "split": str, "protocol": {str: object}, "checkpoint": {"step": int}},
+    "shards": {"name": str},
     "rows": [{"encoder": str, "parts?": {str: PART_TYPES}, "reliability?": {str: {"equal_mass": [[float]]}}}],
 }
 """Types of the fields that are read of a result with parts."""
@@ -31,9 +34,9 @@ class Parts:
     """The parts of one evaluation of the trained encoder."""
 
     title: str
-    """Kind, task and split."""
-    step: int
-    """Step of the checkpoint that was evaluated."""
+    """Kind, task, split and data."""
+    checkpoint: dict[str, Any]
+    """Checkpoint that was evaluated, see `Result.checkpoint`."""
     difference: str
     """Description of what the differences are from."""
     parts: dict[str, dict[str, Any]]
@@ -52,24 +55,24 @@ def read_parts(path: Path) -> Parts | None:
     row = next((row for row in result["rows"] if row["encoder"] == "trained" and row.get("parts")), None)
     if row is None:
         return None
-    title = " ".join(filter(None, [result["kind"], result["task"], "on", result["split"]]))
+    where = f"on {result['split']} of {result['shards']['name']}"
+    title = " ".join(filter(None, [result["kind"], result["task"], where]))
     reliability = {code: each["equal_mass"] for code, each in row.get("reliability", {}).items()}
     if any(len(row) != 3 for bins in reliability.values() for row in bins):
         raise EtpError(f"{path}: a bin of reliability has other than three numbers; move it away")
-    return Parts(
-        title, result["checkpoint"]["step"], str(result["protocol"].get("difference", "")), row["parts"], reliability
-    )
+    difference = str(result["protocol"].get("difference", ""))
+    return Parts(title, result["checkpoint"], difference, row["parts"], reliability)
 
 
-def parts_section(run: Path, step: int, folder: Path) -> str:
+def parts_section(encoder: Encoder, folder: Path) -> str:
     """Writes the plots into the folder of an exported encoder; returns the section, or an empty text if there is none.
 
     Args:
-      run: run folder, whose `evaluation/` is read.
-      step: step of the exported checkpoint; evaluations of another one are left out.
+      encoder: the exported encoder; `evaluation/` of its run is read, without evaluations of another checkpoint.
       folder: folder of the exported encoder.
     """
-    found = [(stem, parts) for stem, parts in _found(run / "evaluation") if parts.step == step]
+    run = encoder.run_dir
+    found = [each for each in _found(run / "evaluation") if is_of(each[1].checkpoint, run, encoder.step)]
     if not found:
         return ""
     from etp_jax.encoder.card_plot import draw  # loads matplotlib

@@ -26,7 +26,7 @@ from etp_jax.encoder.folder import (
     save_reference,
     seal,
 )
-from etp_jax.encoder.onnx import save_onnx
+from etp_jax.encoder.onnx import check_onnx, save_onnx
 from etp_jax.errors import EtpError
 from etp_jax.files import write_text
 from etp_jax.paths import real
@@ -70,7 +70,7 @@ def export(
 
     Raises:
       EtpError: there is no run; `out` is the run folder or holds something else; the shards do not fit the encoder or
-        have no label of a user's task; a task is invalid or has no prompts; or see `save_onnx`.
+        have no label of a user's task; a task is invalid or has no prompts; or see `check_onnx`.
     """
     if real(out) == real(run):
         raise EtpError(f"{out}: is the folder to be exported; name another folder as --out")
@@ -78,6 +78,11 @@ def export(
     encoder = Encoder.from_run(run, checkpoint, text_tower)
     if own or shards is not None:
         encoder.check_reads_text()
+    if shards is not None:  # before an earlier export is replaced
+        encoder.check_signals(Shards(shards))
+        Shards(shards).split(VALIDATION)
+    if onnx:
+        check_onnx(encoder)
     check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     digest.forget(out)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from safetensors.flax import save
 
 from etp_jax.encoder import hub
 from etp_jax.errors import EtpError, one_line
-from etp_jax.files import check_can_write, whole_file
+from etp_jax.files import check_can_write, sha256, whole_file
 from etp_jax.json_text import parse_json
 from etp_jax.paths import real, regular
 from etp_jax.training import digest
@@ -56,6 +56,8 @@ SEALED_FILES = (*REQUIRED_FILES, PROMPTS_FILE, CALIBRATION_FILE, REFERENCE_FILE,
 FILES = (*SEALED_FILES, digest.FILE, CARD_FILE, "figures/*.png", *LEGAL_FILES)
 """Files of an exported encoder; no others are copied, uploaded to a hub or downloaded from one."""
 FORMAT = "1"
+WEIGHTS = "weights"
+"""Field of a result's `checkpoint` with the digest of an exported encoder's weights."""
 TEXT_TOWER = "text_tower"
 
 
@@ -107,6 +109,20 @@ def copy_encoder(source: Path, folder: Path) -> None:
         copy = folder / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of the weights of an exported encoder; None for a run folder."""
+    file = folder / ENCODER_FILE
+    return sha256(file) if file.exists() else None
+
+
+def is_of(checkpoint: Mapping[str, Any], folder: Path, step: int | None) -> bool:
+    """Whether a result's `checkpoint` is the one of this step, and an exported encoder's weights are still the same.
+
+    Results of earlier versions do not name the weights.
+    """
+    return checkpoint["step"] == step and checkpoint.get(WEIGHTS) in (None, weights_digest(folder))
 
 
 def seal(folder: Path) -> None:

@@ -6,6 +6,7 @@ The metadata give the leads, in order, and the sampling rate of the input.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,16 @@ EPSILON = 1e-5
 """Epsilon of batch and group normalisation."""
 
 
+def check_onnx(encoder: Encoder) -> ResNetConfig:
+    """Returns the ECG tower's options; raises EtpError if it is not a ResNet, or the package onnx is not installed."""
+    if importlib.util.find_spec("onnx") is None:
+        raise EtpError("--onnx needs the package onnx: pip install 'etp-jax[onnx]'")
+    tower = encoder.config.model.ecg
+    if not isinstance(tower, ResNetConfig):
+        raise EtpError(f"{encoder.run_dir}: its ECG tower is a {tower.kind}; only ResNets can be written as ONNX")
+    return tower
+
+
 def save_onnx(folder: Path, encoder: Encoder) -> None:
     """Writes `encoder.onnx`.
 
@@ -37,19 +48,16 @@ def save_onnx(folder: Path, encoder: Encoder) -> None:
     length. The sizes of batch and time are free.
 
     Raises:
-      EtpError: the package onnx is not installed, or the tower is not a ResNet.
+      EtpError: see `check_onnx`.
     """
-    try:
-        from onnx import TensorProto, helper
-    except ImportError:
-        raise EtpError("--onnx needs the package onnx: pip install 'etp-jax[onnx]'") from None
-    config, trained_on = encoder.config.model, encoder.trained_on
-    if not isinstance(config.ecg, ResNetConfig):
-        raise EtpError(f"{encoder.run_dir}: its ECG tower is a {config.ecg.kind}; only ResNets can be written as ONNX")
+    tower = check_onnx(encoder)
+    from onnx import TensorProto, helper  # an optional package
+
+    trained_on = encoder.trained_on
     graph = _Graph()
     params, stats = encoder.variables["params"], encoder.variables["batch_stats"].get("ecg_tower", {})
-    x_BTL = _scale(graph, config.ecg.scale)
-    features_BF = _Tower(graph, config.ecg, params["ecg_tower"], stats).features(x_BTL)
+    x_BTL = _scale(graph, tower.scale)
+    features_BF = _Tower(graph, tower, params["ecg_tower"], stats).features(x_BTL)
     graph.add("Identity", features_BF, output="features")
     _project(graph, params["ecg_projection"], features_BF)
     leads = len(trained_on["leads"])

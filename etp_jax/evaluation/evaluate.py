@@ -36,6 +36,7 @@ def evaluate(request: Request) -> Result:
         each other; the shards have another shape or lack the task's labels; the run was trained on the scored records.
     """
     from etp_jax.encoder.encoder import Encoder  # here, so that the command line can read KINDS without jax
+    from etp_jax.encoder.folder import WEIGHTS, weights_digest
 
     request.check()
     if len(request.parts()) > 1:
@@ -53,6 +54,7 @@ def evaluate(request: Request) -> Result:
         _check_unseen(trained, records, request.split)
     drawn = [("random", trained.random(seed)) for seed in range(kind.random_encoders)]
     outcome = kind.evaluate(request, [("trained", trained), *drawn], shards)
+    weights = weights_digest(request.folder)
     result = Result(
         run=request.folder.resolve().name,
         task=request.task_name,
@@ -67,7 +69,7 @@ def evaluate(request: Request) -> Result:
         split=request.split,
         records=outcome.records,
         pretrained_on=", then ".join(seen["name"] for seen in trained.seen),
-        checkpoint={"which": request.checkpoint, "step": trained.step},
+        checkpoint={"which": request.checkpoint, "step": trained.step} | ({WEIGHTS: weights} if weights else {}),
         shards={"name": shards.name, "fs": shards.fs, "fingerprint": shards.fingerprint},
         thresholds_from=outcome.thresholds_from,
         revision=REVISION,
@@ -86,14 +88,24 @@ def versions() -> dict[str, str]:
 
 
 def _check_unseen(trained: Encoder, records: TaskRecords, split: str) -> None:
-    """Raises EtpError if the run was trained on records that are to be scored."""
+    """Raises EtpError if the run was trained on records that are to be scored.
+
+    Shards of one name are taken for the same archive with the same splits, since those of a fine stage and those at
+    another sampling rate are no others.
+    """
     shards = records.shards
-    if split == TRAIN or shards.name not in (seen["name"] for seen in trained.seen) or TRAIN not in shards.splits:
+    same = [seen for seen in trained.seen if seen["name"] == shards.name]
+    if split == TRAIN or not same or TRAIN not in shards.splits:
         return
     target = records.of(split).record_ids
-    seen = np.isin(target, shards.split(TRAIN).columns.record_id).sum()
-    if seen:
+    count = np.isin(target, shards.split(TRAIN).columns.record_id).sum()
+    if count:
+        here = f"of the {len(target)} records that {records.task.name} has in {split!r} of {shards.name}"
+        if shards.fingerprint in (seen["fingerprint"] for seen in same):
+            raise EtpError(
+                f"{trained.run_dir}: was trained on {count} {here}; score a run that was trained on other data"
+            )
         raise EtpError(
-            f"{trained.run_dir}: was trained on {seen} of the {len(target)} records that {records.task.name} has in "
-            f"{split!r} of {shards.name}; score a run that was trained on other data"
+            f"{trained.run_dir}: was trained on shards of this name, whose training split has {count} {here}; score a "
+            "run that was trained on other data, or, if they are another archive, give it a name of its own (--name)"
         )

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def percent(share: float) -> str:
+    """Formats a share of the labels, such as "1%" or "0.5%"; different shares look different."""
+    return f"{100 * share:g}%"
+
+
 def check_numbers(*values: object) -> None:
     """Raises TypeError for a figure that is neither a number nor None."""
     for value in values:

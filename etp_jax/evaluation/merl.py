@@ -86,7 +86,8 @@ def evaluate(
             about: dict[str, Any] = {"train_records": count, "train_classes": int(has_both(y_nC[subset]).sum())}
             row = classification_row(scored, task, name, fraction, encoder.train_seed, MERL_SEED, epoch=epoch, **about)
             outcome.rows.append(row)
-            outcome.arrays[name] = scores_nC
+            if fraction == max(fractions):
+                outcome.arrays[name] = scores_nC
     return outcome
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError
 from etp_jax.evaluation import ecg_fm_benchmark
+from etp_jax.evaluation.figures import percent
 from etp_jax.evaluation.outcome import Outcome, classification_row
 from etp_jax.evaluation.records import Labelled, TaskRecords
 from etp_jax.evaluation.request import (
@@ -272,7 +273,7 @@ def fit_and_score(
                 if tuple(candidates) not in ((PLAIN,), (TOKENS,)):
                     outcome.protocol.setdefault(
                         "features",
-                        f"{described(chosen)} (chosen for {fraction:.0%} of the records from "
+                        f"{described(chosen)} (chosen for {percent(fraction)} of the records from "
                         f"{', '.join(map(described, candidates))})",
                     )
     return outcome

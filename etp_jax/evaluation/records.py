@@ -13,10 +13,13 @@ from etp_jax.errors import EtpError
 from etp_jax.shards.reader import Shards, Split
 from etp_jax.shards.record import ALL, patient_hash
 from etp_jax.tasks import Task, check_vocabulary, labels
-from etp_jax.tasks.published import PUBLISHED_SPLIT, PublishedSplit
+from etp_jax.tasks.published import PUBLISHED_SPLIT, PublishedSplit, labels_digest
 
 if TYPE_CHECKING:
     from etp_jax.encoder.encoder import Encoder
+
+PUBLISHED = "published"
+"""Field of a result's protocol with the digest of published labels."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class TaskRecords:
             found, coverage = self._published(split)
             everyone, _ = self._everyone(ALL)
             other = int((everyone.y_nC[found.rows] != found.y_nC).sum())
-            return left_out | {"records": f"{coverage}; {other} labels are not those that the records' codes give"}
+            about = {"records": f"{coverage}; {other} labels are not those that the records' codes give"}
+            return left_out | about | {PUBLISHED: labels_digest(self.published)}
         if self.task.max_per_class is not None:
             return left_out | {"records": f"{self.task.rule}: n = {int(self.of(split).y_nC[:, 0].sum())}"}
         return left_out | {"records": self.task.rule}

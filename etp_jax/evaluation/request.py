@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from etp_jax.errors import EtpError
-from etp_jax.evaluation.records import TaskRecords
+from etp_jax.evaluation.records import PUBLISHED, TaskRecords
 from etp_jax.evaluation.results import REPLICATES, Result
 from etp_jax.files import has_fields, holds_all, keep_other_kinds
 from etp_jax.shards.reader import Shards
 from etp_jax.shards.record import ALL, TRAIN, VALIDATION
 from etp_jax.tasks import Task, get_task
-from etp_jax.tasks.published import read_published
+from etp_jax.tasks.published import labels_digest, read_published
 
 HONEST, MERL, FIELD = "honest", "merl-as-published", "ecg-fm-benchmark"
 MERL_SEED = 42
@@ -186,6 +186,11 @@ class PublishedRequest(TaskRequest):
         """The task's records, with the shards' labels or the published ones."""
         task = self.definition()
         return TaskRecords(shards, task, read_published(self.published, task) if self.published else None)
+
+    def answered_by(self, result: Result) -> bool:
+        """Whether a stored result used the same task, and the same published labels if there are any."""
+        published = labels_digest(read_published(self.published, self.definition())) if self.published else None
+        return super().answered_by(result) and result.protocol.get(PUBLISHED) == published
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; published labels come last."""

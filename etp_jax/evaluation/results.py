@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax.errors import EtpError, one_line
-from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures, Reliability, check_numbers
+from etp_jax.evaluation.figures import ClassFigures, Figure, PartFigures, Reliability, check_numbers, percent
 from etp_jax.files import read_json, sealed, sha256, whole_file, write_text
 from etp_jax.metrics.classification import METRICS
 from etp_jax.npz import read_npz
@@ -102,7 +102,7 @@ class Result:
     pretrained_on: str
     """Names of the data sets that the encoder was trained on."""
     checkpoint: dict[str, Any]
-    """Requested checkpoint (`which`: best or latest), and its `step`."""
+    """Requested checkpoint (`which`: best or latest), its `step`, and the SHA-256 of exported `weights`."""
     shards: dict[str, Any]
     """Name, sampling rate (`fs`, Hz) and `fingerprint` of the shards."""
     thresholds_from: str | None
@@ -227,7 +227,7 @@ class Result:
         lines = [["encoder", "labels", *map(_title, names)]]
         for encoder, fractions in self.summary.items():
             for fraction, metrics in fractions.items():
-                lines.append([encoder, f"{fraction:.0%}", *(_with_interval(metrics[name]) for name in names)])
+                lines.append([encoder, percent(fraction), *(_with_interval(metrics[name]) for name in names)])
         text = ["; ".join(self._head()), "", *_align(lines)]
         trained = self.first_row("trained")
         if trained is not None and trained.parts:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from etp_jax.encoder.card import choices
-from etp_jax.evaluation.figures import Figure
+from etp_jax.evaluation.figures import Figure, percent
 from etp_jax.evaluation.kinds import KINDS, kind_title
 from etp_jax.evaluation.results import Result
 from etp_jax.plain import escape
@@ -36,7 +36,11 @@ class Evaluation:
         """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
         result, how = self.result, [*choices(self.result.protocol)]
         how += [f"{which} checkpoint"] if (which := result.checkpoint["which"]) != "best" else []
-        return ", ".join(filter(None, [kind_title(result.kind), result.task, *how, f"{result.split} split"]))
+        return ", ".join(
+            filter(
+                None, [kind_title(result.kind), result.task, *how, f"{result.split} split of {result.shards['name']}"]
+            )
+        )
 
     @property
     def metric(self) -> str:
@@ -97,7 +101,7 @@ def _section(evaluation: Evaluation) -> str:
 def _summary(result: Result) -> str:
     """Formats every metric, by encoder and share of the labels."""
     rows = [
-        [escape(encoder), f"{fraction:.0%}", *map(_with_interval, metrics.values())]
+        [escape(encoder), percent(fraction), *map(_with_interval, metrics.values())]
         for encoder, fractions in result.summary.items()
         for fraction, metrics in fractions.items()
     ]

@@ -45,7 +45,7 @@ def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: 
     Args:
       run: Run folder made by `etp train`; evaluations and checkpoints are shown if they exist.
       shards: Shard folder; the examples are from its validation split. Sampling rate and leads must be as in training.
-      other_shards: Accept shards that the run was not trained on; the headings then name them.
+      other_shards: Accept shards that the run was not trained on; the examples' heading then names them.
       text_tower: Present source of a frozen text tower, see `Encoder.from_run`.
 
     Returns:
@@ -72,8 +72,11 @@ def write_page(run: Path, shards: Path, other_shards: bool = False, text_tower: 
         "The run": _facts(run, config, encoder, data),
     }
     if others:
-        sections = {f"{title} – shards {data.name}, not the run's own": text for title, text in sections.items()}
-    write_text(path, page(run.resolve().name, _summary(config, data), sections))
+        sections = {
+            f"{title} – shards {data.name}, not the run's own" if title == "Examples" else title: text
+            for title, text in sections.items()
+        }
+    write_text(path, page(run.resolve().name, _summary(run, config, data), sections))
     return path
 
 
@@ -84,13 +87,13 @@ def _has_checkpoint(run: Path, config: TrainConfig) -> bool:
         return bool(checkpoints.steps())
 
 
-def _summary(config: TrainConfig, data: Shards) -> str:
-    text = config.model.text
+def _summary(run: Path, config: TrainConfig, data: Shards) -> str:
+    text, own = config.model.text, _own(run, data)
     tower = text.pretrained or "a text tower trained from scratch"
     return (
         f"An ECG encoder ({config.model.ecg.title}) trained to match ECGs with their reports, as read by "
-        f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(data.name)}, {data.fs} Hz, "
-        f"{len(data.leads)} leads, {data.samples / data.fs:g} s."
+        f"{'the frozen ' if text.frozen else ''}{escape(tower)}. Data: {escape(own['name'])}, {own['fs']} Hz, "
+        f"{len(own['leads'])} leads, {own['samples'] / own['fs']:g} s."
     )
 
 
@@ -189,7 +192,8 @@ def _example(record: Record, data: Shards, reports: list[str], own: int, cosine_
 
 def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards) -> str:
     """Formats recipe, data, towers and versions as a table."""
-    optim, loss = config.optim, config.loss
+    optim, loss, own = config.optim, config.loss, _own(run, data)
+    records = ", ".join(f"{count} {name}" for name, count in data.splits.items())
     facts = {
         "Checkpoint": _checkpoint(config, encoder),
         "Parameters": _parameters(encoder) if encoder else "unknown until there is a checkpoint",
@@ -199,9 +203,9 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
         + (" at the start" if loss.learn_temperature else ""),
         "Optimiser": f"{optim.name}, learning rate {optim.learning_rate:g}, {optim.schedule}, {optim.epochs:g} epochs, "
         f"batch {config.data.batch_size}, seed {config.seed}",
-        "Records": ", ".join(f"{count} {name}" for name, count in data.splits.items()),
-        "Data": f"{data.name}, {data.fs} Hz, {data.samples} samples, leads {', '.join(data.leads)}",
-        "Shards": "; ".join(filter(None, [f"SHA-256 {data.fingerprint[:16]}", _others(run, data)])),
+        "Data": f"{own['name']}, {own['fs']} Hz, {own['samples']} samples, leads {', '.join(own['leads'])}",
+        "Shards": f"SHA-256 {own['fingerprint'][:16]}",
+        "Records": f"of the examples' shards {data.name}: {records}" if _others(run, data) else records,
         "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
     }
     columns = [("", ""), ("", "")]
@@ -243,10 +247,17 @@ def _text_tower(run: Path, config: TrainConfig) -> str:
     return f"{about['source']}, {'frozen' if about['frozen'] else 'trained'}, width {about['dim']}{sha256}"
 
 
+def _own(run: Path, data: Shards) -> dict[str, Any]:
+    """Describes the shards that a run was trained on; `data` if that is not known yet."""
+    path = run / run_folder.SHARDS_FILE
+    if path.exists():
+        return run_folder.read_about(path)
+    return {name: getattr(data, name) for name in ("name", "fs", "samples", "leads", "fingerprint")}
+
+
 def _others(run: Path, data: Shards) -> str:
     """Names the shards that a run was trained on, if they are others; empty if they are the same or unknown."""
-    path = run / run_folder.SHARDS_FILE
-    own = run_folder.read_about(path) if path.exists() else {"fingerprint": data.fingerprint}
+    own = _own(run, data)
     if own["fingerprint"] == data.fingerprint:
         return ""
     return f"not the shards {own['name']} ({own['fingerprint'][:16]}) that the run was trained on"

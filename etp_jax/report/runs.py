@@ -13,12 +13,12 @@ from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
 from etp_jax.configs import recipe_of
 from etp_jax.encoder.card import Figure, read_figures
-from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
+from etp_jax.encoder.folder import ENCODER_FILE, is_of, load_encoder
 from etp_jax.errors import EtpError
 from etp_jax.training import checkpoint
 from etp_jax.training.log import FILE, read_metrics
 from etp_jax.training.resume import flatten
-from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config
+from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config, read_about
 
 Cell = str | float | int | bool | None
 
@@ -39,9 +39,16 @@ class RunSummary:
     ecg_per_s: float | None = None
     """Median training speed, in ECGs per second."""
     figures: dict[str, list[Figure]] = field(default_factory=dict)
-    """Main figures of each evaluation, by file name without suffix."""
+    """Main figures of each evaluation of the run's checkpoints, by file name without suffix."""
+    data: str = ""
+    """Name of the shards that it was trained on."""
     trouble: str = ""
     """Reason why the run is incomplete or cannot be read; empty if it is valid and finished."""
+
+    def column(self, name: str, figure: Figure) -> str:
+        """Heading of a figure: evaluation, metric, other data than the run's own, and the share of the labels."""
+        of = "" if figure.data == self.data else f"of {figure.data}"
+        return " ".join(filter(None, [name, figure.metric, of, figure.share]))
 
 
 def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
@@ -66,8 +73,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
     names = dict.fromkeys(name for values in read for name in values)
     differing = [name for name in names if any(values.get(name) != read[0].get(name) for values in read)]
     found = [
-        {f"{name} {figure.metric}": figure.mean for name, each in run.figures.items() for figure in each}
-        for run in runs
+        {run.column(name, figure): figure.mean for name, each in run.figures.items() for figure in each} for run in runs
     ]
     columns = sorted({column for figures in found for column in figures})
 
@@ -120,8 +126,14 @@ def summarise(folder: Path) -> RunSummary:
 
     config: TrainConfig | None = attempt(load_config, folder)
     lines: list[dict[str, Any]] = attempt(read_metrics, folder) or []
-    step: int | None = attempt(_best_step, folder, config) if config else None
+    steps: dict[str, int | None] = (attempt(_steps, folder, config) if config else None) or {}
+    step = steps.get("best")
     figures = {path.stem: attempt(read_figures, path) for path in sorted((folder / "evaluation").glob("*.json"))}
+    figures = {name: found for name, found in figures.items() if found}
+    about = attempt(read_about, folder / SHARDS_FILE) if (folder / SHARDS_FILE).exists() else None
+    old = [name for name, (first, *_) in figures.items() if steps and not _is_of(first, folder, steps)]
+    if old:
+        troubles.append(f"{', '.join(old)}: of an earlier checkpoint; evaluate again")
     if config and not troubles and not (folder / ENCODER_FILE).exists():
         troubles += filter(None, [_unfinished(config, lines, step)])
     speeds = [line["ecg_per_s"] for line in lines if line.get("ecg_per_s")]
@@ -132,18 +144,24 @@ def summarise(folder: Path) -> RunSummary:
         _last(lines, "validation", "loss"),
         step,
         median(speeds) if speeds else None,
-        {name: found for name, found in figures.items() if found},
+        {name: found for name, found in figures.items() if name not in old},
+        (about or {}).get("name", ""),
         "; ".join(troubles),
     )
 
 
-def _best_step(folder: Path, config: TrainConfig) -> int | None:
+def _steps(folder: Path, config: TrainConfig) -> dict[str, int | None]:
+    """Steps of the checkpoints `best` and `latest`; empty if there is none."""
     if (folder / ENCODER_FILE).exists():
-        return load_encoder(folder)[1]
+        return {"best": load_encoder(folder)[1]}
     if not (folder / checkpoint.FOLDER).is_dir():
-        return None
+        return {}
     with checkpoint.Checkpoints(folder, config.run.best, read_only=True) as checkpoints:
-        return checkpoints.find("best")
+        return {"best": checkpoints.find("best"), "latest": checkpoints.find("latest")}
+
+
+def _is_of(figure: Figure, folder: Path, steps: dict[str, int | None]) -> bool:
+    return is_of(figure.checkpoint, folder, steps.get(figure.checkpoint["which"]))
 
 
 def _unfinished(config: TrainConfig, lines: Sequence[dict[str, Any]], step: int | None) -> str:

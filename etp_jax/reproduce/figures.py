@@ -133,12 +133,16 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
 def _pretrained_on(training: PlannedTraining) -> str:
     """Describes the training data, such as "ptbxl train (33 % of the patients), after coarse"."""
     about, data, base = training.folder / run_folder.SHARDS_FILE, training.config.data, training.run.start_from
-    if about.exists():
-        name = run_folder.read_about(about)["name"]
-    else:
+    share = "" if data.train_share == 1 else f" ({100 * data.train_share:.2g} % of the patients)"
+    if not about.exists():
         name = Path(data.shards).name if training.problem else Shards(data.shards).name
-    share = "" if data.train_share == 1 else f" ({100 * data.train_share:.0f} % of the patients)"
-    return f"{name} {TRAIN}{share}{f', after {base}' if base else ''}"
+        return f"{name} {TRAIN}{share}{f', after {base}' if base else ''}"
+    seen = run_folder.read_about(about)
+    if "imported" in seen:
+        return seen["name"]
+    if base:  # a run of the study, which has a row of its own
+        return f"{seen['name']} {TRAIN}{share}, after {base}"
+    return ", then ".join(f"{each['name']} {TRAIN}" for each in (*seen.get("earlier", []), seen)) + share
 
 
 def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | None:

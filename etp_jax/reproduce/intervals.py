@@ -21,9 +21,9 @@ def over_patients(replicates_SR: Floats) -> dict[str, float]:
 
 
 def over_seeds(values_S: Floats) -> dict[str, float] | None:
-    """95 % interval of the mean by Student's t; None for a single seed."""
+    """95 % interval of the mean by Student's t; None for a single seed, or where a value is undefined (NaN)."""
     count = len(values_S)
-    if count < 2:
+    if count < 2 or np.isnan(values_S).any():
         return None
     half = stats.t.ppf(0.975, count - 1) * values_S.std(ddof=1) / math.sqrt(count)
     return {"low": float(values_S.mean() - half), "high": float(values_S.mean() + half)}
@@ -43,9 +43,9 @@ def patients_p(differences_R: Floats) -> float:
 
 
 def seeds_p(differences_S: Floats) -> float | None:
-    """Two-sided p value of Student's t test on differences by seed; None for a single seed."""
+    """Two-sided p value of Student's t test on differences by seed; None where `over_seeds` is None."""
     count = len(differences_S)
-    if count < 2:
+    if count < 2 or np.isnan(differences_S).any():
         return None
     spread = differences_S.std(ddof=1)
     if spread == 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
-from etp_jax.encoder.folder import ENCODER_FILE, load_encoder
+from etp_jax.encoder.folder import ENCODER_FILE, is_of, load_encoder
 from etp_jax.encoder.folder import run_folder as folder_of
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.evaluate import REVISION
@@ -144,7 +144,7 @@ def _fits(result: Result, request: Request, step: int | None, fingerprints: Mapp
     replicates = {array.shape for row in result.rows for array in row.replicates.values()}
     return (
         result.revision == REVISION
-        and result.step == step
+        and is_of(result.checkpoint, request.folder, step)
         and result.shards["fingerprint"] == fingerprints[request.shards]
         and request.answered_by(result)
         and replicates == {(1 + request.bootstrap,)}

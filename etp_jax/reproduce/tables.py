@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from etp_jax import __version__
+from etp_jax.evaluation.figures import percent
 from etp_jax.evaluation.kinds import KINDS, Kind
 from etp_jax.evaluation.request import HONEST
 from etp_jax.files import has_fields, holds_all, keep_other_kinds, write_text
@@ -134,7 +135,7 @@ def _comparisons(figures: dict[str, Any]) -> list[Grid]:
             [
                 (f"{first} – {second}", ""),
                 (about, ""),
-                (_how(each) or metric_name(each["metric"]), ""),
+                (_how(each, several=len(KINDS[each["kind"]].compared) > 1), ""),
                 _with(each["mean"], each["patients"], each["p"]["patients"]),
                 over_seeds,
                 (", ".join(map(str, each["common_seeds"])), ""),
@@ -160,10 +161,11 @@ def _who(row: dict[str, Any]) -> tuple[Text, Text]:
     return (row["run"], detail), (row["pretrained_on"], "")
 
 
-def _how(row: dict[str, Any]) -> str:
-    """Prompts, or share of the labels and protocol, of a figure."""
-    share = f"{row['fraction']:.0%}" if row["fraction"] else ""
-    return ", ".join(filter(None, (share, (row["how"] or "").removeprefix(HONEST).removeprefix(", "))))
+def _how(row: dict[str, Any], several: bool = False) -> str:
+    """Prompts, or share of the labels and protocol, of a figure; and its metric, if a kind has several."""
+    share = percent(row["fraction"]) if row["fraction"] else ""
+    how = (row["how"] or "").removeprefix(HONEST).removeprefix(", ")
+    return ", ".join(filter(None, (share, how, metric_name(row["metric"]) if several else "")))
 
 
 def _seeds(rows: Any) -> Text:
@@ -231,7 +233,9 @@ def _csv(figures: dict[str, Any]) -> str:
 
 
 def _choice(row: dict[str, Any]) -> dict[str, Any]:
-    """Values of the columns `protocol` and `prompts`."""
+    """Values of the columns `protocol` and `prompts`; a published figure has a protocol of its own."""
+    if row.get("status") == "published":
+        return {}
     choice = KINDS[row["kind"]].options.choice
     if row["how"] and not choice:  # options of a kind that has one protocol
         return {"protocol": f"{HONEST}, {row['how']}"}

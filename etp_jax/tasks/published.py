@@ -6,8 +6,9 @@ and Chapman-Shaoxing-Ningbo. The order of columns differs between its files, so 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -39,6 +40,15 @@ class PublishedSplit:
     """Identifiers of N records."""
     y_NC: NDArray[np.bool_]
     """Labels [N, C] of the task's C classes."""
+
+
+def labels_digest(splits: Mapping[str, PublishedSplit]) -> str:
+    """SHA-256 of published records and labels, which identifies them in a result."""
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        digest.update("\n".join([name, *split.record_ids, ""]).encode())
+        digest.update(split.y_NC.tobytes())
+    return digest.hexdigest()
 
 
 def read_published(folder: Path, task: Task) -> dict[str, PublishedSplit]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -31,6 +33,11 @@ def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         measure(kind, run, people, bootstrap=10)
     (run / "evaluation" / "other.json").write_text("[]")
     return run
+
+
+def of(run: Path) -> Any:
+    """What the table of figures reads of an encoder."""
+    return SimpleNamespace(run_dir=run, step=3)
 
 
 def test_the_card_has_a_table_and_a_plot(evaluated: Path, tmp_path: Path):
@@ -60,9 +67,23 @@ def test_a_card_has_no_figures_of_another_checkpoint(evaluated: Path, tmp_path: 
         (run / "evaluation" / name).write_text(json.dumps(sealed(content)))
     main.main(["export", "--run", str(run), "--out", str(tmp_path / "out")])
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"Left out, as figures of another checkpoint: {', '.join(names)}." in card
+    assert f"Left out, as figures of another checkpoint or of other weights: {', '.join(names)}." in card
     assert "| robustness |" in card and "| subgroups |" not in card and "| probe |" not in card
     assert [file.stem for file in (tmp_path / "out" / "figures").iterdir()] == ["ptbxl-super-robustness-validation"]
+
+
+def test_a_card_has_no_figures_of_weights_that_were_replaced(evaluated: Path, tmp_path: Path, shards: Path):
+    """A second export to a folder leaves the results of the first one there."""
+    first = tmp_path / "first"
+    main.main(["export", "--run", str(evaluated), "--out", str(first)])
+    measure("knn", first, shards, bootstrap=2, fractions=(0.5,))
+    main.main(["export", "--run", str(first), "--out", str(tmp_path / "second")])
+    shown = "| knn | ptbxl-super | 50% of the labels | validation of small |"
+    assert shown in (tmp_path / "second" / "README.md").read_text()
+    main.main(["export", "--run", str(evaluated), "--out", str(first), "--dtype", "float32"])
+    main.main(["export", "--run", str(first), "--out", str(tmp_path / "second")])
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "| knn |" not in card and "other weights: ptbxl-super-knn-validation.json." in card
 
 
 def test_a_card_without_such_results_has_no_such_section(evaluated: Path, tmp_path: Path):
@@ -94,13 +115,17 @@ def test_a_damaged_result_is_named(evaluated: Path, tmp_path: Path):
 def test_a_result_that_was_changed_is_named_and_not_shown(tmp_path: Path) -> None:
     figure = {"macro_auroc": {"mean": 0.5, "low": 0.4, "high": 0.6}}
     about = {"kind": "zero-shot", "task": "mine", "split": "test", "protocol": {"prompts": "contrast, version 1"}}
-    result = about | {"checkpoint": {"which": "best", "step": 3}, "summary": {"trained": {"0.0": figure}}}
+    result = about | {"checkpoint": {"which": "best", "step": 3}, "shards": {"name": "archive"}}
+    result |= {"summary": {"trained": {"0.0": figure}}}
     text = json.dumps(sealed(result))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "sound.json").write_text(text)
     (tmp_path / "evaluation" / "changed.json").write_text(text.replace("0.5", "0.9"))
-    shown = card._figures(tmp_path, 3)
-    assert "| zero-shot | mine | prompts contrast, version 1 | test | macro_auroc | 0.500 [0.400, 0.600] |" in shown
+    shown = card._figures(of(tmp_path))
+    assert (
+        "| zero-shot | mine | prompts contrast, version 1 | test of archive | macro_auroc | 0.500 [0.400, 0.600] |"
+        in shown
+    )
     assert "0.9" not in shown
     assert shown.endswith("Left out, as no results of `etp evaluate` or changed since: changed.json.")
 
@@ -115,9 +140,9 @@ def test_a_card_shows_the_figures_of_each_kind(tmp_path: Path) -> None:
         "of-a-plugin": {"spread": known, "other": known},
     }.items():
         result = {"kind": kind, "task": None, "split": "test", "checkpoint": {"which": "best", "step": 3}}
-        result |= {"summary": {"trained": {"1.0": values}}}
+        result |= {"shards": {"name": "archive"}, "summary": {"trained": {"1.0": values}}}
         (tmp_path / "evaluation" / f"{kind}.json").write_text(json.dumps(sealed(result)))
-    rows = [line.split(" | ")[0:1] + line.split(" | ")[4:] for line in card._figures(tmp_path, 3).splitlines()[4:]]
+    rows = [line.split(" | ")[0:1] + line.split(" | ")[4:] for line in card._figures(of(tmp_path)).splitlines()[4:]]
     figure = "0.250 [0.200, 0.300] |"
     assert rows == [
         ["| demographics", "sex_auroc", "– |"],

@@ -1,6 +1,7 @@
 import json
 import shutil
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from etp_jax.tasks import get_task
 from etp_jax.training import digest
 from tests.encoder.test_encoder import write_bert
 from tests.encoder.test_onnx import run_onnx
+from tests.helpers import small_run
 from tests.helpers.evaluations import measure
-from tests.helpers.small_run import FINDINGS, SAMPLES, small_config, write_run
+from tests.helpers.small_run import FINDINGS, SAMPLES, small_config, write_run, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +271,24 @@ def test_own_tasks_are_exported_with_the_encoder(run_dir: Path, shards: Path, tm
     assert not (out / "tasks").exists()
     with pytest.raises(EtpError, match="no task 'mine'"):
         Predictor(load(out), ["mine"])
+
+
+def test_mistakes_leave_an_earlier_export_as_it_was(
+    run_dir: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    export(run_dir, out)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    faster = write_shards(tmp_path / "faster", fs=500)
+    monkeypatch.setattr(small_run, "COUNTS", {"train": 20, "test": 20})
+    alone = write_shards(tmp_path / "alone")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name, mistake in (("faster: fs is 500", faster), ("alone: no split 'validation'", alone)):
+        with pytest.raises(EtpError, match=name):
+            export(run_dir, out, shards=mistake)
+    with pytest.raises(EtpError, match="needs the package onnx"):
+        export(run_dir, out, onnx=True)
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_own_tasks_that_cannot_be_exported(run_dir: Path, shards: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from etp_jax.encoder.scores import class_scores
 from etp_jax.errors import EtpError
 from etp_jax.evaluation.records import TaskRecords
 from etp_jax.evaluation.results import Result
+from etp_jax.evaluation.zero_shot import ZeroShot
 from etp_jax.metrics.classification import best_thresholds
 from etp_jax.metrics.retrieval import retrieval
 from etp_jax.shards.reader import ReportTable, Shards
@@ -241,6 +242,9 @@ def test_what_an_earlier_stage_was_trained_on_counts_too(run_dir: Path, shards: 
     with pytest.raises(EtpError, match="was trained on 192 of the 280 records"):
         measure("zero-shot", run, shards, split="all")
     assert measure("zero-shot", run, shards, bootstrap=2)["pretrained_on"] == "small, then another"
+    (run / "shards.json").write_text(json.dumps({**about, "fingerprint": "0"}))
+    with pytest.raises(EtpError, match=r"was trained on shards of this name, .* 192 of the 280 .* \(--name\)"):
+        measure("zero-shot", run, shards, split="all")
 
 
 def test_a_split_of_one_patient_has_figures_without_intervals(
@@ -279,6 +283,12 @@ def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):
     assert f"{5 * len(chosen)} labels are not those" in result["protocol"]["records"]
     assert result["rows"][0]["per_class"]["MI"]["positives"] == (~y[:, 1]).sum()
     assert (run_dir / "evaluation" / "ptbxl-super-zero-shot-test-published.json").exists()
+
+    request = ZeroShot(run=run_dir, shards=shards, split="test", published=tmp_path)
+    stored = Result.load(request.path)
+    assert request.answered_by(stored) and not replace(request, published=None).answered_by(stored)
+    (tmp_path / "s_val.csv").write_text("\n".join(["ecg_id,NORM,MI,STTC,CD,HYP", *lines[1:]]) + "\n")
+    assert not request.answered_by(stored)
 
 
 def test_split_without_the_tasks_labels(run_dir: Path, tmp_path: Path):

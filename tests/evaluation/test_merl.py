@@ -34,7 +34,7 @@ def test_one_epoch_of_the_scored_split_is_chosen(run_dir: Path, shards: Path, mo
     """240 records without 48 make 12 batches per epoch, so the learning rate falls in the fourth epoch."""
     monkeypatch.setattr(merl, "EPOCHS", 5)
     result = measure(
-        "probe", run_dir, shards, split="test", fractions=(1.0,), bootstrap=5, protocol="merl-as-published"
+        "probe", run_dir, shards, split="test", fractions=(1.0, 0.1), bootstrap=5, protocol="merl-as-published"
     )
     encoder, records = Encoder.from_run(run_dir), TaskRecords(Shards(shards), get_task("ptbxl-super"))
     train, target = records.of("train"), records.of("test")

@@ -273,8 +273,9 @@ def test_other_shards_are_refused_or_named(made: tuple[Path, Path], tmp_path: Pa
     main.main(["report", "--run", str(run), "--shards", str(shards), "--other-shards"])
     html = (run / "report.html").read_text(encoding="utf-8")
     headings = re.findall("<h2>(.*?)</h2>", html)
-    assert headings and all(heading.endswith("– shards tiny, not the run&#x27;s own") for heading in headings)
-    assert "not the shards own &lt;1&gt; (0123456789abcdef)" in html
+    assert headings == ["Results", "Training", "Examples – shards tiny, not the run&#x27;s own", "The run"]
+    assert "Data: own &lt;1&gt;, " in html and "SHA-256 0123456789abcdef" in html
+    assert "of the examples&#x27; shards tiny: " in html
 
 
 def test_evaluations_without_scores_have_no_roc_curves(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.helpers.small_run import small_config, write_run
 EVALUATION = {
     "kind": "zero-shot",
     "checkpoint": {"which": "best", "step": 3},
+    "shards": {"name": "small"},
     "task": "ptbxl-super",
     "split": "test",
     "summary": {"trained": {"0.0": {"macro_auroc": {"mean": 0.8765, "low": 0.86, "high": 0.89}}}, "random": {}},
@@ -90,6 +91,29 @@ def test_a_best_step_by_changed_metrics_is_not_shown(folder: Path, tmp_path: Pat
     metrics.write_text(metrics.read_text().replace("1", "2"))
     (row,) = compare([run])
     assert row["best step"] is None and "the checkpoint is damaged (metrics/metrics was changed)" in str(row["trouble"])
+
+
+def test_figures_of_an_earlier_checkpoint_are_named_and_not_shown(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "a" / "fast", tmp_path / "run"))
+    for name, checkpoint in {"old": {"which": "best", "step": 2}, "old-latest": {"which": "latest", "step": 2}}.items():
+        (run / "evaluation" / f"{name}.json").write_text(json.dumps(EVALUATION | {"checkpoint": checkpoint}))
+    (row,) = compare([run])
+    assert row["trouble"] == "old-latest, old: of an earlier checkpoint; evaluate again"
+    assert [name for name in row if "macro_auroc" in name] == ["ptbxl-super-zero-shot-test macro_auroc"]
+
+
+def test_other_data_and_few_labels_have_columns_of_their_own(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "a" / "fast", tmp_path / "run"))
+    few = {"trained": {"0.005": EVALUATION["summary"]["trained"]["0.0"]}}
+    (run / "evaluation" / "few.json").write_text(json.dumps(EVALUATION | {"summary": few}))
+    (run / "evaluation" / "far.json").write_text(json.dumps(EVALUATION | {"shards": {"name": "elsewhere"}}))
+    (row,) = compare([run])
+    names = {name for name in row if "macro_auroc" in name}
+    assert names == {
+        "ptbxl-super-zero-shot-test macro_auroc",
+        "few macro_auroc 0.5% of the labels",
+        "far macro_auroc of elsewhere",
+    }
 
 
 def test_the_command_prints_a_table_and_writes_csv(

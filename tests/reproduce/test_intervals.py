@@ -28,6 +28,12 @@ def test_a_single_seed_has_no_interval_over_seeds() -> None:
     assert seeds_p(np.array([0.1, 0.1])) == 0.0 and seeds_p(np.zeros(3)) == 1.0
 
 
+def test_what_is_undefined_has_no_interval_over_seeds() -> None:
+    undefined = np.array([np.nan, np.nan])
+    assert over_seeds(undefined) is None and seeds_p(undefined) is None
+    assert over_seeds(np.array([0.5, np.nan])) is None
+
+
 def test_interval_over_patients_is_of_the_mean_over_seeds() -> None:
     replicates_SR = np.random.default_rng(0).normal(size=(3, 400))
     means = sorted(sum(column) / 3 for column in replicates_SR.T)

@@ -51,7 +51,7 @@ def probe_or_zero_shot(label: str, column: str, prompts: str) -> list[tuple[str,
     if column == "zero-shot":
         return [figure(stem, **about, kind="zero-shot", prompts=prompts)]
     kind = "finetune" if "supervised" in label else "probe"
-    protocol = CHOSEN if "chosen" in label else "honest"
+    protocol = CHOSEN if "chosen" in label else "honest" if lines(stem, run=run, protocol="honest") else ""
     return [figure(stem, **about, kind=kind, protocol=protocol, fraction=LABELS[column.removeprefix("probe ")])]
 
 

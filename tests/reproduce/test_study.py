@@ -205,6 +205,13 @@ def test_a_result_of_other_shares_or_subsets_is_no_answer() -> None:
     assert published.answered_by(replace(stored, rows=rows)) and not published.answered_by(stored)
 
 
+def test_shares_of_labels_and_metrics_are_told_apart() -> None:
+    few, fewer = ({"fraction": share, "how": "honest"} for share in (0.002, 0.001))
+    assert (tables._how(few), tables._how(fewer)) == ("0.2%", "0.1%")
+    assert tables._how({"fraction": 1.0, "how": None, "metric": "age_mae"}, several=True) == "100%, age MAE (years)"
+    assert tables._choice({"kind": "probe", "how": None, "status": "published"}) == {}
+
+
 @pytest.mark.parametrize("name", ["table.json", "table.csv", "table.md", "table.html"])
 def test_the_table_of_a_study_replaces_no_other_file(tmp_path: Path, name: str) -> None:
     figures = {"title": "T", "study": "t.toml", "split": "test", "checkpoint": "best", "bootstrap": "1000 draws"}
