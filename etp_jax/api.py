@@ -233,10 +233,13 @@ class EcgModel:
           The folder.
 
         Raises:
-          EtpError: the folder holds something else or is the source itself; or the shards do not fit.
+          EtpError: the folder holds something else or is the source itself; the shards do not fit, or were given for an
+            encoder that was loaded from an export.
         """
         source, out = self.encoder.run_dir, Path(folder)
         if (source / ENCODER_FILE).exists():
+            if shards is not None:
+                raise EtpError(f"{source}: an exported encoder is copied unchanged; calibrate an export of its run")
             copy_encoder(source, out)
             if not (out / CARD_FILE).exists():
                 write_card(out, self.encoder)

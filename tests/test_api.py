@@ -129,6 +129,8 @@ def test_saved_and_loaded(run_dir: Path, tmp_path: Path) -> None:
         saved.save(folder)
     with pytest.raises(EtpError, match="holds something other than an exported encoder"):
         saved.save(run_dir)
+    with pytest.raises(EtpError, match="an exported encoder is copied unchanged"):
+        saved.save(tmp_path / "other", shards=tmp_path)
 
 
 def test_the_shipped_encoder_is_saved_with_its_card(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from etp_jax.cli.command import Command, show
 from etp_jax.data_prep.archives.table_columns import TableColumns
-from etp_jax.ecg.leads import Filters, Layout
+from etp_jax.ecg.leads import LEADS, Filters, Layout
 from etp_jax.errors import EtpError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Prep:
     pseudonymise: Path | None = None
     """File with a secret salt, as made by `openssl rand -hex 32 > salt`. Ids of patients and records are replaced by
     keyed hashes; splits remain as they are. Reports are not changed."""
+    keep_leads: tuple[str, ...] = LEADS
+    """Leads to store, such as `I II V1`, for encoders that read some of them; they are stored in the usual order."""
     filters: Annotated[Filters, tyro.conf.arg(name="")] = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
@@ -46,6 +48,9 @@ class Prep:
         part = parse_part(self.part)
         if self.pseudonymise is not None:
             Salt.read(self.pseudonymise)
+        unknown = sorted(set(self.keep_leads) - set(LEADS))
+        if unknown or not self.keep_leads:
+            raise EtpError(f"--keep-leads {' '.join(self.keep_leads)}: name some of {' '.join(LEADS)}")
         if self.workers is not None and self.workers < 1:
             raise EtpError(f"--workers {self.workers}: must be at least 1")
         if self.dask and part != WHOLE:
@@ -217,10 +222,11 @@ def _build(args: Prep, open_archive: Callable[..., Archive], source: Path, *opti
 
 
 def _opened(args: Prep, open_archive: Callable[..., Archive], source: Path, *options: Any) -> Archive:
-    """Opens the archive, with the filters and pseudonyms of the options."""
+    """Opens the archive, with the leads, filters and pseudonyms of the options."""
     from etp_jax.data_prep.pseudonyms import Salt, pseudonymise
 
-    archive = replace(open_archive(source, *options), filters=args.filters)
+    leads = tuple(lead for lead in LEADS if lead in args.keep_leads)
+    archive = replace(open_archive(source, *options), filters=args.filters, leads=leads)
     return archive if args.pseudonymise is None else pseudonymise(archive, Salt.read(args.pseudonymise))
 
 

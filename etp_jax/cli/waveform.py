@@ -118,6 +118,8 @@ def propose(args: Propose) -> None:
     if args.source == "criteria":
         if args.dry_run:
             raise EtpError("--dry-run counts the questions to a language model; --source criteria asks none")
+        if args.model is not None or args.cache is not None:
+            raise EtpError("--model and --cache are for a language model; add --source llm, or omit them")
         show(write_proposals(shards, criteria.Criteria(), args.out))
         return
     if args.model is None:
@@ -146,6 +148,10 @@ def restore(args: Restore) -> None:
     from etp_jax.waveform.restore import restore as write_shards
 
     check_positive(workers=args.workers)
+    if args.similarities is not None and args.filter in ("measurement", "none"):
+        raise EtpError(f"--filter {args.filter} reads no similarities; omit --similarities")
+    if args.seed and not args.hold_out_share:
+        raise EtpError("--seed is of the draw of --hold-out-share; add a share, or omit --seed")
     hold_out = HoldOut(args.hold_out_share, args.seed)
     show(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers, hold_out))
 

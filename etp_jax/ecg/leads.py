@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,11 @@ class Filters:
     """Lower and upper edge of the band-pass filter, in Hz."""
     notch: float | None = None
     """Mains frequency that the notch filter removes, in Hz."""
+
+
+def applied(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Selects the filters that were applied from those that a file names, which has None for the others."""
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 @dataclass(frozen=True)

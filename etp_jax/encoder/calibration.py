@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,10 +98,20 @@ MINIMUM = 10
 """Minimum number of positive and of negative records that a class needs to be calibrated."""
 
 
+TOO_FEW = f"no class has {MINIMUM} records with and {MINIMUM} without it"
+
+
+def why_none(task: Task) -> str:
+    """Reason why a task gets no probabilities."""
+    if task.max_per_class:
+        return "it draws a balanced set of records, whose shares are not those of patients"
+    return "its classes overlap with those of another task" if task.overlapping else TOO_FEW
+
+
 def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str] = ()) -> Calibration:
     """Fits Platt scaling for each class that has enough records in the validation split.
 
-    Each fit uses all records of the split.
+    Each fit uses all records of the split that the task may use: those of its archive, if it names one.
 
     Args:
       encoder: encoder that computes the scores.
@@ -114,12 +124,12 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
     _, ecg_NE = encoder.ecg(split)
     tasks, digests, thresholds = {}, {}, {}
     for task in (get_task(name, prompts) for name in (*own, *task_names())):
-        if task.max_per_class or task.overlapping or task.codes.isdisjoint(shards.label_vocabulary):
+        if why_none(task) != TOO_FEW or task.codes.isdisjoint(shards.label_vocabulary):
             continue
         if not any(c.prompts for c in task.classes):  # scores are cosines with prompts
             continue
-        _, y_NC = labels(task, split.columns)
-        scores_NC = class_scores(ecg_NE, encoder, task)
+        keep_N, y_NC = labels(replace(task, every_record=True), split.columns)  # those of the task's archive
+        y_NC, scores_NC = y_NC[keep_N], class_scores(ecg_NE[keep_N], encoder, task)
         fits = {
             c.code: platt(scores_N, y_N)
             for c, scores_N, y_N in zip(task.classes, scores_NC.T, y_NC.T, strict=True)

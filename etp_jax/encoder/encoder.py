@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from etp_jax import __version__
 from etp_jax.config import TextTowerConfig, TrainConfig
+from etp_jax.ecg.leads import applied
 from etp_jax.encoder.folder import ENCODER_FILE, PROMPTS_FILE, load_encoder, load_prompts
 from etp_jax.errors import EtpError, option
 from etp_jax.files import whole_file
@@ -281,20 +282,18 @@ class Encoder:
         return arrays
 
     def check_signals(self, shards: Shards) -> None:
-        """Raises EtpError if the records differ from the training data in sampling rate, leads or length."""
+        """Raises EtpError if the records differ from the training data in sampling rate, leads, length or filters."""
+        there = {name: self.trained_on[name] for name in ("fs", "leads", "samples")}
         here = {"fs": shards.fs, "leads": list(shards.leads), "samples": shards.samples}
+        if "filters" in self.trained_on:
+            there |= {"filters": applied(self.trained_on["filters"])}
+            here |= {"filters": applied(shards.filters)}
         for name, value in here.items():
-            if value != self.trained_on[name]:
+            if value != there[name]:
                 raise EtpError(
-                    f"{shards.folder}: {name} is {value}, {self.run_dir} was trained with {self.trained_on[name]}; "
-                    "prepare the shards with the same settings"
+                    f"{shards.folder}: {name} is {value or 'none'}, {self.run_dir} was trained with "
+                    f"{there[name] or 'none'}; prepare the shards with the same settings"
                 )
-        filters = shards.build.get("preparation", {}).get("filters", {})
-        if "imported" in self.trained_on and any(filters.values()):
-            raise EtpError(
-                f"{shards.folder}: its signals are filtered ({filters}), and {self.run_dir} reads unfiltered ones; "
-                "prepare shards without filters"
-            )
 
 
 def _check_fit(run_dir: Path, model: DualEncoder, variables: dict[str, Any], trained_on: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etp_jax import config as config_module
-from etp_jax.encoder.calibration import calibrate, save_calibration
+from etp_jax.encoder.calibration import calibrate, save_calibration, why_none
 from etp_jax.encoder.card import write_card
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.folder import (
@@ -84,6 +84,7 @@ def export(
     if onnx:
         check_onnx(encoder)
     check_free(out)
+    texts, embeddings_PE = _prompts(encoder, [task.file for task in own])
     out.mkdir(parents=True, exist_ok=True)
     digest.forget(out)
     for name in (PROMPTS_FILE, CALIBRATION_FILE, REFERENCE_FILE, ONNX_FILE):
@@ -98,11 +99,7 @@ def export(
     for task in own:
         (out / TASKS_FOLDER).mkdir(exist_ok=True)
         write_text(out / TASKS_FOLDER / f"{task.name}.json", task_text(load_task_file(task.file).content))
-    if encoder.reads_text:
-        texts = all_prompts([task.file for task in own])
-        embeddings_PE = np.concatenate(
-            [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True)]
-        )
+    if texts:
         save_prompts(out, texts, embeddings_PE)
     write_card(out, encoder)
     if onnx:
@@ -116,8 +113,8 @@ def export(
         save_reference(out, reference(exported, Shards(shards)))
         count = sum(map(len, calibration.tasks.values()))
         probabilities = f"probabilities of {count} classes, {calibration.fitted_on}"
-        without = [task.name for task in own if task.name not in calibration.tasks]
-        probabilities += f"; none of {', '.join(without)}: too few records of each class" * bool(without)
+        for task in (task for task in own if task.name not in calibration.tasks):
+            probabilities += f"; none of {task.name}: {why_none(task)}"
     seal(out)
     return f"encoder of {run} (step {encoder.step}) as {dtype}, {size / 1e6:.1f} MB; {probabilities}\nwrote {out}"
 
@@ -126,6 +123,13 @@ def reference(encoder: Encoder, shards: Shards) -> NDArray[np.float32]:
     """Computes unit embeddings [R, E] of `REFERENCES` records of the validation split, or all, in random order."""
     embeddings_NE = encoder.ecg(shards.split(VALIDATION))[1]
     return embeddings_NE[np.random.default_rng(0).permutation(len(embeddings_NE))[:REFERENCES]]
+
+
+def _prompts(encoder: Encoder, own: Sequence[str]) -> tuple[list[tuple[str, bool]], NDArray[np.float32]]:
+    """Returns the prompts and their unit embeddings [P, E]; none for an encoder without a text tower."""
+    texts = all_prompts(own) if encoder.reads_text else []
+    parts = [encoder.text([text for text, whole in texts if whole is kind], kind) for kind in (False, True) if texts]
+    return texts, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
 
 def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:
@@ -137,6 +141,11 @@ def all_prompts(own: Sequence[str] = ()) -> list[tuple[str, bool]]:
     tasks = [get_task(name, prompts) for name in (*task_names(), *own) for prompts in prompt_sets(name)]
     pairs = {(text, t.whole_prompts) for t in tasks for c in t.classes for text in (*c.prompts, *t.against)}
     return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
+
+
+def own_tasks(folder: Path) -> list[str]:
+    """Names of the user's own tasks that were exported with an encoder."""
+    return sorted(file.stem for file in (folder / TASKS_FOLDER).glob("*.json"))
 
 
 def exported_task(folder: Path, name: str) -> str:

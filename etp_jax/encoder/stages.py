@@ -39,13 +39,15 @@ def features_of(encoder: Encoder, split: Split, feature_set: str, views: int) ->
     if feature_set == POOLED and views == 1:
         return encoder.ecg(split)[0]
     encoder.check_signals(split.shards)
+    if feature_set != POOLED:
+        first = split.ecg(np.arange(1)), split.columns.lead_mask[:1]
+        if set(jax.eval_shape(partial(_stages, encoder.model), encoder.variables, *first)) == {POOLED}:
+            raise _no_stages(encoder)
     about = [split.shards.fingerprint, split.name, dataclasses.asdict(encoder.config.model.ecg), views]
     found = encoder.kept("stages", about, encoder.variables, lambda: _encode(encoder, split, views))
     if feature_set == POOLED:
         return found[POOLED]
     names = sorted(set(found) - {POOLED})[-FEATURE_SETS[feature_set] :]
-    if not names:
-        raise _no_stages(encoder)
     return np.concatenate([found[name] for name in names], axis=1)
 
 

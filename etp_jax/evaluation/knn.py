@@ -73,5 +73,5 @@ class Neighbours:
         return np.concatenate(blocks).swapaxes(0, 1).astype(np.float32, copy=False)
 
     def details(self, number: int) -> dict[str, Any]:
-        """Number of neighbours of a setting, for the result's rows."""
-        return {"neighbours": NEIGHBOURS[number]}
+        """Number of neighbours of a setting, for the result's rows; all records if there are fewer."""
+        return {"neighbours": min(NEIGHBOURS[number], len(self.y_NC))}

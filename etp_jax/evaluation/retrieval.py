@@ -67,8 +67,8 @@ def evaluate(request: Retrieval, encoders: Sequence[tuple[str, Encoder]], shards
         protocol={"searched": "all records of the split that have a report; a hit is any record with an equal report"},
     )
     for name, encoder in encoders:
+        text_NE = encoder.text(table.reports)[table.number[paired]]  # first, as the text tower may be missing
         ecg_NE = encoder.ecg(records)[1][paired]
-        text_NE = encoder.text(table.reports)[table.number[paired]]
         values = {}
         for direction, ranks_N in retrieval_ranks(ecg_NE, text_NE, table.number[paired]).items():
             values |= {f"{direction}_recall_{k}": weighted_mean(ranks_N <= k, weights_NR) for k in RECALL_AT}

@@ -71,7 +71,7 @@ class Tuned:
 def _variables(encoder: Encoder, tree: Tree) -> Tree:
     """Returns the encoder's variables with the fine-tuned ECG tower."""
     params = encoder.variables["params"] | {"ecg_tower": tree["params"]["ecg_tower"]}
-    return {"params": params, "batch_stats": tree["batch_stats"]}
+    return {"params": params, "batch_stats": tree.get("batch_stats", {})}  # a tower without batch normalisation
 
 
 def _flat(tree: Tree) -> dict[str, NDArray]:

@@ -83,7 +83,7 @@ def evaluate(request: ZeroShot, encoders: Sequence[tuple[str, Encoder]], shards:
       encoders: each with its name in the result.
       shards: shard folder with that split and `validation`.
     """
-    from etp_jax.encoder.scores import class_scores  # loads jax
+    from etp_jax.encoder.scores import class_directions, class_scores  # these load jax
 
     records, split = request.records(shards), request.split
     task, target = records.task, records.of(split)
@@ -98,6 +98,7 @@ def evaluate(request: ZeroShot, encoders: Sequence[tuple[str, Encoder]], shards:
         prompts=task.prompt_set,
         contrast=f"less {task.against_weight:g} x the cosine of {', '.join(task.against)}" if task.against else "",
     )
+    class_directions(encoders[0][1], task)  # refuses unreadable prompts before the ECGs are encoded
     for name, encoder in encoders:
         scores_nC = class_scores(target.encode(encoder)[1], encoder, task)
         decisions = {}

@@ -20,7 +20,7 @@ from etp_jax.ecg.prepare import Prepared, prepare
 from etp_jax.ecg.read import SUFFIXES, read_signal
 from etp_jax.encoder.calibration import Calibration, load_calibration
 from etp_jax.encoder.encoder import Encoder, encode_ecg
-from etp_jax.encoder.export import PROMPTS, exported_task
+from etp_jax.encoder.export import PROMPTS, exported_task, own_tasks
 from etp_jax.encoder.folder import load_reference
 from etp_jax.encoder.scores import class_directions
 from etp_jax.errors import EtpError
@@ -161,7 +161,8 @@ class Predictor:
 
         Args:
           model: from `etp_jax.load`.
-          tasks: names of tasks, or paths of task files; none: all tasks that the encoder has probabilities for.
+          tasks: names of tasks, or paths of task files; none: the user's own that were exported with it,
+            and all that it has probabilities for.
           prompts: sentences of the user.
 
         Raises:
@@ -190,7 +191,8 @@ class Predictor:
         self.codes: dict[tuple[str, str], frozenset[str]] = {}
         """Label codes of each class, by task and code."""
         directions, known = [], set()
-        for name in tasks or tuple(calibration.tasks) or (UNCALIBRATED,):
+        own = [name for name in own_tasks(run) if name not in calibration.tasks]
+        for name in tasks or (*own, *(calibration.tasks or (UNCALIBRATED,))):
             task = get_task(exported_task(run, name), calibration.prompts)
             platt = calibration.tasks.get(task.name, {})
             if platt and task.digest != calibration.digests.get(task.name, ""):

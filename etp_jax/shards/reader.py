@@ -116,6 +116,11 @@ class Shards:
         self._opened: dict[str, Split] = {}
 
     @property
+    def filters(self) -> dict[str, Any]:
+        """Filters of the signals, by the names of `Filters`; None for one that was not applied."""
+        return self.build.get("preparation", {}).get("filters", {})
+
+    @property
     def signal_bytes(self) -> int:
         """Size of one signal, in bytes."""
         return 2 * self.samples * len(self.leads)

@@ -51,7 +51,7 @@ def write_run_folder(run_dir: Path, config: TrainConfig, shards: Shards, text: T
         "fs": shards.fs,
         "leads": shards.leads,
         "samples": shards.samples,
-        "filters": shards.build.get("preparation", {}).get("filters", {}),
+        "filters": shards.filters,
         "name": shards.name,
         "earlier": _earlier(run_dir, config),
     }

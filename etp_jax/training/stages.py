@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from etp_jax import config as config_module
 from etp_jax.config import TrainConfig
+from etp_jax.ecg.leads import applied
 from etp_jax.errors import EtpError
 from etp_jax.models.text_tower import TextTower
 from etp_jax.shards.reader import Shards
@@ -36,8 +37,9 @@ def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, 
     there, here = (resume.flatten(config_module.to_dict(each.model)) for each in (theirs, config))
     named = {name for name in here if not name.startswith("text.")} - set(FREE_IN_STAGES) | {"text.pool", "text.unit"}
     there, here = ({f"model.{name}": each.get(name) for name in sorted(named)} for each in (there, here))
-    there |= {name: read_about(run_dir / SHARDS_FILE)[name] for name in ("fs", "leads")}
-    here |= {"fs": shards.fs, "leads": list(shards.leads)}
+    signals = read_about(run_dir / SHARDS_FILE)
+    there |= {name: signals[name] for name in ("fs", "leads")} | {"filters": applied(signals.get("filters", {}))}
+    here |= {"fs": shards.fs, "leads": list(shards.leads), "filters": applied(shards.filters)}
     for name, value in here.items():
         if there[name] != value:
             raise EtpError(

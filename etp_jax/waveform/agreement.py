@@ -110,6 +110,7 @@ def measure_split(folder: Path, split: str, out: Path | None = None, workers: in
     started = time.perf_counter()
     if out:
         keep_other_kinds(out, "measurements", begins(b"record_id,"))
+        out.parent.mkdir(parents=True, exist_ok=True)
     shards = Shards(folder)
     columns = shards.split(split).columns
     measured = list(_measure_all(folder, split, len(columns.record_id), workers))

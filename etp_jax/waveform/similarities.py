@@ -28,11 +28,14 @@ def similarities(encoder: Encoder, shards: Shards, proposals: Proposals) -> Simi
     Youden's J. It is chosen on the validation split, or on the first split if there is none.
 
     Raises:
-      EtpError: the shards differ from the training data in sampling rate, leads or length.
+      EtpError: the shards differ from the training data in sampling rate, leads, length or filters; or the encoder has
+        no text tower.
     """
+    encoder.check_signals(shards)
+    encoder.check_reads_text()
+    text_SE = encoder.text(proposals.sentences)  # first, as the text tower may be missing
     splits = [shards.split(name) for name in shards.splits]
     embeddings = [encoder.ecg(split)[1] for split in splits]
-    text_SE = encoder.text(proposals.sentences)
     names = list(shards.splits)
     chosen = names.index(CALIBRATION) if CALIBRATION in names else 0
     proposed_NS = np.zeros((len(splits[chosen]), len(text_SE)), bool)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from etp_jax.cli import main
 from etp_jax.data_prep import build as build_module
 from etp_jax.data_prep.archives.ptbxl import open_archive
 from etp_jax.data_prep.build import build
@@ -40,6 +41,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_signal(source, 4, p_signal=flat)
     write_signal(source, 5, p_signal=missing)
     return source
+
+
+def test_some_leads_are_stored_in_the_usual_order(source: Path, tmp_path: Path) -> None:
+    argv = ["prep", "ptbxl", "--source", str(source), "--workers", "1"]
+    main.main([*argv, "--out", str(tmp_path / "all")])
+    main.main([*argv, "--out", str(tmp_path / "some"), "--keep-leads", "V2", "aVR", "II"])
+    every, some = Shards(tmp_path / "all"), Shards(tmp_path / "some")
+    assert some.leads == ("II", "aVR", "V2") and some.fingerprint != every.fingerprint
+    places = [every.leads.index(lead) for lead in some.leads]
+    for split in every.splits:
+        ours, theirs = some.split(split), every.split(split)
+        rows = np.arange(len(theirs))
+        np.testing.assert_array_equal(ours.ecg(rows), theirs.ecg(rows)[:, :, places])
+        np.testing.assert_array_equal(ours.columns.lead_mask, theirs.columns.lead_mask[:, places])
+    check_shards(some.folder)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from sklearn.metrics import precision_recall_curve
 from etp_jax import config as config_module
 from etp_jax.api import load
 from etp_jax.cli import main
+from etp_jax.encoder import calibration
 from etp_jax.encoder.calibration import Threshold, load_calibration, platt, threshold
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.export import all_prompts, export
@@ -25,6 +27,7 @@ from etp_jax.errors import EtpError
 from etp_jax.predict.predictor import Predictor
 from etp_jax.report.run import write_page
 from etp_jax.shards.reader import Shards
+from etp_jax.shards.record import Record
 from etp_jax.tasks import get_task
 from etp_jax.training import digest
 from tests.encoder.test_encoder import write_bert
@@ -288,7 +291,40 @@ def test_mistakes_leave_an_earlier_export_as_it_was(
             export(run_dir, out, shards=mistake)
     with pytest.raises(EtpError, match="needs the package onnx"):
         export(run_dir, out, onnx=True)
+
+    def text(*_: object) -> None:
+        raise EtpError("no tower")
+
+    monkeypatch.setattr(Encoder, "text", text)
+    with pytest.raises(EtpError, match="no tower"):
+        export(run_dir, out)
     assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_probabilities_are_fitted_on_the_tasks_archive(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make = small_run.make_record
+
+    def of_two_archives(split: str, number: int, *args: Any) -> Record:
+        return replace(make(split, number, *args), dataset="one" if number % 2 else "other")
+
+    monkeypatch.setattr(small_run, "make_record", of_two_archives)
+    shards = write_shards(tmp_path / "two")
+    file = write_task(tmp_path / "one.json", archive="one")
+    seen = []
+    monkeypatch.setattr(calibration, "platt", lambda scores_N, y_N: seen.append(len(y_N)) or (1.0, 0.0))
+    found = calibration.calibrate(Encoder.from_run(run_dir), Shards(shards), "contrast", [file])
+    assert next(iter(found.tasks)) == "mine" and seen[0] == 30 and seen[-1] == 60
+
+
+def test_own_tasks_without_probabilities_are_explained_and_shown(run_dir: Path, shards: Path, tmp_path: Path, capsys):
+    drawn = write_task(tmp_path / "drawn.json", name="drawn", max_per_class=5)
+    argv = ["export", "--run", str(run_dir), "--task", drawn, "--out"]
+    main.main([*argv, str(tmp_path / "out"), "--shards", str(shards)])
+    assert "none of drawn: it draws a balanced set of records" in capsys.readouterr().out
+    predictor = Predictor(load(tmp_path / "out"))
+    assert list(predictor.groups)[:2] == ["drawn", "ptbxl-super"]
+    main.main([*argv, str(tmp_path / "bare")])
+    assert list(Predictor(load(tmp_path / "bare")).groups) == ["drawn", "ptbxl-super"]
 
 
 def test_own_tasks_that_cannot_be_exported(run_dir: Path, shards: Path, tmp_path: Path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from etp_jax.config import ViTConfig
 from etp_jax.encoder.encoder import Encoder
 from etp_jax.encoder.stages import features_of, shifted, shifts
 from etp_jax.errors import EtpError
@@ -68,6 +70,17 @@ def test_the_probe_names_what_it_chose(run: tuple[Path, Path]) -> None:
 
 def plain_path(run: Path) -> Path:
     return run / "evaluation/ptbxl-super-probe-validation.json"
+
+
+def test_a_tower_without_stages_is_refused_before_it_encodes(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(run[1])
+    tower = ViTConfig(patch=8, width=8, layers=1, heads=2)
+    encoder = Encoder.from_run(write_run(tmp_path / "vit", replace(config, model=replace(config.model, ecg=tower))))
+    monkeypatch.setattr(Encoder, "kept", None)
+    with pytest.raises(EtpError, match="'vit' has no stages; the only feature set is pooled"):
+        features_of(encoder, Shards(run[1]).split("test"), "stages", 1)
 
 
 def test_impossible_requests_are_refused(run: tuple[Path, Path]) -> None:

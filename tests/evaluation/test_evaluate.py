@@ -225,9 +225,12 @@ def test_what_does_not_go_together(run_dir: Path, shards: Path, tmp_path: Path, 
     (tmp_path / "s_test.csv").write_text(f"{heads}\ntest-1,1,0,0,0,0\ntrain-1,0,1,0,0,0\n")
     said("was trained on 1 of the 2 records", "zero-shot", split="test", published=tmp_path)
     faster = write_shards(tmp_path / "faster", fs=500)
+    filtered = write_shards(tmp_path / "filtered", preparation={"filters": {"bandpass": None, "notch": 50}})
     for kind in ("finetune", "probe", "retrieval"):
         with pytest.raises(EtpError, match=r"faster: fs is 500, .* was trained with 100"):
             measure(kind, run_dir, faster)
+        with pytest.raises(EtpError, match=r"filtered: filters is \{'notch': 50\}, .* was trained with none"):
+            measure(kind, run_dir, filtered)
     with pytest.raises(SystemExit):
         main.main(["evaluate", "probe", "--run", str(run_dir), "--shards", str(shards), "--prompts", "contrast"])
     assert "--prompts" in capsys.readouterr().err
@@ -268,6 +271,19 @@ def test_shards_without_reports_have_nothing_to_retrieve(run_dir: Path, shards: 
     monkeypatch.setattr(ReportTable, "paired", np.arange(0))
     with pytest.raises(EtpError, match="no record of split 'validation' has a report"):
         measure("retrieval", run_dir, shards)
+
+
+@pytest.mark.parametrize("kind", ["zero-shot", "retrieval"])
+def test_a_missing_text_tower_is_found_before_the_ecgs_are_encoded(
+    kind: str, run_dir: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def text(*_: Any) -> None:
+        raise EtpError("no tower")
+
+    monkeypatch.setattr(Encoder, "text", text)
+    monkeypatch.setattr(Encoder, "ecg", None)
+    with pytest.raises(EtpError, match="no tower"):
+        measure(kind, run_dir, shards)
 
 
 def test_published_split(run_dir: Path, shards: Path, tmp_path: Path):

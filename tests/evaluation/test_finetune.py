@@ -105,6 +105,19 @@ def test_the_whole_network_is_trained_as_published(run: Path, monkeypatch: pytes
     assert (run / "evaluation" / "ptbxl-super-finetune-test-merl-as-published.json").exists()
 
 
+def test_a_tower_without_batch_normalisation_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tuning, "BATCH", 40)
+    monkeypatch.setattr(tuning, "AUGMENT", AugmentConfig())
+    monkeypatch.setattr(tuning, "OPTIM", replace(tuning.OPTIM, epochs=1.0))
+    shards = write_shards(tmp_path / "shards")
+    config = small_config(shards)
+    tower = replace(config.model.ecg, norm="group")
+    run = write_run(tmp_path / "run", replace(config, model=replace(config.model, ecg=tower)))
+    for _ in range(2):  # the second time from the cache
+        rows = measure("finetune", run, shards, split="test", bootstrap=2)["rows"]
+        assert [row["encoder"] for row in rows] == ["trained", "supervised"]
+
+
 def test_views_are_checked(run: Path):
     with pytest.raises(EtpError, match="--views is 0; it must be at least 1"):
         measure("finetune", run, run.parent / "shards", views=0)

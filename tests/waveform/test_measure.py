@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.signal import butter, sosfiltfilt
 
 from etp_jax.ecg.leads import LEADS
+from etp_jax.waveform.agreement import measure_split
 from etp_jax.waveform.features import QUANTITIES, Check
 from etp_jax.waveform.judge import judge
 from etp_jax.waveform.measure import measure
 from tests.helpers import analytic_ecg
 from tests.helpers.analytic_ecg import Known
 from tests.helpers.drawn_ecg import FS, draw
+
+
+def test_the_table_may_be_written_to_a_new_folder(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "measured.csv"
+    assert measure_split(shards, "validation", out).records == len(out.read_text().splitlines()) - 1 == 60
 
 
 def lead(measures, quantity: str, name: str) -> float:
