@@ -114,6 +114,20 @@ def fgclep_fine_over_coarse() -> list[str]:
     ]
 
 
+def last_checkpoints() -> list[str]:
+    def later(stage: str, prompts: str) -> float:
+        about = {"stem": "fgclep-checkpoints", "prompts": prompts}
+        pairs = [[value(f"fgclep-{stage}, {of}", seed=seed, **about) for of in ("best", "latest")] for seed in "012"]
+        return sum(latest - best for best, latest in pairs) / 3
+
+    plain = sorted(later(stage, prompts) for stage in ("coarse", "fine") for prompts in PLAIN)
+    coarse, fine = later("coarse", "waveform"), -later("fine", "waveform")
+    return [
+        f"are {gain(plain[0]):.3f} to {plain[-1]:.3f} better with plain prompts. With `waveform` they are "
+        f"{gain(coarse):.3f} better (coarse) and {gain(fine):.3f} worse (fine)",
+    ]
+
+
 def ours_over_mets() -> list[str]:
     pair = "ptbxl - mets"
     return [
@@ -405,6 +419,7 @@ def card() -> list[str]:
         ("README.md", beside_published),
         ("docs/results.md", fine_over_coarse),
         ("docs/results.md", fgclep_fine_over_coarse),
+        ("docs/results.md", last_checkpoints),
         ("docs/results.md", ours_over_mets),
         ("docs/results.md", seeds),
         ("docs/results.md", one_per_cent),
