@@ -259,7 +259,8 @@ def prepare(
 ) -> Prepared:
     """Crops, arranges, judges, repairs, filters, resamples, pads, and rounds a recording to int16 microvolts.
 
-    Only the kept part of the signal is examined. Limb leads that were not recorded are computed if I and II are usable.
+    Only the kept part of the signal is examined. Limb leads that were not recorded are computed if I and II are usable,
+    whether these are requested or not.
 
     Args:
       recording: the signal as recorded.
@@ -279,6 +280,8 @@ def prepare(
         raise EtpError(f"too short: {length / recording.fs:.2f} s, less than {min(MIN_SECONDS, samples / fs):g} s")
     window = int(-(-samples * recording.fs // fs))
     kept = replace(recording, signal=recording.signal[:window])
+    limbs = () if _FROM_LIMBS.keys().isdisjoint(leads) else ("I", "II")
+    asked, leads = len(leads), (*leads, *(lead for lead in limbs if lead not in leads))
     places, notes = choose(kept, leads)
     signal, mask = _arrange(kept, places, leads)
     check_voltage(signal[:, mask], recording.unit)
@@ -299,6 +302,10 @@ def prepare(
             verdicts.append(f"derived lead {lead}")
         else:
             verdicts.append(f"absent lead {lead}")
+    verdicts = [verdict for verdict in verdicts if verdict.rpartition(" lead ")[2] in leads[:asked]]
+    signal, mask, leads = signal[:, :asked], mask[:asked], leads[:asked]
+    if not mask.any():
+        raise EtpError(f"no usable lead: {', '.join(verdicts)}")
     signal = np.rint(resample(filtered(signal, recording.fs, filters), recording.fs, fs))
     verdicts += ["cropped"] * (length > window) + ["padded"] * (len(signal) < samples)
     signal = fit(signal, samples)

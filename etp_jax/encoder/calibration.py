@@ -139,7 +139,7 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
             tasks[task.name] = fits
             digests |= {task.name: task.digest} if task.file else {}
             thresholds[task.name] = fit_thresholds(task, fits, scores_NC, y_NC)
-    fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"
+    fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"  # fewer, where a task names its archive
     return Calibration(prompts, fitted_on, tasks, digests, thresholds)
 
 

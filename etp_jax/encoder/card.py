@@ -91,7 +91,7 @@ def read_figures(path: Path) -> list[Figure]:
         fractions = result["summary"]["trained"]
         largest = max(fractions, key=float)
         values, chosen = fractions[largest], choices(result.get("protocol", {}))
-        where = result["split"], result["shards"]["name"], {"which": "best", "step": None} | result["checkpoint"]
+        where = result["split"], result.get("shards", {}).get("name", ""), result.get("checkpoint", {})
         about = result["kind"], result["task"], chosen, float(largest), *where
         shown = [name for name in SHOWN if name in values] or [next(iter(values))]
         return [
@@ -224,7 +224,7 @@ def _figures(encoder: Encoder) -> str:
 
 def _cells(figure: Figure) -> list[str]:
     how = ", ".join(filter(None, [*figure.choices, figure.share]))
-    where = f"{figure.split} of {figure.data}"
+    where = " of ".join(filter(None, [figure.split, figure.data]))
     return [figure.kind, figure.task or "–", how or "–", where, figure.metric, _with_interval(figure)]
 
 

@@ -22,8 +22,8 @@ PART_TYPES = {
     **{"difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER},
 }
 RESULT_TYPES = {
-    **{"kind": str, "task": (str, NoneType), "split": str, "protocol": {str: object}, "checkpoint": {"step": int}},
-    "shards": {"name": str},
+    **{"kind": str, "task": (str, NoneType), "split": str, "protocol": {str: object}, "checkpoint?": {"step?": int}},
+    "shards?": {"name?": str},
     "rows": [{"encoder": str, "parts?": {str: PART_TYPES}, "reliability?": {str: {"equal_mass": [[float]]}}}],
 }
 """Types of the fields that are read of a result with parts."""
@@ -55,13 +55,13 @@ def read_parts(path: Path) -> Parts | None:
     row = next((row for row in result["rows"] if row["encoder"] == "trained" and row.get("parts")), None)
     if row is None:
         return None
-    where = f"on {result['split']} of {result['shards']['name']}"
-    title = " ".join(filter(None, [result["kind"], result["task"], where]))
+    where = " of ".join(filter(None, [result["split"], result.get("shards", {}).get("name")]))
+    title = " ".join(filter(None, [result["kind"], result["task"], "on", where]))
     reliability = {code: each["equal_mass"] for code, each in row.get("reliability", {}).items()}
     if any(len(row) != 3 for bins in reliability.values() for row in bins):
         raise EtpError(f"{path}: a bin of reliability has other than three numbers; move it away")
     difference = str(result["protocol"].get("difference", ""))
-    return Parts(title, result["checkpoint"], difference, row["parts"], reliability)
+    return Parts(title, result.get("checkpoint", {}), difference, row["parts"], reliability)
 
 
 def parts_section(encoder: Encoder, folder: Path) -> str:

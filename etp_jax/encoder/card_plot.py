@@ -38,11 +38,12 @@ def draw(path: Path, parts: dict[str, dict[str, Any]], reliability: dict[str, li
 def _draw_parts(axes: Axes, parts: dict[str, dict[str, Any]]) -> None:
     for place, part in enumerate(parts.values()):
         ends = [part["auroc_low"], part["auroc_high"]]
-        if part["auroc"] is None or None in ends:
+        if part["auroc"] is None:
             axes.text(0.02, place, "no figure", transform=axes.get_yaxis_transform(), color=GREY, va="center")
-        else:
+            continue
+        axes.plot(part["auroc"], place, "o", color=BLUE)
+        if None not in ends:
             axes.plot(ends, [place, place], color=BLUE, linewidth=1.5)
-            axes.plot(part["auroc"], place, "o", color=BLUE)
     axes.set_yticks(range(len(parts)), list(map(plain, parts)), parse_math=False)
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel("macro-AUROC")

@@ -122,7 +122,9 @@ def is_of(checkpoint: Mapping[str, Any], folder: Path, step: int | None) -> bool
 
     Results of earlier versions do not name the weights.
     """
-    return checkpoint["step"] == step and checkpoint.get(WEIGHTS) in (None, weights_digest(folder))
+    return checkpoint.get("step") == step and (
+        WEIGHTS not in checkpoint or checkpoint[WEIGHTS] == weights_digest(folder)
+    )
 
 
 def seal(folder: Path) -> None:

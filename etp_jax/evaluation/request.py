@@ -124,7 +124,7 @@ class Request:
         return folder / FOLDER / f"{'-'.join(self.file_name())}.json"
 
     def file_name(self) -> list[str]:
-        """Parts of the result file's default name, in order; a checkpoint other than `best` comes after the split."""
+        """Parts of the result file's default name, in order; the last is the checkpoint, if it is not `best`."""
         return [self.kind, self.split] + [self.checkpoint] * (self.checkpoint != "best")
 
 
@@ -189,8 +189,10 @@ class PublishedRequest(TaskRequest):
 
     def answered_by(self, result: Result) -> bool:
         """Whether a stored result used the same task, and the same published labels if there are any."""
+        if not super().answered_by(result):
+            return False
         published = labels_digest(read_published(self.published, self.definition())) if self.published else None
-        return super().answered_by(result) and result.protocol.get(PUBLISHED) == published
+        return result.protocol.get(PUBLISHED) == published
 
     def file_name(self) -> list[str]:
         """Parts of the result file's default name; published labels come last."""

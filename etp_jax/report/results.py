@@ -33,14 +33,11 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split"."""
+        """Heading, such as "Zero-shot, ptbxl-super, prompts contrast, validation split of ptbxl"."""
         result, how = self.result, [*choices(self.result.protocol)]
-        how += [f"{which} checkpoint"] if (which := result.checkpoint["which"]) != "best" else []
-        return ", ".join(
-            filter(
-                None, [kind_title(result.kind), result.task, *how, f"{result.split} split of {result.shards['name']}"]
-            )
-        )
+        how += [f"{which} checkpoint"] if (which := result.checkpoint.get("which", "best")) != "best" else []
+        where = " of ".join(filter(None, [f"{result.split} split", result.shards.get("name")]))
+        return ", ".join(filter(None, [kind_title(result.kind), result.task, *how, where]))
 
     @property
     def metric(self) -> str:

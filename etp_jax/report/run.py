@@ -204,7 +204,7 @@ def _facts(run: Path, config: TrainConfig, encoder: Encoder | None, data: Shards
         "Optimiser": f"{optim.name}, learning rate {optim.learning_rate:g}, {optim.schedule}, {optim.epochs:g} epochs, "
         f"batch {config.data.batch_size}, seed {config.seed}",
         "Data": f"{own['name']}, {own['fs']} Hz, {own['samples']} samples, leads {', '.join(own['leads'])}",
-        "Shards": f"SHA-256 {own['fingerprint'][:16]}",
+        **({"Shards": f"SHA-256 {own['fingerprint'][:16]}"} if own["fingerprint"] else {}),  # none if imported
         "Records": f"of the examples' shards {data.name}: {records}" if _others(run, data) else records,
         "Page written by": f"etp-jax {__version__}, JAX {jax.__version__}",
     }

@@ -18,7 +18,7 @@ from etp_jax.errors import EtpError
 from etp_jax.training import checkpoint
 from etp_jax.training.log import FILE, read_metrics
 from etp_jax.training.resume import flatten
-from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config, read_about
+from etp_jax.training.run_folder import SHARDS_FILE, TEXT_FILE, load_config
 
 Cell = str | float | int | bool | None
 
@@ -40,15 +40,8 @@ class RunSummary:
     """Median training speed, in ECGs per second."""
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     """Main figures of each evaluation of the run's checkpoints, by file name without suffix."""
-    data: str = ""
-    """Name of the shards that it was trained on."""
     trouble: str = ""
     """Reason why the run is incomplete or cannot be read; empty if it is valid and finished."""
-
-    def column(self, name: str, figure: Figure) -> str:
-        """Heading of a figure: evaluation, metric, other data than the run's own, and the share of the labels."""
-        of = "" if figure.data == self.data else f"of {figure.data}"
-        return " ".join(filter(None, [name, figure.metric, of, figure.share]))
 
 
 def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
@@ -72,9 +65,7 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
     read = [values for values in options if values]
     names = dict.fromkeys(name for values in read for name in values)
     differing = [name for name in names if any(values.get(name) != read[0].get(name) for values in read)]
-    found = [
-        {run.column(name, figure): figure.mean for name, each in run.figures.items() for figure in each} for run in runs
-    ]
+    found = _columns([[(name, f) for name, each in run.figures.items() for f in each] for run in runs])
     columns = sorted({column for figures in found for column in figures})
 
     return [
@@ -91,6 +82,23 @@ def compare(folders: Sequence[Path]) -> list[dict[str, Cell]]:
         }
         for run, values, figures in zip(runs, options, found, strict=True)
     ]
+
+
+def _columns(found: Sequence[Sequence[tuple[str, Figure]]]) -> list[dict[str, float | None]]:
+    """Names the figures of each run, given with the names of their files.
+
+    A name has the metric, the share of the labels if it is not all, and the data if runs were evaluated on several.
+    """
+    data: dict[tuple[str, str, str], set[str]] = {}
+    for name, figure in (pair for each in found for pair in each):
+        data.setdefault((name, figure.metric, figure.share), set()).add(figure.data)
+
+    def column(name: str, figure: Figure) -> str:
+        several = len(data[name, figure.metric, figure.share]) > 1
+        of = f"of {figure.data or 'unknown data'}" if several else ""
+        return " ".join(filter(None, [name, figure.metric, of, figure.share]))
+
+    return [{column(name, figure): figure.mean for name, figure in each} for each in found]
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -130,12 +138,11 @@ def summarise(folder: Path) -> RunSummary:
     step = steps.get("best")
     figures = {path.stem: attempt(read_figures, path) for path in sorted((folder / "evaluation").glob("*.json"))}
     figures = {name: found for name, found in figures.items() if found}
-    about = attempt(read_about, folder / SHARDS_FILE) if (folder / SHARDS_FILE).exists() else None
     old = [name for name, (first, *_) in figures.items() if steps and not _is_of(first, folder, steps)]
-    if old:
-        troubles.append(f"{', '.join(old)}: of an earlier checkpoint; evaluate again")
     if config and not troubles and not (folder / ENCODER_FILE).exists():
         troubles += filter(None, [_unfinished(config, lines, step)])
+    if old:
+        troubles.append(f"{', '.join(old)}: of an earlier checkpoint; evaluate again")
     speeds = [line["ecg_per_s"] for line in lines if line.get("ecg_per_s")]
     return RunSummary(
         folder,
@@ -145,7 +152,6 @@ def summarise(folder: Path) -> RunSummary:
         step,
         median(speeds) if speeds else None,
         {name: found for name, found in figures.items() if name not in old},
-        (about or {}).get("name", ""),
         "; ".join(troubles),
     )
 
@@ -161,7 +167,7 @@ def _steps(folder: Path, config: TrainConfig) -> dict[str, int | None]:
 
 
 def _is_of(figure: Figure, folder: Path, steps: dict[str, int | None]) -> bool:
-    return is_of(figure.checkpoint, folder, steps.get(figure.checkpoint["which"]))
+    return is_of(figure.checkpoint, folder, steps.get(figure.checkpoint.get("which", "best")))
 
 
 def _unfinished(config: TrainConfig, lines: Sequence[dict[str, Any]], step: int | None) -> str:

@@ -133,7 +133,7 @@ def _published_rows(study: Study) -> list[dict[str, Any]]:
 def _pretrained_on(training: PlannedTraining) -> str:
     """Describes the training data, such as "ptbxl train (33 % of the patients), after coarse"."""
     about, data, base = training.folder / run_folder.SHARDS_FILE, training.config.data, training.run.start_from
-    share = "" if data.train_share == 1 else f" ({100 * data.train_share:.2g} % of the patients)"
+    share = "" if data.train_share == 1 else f" ({_per_cent(data.train_share)} % of the patients)"
     if not about.exists():
         name = Path(data.shards).name if training.problem else Shards(data.shards).name
         return f"{name} {TRAIN}{share}{f', after {base}' if base else ''}"
@@ -143,6 +143,12 @@ def _pretrained_on(training: PlannedTraining) -> str:
     if base:  # a run of the study, which has a row of its own
         return f"{seen['name']} {TRAIN}{share}, after {base}"
     return ", then ".join(f"{each['name']} {TRAIN}" for each in (*seen.get("earlier", []), seen)) + share
+
+
+def _per_cent(share: float) -> str:
+    """Formats a share in whole per cent, or more exactly where that would be 0 or 100."""
+    whole = f"{100 * share:.0f}"
+    return f"{100 * share:.3g}" if whole in ("0", "100") else whole
 
 
 def _cell(results: Sequence[Result], encoder: str, fraction: float) -> Cell | None:

@@ -134,10 +134,15 @@ def measured(study: Study, training: PlannedTraining) -> dict[PlannedEvaluation,
 
 
 def _read(request: Request) -> Result | None:
-    try:
-        return Result.load(request.path)
-    except EtpError:
-        return None
+    """Reads the result of a request; one of the latest checkpoint had the name of the best one's before."""
+    for path in dict.fromkeys((request.path, replace(request, checkpoint="best").path)):
+        try:
+            result = Result.load(path)
+        except EtpError:
+            continue
+        if result.checkpoint.get("which", request.checkpoint) == request.checkpoint:
+            return result
+    return None
 
 
 def _fits(result: Result, request: Request, step: int | None, fingerprints: Mapping[Path, str]) -> bool:

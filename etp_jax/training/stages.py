@@ -38,8 +38,11 @@ def start_from(variables: dict[str, Any], config: TrainConfig, text: TextTower, 
     named = {name for name in here if not name.startswith("text.")} - set(FREE_IN_STAGES) | {"text.pool", "text.unit"}
     there, here = ({f"model.{name}": each.get(name) for name in sorted(named)} for each in (there, here))
     signals = read_about(run_dir / SHARDS_FILE)
-    there |= {name: signals[name] for name in ("fs", "leads")} | {"filters": applied(signals.get("filters", {}))}
-    here |= {"fs": shards.fs, "leads": list(shards.leads), "filters": applied(shards.filters)}
+    there |= {name: signals[name] for name in ("fs", "leads")}
+    here |= {"fs": shards.fs, "leads": list(shards.leads)}
+    if "filters" in signals:
+        there |= {"filters": applied(signals["filters"])}
+        here |= {"filters": applied(shards.filters)}
     for name, value in here.items():
         if there[name] != value:
             raise EtpError(

@@ -23,6 +23,20 @@ from etp_jax.ecg.prepare import (
 from etp_jax.errors import EtpError
 
 
+def test_limb_leads_are_derived_from_leads_that_are_not_kept() -> None:
+    whole = prepare(recording(("I", "II", "V1")), 100, 1000)
+    some = prepare(recording(("I", "II", "V1")), 100, 1000, ("aVF", "V1", "V2"))
+    np.testing.assert_array_equal(some.ecg, whole.ecg[:, [LEADS.index(lead) for lead in ("aVF", "V1", "V2")]])
+    assert some.lead_mask.tolist() == [True, True, False] and set(some.verdicts) == {
+        "derived lead aVF",
+        "absent lead V2",
+    }
+    half = recording(("I", "II"))
+    half.signal[:, 1] = 0
+    with pytest.raises(EtpError, match="no usable lead: absent lead III, absent lead V1"):
+        prepare(half, 100, 1000, ("III", "V1"))
+
+
 def recording(channels=LEADS, samples=1000, fs=100.0) -> Recording:
     """Every channel is a sine of its own height, so that a mix-up shows."""
     t = np.arange(samples) / fs

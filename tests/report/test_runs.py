@@ -103,17 +103,26 @@ def test_figures_of_an_earlier_checkpoint_are_named_and_not_shown(folder: Path, 
 
 
 def test_other_data_and_few_labels_have_columns_of_their_own(folder: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(folder / "a" / "fast", tmp_path / "run"))
+    """The data are named where runs were evaluated on several, whatever each was trained on."""
+    one, two = (Path(shutil.copytree(folder / "a" / "fast", tmp_path / name)) for name in ("one", "two"))
     few = {"trained": {"0.005": EVALUATION["summary"]["trained"]["0.0"]}}
-    (run / "evaluation" / "few.json").write_text(json.dumps(EVALUATION | {"summary": few}))
-    (run / "evaluation" / "far.json").write_text(json.dumps(EVALUATION | {"shards": {"name": "elsewhere"}}))
+    (one / "evaluation" / "few.json").write_text(json.dumps(EVALUATION | {"summary": few}))
+    name = "ptbxl-super-zero-shot-test"
+    (two / "evaluation" / f"{name}.json").write_text(json.dumps(EVALUATION | {"shards": {"name": "elsewhere"}}))
+    rows = compare([tmp_path])
+    for row, data in zip(rows, ("small", "elsewhere"), strict=True):
+        found = {column for column, value in row.items() if "macro_auroc" in column and value is not None}
+        assert found - {"few macro_auroc 0.5% of the labels"} == {f"{name} macro_auroc of {data}"}
+    assert rows[0]["few macro_auroc 0.5% of the labels"] == 0.8765
+
+
+def test_an_unfinished_run_with_old_figures_has_both_troubles(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "a" / "slow", tmp_path / "run"))
+    (run / "evaluation").mkdir()
+    old = EVALUATION | {"checkpoint": {"which": "best", "step": 2}}
+    (run / "evaluation" / "old.json").write_text(json.dumps(old))
     (row,) = compare([run])
-    names = {name for name in row if "macro_auroc" in name}
-    assert names == {
-        "ptbxl-super-zero-shot-test macro_auroc",
-        "few macro_auroc 0.5% of the labels",
-        "far macro_auroc of elsewhere",
-    }
+    assert row["trouble"] == "validated up to epoch 4 of 10; old: of an earlier checkpoint; evaluate again"
 
 
 def test_the_command_prints_a_table_and_writes_csv(

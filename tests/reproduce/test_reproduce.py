@@ -189,6 +189,11 @@ def test_nothing_is_done_twice(out: Path, study: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "3 runs, 5 with their seeds; 4 are finished" in said and "0 of 18 evaluations" in said, said
 
+    for file in (out / "runs" / "first-0" / "evaluation").glob("retrieval-test-latest.*"):
+        file.rename(file.with_stem("retrieval-test"))  # its name before the checkpoint was in it
+    reproduce(study, out, dry_run=True, progress=print)
+    assert "0 of 18 evaluations" in capsys.readouterr().out
+
     lost = out / "runs" / "first-1" / "evaluation" / "retrieval-test-latest.npz"
     lost.unlink()
     reproduce(study, out, dry_run=True, progress=print)
