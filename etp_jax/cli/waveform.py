@@ -150,8 +150,6 @@ def restore(args: Restore) -> None:
     check_positive(workers=args.workers)
     if args.similarities is not None and args.filter in ("measurement", "none"):
         raise EtpError(f"--filter {args.filter} reads no similarities; omit --similarities")
-    if args.seed and not args.hold_out_share:
-        raise EtpError("--seed is of the draw of --hold-out-share; add a share, or omit --seed")
     hold_out = HoldOut(args.hold_out_share, args.seed)
     show(write_shards(args.shards, args.proposals, args.out, args.similarities, args.filter, args.workers, hold_out))
 

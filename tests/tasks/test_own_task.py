@@ -96,7 +96,7 @@ def test_a_study_on_ones_own_task_is_answered_anew_when_the_task_changes(
         f'title = "own"\nshards = "{walk / "shards"}"\nsplit = "validation"\ncheckpoint = "latest"\n'
         f'tasks = ["{task}"]\n[[run]]\nname = "own"\nseeds = [7]\nfolder = "{run}"\n[[evaluate]]\nkind = "knn"\n'
     )
-    result = run / "evaluation" / "my-knn-validation.json"
+    result = run / "evaluation" / "my-knn-validation-latest.json"
 
     def classes() -> set[str]:
         main.main(["reproduce", str(study), "--out", str(tmp_path / "out")])
