@@ -122,7 +122,7 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
     """
     split = shards.split(VALIDATION)
     _, ecg_NE = encoder.ecg(split)
-    tasks, digests, thresholds = {}, {}, {}
+    tasks, digests, thresholds, partly = {}, {}, {}, []
     for task in (get_task(name, prompts) for name in (*own, *task_names())):
         if why_none(task) != TOO_FEW or task.codes.isdisjoint(shards.label_vocabulary):
             continue
@@ -137,9 +137,12 @@ def calibrate(encoder: Encoder, shards: Shards, prompts: str, own: Sequence[str]
         }
         if fits:
             tasks[task.name] = fits
+            partly += [task.name] * (not keep_N.all())
             digests |= {task.name: task.digest} if task.file else {}
             thresholds[task.name] = fit_thresholds(task, fits, scores_NC, y_NC)
-    fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"  # fewer, where a task names its archive
+    fitted_on = f"{VALIDATION} split of {shards.name}, {len(split)} records"
+    if partly:
+        fitted_on += f", or those that {', '.join(partly)} may use"
     return Calibration(prompts, fitted_on, tasks, digests, thresholds)
 
 

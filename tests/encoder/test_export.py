@@ -314,6 +314,7 @@ def test_probabilities_are_fitted_on_the_tasks_archive(run_dir: Path, tmp_path: 
     monkeypatch.setattr(calibration, "platt", lambda scores_N, y_N: seen.append(len(y_N)) or (1.0, 0.0))
     found = calibration.calibrate(Encoder.from_run(run_dir), Shards(shards), "contrast", [file])
     assert next(iter(found.tasks)) == "mine" and seen[0] == 30 and seen[-1] == 60
+    assert found.fitted_on == "validation split of small, 60 records, or those that mine may use"
 
 
 def test_own_tasks_without_probabilities_are_explained_and_shown(run_dir: Path, shards: Path, tmp_path: Path, capsys):
